@@ -1,0 +1,3 @@
+"""A streaming text-to-speech server around the IndexTTS family."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,1 @@
+"""Speech engines. Each knows audio and the domain; none knows HTTP, the slot or jobs."""

@@ -1,0 +1,113 @@
+"""What can go wrong, as exceptions. Nothing here knows HTTP: a dialect turns ``code`` into a status.
+
+SpeechServerError
+├── InvalidRequest          the caller's mistake; names the field
+│   ├── BlankText
+│   ├── VoiceIndexOutOfRange
+│   └── TextTooLong
+├── VoiceFileMissing        a reference recording that was listed is gone
+├── VoiceUnreadable         a reference recording that cannot be decoded
+├── EngineNotReady          the model is still loading
+├── EngineFailed            the engine broke; the details are in the log
+├── EngineUnavailable       an engine that cannot start: a missing file, package or device
+├── QueueFull               as many wait for the slot as may
+├── QueueTimeout            waited for the slot for as long as one may
+└── ReaderTooSlow           unsent audio reached its bound
+"""
+
+from __future__ import annotations
+
+
+class SpeechServerError(Exception):
+    """Root of the tree; its text is a sentence that may be shown to a client."""
+
+    code = "server_error"
+    retryable = False
+
+
+class InvalidRequest(SpeechServerError):
+    """A field of the request is missing or outside its valid range."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BlankText(InvalidRequest):
+    code = "blank_text"
+
+    def __init__(self, field: str = "text") -> None:
+        super().__init__("文本不能为空", field)
+
+
+class TextTooLong(InvalidRequest):
+    code = "text_too_long"
+
+    def __init__(self, length: int, limit: int, field: str = "text") -> None:
+        super().__init__(f"{field} has {length} characters; at most {limit} are allowed", field)
+
+
+class VoiceIndexOutOfRange(InvalidRequest):
+    code = "voice_index_out_of_range"
+
+    def __init__(self, index: int, count: int) -> None:
+        valid = f"有效范围: 0-{count - 1}" if count else "参考音频目录为空"
+        super().__init__(f"参考音频序号无效: {index}. {valid}", "reference_audio_index")
+
+
+class VoiceFileMissing(SpeechServerError):
+    code = "voice_file_missing"
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(f"参考音频文件不存在: {filename}")
+
+
+class VoiceUnreadable(SpeechServerError):
+    code = "voice_unreadable"
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(f"the reference audio {filename} cannot be decoded")
+
+
+class EngineNotReady(SpeechServerError):
+    code = "engine_not_ready"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("模型未加载")
+
+
+class EngineFailed(SpeechServerError):
+    code = "engine_failed"
+
+    def __init__(self, message: str = "the speech engine failed; the server's log has the details") -> None:
+        super().__init__(message)
+
+
+class EngineUnavailable(SpeechServerError):
+    code = "engine_unavailable"
+
+
+class QueueFull(SpeechServerError):
+    code = "queue_full"
+    retryable = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the queue is full: {limit} requests are waiting; try again later")
+
+
+class QueueTimeout(SpeechServerError):
+    code = "queue_timeout"
+    retryable = True
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no free slot within {seconds:g} s; try again later")
+
+
+class ReaderTooSlow(SpeechServerError):
+    code = "reader_too_slow"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
