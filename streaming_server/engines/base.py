@@ -56,3 +56,14 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Give back threads, files and device memory."""
+
+
+def create_engine() -> Engine:
+    """The engine to speak with.
+
+    Raises:
+        EngineUnavailable: it cannot start.
+    """
+    from streaming_server.engines.espeak.engine import EspeakEngine
+
+    return EspeakEngine()

@@ -1,0 +1,1 @@
+"""The HTTP dialects: parse, ask the core, answer. No behaviour of their own."""

@@ -1,0 +1,123 @@
+"""What the dialects share of HTTP: reading a body, refusing a request, the error map.
+
+The only place that knows status codes; knows no route.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from streaming_server import errors
+from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError, TextTooLong
+from streaming_server.text import forbidden_character
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+_STATUS: Mapping[type[SpeechServerError], int] = {
+    errors.InvalidRequest: 422,
+    errors.BlankText: 400,
+    errors.VoiceIndexOutOfRange: 400,
+    errors.EngineNotReady: 503,
+    errors.QueueFull: 503,
+    errors.QueueTimeout: 503,
+    SpeechServerError: 500,
+}
+
+ErrorBody = Callable[[int, str, SpeechServerError | None], dict[str, Any]]
+"""A dialect's error shape: status, sentence and, where there is one, the error → the JSON object."""
+
+
+class MalformedBody(InvalidRequest):
+    """A body that is not what the route takes."""
+
+    code = "malformed_body"
+
+    def __init__(self, problems: Sequence[dict[str, Any]]) -> None:
+        """``problems``: each with ``loc``, ``msg`` and ``type``, as FastAPI clients know them."""
+        first = problems[0]
+        field = ".".join(str(part) for part in first["loc"])
+        super().__init__(f"{field}: {first['msg']}", field)
+        self.problems = problems
+
+
+class Body(BaseModel):
+    """A JSON body: unknown fields are ignored, NaN and infinities refused."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def parse_body(request: Request, model: type[B]) -> B:
+    """Read and validate a JSON body.
+
+    Raises:
+        MalformedBody: not JSON, or a field that is missing, of the wrong type or out of range.
+        HTTPException: 413 for more than `MAX_BODY_BYTES`.
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
+        message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
+        raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    try:
+        content = json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        place = getattr(error, "pos", 0)
+        raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise MalformedBody(
+            [
+                {"loc": ["body", *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+                for problem in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        ) from None
+
+
+def check_text(text: str, limit: int, field: str = "text") -> str:
+    """The text, if it can be spoken.
+
+    Raises:
+        BlankText, TextTooLong: as their names say.
+        InvalidRequest: a control character or a lone surrogate in it.
+    """
+    if len(text) > limit:
+        raise TextTooLong(len(text), limit, field)
+    if found := forbidden_character(text):
+        character, place = found
+        raise InvalidRequest(
+            f"{field} has {character} at position {place}: control characters other than tab and line breaks, "
+            "and lone surrogates, are not allowed",
+            field,
+        )
+    if not text.strip():
+        raise BlankText(field)
+    return text
+
+
+def error_response(error: Exception, body: ErrorBody, retry_after_s: int) -> JSONResponse:
+    """Any expected error in a dialect's shape; ``retry_after_s`` goes out where trying again makes sense."""
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):
+        headers.update(error.headers or {})
+        return JSONResponse(body(error.status_code, error.detail, None), error.status_code, headers)
+    assert isinstance(error, SpeechServerError)
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    if error.retryable:
+        headers["Retry-After"] = str(retry_after_s)
+    return JSONResponse(body(status, str(error), error), status, headers)

@@ -1,0 +1,301 @@
+"""The native dialect: ``/synthesize*``, ``/opus_queue_status``, reference audio, status and smoke checks.
+
+Knows its own paths, fields and headers; what a request does is the core's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from streaming_server import __version__
+from streaming_server.api.http import Body, MalformedBody, check_text, parse_body
+from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
+from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
+from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
+from streaming_server.core.speech import EngineState, SpeechService
+from streaming_server.core.voices import VoiceLibrary
+from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
+from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
+from streaming_server.settings import Settings
+from streaming_server.text import preview
+
+_STATIC = Path(__file__).parent.parent / "static"
+_SMOKE_TEXT = "欢迎使用TTS服务"
+_MEDIA_TYPES = {
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".flac": "audio/flac",
+    ".m4a": "audio/mp4",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+}
+_STATUS_TEXTS = {"Not Found": "there is no such path", "Method Not Allowed": "this path does not answer that method"}
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class SimpleBody(Body):
+    text: str
+    reference_audio_index: int = 0
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        return SpeechRequest(self.text, voice, granularity=Granularity.SENTENCE)
+
+
+class GenerationBody(SimpleBody):
+    verbose: bool = False
+    max_text_tokens_per_sentence: PositiveInt = 120
+    do_sample: bool = True
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 30
+    temperature: PositiveFloat = 1.2
+    length_penalty: float = 0.0
+    num_beams: Annotated[int, Field(ge=1, le=10)] = 3
+    repetition_penalty: PositiveFloat = 10.0
+    max_mel_tokens: PositiveInt = 600
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    def generation(self) -> Generation:
+        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
+
+
+class SynthesizeBody(GenerationBody):
+    use_fast_inference: bool = False
+    sentences_bucket_max_size: PositiveInt = 2
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        batch = self.sentences_bucket_max_size if self.use_fast_inference else 1
+        return SpeechRequest(self.text, voice, self.generation(), Granularity.SENTENCE, batch, self.verbose)
+
+
+class StreamBody(GenerationBody):
+    stream_granularity: Literal["token", "sentence"] = "token"
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        granularity = Granularity(self.stream_granularity)
+        return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
+
+
+class OpusStreamBody(StreamBody):
+    opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS.start, lt=BITRATE_BPS.stop)] = 32000
+    opus_complexity: Annotated[int, Field(ge=COMPLEXITY.start, lt=COMPLEXITY.stop)] = 10
+
+
+def error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+    """``{"detail": …}``: a list of problems with 422, as FastAPI has it, else a sentence."""
+    if isinstance(error, MalformedBody):
+        return {"detail": error.problems}
+    if status == 422 and isinstance(error, InvalidRequest):
+        return {"detail": [{"loc": ["body", error.field], "msg": message, "type": error.code}]}
+    return {"detail": _STATUS_TEXTS.get(message, message)}
+
+
+@dataclass(frozen=True, slots=True)
+class NativeDialect:
+    """The routes over one service."""
+
+    service: SpeechService
+    voices: VoiceLibrary
+    settings: Settings
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/", self.root),
+            Route("/player", self.player),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+            Route("/health", self.health),
+            Route("/model_info", self.model_info),
+            Route("/synthesize", self.synthesize, methods=["POST"]),
+            Route("/synthesize_simple", self.synthesize_simple, methods=["POST"]),
+            Route("/synthesize_stream", self.synthesize_stream, methods=["POST"]),
+            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["POST"]),
+            Route("/opus_queue_status", self.opus_queue_status),
+            Route("/reference_audios", self.reference_audios),
+            Route("/download_reference_audio/{audio_index}", self.download_reference_audio),
+            Route("/test", self.test),
+            Route("/test_stream", self.test_stream),
+        ]
+
+    @property
+    def _ready(self) -> bool:
+        return self.service.state is EngineState.READY
+
+    async def root(self, request: Request) -> Response:
+        if prefers_html(request.headers.get("accept", "")):
+            return RedirectResponse("/player", 303, {"Vary": "Accept"})
+        body = {
+            "message": "IndexTTS API 服务运行中",
+            "version": __version__,
+            "status": "running",
+            "model_loaded": self._ready,
+        }
+        return JSONResponse(body, headers={"Vary": "Accept"})
+
+    async def player(self, request: Request) -> Response:
+        return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    async def health(self, request: Request) -> Response:
+        body = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        return JSONResponse(body, 200 if self._ready else 503)
+
+    async def model_info(self, request: Request) -> Response:
+        info = self.service.engine.info
+        body = {
+            "model_loaded": self._ready,
+            "device": info.device,
+            "is_fp16": info.is_fp16,
+            "use_cuda_kernel": info.use_cuda_kernel,
+            "model_version": info.model_version,
+            "config_path": info.config_path,
+            "model_dir": info.model_dir,
+            "engine": info.name,
+            "sample_rate": info.sample_rate_hz,
+            "capabilities": dict(info.capabilities),
+        }
+        return JSONResponse(body)
+
+    async def synthesize(self, request: Request) -> WholeSpeechResponse:
+        return self._whole(await parse_body(request, SynthesizeBody))
+
+    async def synthesize_simple(self, request: Request) -> WholeSpeechResponse:
+        return self._whole(await parse_body(request, SimpleBody))
+
+    async def synthesize_stream(self, request: Request) -> SpeechResponse:
+        body = await parse_body(request, StreamBody)
+        headers = {
+            "X-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
+            "X-Bit-Depth": "16",
+            "X-Channels": "1",
+            "Content-Disposition": "attachment; filename=synthesized_audio.pcm",
+        }
+        speech = self._speech_request(body)
+        return SpeechResponse(self.service, speech, PcmEncoder(), headers, self.settings.send_timeout_s)
+
+    async def synthesize_stream_opus(self, request: Request) -> SpeechResponse:
+        body = await parse_body(request, OpusStreamBody)
+        headers = {
+            "X-Opus-Sample-Rate": "48000",
+            "X-Original-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
+            "X-Opus-Bitrate": str(body.opus_bitrate),
+            "X-Opus-Complexity": str(body.opus_complexity),
+            "X-Channels": "1",
+            "X-Queue-Info": "sequential-processing",
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "X-Accel-Buffering": "no",
+            "Content-Disposition": "attachment; filename=synthesized_audio.ogg",
+        }
+        speech = self._speech_request(body)
+        encoder = OggOpusEncoder(body.opus_bitrate, body.opus_complexity)
+        return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+
+    async def opus_queue_status(self, request: Request) -> Response:
+        holder = self.service.slot.status().holder
+        now = time.time()
+        body: dict[str, Any] = {
+            "is_processing": holder is not None,
+            "queue_available": holder is None,
+            "timestamp": now,
+        }
+        if holder is not None:
+            body["current_request"] = {
+                "text_preview": preview(holder.text),
+                "reference_audio_index": holder.reference_audio_index,
+                "processing_duration_seconds": round(max(0.0, now - holder.start_time_s), 2),
+                "start_time": holder.start_time_s,
+            }
+        return JSONResponse(body)
+
+    async def reference_audios(self, request: Request) -> Response:
+        listed = [
+            {
+                "index": index,
+                "path": voice.path.as_posix(),
+                "exists": voice.path.is_file(),
+                "filename": voice.path.name,
+            }
+            for index, voice in enumerate(self.voices.list())
+        ]
+        return JSONResponse({"reference_audios": listed, "total_count": len(listed)})
+
+    async def download_reference_audio(self, request: Request) -> Response:
+        text = request.path_params["audio_index"]
+        try:
+            path = self.voices.get(int(text)).path
+            return FileResponse(
+                path,
+                media_type=_MEDIA_TYPES[path.suffix.lower()],
+                filename=path.name,
+                stat_result=path.stat(),
+            )
+        except ValueError:
+            raise HTTPException(404, f"audio_index must be a whole number, not {text[:20]}") from None
+        except (VoiceIndexOutOfRange, VoiceFileMissing) as error:
+            raise HTTPException(404, str(error)) from None
+        except OSError:
+            raise HTTPException(404, str(VoiceFileMissing(path.name))) from None
+
+    async def test(self, request: Request) -> Response | WholeSpeechResponse:
+        if request.method == "HEAD":
+            return Response(media_type="audio/wav")
+        return self._whole(SynthesizeBody(text=_SMOKE_TEXT, use_fast_inference=True))
+
+    async def test_stream(self, request: Request) -> Response:
+        media_type = "text/plain; charset=utf-8"
+        if request.method == "HEAD":
+            return Response(media_type=media_type)
+        return StreamingResponse(_ticks(), media_type=media_type, headers={"X-Accel-Buffering": "no"})
+
+    def _whole(self, body: SimpleBody) -> WholeSpeechResponse:
+        headers = {"Content-Disposition": "attachment; filename=synthesized_audio.wav"}
+        return WholeSpeechResponse(self.service, self._speech_request(body), headers, self.settings.send_timeout_s)
+
+    def _speech_request(self, body: SimpleBody) -> SpeechRequest:
+        """The request of a body.
+
+        Raises:
+            InvalidRequest: a text that cannot be spoken, an index or a length beyond what there is.
+            VoiceFileMissing: the voice's file is gone.
+        """
+        check_text(body.text, self.settings.max_text_characters)
+        request = body.request(self.voices.get(body.reference_audio_index))
+        limit = self.service.engine.info.max_mel_tokens
+        if limit is None or request.generation.max_mel_tokens <= limit:
+            return request
+        if "max_mel_tokens" in body.model_fields_set:
+            message = f"max_mel_tokens must be from 1 to {limit}, the model's own limit"
+            raise InvalidRequest(message, "max_mel_tokens")
+        return replace(request, generation=replace(request.generation, max_mel_tokens=limit))
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an ``Accept`` header ranks ``text/html`` above JSON (RFC 9110, section 12.5.1)."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((value for name, _, value in (p.partition("=") for p in parameters) if name.strip() == "q"), "1")
+        try:
+            weights[media_type] = float(weight)
+        except ValueError:
+            weights[media_type] = 0.0
+    json_weight = max(weights.get(kind, 0.0) for kind in ("application/json", "application/*"))
+    return weights.get("text/html", 0.0) > json_weight
+
+
+async def _ticks() -> AsyncIterator[str]:
+    for number in range(1, 11):
+        yield f"数据块 {number}/10 - 时间戳: {time.time()}\n"
+        if number < 10:
+            await asyncio.sleep(1)

@@ -1,0 +1,102 @@
+"""Where the parts are put together. The only module that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from streaming_server.api import native
+from streaming_server.api.http import error_response
+from streaming_server.api.middleware import RequestLog, UnexpectedErrors
+from streaming_server.core.lane import EncodeLane
+from streaming_server.core.slot import Slot
+from streaming_server.core.speech import SpeechService
+from streaming_server.core.unsent import UnsentBudget
+from streaming_server.core.voices import VoiceLibrary
+from streaming_server.engines.base import Engine, create_engine
+from streaming_server.errors import SpeechServerError
+from streaming_server.settings import Settings
+
+log = logging.getLogger(__name__)
+_MIB = 1024 * 1024
+
+
+def create_service(settings: Settings, engine: Engine | None = None) -> SpeechService:
+    """The engine behind its slot, not warm yet.
+
+    Raises:
+        EngineUnavailable: the engine cannot start.
+    """
+    return SpeechService(
+        engine or create_engine(),
+        Slot(settings.max_queue, settings.queue_timeout_s),
+        EncodeLane(settings.encode_threads),
+        UnsentBudget(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB),
+    )
+
+
+def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
+    """The ASGI application; two of them in one process share nothing.
+
+    Args:
+        settings: what is set.
+        engine: used instead of the one that the settings name.
+
+    Raises:
+        EngineUnavailable: the engine cannot start.
+    """
+    service = create_service(settings, engine)
+    voices = VoiceLibrary(settings.reference_audio_dir)
+    dialect = native.NativeDialect(service, voices, settings)
+
+    async def refuse(request: Request, error: Exception) -> JSONResponse:
+        return error_response(error, native.error_body, service.slot.expected_wait_s)
+
+    app = Starlette(
+        routes=dialect.routes(),
+        middleware=[
+            Middleware(RequestLog),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["*"],
+            ),
+            Middleware(UnexpectedErrors, body=native.error_body),
+        ],
+        exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
+        lifespan=_lifespan(service),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _lifespan(service: SpeechService) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    async def warm() -> None:
+        try:
+            await service.warm()
+        except Exception:
+            log.exception("the engine cannot be used")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        # In the background: while the model loads the server answers that it does.
+        warming = asyncio.create_task(warm())
+        try:
+            yield
+        finally:
+            warming.cancel()
+            await asyncio.wait([warming])
+            await service.aclose()
+
+    return lifespan

@@ -1,0 +1,77 @@
+"""Reference audio of any format to mono float samples, through PyAV.
+
+Knows files and formats; not what the samples are for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+
+from streaming_server.domain import FloatSamples
+from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
+
+
+def decode_native(path: Path, limit_s: float | None = None) -> tuple[FloatSamples, int]:
+    """Decode a file at its own rate.
+
+    Args:
+        path: wav, mp3, flac, m4a, ogg, opus or whatever else FFmpeg reads.
+        limit_s: stop after this many seconds.
+
+    Returns:
+        Mono samples, shape ``(n,)``, channels averaged; their rate in Hz.
+
+    Raises:
+        VoiceFileMissing: there is no such file.
+        VoiceUnreadable: it holds no audio that can be decoded.
+    """
+    return _decode(path, None, limit_s)
+
+
+def decode_mono(path: Path, rate_hz: int, limit_s: float | None = None) -> FloatSamples:
+    """As `decode_native`, brought to ``rate_hz``."""
+    return _decode(path, rate_hz, limit_s)[0]
+
+
+def comment(path: Path) -> str:
+    """The file's comment tag; empty where it has none.
+
+    Raises:
+        VoiceFileMissing, VoiceUnreadable: as `decode_native`.
+    """
+    try:
+        with av.open(path) as container:
+            return str(container.metadata.get("comment", ""))
+    except FileNotFoundError as error:
+        raise VoiceFileMissing(path.name) from error
+    except (av.FFmpegError, ValueError) as error:
+        raise VoiceUnreadable(path.name) from error
+
+
+def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[FloatSamples, int]:
+    parts: list[FloatSamples] = []
+    count = 0
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise VoiceUnreadable(path.name)
+            rate = rate_hz or container.streams.audio[0].rate
+            resampler = AudioResampler(format="flt", layout="mono", rate=rate)
+            for frame in container.decode(audio=0):
+                frames = resampler.resample(frame)
+                parts.extend(part.to_ndarray()[0] for part in frames)
+                count += sum(part.samples for part in frames)
+                if limit_s is not None and count >= limit_s * rate:
+                    break
+            parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
+    except FileNotFoundError as error:
+        raise VoiceFileMissing(path.name) from error
+    except (av.FFmpegError, ValueError) as error:
+        raise VoiceUnreadable(path.name) from error
+    if not parts:
+        raise VoiceUnreadable(path.name)
+    return np.concatenate(parts), rate

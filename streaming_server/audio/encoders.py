@@ -1,0 +1,109 @@
+"""Encoders: 16-bit samples to the bytes of a file format, piece by piece.
+
+Each takes what it is given when it is given; none knows who reads the bytes, or when.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from typing import Protocol
+
+from streaming_server import __version__
+from streaming_server.audio import opus
+from streaming_server.audio.ogg import OpusPages
+from streaming_server.audio.pcm import Resampler
+from streaming_server.domain import IntSamples
+
+_UNKNOWN_SIZE = 0xFFFFFFFF
+
+
+class AudioEncoder(Protocol):
+    """Mono 16-bit samples of one rate in, one stream of bytes out."""
+
+    media_type: str
+
+    def start(self, sample_rate_hz: int) -> bytes:
+        """Begin a stream; the header, which is best sent with the first audio."""
+
+    def push(self, samples: IntSamples) -> bytes:
+        """Take samples, shape ``(n,)``; give the bytes that are ready."""
+
+    def flush(self) -> bytes:
+        """Give what is held back only to save overhead."""
+
+    def finish(self) -> bytes:
+        """End the stream; give the rest."""
+
+
+class PcmEncoder:
+    """Raw signed 16-bit little-endian samples."""
+
+    media_type = "application/octet-stream"
+
+    def start(self, sample_rate_hz: int) -> bytes:
+        return b""
+
+    def push(self, samples: IntSamples) -> bytes:
+        return samples.astype("<i2", copy=False).tobytes()
+
+    def flush(self) -> bytes:
+        return b""
+
+    def finish(self) -> bytes:
+        return b""
+
+
+class WavEncoder(PcmEncoder):
+    """RIFF WAVE of a length that is not known before its end."""
+
+    media_type = "audio/wav"
+
+    def start(self, sample_rate_hz: int) -> bytes:
+        return wav_header(sample_rate_hz, None)
+
+
+class OggOpusEncoder:
+    """Ogg Opus (RFC 7845), exact to the sample; rates that Opus lacks are converted to 24 kHz first."""
+
+    media_type = "audio/ogg"
+
+    def __init__(self, bitrate_bps: int = 32000, complexity: int = 10, serial: int | None = None) -> None:
+        """``serial``: the Ogg stream's number; a random one where none is given."""
+        self._bitrate_bps = bitrate_bps
+        self._complexity = complexity
+        self._serial = secrets.randbits(32) if serial is None else serial
+
+    def start(self, sample_rate_hz: int) -> bytes:
+        rate_hz = sample_rate_hz if sample_rate_hz in opus.SAMPLE_RATES_HZ else 24000
+        self._resampler = Resampler(sample_rate_hz, rate_hz) if rate_hz != sample_rate_hz else None
+        self._packets = opus.PacketEncoder(rate_hz, self._bitrate_bps, self._complexity)
+        self._pages = OpusPages(
+            opus.head(self._packets.pre_skip, sample_rate_hz),
+            opus.tags(opus.library_version(), {"ENCODER": f"streaming-server {__version__}"}),
+            opus.PACKET_SAMPLES,
+            self._serial,
+        )
+        return self._pages.start()
+
+    def push(self, samples: IntSamples) -> bytes:
+        if self._resampler:
+            samples = self._resampler.push(samples)
+        return self._pages.push(self._packets.push(samples))
+
+    def flush(self) -> bytes:
+        return self._pages.flush()
+
+    def finish(self) -> bytes:
+        pages = self._pages.push(self._packets.push(self._resampler.finish())) if self._resampler else b""
+        return pages + self._pages.finish(*self._packets.finish())
+
+
+def wav_header(sample_rate_hz: int, samples: int | None) -> bytes:
+    """The 44 bytes before 16-bit mono samples; ``samples`` None where their number is not known yet."""
+    data = _UNKNOWN_SIZE if samples is None else min(samples * 2, _UNKNOWN_SIZE - 36)
+    riff = _UNKNOWN_SIZE if samples is None else data + 36
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", riff, b"WAVE", b"fmt ", 16, 1, 1, sample_rate_hz, sample_rate_hz * 2, 2, 16, b"data", data),
+    )

@@ -1,0 +1,63 @@
+"""Raw samples: float to 16-bit, and from one rate to another as a stream.
+
+Knows no container and no codec.
+"""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+
+from streaming_server.domain import FloatSamples, IntSamples
+
+_FULL_SCALE = 32768.0
+
+
+def to_int16(samples: FloatSamples) -> IntSamples:
+    """Quantise samples in -1.0 … 1.0, shape ``(n,)``, to signed 16 bits; what lies outside is clipped."""
+    scaled: FloatSamples = np.rint(samples * np.float32(_FULL_SCALE))
+    return scaled.clip(-32768, 32767).astype(np.int16)
+
+
+def to_float32(samples: IntSamples) -> FloatSamples:
+    """The inverse of `to_int16`, exact for every 16-bit value."""
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+
+
+class Resampler:
+    """A streaming sample-rate converter (libswresample): the same output for any split of the input.
+
+    The whole output has ``ceil(n * to_hz / from_hz)`` samples for ``n`` of input.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._from_hz = from_hz
+        self._to_hz = to_hz
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=to_hz)
+        self._taken = 0
+        self._given = 0
+
+    def push(self, samples: IntSamples) -> IntSamples:
+        """Take samples at ``from_hz``, give those at ``to_hz`` that are settled."""
+        if not samples.size:
+            return samples
+        self._taken += samples.size
+        frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
+        frame.sample_rate = self._from_hz
+        return self._collect(self._resampler.resample(frame))
+
+    def finish(self) -> IntSamples:
+        """Give the rest."""
+        if not self._taken:
+            return np.empty(0, np.int16)
+        rest = self._collect(self._resampler.resample(None))
+        # libswresample swallows an input shorter than half its filter: silence of the same length stands for it.
+        missing = -(-self._taken * self._to_hz // self._from_hz) - self._given
+        return np.concatenate([rest, np.zeros(max(missing, 0), np.int16)])
+
+    def _collect(self, frames: list[av.AudioFrame]) -> IntSamples:
+        parts = [frame.to_ndarray()[0] for frame in frames]
+        out: IntSamples = np.concatenate(parts) if parts else np.empty(0, np.int16)
+        self._given += out.size
+        return out

@@ -1,0 +1,57 @@
+"""The pitch of a voice: fundamental frequency by autocorrelation.
+
+Knows samples only; not whose they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_server.domain import FloatSamples
+
+_LOWEST_HZ, _HIGHEST_HZ = 60.0, 420.0
+_VOICED = 0.5
+
+
+def median_pitch_hz(samples: FloatSamples, sample_rate_hz: int) -> float | None:
+    """Median fundamental frequency of the voiced frames.
+
+    The normalised autocorrelation of 50 ms frames, corrected for the window (Boersma 1993, "Accurate short-term
+    analysis of the fundamental frequency"), without its path search: a median needs none.
+
+    Args:
+        samples: shape ``(n,)``.
+        sample_rate_hz: at least 2000.
+
+    Returns:
+        Hz, between 60 and 420; None where nothing is voiced.
+    """
+    size, hop = sample_rate_hz // 20, sample_rate_hz // 100
+    if samples.size < size:
+        return None
+    frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+    window = np.hanning(size)
+    loud = np.sqrt(np.mean(np.square(frames), axis=1))
+    frames = frames[loud > 0.1 * np.percentile(loud, 95)]
+    if not frames.size:
+        return None
+    correlation = _autocorrelation((frames - frames.mean(axis=1, keepdims=True)) * window)
+    correlation /= _autocorrelation(window[np.newaxis])
+    lags = np.arange(int(sample_rate_hz / _HIGHEST_HZ), int(sample_rate_hz / _LOWEST_HZ) + 1)
+    candidates = correlation[:, lags]
+    best = candidates.max(axis=1)
+    # A period's multiples correlate nearly as well as the period: the shortest of the good ones is it.
+    good = candidates >= 0.9 * best[:, np.newaxis]
+    peaks = good & (candidates >= correlation[:, lags - 1]) & (candidates >= correlation[:, lags + 1])
+    voiced = (best > _VOICED) & peaks.any(axis=1)
+    if not voiced.any():
+        return None
+    return float(np.median(sample_rate_hz / lags[peaks[voiced].argmax(axis=1)]))
+
+
+def _autocorrelation(frames: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Normalised to 1 at lag 0; frames of shape ``(m, n)``, result ``(m, n)``."""
+    spectrum = np.fft.rfft(frames, 2 * frames.shape[1])
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, : frames.shape[1]]
+    return correlation / np.maximum(correlation[:, :1], 1e-12)

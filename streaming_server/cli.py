@@ -1,0 +1,138 @@
+"""The command line: ``streaming-server serve | say | voices``.
+
+Knows arguments and the terminal; what it starts is built by `app`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from streaming_server import __version__, logs
+from streaming_server.app import create_service
+from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.core.voices import VoiceLibrary
+from streaming_server.domain import SpeechRequest
+from streaming_server.errors import InvalidRequest, SpeechServerError
+from streaming_server.settings import Settings
+from streaming_server.text import estimated_duration_s, forbidden_character
+
+_ENCODERS: dict[str, type[AudioEncoder]] = {
+    ".ogg": OggOpusEncoder,
+    ".opus": OggOpusEncoder,
+    ".wav": WavEncoder,
+    ".pcm": PcmEncoder,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings.from_env(os.environ)
+        given = {name: value for name in ("host", "port") if (value := getattr(options, name, None)) is not None}
+        status: int = options.command(replace(settings, **given), options)
+        return status
+    except (SpeechServerError, OSError) as error:
+        print(f"streaming-server: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="streaming-server", description="A streaming text-to-speech server.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    serve = commands.add_parser("serve", help="start the HTTP server")
+    serve.add_argument("--host", help="address to listen on (HOST, else 0.0.0.0)")
+    serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
+    serve.set_defaults(command=_serve)
+
+    say = commands.add_parser("say", help="speak a text into a file")
+    say.add_argument("text", help="what to say; - reads standard input")
+    say.add_argument(
+        "-o", "--output", required=True, help=f"a file ({', '.join(_ENCODERS)}), or - for Ogg on standard output"
+    )
+    say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
+    say.set_defaults(command=_say)
+
+    voices = commands.add_parser("voices", help="list the reference recordings")
+    voices.set_defaults(command=_voices)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not from 0 to 65535")
+    return port
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from streaming_server.server import serve
+
+    logs.configure()
+    serve(settings)
+    return 0
+
+
+def _say(settings: Settings, options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    text = sys.stdin.read() if options.text == "-" else options.text
+    if not text.strip():
+        raise InvalidRequest("there is no text to say", "text")
+    if found := forbidden_character(text):
+        raise InvalidRequest(f"the text has {found[0]} at position {found[1]}, which cannot be spoken", "text")
+    suffix = ".ogg" if options.output == "-" else Path(options.output).suffix.lower()
+    if suffix not in _ENCODERS:
+        raise InvalidRequest(f"{options.output}: the file must end in one of {', '.join(_ENCODERS)}", "output")
+    request = SpeechRequest(text, VoiceLibrary(settings.reference_audio_dir).get(options.voice))
+    asyncio.run(_write_speech(settings, request, _ENCODERS[suffix](), options.output))
+    return 0
+
+
+async def _write_speech(settings: Settings, request: SpeechRequest, encoder: AudioEncoder, output: str) -> None:
+    service = create_service(settings)
+    partial = None if output == "-" else Path(output + ".part")
+    try:
+        await service.warm()
+        with (
+            tqdm(total=round(estimated_duration_s(request.text), 1), unit="s", desc="speech") as progress,
+            partial.open("wb") if partial else os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as sink,
+        ):
+            async with service.open(request, encoder) as stream:
+                while piece := await stream.read():
+                    sink.write(piece)
+                    progress.update(round(stream.stats.audio_s, 1) - progress.n)
+                progress.total = progress.n
+                progress.refresh()
+        if partial:
+            partial.replace(output)
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+        await service.aclose()
+
+
+def _voices(settings: Settings, options: argparse.Namespace) -> int:
+    voices = VoiceLibrary(settings.reference_audio_dir).list()
+    for voice in voices:
+        print(f"{voice.index:>3}  {voice.name}  {voice.path}")
+    if not voices:
+        print(f"no recordings in {settings.reference_audio_dir}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The services between the dialects and the engine: asyncio, but no HTTP."""

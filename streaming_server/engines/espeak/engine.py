@@ -1,0 +1,66 @@
+"""The espeak engine: speech in many languages at a thousand times real time, in eleven voices, without cloning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+from streaming_server.audio.pcm import to_float32
+from streaming_server.domain import AudioChunk, IntSamples, SpeechRequest
+from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
+from streaming_server.engines.espeak.voices import PRESETS, preset_for
+from streaming_server.engines.threads import Emit, OwnerThread
+
+_PAUSING = tuple(",.;:!?…，。；：！？、\n")
+
+
+class EspeakEngine:
+    """Engine over one private copy of espeak-ng."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            EngineUnavailable: espeak-ng is not installed or does not load.
+        """
+        self._library = EspeakLibrary()
+        self._thread = OwnerThread("espeak")
+        self.info = EngineInfo(
+            name="espeak",
+            model_version=self._library.version,
+            sample_rate_hz=self._library.sample_rate_hz,
+            capabilities={
+                "text_to_speech": True,
+                "voice_cloning": False,
+                "emotion_control": False,
+                "multi_language": True,
+                "generation_parameters": False,
+            },
+        )
+
+    async def warm(self) -> None:
+        """Load both languages' dictionaries."""
+        for text in ("一", "a"):
+            await self._thread.call(self._speak, text, PRESETS[0].timbre, lambda _: True)
+
+    def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks of about 60 ms, as `Engine.stream`."""
+
+        def produce(emit: Emit[AudioChunk]) -> None:
+            timbre = preset_for(request.voice.path).timbre
+            self._speak(request.text, timbre, lambda chunk: emit(AudioChunk(to_float32(chunk))))
+
+        return self._thread.iterate(produce)
+
+    def _speak(self, text: str, timbre: Timbre, receive: Callable[[IntSamples], bool]) -> None:
+        parts = list(runs(text))
+        for number, (language, part) in enumerate(parts, 1):
+            # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
+            pause = number < len(parts) and part.rstrip(" ").endswith(_PAUSING)
+            if not self._library.speak(part, language, timbre, receive, pause=pause):
+                return
+
+    async def aclose(self) -> None:
+        """End the thread, free the library."""
+        await self._thread.aclose()
+        self._library.close()

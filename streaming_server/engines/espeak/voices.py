@@ -1,0 +1,74 @@
+"""The eleven voices, and which of them answers for a recording.
+
+Knows recordings as files; espeak-ng cannot clone, so a recording only chooses among what there is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from streaming_server.audio.decode import comment, decode_mono
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.engines.espeak.library import Timbre
+from streaming_server.errors import VoiceFileMissing
+
+COMMENT = "espeak-ng preset: "
+"""Begins the comment tag of a recording that was made from a preset."""
+_ANALYSIS_HZ = 16000
+_ANALYSIS_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A speaker of espeak-ng."""
+
+    name: str
+    timbre: Timbre
+    median_pitch_hz: float
+    """Of its recording in English."""
+
+
+PRESETS = (
+    Preset("alloy", Timbre(), 99),
+    Preset("echo", Timbre("m3", pitch=58, pitch_range=45), 109),
+    Preset("fable", Timbre("adam", pitch=44, rate_wpm=160), 93),
+    Preset("onyx", Timbre("klatt", pitch=26, rate_wpm=160, volume=200), 80),
+    Preset("nova", Timbre("f2", pitch=70, pitch_range=70, rate_wpm=190), 240),
+    Preset("shimmer", Timbre("f1", pitch=46, rate_wpm=160, volume=80), 168),
+    Preset("ash", Timbre("max", pitch=66, pitch_range=40), 115),
+    Preset("ballad", Timbre("Andy", pitch=80, pitch_range=70, rate_wpm=145), 136),
+    Preset("coral", Timbre("linda", pitch=42, rate_wpm=165), 204),
+    Preset("sage", Timbre("steph", pitch=52, pitch_range=40, rate_wpm=155), 185),
+    Preset("verse", Timbre("m4", pitch=41, pitch_range=70, rate_wpm=150), 89),
+)
+_BY_NAME = {preset.name: preset for preset in PRESETS}
+
+
+def preset_for(recording: Path) -> Preset:
+    """The preset that a recording was made from, else the one nearest to its median pitch.
+
+    Raises:
+        VoiceFileMissing: there is no such file.
+        VoiceUnreadable: it cannot be decoded.
+    """
+    try:
+        stat = recording.stat()
+    except OSError as error:
+        raise VoiceFileMissing(recording.name) from error
+    return _preset_for(recording, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _preset_for(recording: Path, _mtime_ns: int, _size: int) -> Preset:
+    named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
+    return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def nearest_preset(pitch_hz: float | None) -> Preset:
+    """By musical distance; the first preset for a recording without a pitch."""
+    if pitch_hz is None:
+        return PRESETS[0]
+    return min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))

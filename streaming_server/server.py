@@ -1,0 +1,48 @@
+"""The application under uvicorn, on a real socket.
+
+Knows connections and signals; not what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from streaming_server.app import create_app
+from streaming_server.settings import Settings
+
+
+class SpeechProtocol(HttpToolsProtocol):
+    """Gives a response hold of its connection: ASGI has no way to drop a reader that is too slow."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+def create_server(settings: Settings, **options: object) -> uvicorn.Server:
+    """A server that is not running yet; ``options`` go to `create_app`.
+
+    Raises:
+        EngineUnavailable: the engine cannot start.
+    """
+    config = uvicorn.Config(
+        create_app(settings, **options),  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        http=SpeechProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(settings: Settings) -> None:
+    """Run until a signal ends it; running streams get ``shutdown_timeout_s``."""
+    create_server(settings).run()

@@ -1,0 +1,112 @@
+"""Settings, read from environment variables: the only module that does so.
+
+Knows names, types and ranges; not what a setting does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from streaming_server.errors import SpeechServerError
+
+
+class InvalidSetting(SpeechServerError):
+    code = "invalid_setting"
+
+
+def _setting(default: Any, english: str, chinese: str, *, least: float | None = None, most: float | None = None) -> Any:
+    """A field whose environment variable is its name in capitals."""
+    return field(default=default, metadata={"en": english, "zh": chinese, "least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All there is to set; see the README for what each is for."""
+
+    host: str = _setting("0.0.0.0", "Address to listen on", "监听地址")
+    port: int = _setting(
+        8000, "Port to listen on; 0 takes a free one", "监听端口；0 表示任意空闲端口", least=0, most=65535
+    )
+    reference_audio_dir: Path = _setting(
+        Path("reference_audios"),
+        "Folder of the reference recordings",
+        "参考音频目录",
+    )
+    max_text_characters: int = _setting(20000, "Longest text of one request", "单次请求的最大文本长度", least=1)
+    max_queue: int = _setting(32, "Most requests that may wait for the slot", "队列中最多等待的请求数", least=0)
+    queue_timeout_s: float = _setting(
+        120.0, "Longest wait for the slot, in seconds", "排队等待的最长时间（秒）", least=0.001
+    )
+    encode_threads: int = _setting(os.cpu_count() or 1, "Threads that encode audio", "音频编码线程数", least=1)
+    unsent_stream_mb: int = _setting(
+        512,
+        "Most audio that one stream may hold unsent, in MiB; then its connection is cut",
+        "单个流未发送音频的上限（MiB），超过则断开该连接",
+        least=1,
+    )
+    unsent_total_mb: int = _setting(
+        2048,
+        "Most unsent audio of all streams together, in MiB; then the connection that holds most is cut",
+        "所有流未发送音频的总上限（MiB），超过则断开占用最多的连接",
+        least=1,
+    )
+    send_timeout_s: float = _setting(
+        300.0,
+        "A reader that takes nothing for this many seconds is cut off",
+        "客户端持续不读取数据达到该秒数后断开",
+        least=0.001,
+    )
+    shutdown_timeout_s: int = _setting(
+        30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        ("*",), "Origins whose pages may call the server, separated by commas", "允许跨域访问的来源，以逗号分隔"
+    )
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str]) -> Settings:
+        """Read what is set; an empty variable counts as not set.
+
+        Raises:
+            InvalidSetting: a value of the wrong type or outside its range; the sentence names the variable.
+        """
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            if text := environment.get(item.name.upper(), "").strip():
+                assert item.default is not MISSING
+                values[item.name] = _parse(item.name.upper(), text, type(item.default), item.metadata)
+        return cls(**values)
+
+
+def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any:
+    if kind is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind not in (int, float):
+        return kind(text)
+    least, most = metadata["least"], metadata["most"]
+    bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+    wanted = f"{name}={text}: a {'whole ' if kind is int else ''}number {bounds} is needed"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise InvalidSetting(wanted) from None
+    if not math.isfinite(value) or value < least or (most is not None and value > most):
+        raise InvalidSetting(wanted)
+    return value
+
+
+def markdown_table(language: str) -> str:
+    """The settings as the README shows them; ``language`` is ``en`` or ``zh``."""
+    head = {"en": "| variable | default | meaning |", "zh": "| 变量 | 默认值 | 含义 |"}[language]
+    rows = []
+    for item in fields(Settings):
+        default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+        cores = {"en": "number of cores", "zh": "CPU 核数"}[language]
+        shown = cores if item.name == "encode_threads" else f"`{default}`"
+        rows.append(f"| `{item.name.upper()}` | {shown} | {item.metadata[language]} |")
+    return "\n".join([head, "| --- | --- | --- |", *rows])
