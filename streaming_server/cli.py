@@ -82,6 +82,7 @@ def _port(text: str) -> int:
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.server import serve
 
+    sys.setswitchinterval(0.0005)
     logs.configure()
     serve(settings)
     return 0

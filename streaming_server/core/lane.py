@@ -7,6 +7,9 @@ wait behind minutes of audio that nobody has had time to hear. Knows streams onl
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,12 +19,18 @@ from streaming_server.core.turnstile import Turnstile
 T = TypeVar("T")
 
 
+def _step_back() -> None:
+    """Let the engine and the event loop go first where the cores are busy: Linux gives each thread its own niceness."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
 class EncodeLane:
     """Threads for encoders, given in the order of need."""
 
     def __init__(self, workers: int) -> None:
         self._turnstile = Turnstile(workers)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=_step_back)
 
     async def run(self, ahead: float, work: Callable[[], T]) -> T:
         """Run ``work`` on a thread when no stream with less audio wants it.
@@ -31,9 +40,11 @@ class EncodeLane:
             work: short; the next in order waits for it.
         """
         await self._turnstile.acquire(ahead)
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # Not at the end of this coroutine: if that is cancelled, the thread is still busy.
-        future.add_done_callback(lambda _: self._turnstile.release())
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, work)
+        # Only once the thread is done, even if this coroutine is cancelled; and two steps of the loop later, so that
+        # the stream just served has asked again, and goes on if it is still the one with least.
+        future.add_done_callback(lambda _: loop.call_soon(loop.call_soon, self._turnstile.release))
         return await asyncio.shield(future)
 
     def close(self) -> None:

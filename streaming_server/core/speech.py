@@ -181,14 +181,16 @@ class SpeechStream:
         sent_s = time.monotonic()
         try:
             while not ended:
-                # The first page needs one packet; later a larger share at once costs fewer turns.
-                share = min(max(encoded, rate_hz // 50), rate_hz // 2)
+                # 25 ms make one packet, whatever a resampler keeps; later a larger share at once costs fewer turns.
+                share = min(max(encoded, rate_hz // 40), rate_hz // 2)
                 samples = await self._samples.take(share, sent_s + _IDLE_FLUSH_S - time.monotonic())
                 if samples is None:
                     piece = encoder.flush()
                     sent_s = time.monotonic()
                 elif samples.size:
-                    piece = await self._lane.run(encoded, partial(encoder.push, samples))
+                    push = partial(encoder.push, samples)
+                    # One packet costs less than the way to a thread and back, and somebody waits for this one.
+                    piece = await self._lane.run(encoded, push) if encoded else push()
                     encoded += samples.size
                 else:
                     piece = await self._lane.run(encoded, encoder.finish)

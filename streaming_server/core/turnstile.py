@@ -41,14 +41,16 @@ class Turnstile:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release()  # the turn came in the same moment: it goes to the next
-            else:
+            elif entry in self._waiting:
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
             raise
 
     def release(self) -> None:
         """Give the turn to the next."""
-        if self._waiting:
-            heapq.heappop(self._waiting)[2].set_result(None)
-        else:
-            self._free += 1
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():  # one that was cancelled a moment ago has not left the queue yet
+                turn.set_result(None)
+                return
+        self._free += 1

@@ -72,9 +72,10 @@ class OwnerThread:
 
     async def aclose(self) -> None:
         """End the thread once what it was given is done."""
-        self._work.put(None)
         with anyio.CancelScope(shield=True):
-            await asyncio.to_thread(self._thread.join)
+            await self.call(lambda: None)
+        self._work.put(None)
+        self._thread.join()
 
 
 class _Bridge(Generic[T]):

@@ -44,7 +44,7 @@ class EspeakEngine:
             await self._thread.call(self._speak, text, PRESETS[0].timbre, lambda _: True)
 
     def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of about 60 ms, as `Engine.stream`."""
+        """Chunks of 200 ms, as `Engine.stream`."""
 
         def produce(emit: Emit[AudioChunk]) -> None:
             timbre = preset_for(request.voice.path).timbre
@@ -52,13 +52,14 @@ class EspeakEngine:
 
         return self._thread.iterate(produce)
 
-    def _speak(self, text: str, timbre: Timbre, receive: Callable[[IntSamples], bool]) -> None:
+    def _speak(self, text: str, timbre: Timbre, receive: Callable[[IntSamples], bool]) -> bool:
         parts = list(runs(text))
         for number, (language, part) in enumerate(parts, 1):
             # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
             pause = number < len(parts) and part.rstrip(" ").endswith(_PAUSING)
             if not self._library.speak(part, language, timbre, receive, pause=pause):
-                return
+                return False
+        return True
 
     async def aclose(self) -> None:
         """End the thread, free the library."""

@@ -18,7 +18,8 @@ import numpy as np
 from streaming_server.domain import IntSamples
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
-CHUNK_MS = 60
+CHUNK_MS = 200
+"""A fifth of a millisecond of work; the way from the callback to Python costs as much for any size."""
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
 _UTF8, _END_PAUSE = 0x1, 0x1000
@@ -75,7 +76,7 @@ class EspeakLibrary:
     def speak(
         self, text: str, language: str, timbre: Timbre, receive: Callable[[IntSamples], bool], *, pause: bool = False
     ) -> bool:
-        """Synthesise, blocking; chunks of about 60 ms go to ``receive``, which returns False to stop.
+        """Synthesise, blocking; chunks of `CHUNK_MS` go to ``receive``, which returns False to stop.
 
         Args:
             text: no markup; NUL would end it.

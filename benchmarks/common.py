@@ -1,0 +1,126 @@
+"""What the benchmarks share: a real server on loopback, a lean client, a table.
+
+Traffic goes to 127.0.0.1 only, to a server that the benchmark started and ends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEXT = (
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
+    "It has seen many foxes come and go in its long life by the river. 今天天气很好，我们一起去公园散步。"
+)
+"""About ten seconds of speech."""
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    pid: int
+
+
+@contextmanager
+def running_server(**environment: str) -> Iterator[Server]:
+    """``streaming-server serve`` in a process of its own, on a free port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
+                port = int(found[1])
+                break
+        else:
+            raise RuntimeError("the server did not start")
+        # Whoever leaves a pipe unread stops the writer.
+        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        while asyncio.run(status_of(port, "/health")) != 200:
+            time.sleep(0.02)
+        yield Server(port, process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    drain.wait(5)
+
+
+@asynccontextmanager
+async def request(port: int, path: str, body: dict[str, object] | None = None) -> AsyncIterator[asyncio.StreamReader]:
+    """Send one request on a connection of its own; the connection is dropped on leaving."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        content = json.dumps(body).encode() if body is not None else b""
+        head = f"{'POST' if body is not None else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        writer.write(
+            f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+        )
+        yield reader
+    finally:
+        writer.close()
+
+
+async def status_of(port: int, path: str) -> int:
+    """The status that a GET is answered with."""
+    async with request(port, path) as reader:
+        answer = await reader.read()
+    return int(answer.split(b" ", 2)[1])
+
+
+async def get_json(port: int, path: str) -> dict[str, object]:
+    """The JSON object that a GET is answered with."""
+    async with request(port, path) as reader:
+        answer = await reader.read()
+    content: dict[str, object] = json.loads(answer.partition(b"\r\n\r\n")[2])
+    return content
+
+
+async def first_audio_ms(port: int, path: str, text: str = TEXT, *, to_the_end: bool = False) -> float:
+    """From the connection's first step to the first page of Opus audio, or the first PCM."""
+    began_s = time.perf_counter()
+    async with request(port, path, {"text": text}) as reader:
+        received = b""
+        while not _has_audio(received, path):
+            piece = await reader.read(65536)
+            if not piece:
+                raise RuntimeError(f"no audio: {received[:300]!r}")
+            received += piece
+        elapsed_ms = (time.perf_counter() - began_s) * 1000
+        while to_the_end and await reader.read(65536):
+            pass
+    return elapsed_ms
+
+
+def _has_audio(received: bytes, path: str) -> bool:
+    if path.endswith("opus"):
+        return received.count(b"OggS") > 2  # two pages of headers come first
+    return len(received.partition(b"\r\n\r\n")[2]) > 8
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """By the nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, ["-" * width for width in widths], *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streaming_server.audio.decode import decode_native
+from streaming_server.audio.encoders import wav_header
+from streaming_server.audio.pcm import to_int16
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import FloatSamples, SpeechRequest, Voice
+from streaming_server.engines.espeak.engine import EspeakEngine
+from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
+from streaming_server.engines.espeak.voices import PRESETS, nearest_preset, preset_for
+from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnreadable
+
+pytestmark = pytest.mark.anyio
+RECORDINGS = sorted((Path(__file__).parents[2] / "reference_audios").glob("*.wav"))
+ENGLISH = "The north wind and the sun were disputing which of them was the stronger."
+CHINESE = "北风和太阳正在争论谁更强大，这时来了一个旅行者。"
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[EspeakEngine]:
+    engine = EspeakEngine()
+    await engine.warm()
+    yield engine
+    await engine.aclose()
+
+
+def voice(path: Path) -> Voice:
+    return Voice(path.stem, path)
+
+
+async def spoken(engine: EspeakEngine, text: str, recording: Path = RECORDINGS[0]) -> FloatSamples:
+    async with aclosing(engine.stream(SpeechRequest(text, voice(recording)))) as chunks:
+        return np.concatenate([np.empty(0, np.float32), *[chunk.samples async for chunk in chunks]])
+
+
+def test_a_text_is_cut_where_its_script_changes() -> None:
+    text = "2024年，我用Python写代码, ok? Привет! 3月"
+    assert list(runs(text)) == [
+        *(("cmn", "2024年，我用"), ("en-us", "Python"), ("cmn", "写代码, "), ("en-us", "ok? "), ("ru", "Привет! 3")),
+        ("cmn", "月"),
+    ]
+    assert list(runs("東京タワー and 京都")) == [("ja", "東京タワー "), ("en-us", "and "), ("ja", "京都")]
+    assert list(runs("123 …")) == [("en-us", "123 …")]
+    assert list(runs("")) == []
+
+
+@pytest.mark.parametrize(
+    ("recording", "preset"), list(zip(RECORDINGS, PRESETS, strict=True)), ids=lambda item: item.name
+)
+def test_each_recording_is_3_to_6_seconds_of_its_preset(recording: Path, preset: object) -> None:
+    samples, rate_hz = decode_native(recording)
+    assert 3 <= samples.size / rate_hz <= 6
+    assert preset_for(recording) is preset
+    assert median_pitch_hz(samples, rate_hz) == pytest.approx(preset_for(recording).median_pitch_hz, abs=2)
+
+
+def test_the_eleven_fit_their_names_in_sex_and_register() -> None:
+    pitch = {preset.name: preset.median_pitch_hz for preset in PRESETS}
+    women = {"nova", "shimmer", "coral", "sage"}
+    assert all((pitch[name] > 160) == (name in women) for name in pitch)
+    assert min(pitch, key=pitch.__getitem__) == "onyx"
+    assert max(pitch, key=pitch.__getitem__) == "nova"
+    assert len({preset.timbre for preset in PRESETS}) == 11
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE])
+async def test_choosing_a_recording_changes_the_voice(engine: EspeakEngine, text: str) -> None:
+    pitches = []
+    for recording, preset in zip(RECORDINGS, PRESETS, strict=True):
+        pitch_hz = median_pitch_hz(await spoken(engine, text, recording), engine.info.sample_rate_hz)
+        assert pitch_hz is not None
+        assert pitch_hz == pytest.approx(preset.median_pitch_hz, rel=0.25)
+        pitches.append(pitch_hz)
+    ordered = sorted(pitches)
+    assert ordered[-1] / ordered[0] > 2.4
+    assert sum(high / low > 1.01 for low, high in pairwise(ordered)) >= 8
+
+
+def test_a_foreign_recording_gets_the_voice_nearest_in_pitch(tmp_path: Path) -> None:
+    for hertz, name in ((75, "onyx"), (99, "alloy"), (183, "sage"), (235, "nova")):
+        path = tmp_path / f"{hertz}.wav"
+        time_s = np.arange(48000) / 24000
+        harmonics = 2 * np.pi * hertz * np.outer(np.arange(1, 6), time_s)
+        buzz = to_int16((0.1 * np.sin(harmonics).sum(axis=0)).astype(np.float32))
+        path.write_bytes(wav_header(24000, buzz.size) + buzz.tobytes())
+        assert preset_for(path).name == name
+    assert nearest_preset(None) is PRESETS[0]
+
+
+async def test_recordings_that_cannot_be_used_are_named(engine: EspeakEngine, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"RIFF, but not really")
+    with pytest.raises(VoiceUnreadable, match=r"bad\.wav"):
+        await spoken(engine, "a", tmp_path / "bad.wav")
+    with pytest.raises(VoiceFileMissing, match=r"gone\.wav"):
+        await spoken(engine, "a", tmp_path / "gone.wav")
+    assert (await spoken(engine, "still works")).size
+
+
+async def test_languages_are_mixed_without_a_break(engine: EspeakEngine) -> None:
+    rate_hz = engine.info.sample_rate_hz
+    mixed = await spoken(engine, "我用Python写代码")
+    alone = [(await spoken(engine, part)).size for part in ("我用", "Python", "写代码")]
+    assert mixed.size / rate_hz == pytest.approx(sum(alone) / rate_hz, abs=0.02)
+    loud = np.flatnonzero(np.abs(mixed) > 0.006)
+    assert np.diff(loud).max() / rate_hz < 0.15, "a pause in the middle of a sentence"
+
+
+async def test_a_sentence_ends_with_a_pause_before_the_other_language(engine: EspeakEngine) -> None:
+    joined = (await spoken(engine, "你好。Hello.")).size
+    parts = (await spoken(engine, "你好。")).size + (await spoken(engine, "Hello.")).size
+    assert 0.2 < (joined - parts) / engine.info.sample_rate_hz < 0.4
+
+
+async def test_the_first_chunk_comes_long_before_the_last(engine: EspeakEngine) -> None:
+    async with aclosing(engine.stream(SpeechRequest(ENGLISH * 100, voice(RECORDINGS[0])))) as chunks:
+        began_s = time.perf_counter()
+        await anext(chunks)
+        first_s = time.perf_counter() - began_s
+        async for _ in chunks:
+            pass
+        assert first_s < (time.perf_counter() - began_s) / 5
+
+
+async def test_cancelling_stops_within_a_chunk(engine: EspeakEngine) -> None:
+    chunks = engine.stream(SpeechRequest(ENGLISH * 500, voice(RECORDINGS[0])))
+    await anext(chunks)
+    began_s = time.perf_counter()
+    await chunks.aclose()
+    assert time.perf_counter() - began_s < 0.1
+    assert (await spoken(engine, "and on")).size
+
+
+async def test_two_engines_speak_at_once_and_leave_nothing_behind() -> None:
+    before = threading.active_count()
+    engines = [EspeakEngine() for _ in range(3)]
+    texts = (ENGLISH, CHINESE, "one two three")
+    for _ in range(5):
+        lengths = [item.size for item in await asyncio.gather(*map(spoken, engines, texts))]
+        alone = [(await spoken(engine, text)).size for engine, text in zip(engines, texts, strict=True)]
+        assert lengths == pytest.approx(alone, rel=0.01)
+    for engine in engines:
+        await engine.aclose()
+    assert threading.active_count() == before
+
+
+def test_an_unknown_variant_or_language_is_refused() -> None:
+    library = EspeakLibrary()
+    with pytest.raises(EngineFailed, match="variant nobody"):
+        library.speak("a", "en-us", Timbre("nobody"), lambda _: True)
+    with pytest.raises(EngineFailed, match="voice zz"):
+        library.speak("a", "zz", Timbre(), lambda _: True)
+    library.close()
+
+
+def test_an_exception_in_the_receiver_comes_out() -> None:
+    library = EspeakLibrary()
+
+    def fail(_: object) -> bool:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        library.speak(ENGLISH, "en-us", Timbre(), fail)
+    assert library.speak("a", "en-us", Timbre(), lambda _: True)
+    library.close()
+
+
+@pytest.mark.parametrize("text", ["...", "<voice name='x'>tag</voice>", "a" * 3000, "🎉🎉", "\n\n\t", "é" * 500, "̀́"])
+async def test_odd_texts_are_survived(engine: EspeakEngine, text: str) -> None:
+    await spoken(engine, text)
+    assert (await spoken(engine, "fine")).size
