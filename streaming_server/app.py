@@ -78,6 +78,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         lifespan=_lifespan(service),
     )
     app.router.redirect_slashes = False
+    app.state.service = service
     return app
 
 

@@ -131,11 +131,13 @@ class _Connection:
         """End the connection without the final chunk; what was sent may still arrive, unless ``at_once``."""
         if self._transport is None:
             return  # a server that gives no hold of the connection closes it when the response stays incomplete
-        if not at_once:
+        if at_once:
+            self._transport.abort()
+        else:
             self._transport.close()
-            with anyio.move_on_after(self._timeout_s):
-                await asyncio.shield(gone)
-        self.abort()
+        with anyio.move_on_after(self._timeout_s):
+            await asyncio.shield(gone)
+        self._transport.abort()
 
 
 @asynccontextmanager

@@ -36,6 +36,7 @@ _find_library = ctypes.util.find_library
 ctypes.util.find_library = _find_libopus
 try:
     import opuslib
+    from opuslib import api
     from opuslib.api import ctl, encoder, info
 except Exception as error:
     raise ImportError(
@@ -46,7 +47,10 @@ finally:
 
 # The control call is variadic: on arm64 its fixed arguments must be declared or the rest is passed wrongly.
 encoder.libopus_ctl.argtypes = (encoder.EncoderPointer, ctypes.c_int)
-_SampleAddress = ctypes.POINTER(ctypes.c_int16)
+# opuslib's own prototype wants a pointer object for each frame; plain addresses save a twentieth of a fast encoding.
+_opus_encode = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int32
+)(("opus_encode", api.libopus))
 
 
 def library_version() -> str:
@@ -77,6 +81,8 @@ class PacketEncoder:
         self.pre_skip = lookahead * self._clock_per_sample
         """Samples at 48 kHz that a decoder drops at the start."""
         self._packet = ctypes.create_string_buffer(_MAX_PACKET_BYTES)
+        self._packet_address = ctypes.addressof(self._packet)
+        self._state_address = ctypes.addressof(self._state.contents)
         self._rest: IntSamples = np.empty(0, np.int16)
         self._taken = 0
 
@@ -108,13 +114,13 @@ class PacketEncoder:
     def _encode(self, samples: IntSamples) -> list[bytes]:
         """Encode samples, shape ``(k * frame,)``: libopus reads a full frame from each address it is given."""
         samples = np.ascontiguousarray(samples)
+        first, size, packet = samples.ctypes.data, self._frame, self._packet_address
         packets = []
-        for offset in range(0, samples.nbytes, self._frame * 2):
-            address = ctypes.cast(samples.ctypes.data + offset, _SampleAddress)
-            size = encoder.libopus_encode(self._state, address, self._frame, self._packet, _MAX_PACKET_BYTES)
-            if size < 0:
-                raise opuslib.OpusError(size)
-            packets.append(ctypes.string_at(self._packet, size))
+        for address in range(first, first + samples.nbytes, size * 2):
+            length = _opus_encode(self._state_address, address, size, packet, _MAX_PACKET_BYTES)
+            if length < 0:
+                raise opuslib.OpusError(length)
+            packets.append(ctypes.string_at(packet, length))
         return packets
 
 

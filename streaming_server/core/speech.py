@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 
@@ -97,6 +97,8 @@ class SpeechService:
         """
         if self.state is not EngineState.READY:
             raise EngineNotReady
+        if request.verbose:
+            log.info("speech request", extra={"fields": asdict(request)})
         stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, self._budget.open())
         try:
             yield stream

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Install all that the tests need and run them; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+packages=()
+need() { command -v "$1" >/dev/null || packages+=("$2"); }
+need opusinfo opus-tools
+need ffmpeg ffmpeg
+need chromium chromium
+need curl curl
+ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
+if [ ${#packages[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ]; then
+        as_root=()
+    elif sudo -n true 2>/dev/null; then
+        as_root=(sudo -n)
+    else
+        echo "the tests need Debian packages; install them first: apt-get install ${packages[*]}" >&2
+        exit 1
+    fi
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
+fi
+
+scripts/install espeak test
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,129 @@
+"""What holds for the process as a whole: nothing left over, an orderly end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.live.process import ServerProcess, server_process
+from tests.live.server import RawClient, eventually
+
+SENTENCE = "The quick brown fox jumps over the lazy dog. 今天天气很好。"
+
+
+def leftovers(server: ServerProcess) -> tuple[int, int, int]:
+    """File descriptors, threads, and files in the temporary folder."""
+    process = psutil.Process(server.process.pid)
+    return process.num_fds(), process.num_threads(), len(list(Path(tempfile.gettempdir()).glob("*.so")))
+
+
+def break_off(port: int, chance: random.Random) -> None:
+    """Connect and leave at a random moment: in the headers, the body, the queue or the audio."""
+    path = chance.choice(["/synthesize_stream_opus", "/synthesize_stream", "/synthesize", "/test"])
+    content = json.dumps({"text": SENTENCE * chance.randint(1, 40)}).encode()
+    request = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request[: chance.choice([chance.randrange(len(request)), len(request), len(request)])])
+        if chance.random() < 0.5:
+            # A reset instead of an orderly close.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        time.sleep(chance.choice([0, 0.001, 0.01, 0.05]))
+        if chance.random() < 0.3:
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                connection.recv(1000)
+
+
+@pytest.mark.slow
+def test_a_thousand_clients_that_break_off_leave_nothing_behind() -> None:
+    chance = random.Random(11)
+    with server_process(MAX_QUEUE="8") as server, httpx.Client(base_url=server.url, timeout=30) as client:
+
+        def many(count: int, seed: int) -> None:
+            own = random.Random(seed)
+            for _ in range(count):
+                break_off(server.port, own)
+
+        def settled() -> bool:
+            return not client.get("/opus_queue_status").json()["is_processing"]
+
+        many(40, chance.randrange(10**6))
+        client.post("/synthesize_stream_opus", json={"text": SENTENCE * 40})
+        eventually(settled, 30)
+        before = leftovers(server)
+        threads = [threading.Thread(target=many, args=(250, chance.randrange(10**6))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(settled, 30)
+        eventually(lambda: leftovers(server) <= before, 30)
+        answer = client.post("/synthesize_stream_opus", json={"text": "and on"})
+        assert answer.status_code == 200
+        assert answer.content[-4:] != b""
+        assert not [line for line in server.log if '"level": "error"' in line]
+
+
+def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused() -> None:
+    with server_process(SHUTDOWN_TIMEOUT_S="20") as server:
+        client = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=65536)
+        received = client.read()
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: refused(server.port))
+        while not received.endswith(b"0\r\n\r\n"):
+            piece = client.read(10**6)
+            assert piece, "cut off"
+            received = received[-10:] + piece
+        client.close()
+        assert server.process.wait(10) in {0, -signal.SIGTERM}
+
+
+def test_a_stream_that_does_not_end_is_cut_after_the_settings_time() -> None:
+    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
+        client = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=4096)
+        client.read(100)
+        began_s = time.monotonic()
+        server.stop()
+        assert 0.9 < time.monotonic() - began_s < 6
+        client.close()
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_port_that_is_taken_is_a_sentence_and_an_exit_status() -> None:
+    with (
+        server_process() as server,
+        pytest.raises(AssertionError, match="address already in use"),
+        server_process(PORT=str(server.port)),
+    ):
+        pass
+
+
+def test_the_log_is_one_json_object_a_line() -> None:
+    with server_process() as server:
+        httpx.post(server.url + "/synthesize_stream_opus", json={"text": "五个字符的"}, headers={"X-Request-Id": "r1"})
+        server.stop()
+    records = [json.loads(line) for line in server.log]
+    (record,) = [record for record in records if record.get("request_id") == "r1"]
+    assert record["message"] == "request"
+    wanted = {"route", "voice", "characters", "wait_s", "first_audio_s", "audio_s", "real_time_factor", "outcome"}
+    assert wanted <= set(record)

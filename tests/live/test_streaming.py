@@ -1,0 +1,220 @@
+"""What only a real socket shows: first bytes, cut streams, the queue, clients that leave or do not read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from streaming_server.audio.pcm import to_int16
+from streaming_server.errors import EngineFailed
+from tests.fakes import FakeEngine, tone
+from tests.live.server import LiveServer, RawClient, by_text, eventually, running, speaking
+
+PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
+
+
+@pytest.mark.parametrize("path", [PCM, OPUS])
+def test_the_first_byte_comes_long_before_the_last(path: str) -> None:
+    with running(speaking(tone(0.2), 1.0, tone(0.2))) as live:
+        began_s = time.monotonic()
+        with live.client.stream("POST", path, json={"text": "a"}) as response:
+            pieces = response.iter_bytes()
+            next(pieces)
+            first_s = time.monotonic() - began_s
+            for _ in pieces:
+                pass
+            assert first_s < 0.3
+            assert time.monotonic() - began_s > 1.0
+
+
+def test_headers_leave_with_the_first_audio() -> None:
+    with running(speaking(0.5, tone(0.2))) as live:
+        began_s = time.monotonic()
+        with live.client.stream("POST", OPUS, json={"text": "a"}) as response:
+            assert time.monotonic() - began_s > 0.5
+            assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", [PCM, OPUS, "/synthesize", "/synthesize_simple"])
+@pytest.mark.parametrize("error", [ValueError("/home/secret"), EngineFailed("out of memory")])
+def test_a_failure_before_the_first_audio_is_a_500(path: str, error: Exception) -> None:
+    with running(by_text({"bad": [0.05, error], "good": [tone(0.1)]})) as live:
+        response = live.post(path, {"text": "bad"})
+        assert response.status_code == 500
+        assert list(response.json()) == ["detail"]
+        assert "secret" not in response.text
+        assert live.post(path, {"text": "good"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [PCM, OPUS])
+def test_a_failure_after_the_first_audio_ends_without_the_final_chunk(path: str) -> None:
+    with running(by_text({"bad": [tone(0.5), 0.2, ValueError("broken")], "good": [tone(0.1)]})) as live:
+        received = RawClient(live.port, path, {"text": "bad"}).read_all()
+        assert received.startswith(b"HTTP/1.1 200")
+        assert len(received) > 2000
+        assert not received.endswith(b"0\r\n\r\n")
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            live.post(path, {"text": "bad"})
+        assert live.post(path, {"text": "good"}).status_code == 200
+
+
+def test_requests_are_served_one_at_a_time_in_the_order_of_arrival() -> None:
+    texts = [f"number {number}" for number in range(10)]
+    with running(speaking(0.03, tone(0.05))) as live:
+        threads = []
+        for text in texts:
+            threads.append(threading.Thread(target=live.post, args=(PCM, {"text": text})))
+            threads[-1].start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+        assert [request.text for request in live.engine.requests] == texts
+
+
+def test_a_full_queue_is_a_503_with_retry_after() -> None:
+    with running(speaking(tone(0.1), 30.0), max_queue=2) as live:
+        holding = [RawClient(live.port, PCM, {"text": str(number)}) for number in range(3)]
+        eventually(lambda: live.service.slot.status().waiting == 2)
+        for path in (PCM, OPUS, "/synthesize"):
+            response = live.post(path, {"text": "one too many"})
+            assert response.status_code == 503
+            assert "2 requests" in response.json()["detail"]
+            assert int(response.headers["retry-after"]) >= 1
+        for client in holding:
+            client.close()
+        eventually(lambda: not live.queue()["is_processing"])
+
+
+def test_a_wait_past_its_time_is_a_503() -> None:
+    with running(speaking(tone(0.1), 30.0), queue_timeout_s=0.1) as live:
+        holding = RawClient(live.port, PCM, {"text": "a"})
+        holding.read()
+        response = live.post(OPUS, {"text": "b"})
+        assert response.status_code == 503
+        assert "0.1 s" in response.json()["detail"]
+        assert int(response.headers["retry-after"]) >= 1
+        holding.close()
+
+
+def test_a_client_that_leaves_while_waiting_loses_its_place_at_once() -> None:
+    with running(by_text({"long": [tone(0.1), 30.0], "gone": [tone(0.1)], "next": [tone(0.1)]})) as live:
+        holding = RawClient(live.port, PCM, {"text": "long"})
+        holding.read()
+        leaving = RawClient(live.port, PCM, {"text": "gone"})
+        eventually(lambda: live.service.slot.status().waiting == 1)
+        leaving.close()
+        assert eventually(lambda: live.service.slot.status().waiting == 0) < 0.5
+        holding.close()
+        assert live.post(PCM, {"text": "next"}).status_code == 200
+        assert [request.text for request in live.engine.requests] == ["long", "next"]
+
+
+@pytest.mark.parametrize("path", [PCM, OPUS, "/synthesize"])
+def test_a_client_that_leaves_while_speaking_frees_the_slot(path: str) -> None:
+    with running(speaking(tone(0.1), 30.0)) as live:
+        took = []
+        for _ in range(10):
+            client = RawClient(live.port, path, {"text": "a"})
+            eventually(lambda: live.engine.running)
+            client.close()
+            took.append(eventually(lambda: live.service.slot.status().holder is None))
+            assert live.engine.running == 0
+        assert np.median(took) < 0.1
+
+
+def test_the_next_one_speaks_when_the_holder_leaves() -> None:
+    with running(by_text({"long": [tone(0.1), 30.0], "next": [tone(0.1)]})) as live:
+        holding = RawClient(live.port, PCM, {"text": "long"})
+        holding.read()
+        answers: list[Any] = []
+        waiting = threading.Thread(target=lambda: answers.append(live.post(PCM, {"text": "next"})))
+        waiting.start()
+        eventually(lambda: live.service.slot.status().waiting == 1)
+        holding.close()
+        waiting.join(2)
+        assert answers[0].status_code == 200
+
+
+def test_a_client_that_reads_nothing_does_not_delay_the_next() -> None:
+    audio = [tone(1.0)] * 120
+    with running(by_text({"unread": [*audio], "next": [tone(0.1)]}), send_timeout_s=60) as live:
+        sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
+        eventually(lambda: live.service.slot.status().holder is None and live.engine.requests)
+        began_s = time.monotonic()
+        assert live.post(OPUS, {"text": "next"}).status_code == 200
+        assert time.monotonic() - began_s < 1
+        sleeping.close()
+        eventually(lambda: budget_of(live).total_bytes == 0)
+
+
+def budget_of(live: LiveServer) -> Any:
+    return live.service._budget
+
+
+def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed() -> None:
+    with running(by_text({"unread": [tone(1.0)] * 400, "next": [tone(0.1)]}), unsent_stream_mb=2) as live:
+        sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
+        eventually(lambda: live.engine.requests and live.service.slot.status().holder is None)
+        assert budget_of(live).total_bytes == 0
+        received = sleeping.read_all()
+        assert not received.endswith(b"0\r\n\r\n")
+        assert len(received) < 400 * 48000
+        assert live.post(PCM, {"text": "next"}).status_code == 200
+
+
+def test_a_client_that_takes_nothing_for_too_long_is_cut_off() -> None:
+    with running(speaking(*[tone(1.0)] * 200), send_timeout_s=0.5) as live:
+        sleeping = RawClient(live.port, PCM, {"text": "a"}, receive_buffer=4096)
+        eventually(lambda: live.engine.requests and budget_of(live).total_bytes > 0)
+        eventually(lambda: budget_of(live).total_bytes == 0)
+        assert not sleeping.read_all().endswith(b"0\r\n\r\n")
+
+
+def test_a_slow_reader_gets_everything(tmp_path: Any) -> None:
+    with running(speaking(*[tone(1.0)] * 60)) as live:
+        client = RawClient(live.port, PCM, {"text": "a"}, receive_buffer=16384)
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += client.read(200_000)
+            time.sleep(0.002)
+        body = b"".join(piece for piece in chunks_of(received.partition(b"\r\n\r\n")[2]))
+        assert body == to_int16(tone(1.0)).tobytes() * 60
+        client.close()
+
+
+def chunks_of(body: bytes) -> list[bytes]:
+    """HTTP/1.1 chunked coding, undone."""
+    found = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        found.append(body[: int(size, 16)])
+        body = body[int(size, 16) + 2 :]
+    return found
+
+
+def test_status_answers_while_sixteen_streams_are_made() -> None:
+    with running(FakeEngine(lambda _: [tone(2.0)] * 10)) as live:
+        threads = [threading.Thread(target=live.post, args=(OPUS, {"text": "a"})) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        slowest_s = 0.0
+        while any(thread.is_alive() for thread in threads):
+            began_s = time.monotonic()
+            live.queue()
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        assert slowest_s < 0.5
+
+
+def test_a_body_that_never_ends_holds_no_slot() -> None:
+    with running(speaking(tone(0.1))) as live:
+        client = RawClient(live.port, PCM, {"text": "a"})
+        client.socket.sendall(b"POST /synthesize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        client.socket.sendall(b"Content-Length: 100\r\n\r\n{")
+        assert live.post(PCM, {"text": "b"}).status_code == 200
+        client.close()
+        assert live.post(PCM, {"text": "c"}).status_code == 200

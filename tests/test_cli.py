@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streaming_server import __version__
+from streaming_server.audio.decode import decode_native
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "streaming_server.cli", *arguments]
+    given = text.encode() if text is not None else None
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, input=given, check=False, env=os.environ | environment, timeout=60
+    )
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus", "wav"])
+def test_say_writes_a_file_and_shows_progress(suffix: str, tmp_path: Path) -> None:
+    result = run("say", "Hello there. 你好。", "-o", str(tmp_path / f"out.{suffix}"), "-v", "4")
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert b"100%" in result.stderr
+    samples, rate_hz = decode_native(tmp_path / f"out.{suffix}")
+    assert 1 < samples.size / rate_hz < 4
+    assert [path.name for path in tmp_path.iterdir()] == [f"out.{suffix}"]
+
+
+def test_say_writes_raw_samples(tmp_path: Path) -> None:
+    assert run("say", "Hello there.", "-o", str(tmp_path / "out.pcm")).returncode == 0
+    assert (tmp_path / "out.pcm").stat().st_size % 2 == 0
+
+
+def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Path) -> None:
+    result = run("say", "-", "-o", "-", text="Hello there.")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"OggS")
+    (tmp_path / "a.ogg").write_bytes(result.stdout)
+    assert decode_native(tmp_path / "a.ogg")[0].size > 20000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["say", " ", "-o", "x.ogg"], "no text to say"),
+        (["say", "a\x07", "-o", "x.ogg"], "U+0007 at position 1"),
+        (["say", "a", "-o", "x.doc"], "must end in one of .ogg"),
+        (["say", "a", "-o", "x.ogg", "-v", "99"], "有效范围: 0-10"),
+        (["say", "a", "-o", "/nonexistent/x.ogg"], "No such file"),
+        (["say", "a"], "-o/--output"),
+        (["serve", "--port", "70000"], "70000 is not from 0 to 65535"),
+        (["serve", "--nonsense"], "--nonsense"),
+        (["dance"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: str) -> None:
+    result = run(*arguments)
+    assert result.returncode != 0
+    assert sentence in result.stderr.decode()
+    assert "Traceback" not in result.stderr.decode()
+
+
+def test_a_wrong_setting_is_a_sentence() -> None:
+    result = run("serve", MAX_QUEUE="many")
+    assert result.returncode == 1
+    assert "MAX_QUEUE=many" in result.stderr.decode()
+
+
+def test_voices_are_listed(tmp_path: Path) -> None:
+    lines = run("voices").stdout.decode().splitlines()
+    assert len(lines) == 11
+    assert lines[2].split()[:2] == ["2", "voice_03"]
+    empty = run("voices", REFERENCE_AUDIO_DIR=str(tmp_path))
+    assert (empty.stdout, empty.returncode) == (b"", 0)
+    assert b"no recordings" in empty.stderr
+
+
+def test_version() -> None:
+    assert run("--version").stdout.decode().strip() == __version__

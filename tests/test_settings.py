@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streaming_server.settings import InvalidSetting, Settings, markdown_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_what_is_not_set_has_its_default() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"PORT": "", "HOST": "  "}) == Settings()
+    assert (Settings().host, Settings().port, Settings().max_queue) == ("0.0.0.0", 8000, 32)
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    settings = Settings.from_env(
+        {
+            "HOST": "::1",
+            "PORT": "0",
+            "REFERENCE_AUDIO_DIR": "/voices",
+            "MAX_QUEUE": "0",
+            "QUEUE_TIMEOUT_S": "1.5",
+            "CORS_ORIGINS": "http://a.test, http://b.test",
+        }
+    )
+    assert (settings.host, settings.port, settings.reference_audio_dir) == ("::1", 0, Path("/voices"))
+    assert (settings.max_queue, settings.queue_timeout_s) == (0, 1.5)
+    assert settings.cors_origins == ("http://a.test", "http://b.test")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("PORT", "x", "a whole number from 0 to 65535"),
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("PORT", "80.5", "a whole number"),
+        ("MAX_QUEUE", "-1", "a whole number of at least 0"),
+        ("QUEUE_TIMEOUT_S", "nan", "a number of at least 0.001"),
+        ("QUEUE_TIMEOUT_S", "inf", "a number of at least 0.001"),
+        ("SEND_TIMEOUT_S", "0", "a number of at least 0.001"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_and_the_range(name: str, value: str, needed: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{name}={value}: {needed}"):
+        Settings.from_env({name: value})
+
+
+@pytest.mark.parametrize(("file", "language"), [("README.md", "en"), ("README.zh.md", "zh")])
+def test_the_readme_shows_the_settings_as_they_are(file: str, language: str) -> None:
+    assert markdown_table(language) in (ROOT / file).read_text(), "run: python scripts/settings_table.py"
