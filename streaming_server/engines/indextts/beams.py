@@ -6,6 +6,7 @@ log-probabilities over its length to the power of the length penalty. This modul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
@@ -36,19 +37,44 @@ class Sentence:
     done: bool = False
 
     def worth(self, score: float, length: int) -> float:
-        return score / max(1, length) ** self.length_penalty
+        return score / math.pow(max(1, length), self.length_penalty)
 
     def finish(self, score: float, codes: list[int], latents: Tensor) -> None:
         self.finished.append(Hypothesis(self.worth(score, len(codes)), codes, latents.clone()))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self.beams :]
 
-    def settle(self, best_running: float, length: int) -> None:
-        """Done once no running beam, judged at its present length, can enter the finished ones."""
+    def choose(
+        self, values: list[float], ids: list[int], decoder: Decoder, first_row: int, length: int
+    ) -> list[tuple[float, int, int]]:
+        """Sort candidates, best first, into stopped hypotheses and the next beams: ``(score, decoder row, code)``.
+
+        The sentence is done once no running beam, judged at its present length, can enter the finished ones.
+        """
+        if self.done:
+            return [(-math.inf, first_row + beam, 0) for beam in range(self.beams)]
+        shape = decoder.gpt.shape
+        chosen: list[tuple[float, int, int]] = []
+        for rank, (value, candidate) in enumerate(zip(values, ids, strict=True)):
+            beam, code = divmod(candidate, shape.mel_codes)
+            if code != shape.stop_mel:
+                chosen.append((value, beam, code))
+            elif rank < self.beams and value > -math.inf:
+                self.finish(value, self.running[beam], decoder.latents[first_row + beam, :length])
+        del chosen[self.beams :]
+        self.running = [[*self.running[beam], code] for _, beam, code in chosen]
+        best = chosen[0][0]
         full = len(self.finished) == self.beams
-        self.done = best_running == -torch.inf or (
-            full and self.finished[-1].score >= self.worth(best_running, length)
-        )
+        self.done = best == -math.inf or (full and self.finished[-1].score >= self.worth(best, length + 1))
+        return [(value, first_row + beam, code) for value, beam, code in chosen]
+
+    def best(self, scores: list[float], latents: Tensor) -> Hypothesis:
+        """The best of the finished and, where the codes ran out first, of the running beams."""
+        if not self.done:
+            for score, codes, row in zip(scores, self.running, latents, strict=True):
+                if score > -math.inf:
+                    self.finish(score, codes, row)
+        return self.finished[0]
 
 
 def search(
@@ -62,7 +88,7 @@ def search(
     device, vocabulary = decoder.device, decoder.gpt.shape.mel_codes
     decoder.start([prompt for prompt in prompts for _ in range(beams)], sampling)
     sentences = [Sentence(beams, length_penalty, [[] for _ in range(beams)]) for _ in prompts]
-    scores = torch.full((len(prompts), beams), -torch.inf, device=device)
+    scores = torch.full((len(prompts), beams), -math.inf, device=device)
     scores[:, 0] = 0.0  # the beams of a sentence start alike: one of them speaks for all
     noise = torch.ones(len(prompts), beams * vocabulary, device=device)
     for length in range(max_codes):
@@ -74,32 +100,22 @@ def search(
         totals = (logits.log_softmax(-1).view(len(prompts), beams, -1) + scores[..., None]).flatten(1)
         candidates = pick(totals, noise, 2 * beams)  # (sentences, 2 beams)
         values, ids = totals.gather(1, candidates).tolist(), candidates.tolist()
-        rows, codes, best = [], [], []
+        chosen: list[tuple[float, int, int]] = []
         for index, sentence in enumerate(sentences):
-            first = index * beams
-            if sentence.done:
-                chosen = [(-torch.inf, beam, 0) for beam in range(beams)]
-            else:
-                chosen = choose(sentence, decoder, first, values[index], ids[index], length)
-            sentence.running = [[*sentence.running[beam], code] for _, beam, code in chosen]
-            rows += [first + beam for _, beam, _ in chosen]
-            codes += [code for _, _, code in chosen]
-            best.append([score for score, _, _ in chosen])
-            if not sentence.done:
-                sentence.settle(best[-1][0], length + 1)
+            chosen += sentence.choose(values[index], ids[index], decoder, index * beams, length)
+        best = [score for score, _, _ in chosen]
         yield
         if all(sentence.done for sentence in sentences):
             break
-        scores = torch.tensor(best, device=device)
-        decoder.follow(torch.tensor(rows, device=device), torch.tensor(codes, device=device))
+        scores = torch.tensor(best, device=device).view(len(prompts), beams)
+        rows = [row for _, row, _ in chosen]
+        decoder.follow(torch.tensor(rows, device=device), torch.tensor([code for *_, code in chosen], device=device))
         if length + 1 < max_codes:
             decoder.advance_once()
-    for index, sentence in enumerate(sentences):
-        if not sentence.done:
-            for beam, score in enumerate(best[index]):
-                if score > -torch.inf:
-                    sentence.finish(score, sentence.running[beam], decoder.latents[index * beams + beam, :max_codes])
-    return [sentence.finished[0] for sentence in sentences]
+    return [
+        sentence.best(best[index * beams :][:beams], decoder.latents[index * beams :][:beams, :max_codes])
+        for index, sentence in enumerate(sentences)
+    ]
 
 
 def pick(totals: Tensor, noise: Tensor, count: int) -> Tensor:
@@ -110,18 +126,3 @@ def pick(totals: Tensor, noise: Tensor, count: int) -> Tensor:
     drawn = (totals - noise.log()).topk(min(count, totals.shape[1]), dim=1).indices
     order = totals.gather(1, drawn).argsort(dim=1, descending=True, stable=True)
     return drawn.gather(1, order)
-
-
-def choose(
-    sentence: Sentence, decoder: Decoder, first_row: int, values: list[float], ids: list[int], length: int
-) -> list[tuple[float, int, int]]:
-    """Sort the candidates into stopped hypotheses and the next beams: ``(score, beam, code)``."""
-    shape = decoder.gpt.shape
-    chosen: list[tuple[float, int, int]] = []
-    for rank, (value, candidate) in enumerate(zip(values, ids, strict=True)):
-        beam, code = divmod(candidate, shape.mel_codes)
-        if code != shape.stop_mel:
-            chosen.append((value, beam, code))
-        elif rank < sentence.beams and value > -torch.inf:
-            sentence.finish(value, sentence.running[beam], decoder.latents[first_row + beam, :length])
-    return chosen[: sentence.beams]

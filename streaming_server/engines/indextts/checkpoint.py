@@ -1,4 +1,4 @@
-"""The official checkpoint folder, read strictly: every key and every shape, or a sentence that names the first that is off.
+"""The official checkpoint folder, read strictly: a sentence names the first key or shape that is off.
 
 Sizes come from ``config.yaml``, and where it is silent from the shapes of the weights. This module does not know how
 the model computes, nor requests, text or voices.
@@ -70,15 +70,15 @@ def build(
         raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT}") from error
     load(gpt, gpt_state, GPT)
     load(vocoder, fold_weight_norm(vocoder_state), VOCODER)
-    for module in (gpt, vocoder):
+    models: tuple[nn.Module, nn.Module] = (gpt, vocoder)
+    for module in models:
         module.requires_grad_(requires_grad=False).eval()
-        for name, child in [*module.named_children(), *module.named_parameters(recurse=False)]:
-            assert name  # every part has a name; parameters of the top level there are none
+        for name, child in module.named_children():
             child.to(device, torch.float32 if name in FLOAT32_PARTS else dtype)
-    for module in gpt.modules():
-        if isinstance(module, Projection):
+    for projection in gpt.modules():
+        if isinstance(projection, Projection):
             # Shape (in, out) as published, memory (out, in): a step for one row then reads along the memory.
-            module.weight.data = module.weight.data.mT.contiguous().mT
+            projection.weight.data = projection.weight.data.mT.contiguous().mT
     return Runtime(gpt, vocoder)
 
 
@@ -257,7 +257,8 @@ class Checkpoint:
 
     def check(self) -> None:
         """Hold every key and shape against the configuration without reading the weights."""
-        build(self.config, *(shapes_of(state) for state in self._states()), device="meta")
+        gpt_state, vocoder_state = self._states()
+        build(self.config, shapes_of(gpt_state), shapes_of(vocoder_state), device="meta")
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Runtime:
         """Read the weights.

@@ -30,8 +30,8 @@ class Subsampling(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         x = self.conv(mel.unsqueeze(1))  # (B, width, T', mels')
-        x = self.out(x.transpose(1, 2).flatten(2))  # (B, T', width)
-        return x * self.scale
+        out: Tensor = self.out(x.transpose(1, 2).flatten(2))  # (B, T', width)
+        return out * self.scale
 
 
 class PositionAttention(nn.Module):
@@ -123,8 +123,8 @@ class Conformer(nn.Module):
         positions = sinusoids(x.shape[1], x.shape[2]).to(x)
         for block in self.encoders:
             x = block(x, positions)
-        x = self.after_norm(x)
-        return x
+        out: Tensor = self.after_norm(x)
+        return out
 
 
 class CrossAttention(nn.Module):

@@ -29,7 +29,7 @@ UNSAID_ID = 1
 SPAN = 256
 """Attention reads the cache in multiples of so many slots: each multiple is one fixed shape."""
 
-LAG_ON_CUDA = 4
+LAG_ON_CUDA = 2
 """Steps that are queued on the device before the host looks at a code; a stop is noticed that much later."""
 
 
@@ -174,7 +174,7 @@ class Readback:
         if tensor.device.type == "cuda":
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(tensor.device))
         else:
             self._host = tensor.cpu().clone()

@@ -106,7 +106,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x), keys, values, slots, bias)
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -118,8 +119,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, cache: Cache, slots: Tensor, bias: Tensor) -> Tensor:
         for layer, block in enumerate(self.h):
             x = block(x, cache.keys[layer], cache.values[layer], slots, bias)
-        x = self.ln_f(x)
-        return x
+        out: Tensor = self.ln_f(x)
+        return out
 
 
 class Positions(nn.Module):
@@ -151,7 +152,7 @@ class Gpt(nn.Module):
         return latents[0]
 
     def prompt(self, conditioning: Tensor, text_ids: Tensor) -> Tensor:
-        """Conditioning ``(latents, width)`` and ids ``(n,)`` → the inputs up to START_MEL, ``(latents + n + 3, width)``."""
+        """Conditioning ``(latents, width)``, ids ``(n,)`` → all inputs up to START_MEL ``(latents + n + 3, width)``."""
         ids = F.pad(F.pad(text_ids, (1, 0), value=self.shape.start_text), (0, 1), value=self.shape.stop_text)
         text = self.text_embedding(ids) + self.text_pos_embedding.emb.weight[: ids.shape[0]]
         start = self.mel_embedding.weight[self.shape.start_mel] + self.mel_pos_embedding.emb.weight[0]

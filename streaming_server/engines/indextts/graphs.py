@@ -20,14 +20,14 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def record(self, key: Hashable, function: Callable[[], None]) -> None:
         """Run the function, and on CUDA keep what it launched; it must read and write static buffers only."""
         if self._device.type != "cuda":
             function()
             return
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
@@ -36,7 +36,6 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             function()
-        self._pool = graph.pool()
         self._graphs[key] = graph
 
     def run(self, key: Hashable, function: Callable[[], None]) -> None:

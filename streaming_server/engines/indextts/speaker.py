@@ -73,7 +73,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = F.relu(self.conv1(x.mean(dim=2, keepdim=True)))
-        return torch.sigmoid(self.conv2(gate)) * x
+        out: Tensor = self.conv2(gate).sigmoid() * x
+        return out
 
 
 class SERes2Net(nn.Module):
@@ -85,7 +86,8 @@ class SERes2Net(nn.Module):
         self.se_block = SqueezeExcitation(channels, squeeze)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.se_block(self.tdnn2(self.res2net_block(self.tdnn1(x))))
+        out: Tensor = self.se_block(self.tdnn2(self.res2net_block(self.tdnn1(x))))
+        return x + out
 
 
 def weighted_statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,12 +54,9 @@ class VocoderShape:
             codes += kernel / 2 / (rate * up)
             rate *= up
             samples = max(
-                sum(
-                    (size // 2) * (dilation + 1) + 2 * ACTIVATION_REACH
-                    for dilation in dilations
-                )
+                sum((size // 2) * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations)
                 for size, dilations in zip(self.block_kernels, self.block_dilations, strict=True)
-            )  # fmt: skip
+            )
             codes += samples / rate
         codes += (ACTIVATION_REACH + EDGE_KERNEL // 2) / rate
         return math.ceil(codes)
@@ -122,9 +119,7 @@ class ResidualBlock(nn.Module):
             nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
             for dilation in dilations
         )
-        self.convs2 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
-        )
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
         self.activations = nn.ModuleList(AliasFreeSnake(channels, log_scale) for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +131,7 @@ class ResidualBlock(nn.Module):
 
 
 class Vocoder(nn.Module):
-    """Latents ``(B, T, latent width)`` and embeddings ``(B, speaker width)`` → samples ``(B, T · samples_per_code)``."""
+    """Latents ``(B, T, width)`` and embeddings ``(B, speaker width)`` → samples ``(B, T · samples_per_code)``."""
 
     def __init__(self, shape: VocoderShape, speaker_encoder: SpeakerEncoder) -> None:
         super().__init__()
@@ -184,10 +179,6 @@ class Windows:
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
-    def latent_width(self) -> int:
-        return self._vocoder.shape.latent_width
-
-    @property
     def lengths(self) -> list[int]:
         return sorted(self._buffers)
 
@@ -229,23 +220,22 @@ class ChunkedVocoder:
         self._reach = shape.reach
         self._look_ahead = look_ahead
         self._keep = max([shape.reach, *windows.lengths])
-        self._restart()
+        self._latents = speaker.new_empty(0, shape.latent_width)
+        self._behind = 0
+        """Codes at the front of ``_latents`` whose samples have been given out."""
 
     def push(self, latents: Tensor) -> Tensor:
         """Latents ``(n, width)`` → the samples that are now settled, perhaps none."""
         self._latents = torch.cat([self._latents, latents.to(self._latents)])
         return self._emit(self._latents.shape[0] - self._look_ahead)
 
-    def finish(self) -> Tensor:
-        """The samples that are left; afterwards the vocoder is as new."""
+    def finish(self, latents: Tensor | None = None) -> Tensor:
+        """The last latents, if there are any, and all samples that are left; afterwards the vocoder is as new."""
+        if latents is not None:
+            self._latents = torch.cat([self._latents, latents.to(self._latents)])
         samples = self._emit(self._latents.shape[0])
-        self._restart()
+        self._latents, self._behind = self._latents[:0], 0
         return samples
-
-    def _restart(self) -> None:
-        self._latents = self._speaker.new_empty(0, self._windows.latent_width)
-        self._behind = 0
-        """Codes at the front of ``_latents`` whose samples have been given out."""
 
     def _emit(self, ready: int) -> Tensor:
         """Samples of the codes from ``_behind`` to ``ready``."""
