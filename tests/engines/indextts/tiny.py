@@ -7,18 +7,17 @@ shape is as published, only smaller. This module does not know the fixtures.
 from __future__ import annotations
 
 import argparse
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sentencepiece
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from streaming_server.engines.indextts.checkpoint import CONFIG, GPT, TEXT_MODEL, VOCODER, assemble
+from tests.engines.indextts.weights import state
 
 CORPUS = (
     "你 好 , 世 界 . 今 天 天 气 很 好 , 我 们 去 公 园 走 走 .",
@@ -33,6 +32,7 @@ CORPUS = (
     "XVAN4 ZHONG4 LV4 NV3 HAO3 MA1",
 )
 VOCABULARY = 160
+STOP_GAIN = 1.5
 
 SIZES: Mapping[str, Any] = {
     "version": 1.5,
@@ -45,9 +45,9 @@ SIZES: Mapping[str, Any] = {
         "mel_length_compression": 1024,
         "layers": 2,
         "number_text_tokens": VOCABULARY,
-        "number_mel_codes": 66,
-        "start_mel_token": 64,
-        "stop_mel_token": 65,
+        "number_mel_codes": 258,
+        "start_mel_token": 256,
+        "stop_mel_token": 257,
         "start_text_token": 0,
         "stop_text_token": 1,
         "train_solo_embeddings": False,
@@ -78,20 +78,31 @@ SIZES: Mapping[str, Any] = {
     },
 }
 
-STOP_BIAS = 2.0
-"""Added to STOP's logit: sampled sentences then end after some dozens of codes."""
+CODES = 40
+"""About as many codes a segment gets when sampled; ``max_mel_tokens`` may end it earlier."""
 
 
-def make_checkpoint(folder: Path, config: Mapping[str, Any] = SIZES, stop_bias: float = STOP_BIAS) -> Path:
+def make_checkpoint(folder: Path, config: Mapping[str, Any] = SIZES) -> Path:
     """Write ``config.yaml``, ``bpe.model``, ``gpt.pth`` and ``bigvgan_generator.pth``; the same every time."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
     train_vocabulary(folder / TEXT_MODEL, config["gpt"]["number_text_tokens"])
-    gpt, vocoder = (weights(module) for module in assemble(config, {}, {}))
-    gpt["mel_head.bias"][config["gpt"]["stop_mel_token"]] += stop_bias
+    gpt, vocoder = random_states(config)
+    make_it_stop(gpt, config["gpt"]["stop_mel_token"])
     torch.save(gpt, folder / GPT)
-    torch.save({"generator": with_weight_norm(vocoder)}, folder / VOCODER)
+    torch.save({"generator": vocoder}, folder / VOCODER)
     return folder
+
+
+def make_it_stop(gpt: dict[str, Tensor], stop: int) -> None:
+    """Let the mel positions move along one direction, and STOP's logit be the way they have come along it."""
+    positions = gpt["mel_pos_embedding.emb.weight"]  # (positions, width)
+    length = positions.shape[1] ** 0.5
+    direction = torch.nn.functional.normalize(gpt["mel_head.weight"][stop], dim=0)
+    way = torch.arange(positions.shape[0]) / CODES - 1
+    positions += way.clamp(-1, 1)[:, None] * direction * length
+    gpt["mel_head.weight"][stop] = STOP_GAIN * direction
+    gpt["mel_head.bias"][stop] = 0.0
 
 
 def train_vocabulary(path: Path, size: int) -> None:
@@ -102,42 +113,13 @@ def train_vocabulary(path: Path, size: int) -> None:
     path.with_suffix(".vocab").unlink()
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    return {key: weight(key, tuple(value.shape)) for key, value in module.state_dict().items()}
-
-
-def weight(key: str, shape: tuple[int, ...]) -> Tensor:
-    """Random numbers that depend on the key alone, scaled so that activations neither fade nor explode."""
-    r = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.long)
-    if key.endswith("running_var"):
-        r = 0.5 + np.abs(r)
-    elif key.endswith(("alpha", "beta", "running_mean")):
-        r = 0.2 * r
-    elif key.endswith("bias") or ("norm" in key and not key.endswith(("weight", "gamma"))):
-        r = 0.1 * r
-    elif "embedding" in key or key.endswith("latents"):
-        r = 0.25 * r
-    elif r.ndim < 2:
-        r = 1 + 0.1 * r
-    elif ".c_" in key:
-        r = r / np.sqrt(shape[0])
-    else:
-        r = r / np.sqrt(np.prod(shape[1:]))
-    return torch.tensor(r, dtype=torch.float32)
-
-
-def with_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The generator's convolutions as published: a direction ``weight_v`` and a gain ``weight_g``."""
-    published = {}
-    for key, value in state.items():
-        if key.endswith(".weight") and key.startswith(("conv_", "ups.", "resblocks.")):
-            published[key + "_g"] = 0.5 * torch.ones(value.shape[0], 1, 1)
-            published[key + "_v"] = value
-        else:
-            published[key] = value
-    return published
+def random_states(config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state dicts of GPT and vocoder with the keys and shapes that a checkpoint of these sizes has."""
+    gpt, vocoder = ({k: list(v.shape) for k, v in module.state_dict().items()} for module in assemble(config, {}, {}))
+    for key in [key for key in vocoder if key.endswith(".weight") and key.startswith(("conv_", "ups.", "resblocks."))]:
+        shape = vocoder.pop(key)
+        vocoder |= {key + "_g": [shape[0], 1, 1], key + "_v": shape}
+    return state(gpt), state(vocoder)
 
 
 if __name__ == "__main__":
