@@ -66,10 +66,11 @@ def build(
     """
     try:
         gpt, vocoder = assemble(config, gpt_state, vocoder_state)
+        log_scale = config["bigvgan"]["snake_logscale"]
     except (KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT}") from error
     load(gpt, gpt_state, GPT)
-    load(vocoder, fold_weight_norm(vocoder_state), VOCODER)
+    load(vocoder, fold_snakes(fold_weight_norm(vocoder_state), log_scale), VOCODER)
     models: tuple[nn.Module, nn.Module] = (gpt, vocoder)
     for module in models:
         module.requires_grad_(requires_grad=False).eval()
@@ -141,7 +142,6 @@ def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
         kernels=tuple(c["upsample_kernel_sizes"]),
         block_kernels=tuple(c["resblock_kernel_sizes"]),
         block_dilations=tuple(tuple(dilations) for dilations in c["resblock_dilation_sizes"]),
-        log_scale=c["snake_logscale"],
         speaker_in_each_stage=c["cond_d_vector_in_each_upsampling_layer"],
     )
     first = "speaker_encoder.blocks.0.conv.conv.weight"
@@ -188,6 +188,16 @@ def fold_weight_norm(state: State) -> dict[str, Tensor]:
             folded[stem] = v * (g / v.norm(dim=axes, keepdim=True))
         elif not key.endswith(".weight_g") or key.removesuffix("_g") + "_v" not in state:
             folded[key] = torch.as_tensor(value)
+    return folded
+
+
+def fold_snakes(state: Mapping[str, Tensor], log_scale: bool) -> dict[str, Tensor]:
+    """``alpha`` and ``beta`` → the factor in the sine and the factor of its square; in float32, once."""
+    folded = dict(state)
+    for key, value in state.items():
+        if key.endswith((".act.alpha", ".act.beta")):
+            linear = value.float().exp() if log_scale else value.float()
+            folded[key] = linear if key.endswith("alpha") else 1 / (linear + 1e-9)
     return folded
 
 

@@ -1,7 +1,7 @@
 """BigVGAN: GPT latents and a speaker embedding → samples, whole or chunk by chunk.
 
-Attribute names are the checkpoint's, with weight norm already folded. This module does not know codes, text, files,
-threads or how many latents make a good chunk.
+Attribute names are the checkpoint's, with weight norm and the snakes' scale already folded. This module does not know
+codes, text, files, threads or how many latents make a good chunk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class VocoderShape:
     kernels: tuple[int, ...]
     block_kernels: tuple[int, ...]
     block_dilations: tuple[tuple[int, ...], ...]
-    log_scale: bool
     speaker_in_each_stage: bool
 
     @property
@@ -76,19 +75,15 @@ def low_pass() -> Tensor:
 
 
 class Snake(nn.Module):
-    """``x + sin²(x · a) / b`` for each channel."""
+    """``x + sin²(x · alpha) · beta`` for each channel; ``beta`` is the reciprocal of what the checkpoint holds."""
 
-    def __init__(self, channels: int, log_scale: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.log_scale = log_scale
         self.alpha = nn.Parameter(torch.empty(channels))
         self.beta = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha, beta = self.alpha[:, None], self.beta[:, None]
-        if self.log_scale:
-            alpha, beta = alpha.exp(), beta.exp()
-        return torch.addcmul(x, torch.sin(x * alpha).square(), 1 / (beta + 1e-9))
+        return torch.addcmul(x, torch.sin(x * self.alpha[:, None]).square(), self.beta[:, None])
 
 
 class AliasFreeSnake(nn.Module):
@@ -96,9 +91,9 @@ class AliasFreeSnake(nn.Module):
 
     filter: Tensor
 
-    def __init__(self, channels: int, log_scale: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.act = Snake(channels, log_scale)
+        self.act = Snake(channels)
         self.register_buffer("filter", low_pass(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,14 +108,14 @@ class AliasFreeSnake(nn.Module):
 class ResidualBlock(nn.Module):
     """Pairs of convolutions, the first of each pair dilated, each behind its activation."""
 
-    def __init__(self, channels: int, kernel: int, dilations: Sequence[int], log_scale: bool) -> None:
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(
             nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
             for dilation in dilations
         )
         self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
-        self.activations = nn.ModuleList(AliasFreeSnake(channels, log_scale) for _ in range(2 * len(dilations)))
+        self.activations = nn.ModuleList(AliasFreeSnake(channels) for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor) -> Tensor:
         for dilated, plain, before, between in zip(
@@ -147,11 +142,11 @@ class Vocoder(nn.Module):
         stages = widths[1:] if shape.speaker_in_each_stage else []
         self.conds = nn.ModuleList(nn.Conv1d(shape.speaker_width, width, 1) for width in stages)
         self.resblocks = nn.ModuleList(
-            ResidualBlock(width, kernel, dilations, shape.log_scale)
+            ResidualBlock(width, kernel, dilations)
             for width in widths[1:]
             for kernel, dilations in zip(shape.block_kernels, shape.block_dilations, strict=True)
         )
-        self.activation_post = AliasFreeSnake(widths[-1], shape.log_scale)
+        self.activation_post = AliasFreeSnake(widths[-1])
         self.conv_post = nn.Conv1d(widths[-1], 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
 
     def forward(self, latents: Tensor, speaker: Tensor) -> Tensor:
