@@ -17,7 +17,7 @@ import torch
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import AudioChunk, Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo
-from streaming_server.engines.indextts.checkpoint import CONFIG, TEXT_MODEL, Checkpoint
+from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
@@ -33,7 +33,8 @@ Precision = Literal["fp16", "bf16", "fp32"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-WARM_UP_TEXT = "你好, hello."
+WARM_UP_TEXTS = ("你好。", "Hello.")
+"""One for each of the normalisers, which load when they are first used."""
 
 
 class IndexTTSEngine:
@@ -65,6 +66,7 @@ class IndexTTSEngine:
         self._look_ahead = look_ahead
         self._voice_cache_size = voice_cache_size
         self._checkpoint = Checkpoint.open(model_dir)
+        self._frontend = self._checkpoint.frontend()
         self._owner = OwnerThread("indextts")
         self._loaded: Loaded | None = None
 
@@ -131,8 +133,7 @@ class IndexTTSEngine:
 
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
-        frontend = Frontend(self._checkpoint.folder / TEXT_MODEL)
-        loaded = Loaded(runtime, frontend, self._look_ahead, self._voice_cache_size)
+        loaded = Loaded(runtime, self._frontend, self._look_ahead, self._voice_cache_size)
         loaded.warm()
         return loaded
 
@@ -168,7 +169,8 @@ class Loaded:
         mel = self._runtime.log_mel(noise)
         voice = KnownVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
         generation = Generation(max_mel_tokens=min(window_sizes(reach, look_ahead)), seed=0)
-        for _ in self._narrator.speak_by_token(voice, self._frontend.segments(WARM_UP_TEXT, 20), generation):
+        segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
+        for _ in self._narrator.speak_by_token(voice, segments, generation):
             pass
 
     def close(self) -> None:

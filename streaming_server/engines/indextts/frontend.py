@@ -52,6 +52,10 @@ class Frontend:
     def __init__(self, model: Path) -> None:
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
 
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._pieces.vocab_size())
+
     @cached_property
     def _normalizers(self) -> dict[str, Normalizer]:
         return {language: Normalizer(lang=language, operator="tn") for language in ("zh", "en")}

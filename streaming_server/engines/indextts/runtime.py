@@ -9,20 +9,18 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from streaming_server.engines.indextts import beams, features
+from streaming_server.engines.indextts.arrays import Array, take
 from streaming_server.engines.indextts.beams import Hypothesis
 from streaming_server.engines.indextts.decoding import Decoder, PositionRule
 from streaming_server.engines.indextts.gpt import Gpt
 from streaming_server.engines.indextts.sampling import Sampling
 from streaming_server.engines.indextts.vocoder import ChunkedVocoder, Vocoder, Windows
 
-Array = Tensor | npt.NDArray[np.generic] | Sequence[int]
-"""What the methods take: a tensor on any device, or what becomes one. Leading axes of size one are dropped."""
+CPU = torch.device("cpu")
 
 CodesAndLatents = Generator[tuple[int, Tensor], None, None]
 
@@ -52,7 +50,7 @@ class Runtime:
 
     def resample(self, wav: Array, from_hz: int) -> Tensor:
         """Samples ``(n,)`` at ``from_hz`` → samples at 24 kHz, float32 on the CPU."""
-        return features.resample(self._take(wav, 1).cpu(), from_hz)
+        return features.resample(take(wav, 1, CPU, torch.float32), from_hz)
 
     def log_mel(self, wav: Array) -> Tensor:
         """Samples ``(n,)`` at 24 kHz → log-mel ``(mels, n // 256 + 1)``, float32 on the CPU.
@@ -60,7 +58,7 @@ class Runtime:
         Raises:
             ValueError: too few samples for one frame.
         """
-        return features.log_mel(self._take(wav, 1).cpu(), self.vocoder.speaker_encoder.n_mels)
+        return features.log_mel(take(wav, 1, CPU, torch.float32), self.vocoder.speaker_encoder.n_mels)
 
     def condition(self, mel: Array) -> Tensor:
         """Log-mel ``(mels, T)`` → conditioning ``(latents, width)``, float32 on the device."""
@@ -163,10 +161,7 @@ class Runtime:
             self._windows.record(length)
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        tensor = torch.as_tensor(array).to(self.device, dtype)
-        while tensor.ndim > dimensions and tensor.shape[0] == 1:
-            tensor = tensor[0]
-        return tensor
+        return take(array, dimensions, self.device, dtype)
 
     def _prompt(self, conditioning: Array, text_ids: Array) -> Tensor:
         ids = self._take(text_ids, 1, torch.long)

@@ -119,11 +119,11 @@ class SegmentAudio:
         self._fade_out = fade_out
 
     def push(self, latents: Tensor) -> Tensor:
-        return self._begun(self._vocoder.push(latents).float())
+        return self._begun(self._vocoder.push(latents))
 
     def finish(self, latents: Tensor | None) -> Tensor:
         """The rest; the look-ahead has kept back at least the last code, so the end can still be faded."""
-        return self._ended(self._begun(self._vocoder.finish(latents).float()))
+        return self._ended(self._begun(self._vocoder.finish(latents)))
 
     def whole(self, latents: Tensor) -> Tensor:
         return self._ended(self._begun(self._runtime.vocode(latents, self._speaker)))

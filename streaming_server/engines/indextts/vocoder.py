@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from streaming_server.engines.indextts.arrays import Array, take
 from streaming_server.engines.indextts.graphs import Graphs
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
 
@@ -219,23 +220,27 @@ class ChunkedVocoder:
         self._behind = 0
         """Codes at the front of ``_latents`` whose samples have been given out."""
 
-    def push(self, latents: Tensor) -> Tensor:
-        """Latents ``(n, width)`` → the samples that are now settled, perhaps none."""
-        self._latents = torch.cat([self._latents, latents.to(self._latents)])
+    def push(self, latents: Array) -> Tensor:
+        """Latents ``(n, width)`` → the samples that are now settled, perhaps none; float32."""
+        self._take(latents)
         return self._emit(self._latents.shape[0] - self._look_ahead)
 
-    def finish(self, latents: Tensor | None = None) -> Tensor:
+    def finish(self, latents: Array | None = None) -> Tensor:
         """The last latents, if there are any, and all samples that are left; afterwards the vocoder is as new."""
         if latents is not None:
-            self._latents = torch.cat([self._latents, latents.to(self._latents)])
+            self._take(latents)
         samples = self._emit(self._latents.shape[0])
         self._latents, self._behind = self._latents[:0], 0
         return samples
 
+    def _take(self, latents: Array) -> None:
+        more = take(latents, 2, self._latents.device, self._latents.dtype)
+        self._latents = torch.cat([self._latents, more])
+
     def _emit(self, ready: int) -> Tensor:
         """Samples of the codes from ``_behind`` to ``ready``."""
         if ready <= self._behind:
-            return self._speaker.new_empty(0)
+            return self._speaker.new_empty(0, dtype=torch.float32)
         length = self._latents.shape[0]
         needed = length - max(0, self._behind - self._reach)
         # A longer left context changes nothing, and a length that was recorded is one launch instead of a thousand.
@@ -247,4 +252,4 @@ class ChunkedVocoder:
         forgotten = max(0, ready - self._keep)
         self._latents = self._latents[forgotten:]
         self._behind = ready - forgotten
-        return chunk
+        return chunk.float()

@@ -15,6 +15,7 @@ import yaml
 from streaming_server.engines.indextts.checkpoint import CONFIG, GPT, TEXT_MODEL, VOCODER, Checkpoint, build
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts.parity import DATA
+from tests.engines.indextts.tiny import train_vocabulary
 
 CPU = torch.device("cpu")
 HOW = "huggingface-cli download IndexTeam/IndexTTS-1.5"
@@ -107,6 +108,23 @@ def test_a_wrong_folder_is_refused_in_a_sentence(
     assert file in str(refused.value)
     assert "\n" not in str(refused.value)
     assert HOW in str(refused.value) or "this runtime knows only" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda f: (f / TEXT_MODEL).write_bytes(b"no vocabulary"), "bpe.model is truncated or no sentencepiece model"),
+        (lambda f: truncate(f / TEXT_MODEL), "bpe.model is truncated or no sentencepiece model"),
+        (lambda f: train_vocabulary(f / TEXT_MODEL, 190), r"bpe.model does not fit config.yaml: it has 1\d\d tokens"),
+    ],
+)
+def test_a_wrong_vocabulary_is_refused(
+    checkpoint: Path, tmp_path: Path, damage: Callable[[Path], object], what: str
+) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    damage(folder)
+    with pytest.raises(EngineUnavailable, match=what):
+        Checkpoint.open(folder).frontend()
 
 
 def test_what_the_public_program_leaves_behind_is_ignored(checkpoint: Path, tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ def test_leading_axes_of_one_change_nothing(runtime: Runtime) -> None:
     parity.close(runtime.condition(mel[None]), "cond")
     parity.close(runtime.speaker(mel[None].numpy()), "speaker")
     parity.close(runtime.log_mel(parity.numbers()["wav"][None]), "mel")
+    frozen = parity.numbers()["mel"].copy()
+    frozen.flags.writeable = False
+    parity.close(runtime.condition(frozen), "cond")
     latents, speaker = parity.numbers()["latents_greedy_aligned"], parity.numbers()["speaker"]
     parity.close(runtime.vocode(latents[None], speaker[None])[:4096], "wav_out_head")
 
