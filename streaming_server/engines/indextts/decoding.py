@@ -53,7 +53,7 @@ class Decoder:
         self._slot = torch.zeros(1, dtype=torch.long, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
         self._count = torch.zeros(1, dtype=torch.long, device=device)
-        self._first_slot = torch.zeros(rows, 1, 1, 1, dtype=torch.long, device=device)
+        self._first_slot = torch.zeros(rows, 1, 1, dtype=torch.long, device=device)
         self._all_slots = torch.arange(slots, device=device)
         self._graphs = Graphs(device)
         self.used = 0
@@ -65,11 +65,11 @@ class Decoder:
         longest = max(prompt.shape[0] for prompt in prompts)
         inputs = torch.stack([torch.nn.functional.pad(p, (0, 0, longest - p.shape[0], 0)) for p in prompts])
         first = torch.tensor([longest - p.shape[0] for p in prompts], device=self.device)
-        self._first_slot.copy_(first.view(-1, 1, 1, 1))
+        self._first_slot.copy_(first.view(-1, 1, 1))
         slots = self._all_slots[:longest]
-        seen = (slots <= slots[:, None]) & (slots >= self._first_slot)  # (B, 1, T, T)
-        seen |= slots == slots[:, None]  # a padded row sees itself, for a softmax over nothing is not a number
-        latent, logits = self.gpt(inputs, self.cache, slots, torch.where(seen, 0.0, -torch.inf))
+        visible = (slots <= slots[:, None]) & (slots >= self._first_slot)  # (B, T, T)
+        visible |= slots == slots[:, None]  # padding sees itself, for a softmax over nothing is not a number
+        latent, logits = self.gpt(inputs, self.cache, slots, visible)
         self.latent.copy_(latent)
         self.logits.copy_(logits)
         self.latents[:, 0] = latent
@@ -90,9 +90,8 @@ class Decoder:
     def advance(self, span: int) -> None:
         """Feed the codes: one more latent and its logits. Reads the first ``span`` slots of the cache."""
         slots = self._all_slots[:span]
-        visible = (slots <= self._slot) & (slots >= self._first_slot)  # (B, 1, 1, span)
-        bias = torch.where(visible, 0.0, -torch.inf)
-        latent, logits = self.gpt(self.gpt.codes(self.code, self._position), self.cache, self._slot, bias)
+        visible = (slots <= self._slot) & (slots >= self._first_slot)  # (B, 1, span)
+        latent, logits = self.gpt(self.gpt.codes(self.code, self._position), self.cache, self._slot, visible)
         self.latent.copy_(latent)
         self.logits.copy_(logits)
         self.latents.index_copy_(1, self._count, latent[:, None])

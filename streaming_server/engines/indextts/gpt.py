@@ -37,21 +37,19 @@ class GptShape:
 
 
 class Cache:
-    """Keys and values of all layers, ``(layers, B, heads, slots, head width)``: written in place, never grown."""
+    """Keys and values of all layers, ``(layers, 2, B, heads, slots, head width)``: written in place, never grown."""
 
     def __init__(self, shape: GptShape, rows: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        size = (shape.layers, rows, shape.heads, slots, shape.head_width)
-        self.keys = torch.zeros(size, device=device, dtype=dtype)
-        self.values = torch.zeros(size, device=device, dtype=dtype)
+        size = (shape.layers, 2, rows, shape.heads, slots, shape.head_width)
+        self.layers = torch.zeros(size, device=device, dtype=dtype)
 
     @property
     def slots(self) -> int:
-        return self.keys.shape[3]
+        return self.layers.shape[4]
 
     def reorder(self, rows: Tensor, used: int) -> None:
         """Let row ``i`` go on from what row ``rows[i]`` has written in its first ``used`` slots."""
-        for tensor in (self.keys, self.values):
-            tensor[:, :, :, :used] = tensor[:, rows, :, :used]
+        self.layers[:, :, :, :, :used] = self.layers[:, :, rows, :, :used]
 
 
 class Projection(nn.Module):
@@ -73,15 +71,15 @@ class Attention(nn.Module):
         self.c_attn = Projection(shape.width, 3 * shape.width)
         self.c_proj = Projection(shape.width, shape.width)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
-        """Attend from ``x (B, T, width)``, written to ``slots (T,)``, to the first ``bias.shape[-1]`` slots."""
-        q, k, v = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
-        keys.index_copy_(2, slots, k)
-        values.index_copy_(2, slots, v)
-        span = bias.shape[-1]
-        scores = q @ keys[:, :, :span].mT / math.sqrt(q.shape[-1])  # (B, heads, T, span)
-        weights = (scores.float() + bias).softmax(-1).to(x.dtype)
-        out: Tensor = self.c_proj((weights @ values[:, :, :span]).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
+        """Attend from ``x (B, T, width)``, written to ``slots (T,)``, to the slots of ``bias (B · heads, T, span)``."""
+        qkv = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
+        cache.index_copy_(3, slots, qkv[1:])
+        q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
+        keys, values = cache[:, :, :, : bias.shape[-1]].flatten(1, 2)  # each (B · heads, span, d)
+        weights = torch.baddbmm(bias, q, keys.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
+        mixed = torch.unflatten(torch.bmm(weights, values), 0, (-1, self.heads))  # (B, heads, T, d)
+        out: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
 
@@ -104,8 +102,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.width)
         self.mlp = FeedForward(shape.width)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x), keys, values, slots, bias)
+    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, slots, bias)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -117,8 +115,8 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(shape.width)
 
     def forward(self, x: Tensor, cache: Cache, slots: Tensor, bias: Tensor) -> Tensor:
-        for layer, block in enumerate(self.h):
-            x = block(x, cache.keys[layer], cache.values[layer], slots, bias)
+        for block, layer in zip(self.h, cache.layers, strict=True):
+            x = block(x, layer, slots, bias)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -163,11 +161,12 @@ class Gpt(nn.Module):
         x: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding.emb(position)
         return x[:, None]
 
-    def forward(self, inputs: Tensor, cache: Cache, slots: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, cache: Cache, slots: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs ``(B, T, width)`` → the last one's latent ``(B, width)`` and its logits ``(B, codes)`` in float32.
 
-        ``slots (T,)`` is where the cache takes the inputs; ``bias``, broadcast to ``(B, heads, T, span)``, is 0 where
-        an input sees a slot and -inf elsewhere.
+        ``slots (T,)`` is where the cache takes the inputs; ``visible (B, T, span)`` tells which slots an input sees.
         """
+        bias = torch.where(visible, 0.0, -torch.inf).to(inputs.dtype)
+        bias = bias.repeat_interleave(self.shape.heads, dim=0)
         latent: Tensor = self.final_norm(self.gpt(inputs, cache, slots, bias)[:, -1])
         return latent, self.mel_head(latent).float()
