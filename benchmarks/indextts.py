@@ -46,10 +46,11 @@ def main() -> None:
     runtime = random_runtime(config, device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{'tiny' if arguments.tiny else '1.5'} sizes, {str(dtype).removeprefix('torch.')}, {name}\n")
-    floor_s = step_bytes(runtime) / bandwidth(device)
+    read, rate = step_bytes(runtime), bandwidth(device)
+    floor_s = read / rate
     print("| decoding | ms a code | codes/s | times the floor |\n| --- | ---: | ---: | ---: |")
-    print(f"| floor: {step_bytes(runtime) / 1e6:.0f} MB of weights at {bandwidth(device) / 1e9:.0f} GB/s ", end="")
-    print(f"| {floor_s * 1e3:.2f} | {1 / floor_s:.0f} | 1.0 |")
+    floor = f"floor: {read / 1e6:.0f} MB of weights at {rate / 1e9:.0f} GB/s"
+    print(f"| {floor} | {floor_s * 1e3:.2f} | {1 / floor_s:.0f} | 1.0 |")
     stream_tables = []
     for mode in ("eager", "graphs") if device.type == "cuda" else ("eager",):
         if mode == "graphs":

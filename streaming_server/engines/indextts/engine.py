@@ -132,9 +132,12 @@ class IndexTTSEngine:
         await self._owner.aclose()
 
     def _load(self) -> Loaded:
-        runtime = self._checkpoint.load(self._device, self._dtype)
-        loaded = Loaded(runtime, self._frontend, self._look_ahead, self._voice_cache_size)
-        loaded.warm()
+        try:
+            runtime = self._checkpoint.load(self._device, self._dtype)
+            loaded = Loaded(runtime, self._frontend, self._look_ahead, self._voice_cache_size)
+            loaded.warm()
+        except torch.OutOfMemoryError as error:
+            raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
         return loaded
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLDEST = 1e-4
+"""A temperature of 0 means the likeliest code, not a division by zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -38,7 +41,7 @@ class Warp:
         self._do_sample.fill_(sampling.do_sample)
         self._top_k.fill_(sampling.top_k)
         self._top_p.fill_(sampling.top_p)
-        self._temperature.fill_(sampling.temperature)
+        self._temperature.fill_(max(sampling.temperature, COLDEST))
         self._penalty.fill_(sampling.repetition_penalty)
 
     def penalise(self, logits: Tensor, seen: Tensor) -> Tensor:

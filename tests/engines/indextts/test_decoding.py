@@ -65,6 +65,7 @@ def test_each_parameter_cuts_what_it_should() -> None:
     assert warped(Sampling(True, 0.7, 0, 1.0, 1.0), logits, none).count_nonzero() == 2
     assert warped(Sampling(True, 0.0, 0, 1.0, 1.0), logits, none).count_nonzero() == 1
     assert warped(Sampling(True, 1.0, 0, 0.1, 1.0), logits, none)[0, 0] > 0.999
+    assert warped(Sampling(True, 1.0, 0, 0.0, 1.0), logits, none)[0, 0] == 1.0
     pushed = warped(Sampling(True, 1.0, 0, 1.0, 2.0), logits, [[0, 5]])
     torch.testing.assert_close(pushed, torch.tensor([[2.0, 3.0, 2.0, 1.0, 0.0, -2.0]]).softmax(-1))
 

@@ -65,7 +65,7 @@ SIZES: Mapping[str, Any] = {
         "resblock": "1",
         "upsample_rates": [4, 4, 4, 4, 2, 2],
         "upsample_kernel_sizes": [8, 8, 4, 4, 4, 4],
-        "upsample_initial_channel": 128,
+        "upsample_initial_channel": 64,
         "resblock_kernel_sizes": [3, 7, 11],
         "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
         "feat_upsample": False,
