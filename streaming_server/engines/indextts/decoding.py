@@ -29,8 +29,8 @@ UNSAID_ID = 1
 SPAN = 256
 """Attention reads the cache in multiples of so many slots: each multiple is one fixed shape."""
 
-LAG_ON_CUDA = 2
-"""Steps that are queued on the device before the host looks at a code; a stop is noticed that much later."""
+LAG = {"cuda": 2}
+"""By device: steps that are queued before the host looks at a code; a stop is noticed that much later."""
 
 
 class Decoder:
@@ -141,7 +141,7 @@ class Decoder:
         After the ``n``-th item ``latents[:, n - 1]`` holds its latents. The caller ends the loop by closing it.
         """
         self.start(prompts, sampling, positions)
-        lag = LAG_ON_CUDA if self.device.type == "cuda" else 0
+        lag = LAG.get(self.device.type, 0)
         unread: deque[Readback] = deque()
         for count in range(max_codes):
             if sampling.do_sample:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from streaming_server.engines.indextts import decoding
 from streaming_server.engines.indextts.beams import Sentence
 from streaming_server.engines.indextts.decoding import Decoder
 from streaming_server.engines.indextts.runtime import Runtime
@@ -86,6 +87,24 @@ def test_the_decoding_ends_at_stop_or_at_the_models_bound(runtime: Runtime, stop
     lengths = {len(list(stopping.decode(conditioning, TEXTS[0], 200, generator=g))) for g in seeded(8)}
     assert len(lengths) > 2
     assert max(lengths) < 200
+
+
+def test_codes_that_are_read_late_are_the_same(
+    runtime: Runtime, stopping: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the host looks at a code some steps after it was drawn."""
+
+    def decoded() -> list[list[int]]:
+        conditioning = parity.numbers()["cond"]
+        one = [code for code, _ in stopping.decode(conditioning, TEXTS[0], 200, generator=seeded(1)[0])]
+        batch = finish(stopping.decode_batch(conditioning, TEXTS, 30, Sampling(do_sample=False)))
+        return [one, *(codes for codes, _ in batch)]
+
+    at_once = decoded()
+    monkeypatch.setitem(decoding.LAG, "cpu", 3)
+    assert decoded() == at_once
+    parity.check_greedy(runtime)
+    assert len(list(runtime.decode(parity.numbers()["cond"], TEXTS[0], 10_000))) == 200
 
 
 def test_more_text_than_the_model_has_positions_for_is_refused(runtime: Runtime) -> None:
