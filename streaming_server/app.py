@@ -17,10 +17,10 @@ from starlette.responses import JSONResponse
 from streaming_server.api import native
 from streaming_server.api.http import error_response
 from streaming_server.api.middleware import RequestLog, UnexpectedErrors
+from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
-from streaming_server.core.speech import SpeechService
-from streaming_server.core.unsent import UnsentBudget
+from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.engines.base import Engine, create_engine
 from streaming_server.errors import SpeechServerError
@@ -40,7 +40,8 @@ def create_service(settings: Settings, engine: Engine | None = None) -> SpeechSe
         engine or create_engine(),
         Slot(settings.max_queue, settings.queue_timeout_s),
         EncodeLane(settings.encode_threads),
-        UnsentBudget(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB),
+        ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
+        Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
     )
 
 
@@ -59,7 +60,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     dialect = native.NativeDialect(service, voices, settings)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return error_response(error, native.error_body, service.slot.expected_wait_s)
+        slot = service.slot
+        return error_response(error, native.error_body, slot.expected_wait_s(slot.position_of_newcomer))
 
     app = Starlette(
         routes=dialect.routes(),

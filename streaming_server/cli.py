@@ -113,8 +113,10 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
             partial.open("wb") if partial else os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as sink,
         ):
             async with service.open(request, encoder) as stream:
-                while piece := await stream.read():
+                position = 0
+                while piece := await stream.buffer.read(position):
                     sink.write(piece)
+                    position += len(piece)
                     progress.update(round(stream.stats.audio_s, 1) - progress.n)
                 progress.total = progress.n
                 progress.refresh()

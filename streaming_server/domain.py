@@ -69,6 +69,8 @@ class SpeechRequest:
     """Most sentences decoded together; 1 keeps them in sequence. Only with ``Granularity.SENTENCE``."""
     verbose: bool = False
     """Log the details of this request."""
+    request_id: str = ""
+    """Names the request in the queue."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ SpeechServerError
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── QueueFull               as many wait for the slot as may
 ├── QueueTimeout            waited for the slot for as long as one may
-└── ReaderTooSlow           unsent audio reached its bound
+├── ReaderTooSlow           unsent audio reached its bound
+├── ClientLeft              the synthesis ended with its last reader
+└── StreamNotFound          no stream of that id, or no longer
 """
 
 from __future__ import annotations
@@ -111,3 +113,17 @@ class ReaderTooSlow(SpeechServerError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
+
+
+class ClientLeft(SpeechServerError):
+    code = "client_left"
+
+    def __init__(self) -> None:
+        super().__init__("the synthesis ended when its client left")
+
+
+class StreamNotFound(SpeechServerError):
+    code = "stream_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such stream, or no longer")

@@ -61,6 +61,20 @@ class Settings:
         "客户端持续不读取数据达到该秒数后断开",
         least=0.001,
     )
+    resume_keep_s: float = _setting(
+        300.0,
+        "How long a stream can be continued after its connection broke, in seconds; 0 keeps none",
+        "连接中断后流可以续传的时间（秒），0 表示不保留",
+        least=0,
+    )
+    resume_grace_s: float = _setting(
+        10.0,
+        "How long a synthesis goes on without its client where the request said `X-Resumable: true`, in seconds",
+        "请求带有 `X-Resumable: true` 时，客户端断开后继续合成的时间（秒）",
+        least=0,
+    )
+    resume_max_streams: int = _setting(64, "Most streams kept for that", "为续传保留的流的最大数量", least=0)
+    resume_total_mb: int = _setting(256, "Most audio kept for that, in MiB", "为续传保留的音频总上限（MiB）", least=0)
     shutdown_timeout_s: int = _setting(
         30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0
     )

@@ -6,6 +6,7 @@ The only place that knows status codes; knows no route.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,16 +21,6 @@ from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError
 from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
-
-_STATUS: Mapping[type[SpeechServerError], int] = {
-    errors.InvalidRequest: 422,
-    errors.BlankText: 400,
-    errors.VoiceIndexOutOfRange: 400,
-    errors.EngineNotReady: 503,
-    errors.QueueFull: 503,
-    errors.QueueTimeout: 503,
-    SpeechServerError: 500,
-}
 
 ErrorBody = Callable[[int, str, SpeechServerError | None], dict[str, Any]]
 """A dialect's error shape: status, sentence and, where there is one, the error → the JSON object."""
@@ -46,6 +37,16 @@ class MalformedBody(InvalidRequest):
         field = ".".join(str(part) for part in first["loc"])
         super().__init__(f"{field}: {first['msg']}", field)
         self.problems = problems
+
+
+class RangeNotSatisfiable(SpeechServerError):
+    """A position past the end of a stream."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the stream has {size} bytes")
+        self.size = size
 
 
 class Body(BaseModel):
@@ -110,7 +111,20 @@ def check_text(text: str, limit: int, field: str = "text") -> str:
     return text
 
 
-def error_response(error: Exception, body: ErrorBody, retry_after_s: int) -> JSONResponse:
+_STATUS: Mapping[type[SpeechServerError], int] = {
+    errors.InvalidRequest: 422,
+    errors.BlankText: 400,
+    errors.VoiceIndexOutOfRange: 400,
+    errors.StreamNotFound: 404,
+    RangeNotSatisfiable: 416,
+    errors.EngineNotReady: 503,
+    errors.QueueFull: 503,
+    errors.QueueTimeout: 503,
+    SpeechServerError: 500,
+}
+
+
+def error_response(error: Exception, body: ErrorBody, retry_after_s: float) -> JSONResponse:
     """Any expected error in a dialect's shape; ``retry_after_s`` goes out where trying again makes sense."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
@@ -119,5 +133,7 @@ def error_response(error: Exception, body: ErrorBody, retry_after_s: int) -> JSO
     assert isinstance(error, SpeechServerError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if error.retryable:
-        headers["Retry-After"] = str(retry_after_s)
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
     return JSONResponse(body(status, str(error), error), status, headers)

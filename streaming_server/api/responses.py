@@ -8,56 +8,59 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
+from streaming_server.api.http import RangeNotSatisfiable
 from streaming_server.audio.encoders import AudioEncoder, PcmEncoder, wav_header
-from streaming_server.core.speech import SpeechService, SpeechStream
+from streaming_server.core.speech import SpeechService
+from streaming_server.core.stream import SpeechStream
 from streaming_server.domain import SpeechRequest
-from streaming_server.errors import ReaderTooSlow, SpeechServerError
+from streaming_server.errors import ReaderTooSlow, SpeechServerError, StreamNotFound
 
 log = logging.getLogger(__name__)
 
 
-class SpeechResponse:
-    """An ASGI response that streams one synthesis.
+class StreamResponse:
+    """An ASGI response that sends one stream.
 
-    An error before the first audio is raised, to be answered with a status. One after it ends the connection without
-    the final chunk. A client that goes away ends the synthesis.
+    An error before the first byte is raised, to be answered with a status. One after it ends the connection without the
+    final chunk. A client that goes away leaves the stream.
     """
 
-    def __init__(
-        self,
-        service: SpeechService,
-        request: SpeechRequest,
-        encoder: AudioEncoder,
-        headers: Mapping[str, str],
-        send_timeout_s: float,
-    ) -> None:
+    def __init__(self, service: SpeechService, headers: Mapping[str, str], send_timeout_s: float) -> None:
         """``send_timeout_s``: a reader that takes nothing for this long is cut off."""
-        self._service = service
-        self._request = request
-        self._encoder = encoder
-        self._headers = {"Content-Type": encoder.media_type, **headers}
+        self.service = service
+        self.headers = headers
         self._send_timeout_s = send_timeout_s
 
+    def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
+        """The stream to send."""
+        raise NotImplementedError
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        """Start the response and send its body, but for the end."""
+        raise NotImplementedError
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = scope["state"].setdefault("log", {})
-        entry.update(voice=self._request.voice.name, characters=len(self._request.text), outcome="disconnected")
-        connection = _Connection(scope, send, self._send_timeout_s)
-        async with _until_disconnect(receive) as gone, self._service.open(self._request, self._encoder) as stream:
+        entry = scope["state"]["log"]
+        entry["outcome"] = "disconnected"
+        connection = Connection(scope, send, self._send_timeout_s)
+        async with _until_disconnect(receive) as gone, self.open(scope) as stream:
 
             def give_up() -> None:
                 entry["outcome"] = ReaderTooSlow.code
                 connection.abort()
                 gone.cancel()
 
-            stream.unsent.on_give_up = give_up
+            stream.buffer.on_give_up.add(give_up)
             try:
-                await self._respond(stream, connection)
+                await self.respond(stream, connection)
+                await connection.write(b"", last=True)
                 entry["outcome"] = "complete"
             except SpeechServerError as error:
                 entry["outcome"] = error.code
@@ -66,15 +69,38 @@ class SpeechResponse:
                 log.warning("the stream was cut: %s", error)
                 await connection.cut(gone, at_once=isinstance(error, ReaderTooSlow))
             finally:
+                stream.buffer.on_give_up.discard(give_up)
                 entry.update(_summary(stream))
 
-    async def _respond(self, stream: SpeechStream, connection: _Connection) -> None:
-        piece = await stream.read()
-        await connection.start(200, self._headers)
-        while piece:
-            await connection.write(piece)
-            piece = await stream.read()
-        await connection.write(b"", last=True)
+
+class SpeechResponse(StreamResponse):
+    """A new synthesis, streamed. Its bytes are kept for a while, to be continued by `ResumedResponse`."""
+
+    def __init__(
+        self,
+        service: SpeechService,
+        request: SpeechRequest,
+        encoder: AudioEncoder,
+        headers: Mapping[str, str],
+        send_timeout_s: float,
+        *,
+        keep: bool = True,
+    ) -> None:
+        super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s)
+        self._request = request
+        self._encoder = encoder
+        self._keep = keep
+
+    def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
+        scope["state"]["log"].update(voice=self._request.voice.name, characters=len(self._request.text))
+        resumable = Headers(scope=scope).get("x-resumable", "").lower() in {"true", "1"}
+        return self.service.open(self._request, self._encoder, keep=self._keep, resumable=resumable)
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        piece = await stream.buffer.read(0)
+        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
+        await connection.start(200, {**self.headers, **names})
+        await connection.write_stream(stream, 0, piece)
 
 
 class WholeSpeechResponse(SpeechResponse):
@@ -83,20 +109,53 @@ class WholeSpeechResponse(SpeechResponse):
     def __init__(
         self, service: SpeechService, request: SpeechRequest, headers: Mapping[str, str], send_timeout_s: float
     ) -> None:
-        super().__init__(service, request, PcmEncoder(), {**headers, "Content-Type": "audio/wav"}, send_timeout_s)
+        whole = {**headers, "Content-Type": "audio/wav"}
+        super().__init__(service, request, PcmEncoder(), whole, send_timeout_s, keep=False)
 
-    async def _respond(self, stream: SpeechStream, connection: _Connection) -> None:
-        size = await stream.unsent.complete()
-        header = wav_header(self._service.engine.info.sample_rate_hz, size // 2)
-        await connection.start(200, {**self._headers, "Content-Length": str(len(header) + size)})
-        piece = header
-        while piece:
-            await connection.write(piece)
-            piece = await stream.read()
-        await connection.write(b"", last=True)
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        size = await stream.buffer.complete()
+        header = wav_header(self.service.engine.info.sample_rate_hz, size // 2)
+        await connection.start(200, {**self.headers, "Content-Length": str(len(header) + size)})
+        await connection.write(header)
+        await connection.write_stream(stream, 0)
 
 
-class _Connection:
+class ResumedResponse(StreamResponse):
+    """A kept stream, from a byte on."""
+
+    def __init__(
+        self, service: SpeechService, stream_id: str, position: int, send_timeout_s: float, *, by_range: bool
+    ) -> None:
+        """``by_range``: the position came in a ``Range`` header, so a finished stream is answered with 206."""
+        super().__init__(service, {}, send_timeout_s)
+        self._stream_id = stream_id
+        self._position = position
+        self._by_range = by_range
+
+    def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
+        return self.service.resume(self._stream_id)
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        buffer, position = stream.buffer, self._position
+        if position < buffer.first:
+            raise StreamNotFound
+        whole = buffer.ended and buffer.error is None
+        # Where it is still being made, only its end or a later byte tells whether there is such a position.
+        piece = await buffer.read(position)
+        if position > buffer.size or (self._by_range and whole and position == buffer.size):
+            raise RangeNotSatisfiable(buffer.size)
+        headers = {"Content-Type": stream.media_type, "X-Stream-Id": stream.id, "X-Stream-Offset": str(position)}
+        if not whole:
+            await connection.start(200, headers)
+        elif self._by_range:
+            span = {"Content-Range": f"bytes {position}-{buffer.size - 1}/{buffer.size}", "Accept-Ranges": "bytes"}
+            await connection.start(206, {**headers, **span, "Content-Length": str(buffer.size - position)})
+        else:
+            await connection.start(200, {**headers, "Content-Length": str(buffer.size - position)})
+        await connection.write_stream(stream, position, piece)
+
+
+class Connection:
     """The sending side of one request."""
 
     def __init__(self, scope: Scope, send: Send, timeout_s: float) -> None:
@@ -106,9 +165,18 @@ class _Connection:
         self.started = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the status line and the headers."""
         self.started = True
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write_stream(self, stream: SpeechStream, position: int, piece: bytes = b"") -> None:
+        """Send a stream to its end, from a position on; ``piece`` has been read there already."""
+        piece = piece or await stream.buffer.read(position)
+        while piece:
+            await self.write(piece)
+            position += len(piece)
+            piece = await stream.buffer.read(position)
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
         """Send bytes.

@@ -6,7 +6,6 @@ Knows no engine: whoever wants the device enters the slot first, live or batch.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,7 +31,8 @@ class SlotStatus:
     """The slot at one moment."""
 
     holder: SlotHolder | None
-    waiting: int
+    waiting: tuple[str, ...]
+    """Ids of the requests that wait, the next one first."""
 
 
 class Slot:
@@ -48,37 +48,64 @@ class Slot:
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._holder: SlotHolder | None = None
+        self._waiting: list[str] = []
         self._average_hold_s = 1.0
+        self._changed = asyncio.Event()
 
     def status(self) -> SlotStatus:
-        """Who holds the slot and how many wait; never waits itself."""
-        return SlotStatus(self._holder, self._turnstile.waiting)
+        """Who holds the slot and who waits; never waits itself."""
+        return SlotStatus(self._holder, tuple(self._waiting))
+
+    async def change(self) -> None:
+        """Wait until the status is another."""
+        await self._changed.wait()
 
     @property
-    def expected_wait_s(self) -> int:
-        """A guess, from recent holds, at how long a newcomer would wait; at least 1."""
-        return max(1, math.ceil(self._average_hold_s * (self._turnstile.waiting + 1)))
+    def position_of_newcomer(self) -> int:
+        """The place that a request would have if it came now; 0 where it would enter at once."""
+        return 0 if self._turnstile.is_open else len(self._waiting) + 1
+
+    def expected_wait_s(self, position: int) -> float:
+        """A guess, from recent holds, at how long somebody at this place waits."""
+        return position * self._average_hold_s
 
     @asynccontextmanager
-    async def enter(self, text: str, reference_audio_index: int | None) -> AsyncIterator[None]:
+    async def enter(self, text: str, reference_audio_index: int | None, request_id: str = "") -> AsyncIterator[None]:
         """Hold the slot for the body of the ``with``.
 
         Raises:
             QueueFull: as many wait as may.
             QueueTimeout: the slot did not come free in time.
         """
-        if not self._turnstile.is_open and self._turnstile.waiting >= self._max_waiting:
-            raise QueueFull(self._max_waiting)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._turnstile.acquire()
-        except TimeoutError:
-            raise QueueTimeout(self._timeout_s) from None
+        if not self._turnstile.is_open:
+            await self._wait(request_id)
+        else:
+            await self._turnstile.acquire()
         entered_s = time.monotonic()
         self._holder = SlotHolder(text, reference_audio_index, time.time())
+        self._tell()
         try:
             yield
         finally:
             self._holder = None
             self._average_hold_s += 0.2 * (time.monotonic() - entered_s - self._average_hold_s)
             self._turnstile.release()
+            self._tell()
+
+    async def _wait(self, request_id: str) -> None:
+        if len(self._waiting) >= self._max_waiting:
+            raise QueueFull(self._max_waiting)
+        self._waiting.append(request_id)
+        self._tell()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._turnstile.acquire()
+        except TimeoutError:
+            raise QueueTimeout(self._timeout_s) from None
+        finally:
+            self._waiting.remove(request_id)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

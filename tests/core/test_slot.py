@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def hold(slot: Slot, name: str, order: list[str], seconds: float = 0.0) -> None:
-    async with slot.enter(name, None):
+    async with slot.enter(name, None, name):
         order.append(name)
         await asyncio.sleep(seconds)
 
@@ -31,15 +31,15 @@ async def test_those_who_wait_enter_in_the_order_of_arrival() -> None:
 
 async def test_status_names_the_holder_and_counts_those_who_wait() -> None:
     slot = Slot(32, 10)
-    assert (slot.status().holder, slot.status().waiting) == (None, 0)
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
     async with slot.enter("first", 3):
         waiting = asyncio.create_task(hold(slot, "second", []))
         await settle()
         holder = slot.status().holder
         assert holder is not None
-        assert (holder.text, holder.reference_audio_index, slot.status().waiting) == ("first", 3, 1)
+        assert (holder.text, holder.reference_audio_index, slot.status().waiting) == ("first", 3, ("second",))
     await waiting
-    assert (slot.status().holder, slot.status().waiting) == (None, 0)
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
@@ -68,7 +68,7 @@ async def test_a_wait_ends_after_its_time_and_leaves_no_place_behind() -> None:
     async with slot.enter("holder", None):
         with pytest.raises(QueueTimeout, match=r"0\.02 s"):
             await hold(slot, "late", [])
-        assert slot.status().waiting == 0
+        assert slot.status().waiting == ()
     await hold(slot, "next", [])
 
 
@@ -79,7 +79,7 @@ async def test_who_leaves_while_waiting_loses_the_place_at_once() -> None:
         await settle()
         leaving.cancel()
         await settle()
-        assert slot.status().waiting == 0
+        assert slot.status().waiting == ()
         staying = asyncio.create_task(hold(slot, "staying", order))
         await settle()
     await staying
@@ -111,7 +111,7 @@ async def test_the_slot_survives_any_mixture_of_leaving_and_failing() -> None:
             if chance.random() < 0.2:
                 task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert (slot.status().holder, slot.status().waiting) == (None, 0)
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
     await hold(slot, "next", [])
 
 

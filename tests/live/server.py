@@ -89,14 +89,22 @@ def by_text(scripts: dict[str, list[Step]]) -> FakeEngine:
 class RawClient:
     """One request on a connection of its own, byte by byte."""
 
-    def __init__(self, port: int, path: str, body: dict[str, Any], *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        body: dict[str, Any],
+        *,
+        receive_buffer: int | None = None,
+        request_id: str = "raw",
+    ) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(20)
         self.socket.connect(("127.0.0.1", port))
         content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
         self.socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
 
     def read(self, size: int = 65536) -> bytes:

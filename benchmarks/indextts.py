@@ -1,0 +1,149 @@
+"""How fast is IndexTTS on this machine, and how near to what its memory allows?
+
+``python -m benchmarks.indextts`` takes the sizes of 1.5 with random weights; ``--tiny`` takes sizes that take no time.
+Speed does not depend on what the weights are, so no checkpoint is needed. This module measures the engine below HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from streaming_server.domain import Generation
+from streaming_server.engines.indextts.checkpoint import assemble, build
+from streaming_server.engines.indextts.engine import DTYPES, choose_device
+from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts.gpt import Projection
+from streaming_server.engines.indextts.runtime import LookAhead, Runtime
+from streaming_server.engines.indextts.stream import Narrator, window_sizes
+from streaming_server.engines.indextts.voices import KnownVoice
+from tests.engines.indextts.tiny import SIZES
+
+REAL_SIZES = Path(__file__).parents[1] / "tests" / "data" / "indextts15" / "config_1.5.yaml"
+TEXT_TOKENS = 40
+LOOK_AHEADS: tuple[LookAhead, ...] = ("exact", 16, 8, 4)
+PROBE_BYTES = 1 << 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="sizes that take no time, to try the benchmark itself")
+    parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
+    parser.add_argument("--precision", choices=list(DTYPES), default=None)
+    parser.add_argument("--codes", type=int, default=128, help="codes of each measured sentence")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    dtype = DTYPES[arguments.precision or ("fp16" if device.type == "cuda" else "fp32")]
+    config = SIZES if arguments.tiny else yaml.safe_load(REAL_SIZES.read_text(encoding="utf-8"))
+    runtime = random_runtime(config, device, dtype)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{'tiny' if arguments.tiny else '1.5'} sizes, {str(dtype).removeprefix('torch.')}, {name}\n")
+    read, rate = step_bytes(runtime), bandwidth(device)
+    floor_s = read / rate
+    print("| decoding | ms a code | codes/s | times the floor |\n| --- | ---: | ---: | ---: |")
+    floor = f"floor: {read / 1e6:.0f} MB of weights at {rate / 1e9:.0f} GB/s"
+    print(f"| {floor} | {floor_s * 1e3:.2f} | {1 / floor_s:.0f} | 1.0 |")
+    stream_tables = []
+    for mode in ("eager", "graphs") if device.type == "cuda" else ("eager",):
+        if mode == "graphs":
+            reach = runtime.vocoder.shape.reach
+            runtime.record(
+                sorted({n for ahead in LOOK_AHEADS for n in window_sizes(reach, runtime.look_ahead_codes(ahead))})
+            )
+        seconds = decoding(runtime, arguments.codes)
+        print(f"| {mode} | {seconds * 1e3:.2f} | {1 / seconds:.0f} | {seconds / floor_s:.1f} |")
+        for look_ahead in LOOK_AHEADS:
+            first, total, audio = streaming(runtime, look_ahead, arguments.codes)
+            row = f"| {mode} | {look_ahead} | {first * 1e3:.0f} | {total / audio:.3f} | {memory_mb(device):.0f} |"
+            stream_tables.append(row)
+    print("\n| stream | look-ahead | first audio, ms | real-time factor | peak memory, MB |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    print("\n".join(stream_tables))
+
+
+def random_runtime(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Runtime:
+    """Random weights of these sizes, and a STOP that never comes."""
+    states = [{k: random_like(v) for k, v in module.state_dict().items()} for module in assemble(config, {}, {})]
+    states[0]["mel_head.bias"][config["gpt"]["stop_mel_token"]] = -1e4
+    return build(config, states[0], states[1], device, dtype)
+
+
+def random_like(meta: Tensor) -> Tensor:
+    if meta.ndim < 2:
+        return torch.ones(meta.shape)
+    return torch.randn(meta.shape).mul_(meta[0].numel() ** -0.5)
+
+
+def step_bytes(runtime: Runtime) -> int:
+    """What one decoding step must read: the projections of all layers and the head."""
+    read: Iterable[nn.Module] = [m for m in runtime.gpt.gpt.modules() if isinstance(m, Projection)]
+    return sum(p.numel() * p.element_size() for m in [*read, runtime.gpt.mel_head] for p in m.parameters())
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second at which memory is read, the best of a few passes over one large tensor."""
+    probe = torch.ones(PROBE_BYTES // 4, device=device)
+    return PROBE_BYTES / min(seconds_of(device, probe.sum) for _ in range(5))
+
+
+def seconds_of(device: torch.device, action: Any) -> float:
+    synchronise(device)
+    begun = time.perf_counter()
+    action()
+    synchronise(device)
+    return time.perf_counter() - begun
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def decoding(runtime: Runtime, codes: int) -> float:
+    """Seconds a code, the prompt not counted."""
+    conditioning = torch.randn(runtime.gpt.perceiver_encoder.latents.shape)
+
+    def run() -> Iterator[float]:
+        for _ in runtime.decode(conditioning, range(2, 2 + TEXT_TOKENS), codes):
+            yield time.perf_counter()
+
+    times = [list(run()) for _ in range(2)][-1]
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[float, float, float]:
+    """Seconds to the first audio and to the last, and seconds of audio; the second of two runs."""
+    shape = runtime.gpt.shape
+    speaker_width = runtime.vocoder.shape.speaker_width
+    voice = KnownVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
+    narrator = Narrator(runtime, look_ahead)
+    generation = Generation(seed=1, max_mel_tokens=min(codes, shape.max_mel))
+    for _ in range(2):
+        begun = time.perf_counter()
+        first, samples = 0.0, 0
+        for chunk in narrator.speak_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
+            if chunk is not None:
+                first = first or time.perf_counter() - begun
+                samples += len(chunk)
+        total = time.perf_counter() - begun
+    narrator.close()
+    return first, total, samples / SAMPLE_RATE_HZ
+
+
+def memory_mb(device: torch.device) -> float:
+    """Most that was ever in use: of the GPU's memory, else of the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""What lies between the tasks of a stream: samples before the encoder, bytes after it. Both are bounded.
+
+TCP holds no stream back at Opus rates, and the engine never waits for a reader, so unsent bytes are counted here, for
+each stream and in total. Bytes that were sent stay for a while, for a reader whose connection broke. Knows no encoder
+and no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from streaming_server.domain import IntSamples
+from streaming_server.errors import ReaderTooSlow, StreamNotFound
+
+_READ_BYTES = 65536
+"""A read stops here: what has been read is no longer unsent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteLimits:
+    """What streams may hold, in bytes."""
+
+    unsent_stream: int
+    unsent_total: int
+    kept: int
+    """Bytes that were sent and are kept, of all streams together."""
+
+
+class ByteBudget:
+    """The bytes of all streams together."""
+
+    def __init__(self, limits: ByteLimits) -> None:
+        self.limits = limits
+        self._buffers: dict[StreamBuffer, None] = {}  # an ordered set: the oldest comes first
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Made, and not sent yet."""
+        return sum(buffer.unsent_bytes for buffer in self._buffers)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Sent, and kept all the same."""
+        return sum(buffer.kept_bytes for buffer in self._buffers)
+
+    def open(self) -> StreamBuffer:
+        """A buffer for a new stream."""
+        buffer = StreamBuffer(self)
+        self._buffers[buffer] = None
+        return buffer
+
+    def discard(self, buffer: StreamBuffer) -> None:
+        """Forget a stream."""
+        self._buffers.pop(buffer, None)
+
+    def enforce(self) -> None:
+        """Where too much is unsent, give up the stream that holds most; where too much is kept, forget the oldest."""
+        if self.unsent_bytes > self.limits.unsent_total:
+            max(self._buffers, key=lambda buffer: buffer.unsent_bytes).give_up("unsent audio has reached its limit")
+        excess = self.kept_bytes - self.limits.kept
+        for buffer in self._buffers:
+            if excess <= 0:
+                break
+            excess -= buffer.kept_bytes
+            buffer.forget_sent()
+
+
+class StreamBuffer:
+    """Bytes from one encoder, for one reader after another."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._held = bytearray()
+        self._changed = asyncio.Event()
+        self._sent = 0
+        self.first = 0
+        """Position of the first byte that is still held."""
+        self.ended = False
+        self.error: BaseException | None = None
+        """What the stream ended with; None while it runs and where it ended well."""
+        self.on_give_up: set[Callable[[], None]] = set()
+        """Called when the stream is given up, since a reader may be stuck in a send."""
+
+    @property
+    def size(self) -> int:
+        """Bytes made so far."""
+        return self.first + len(self._held)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.size - self._sent
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._sent - self.first
+
+    def push(self, piece: bytes) -> None:
+        """Add bytes; never waits.
+
+        Raises:
+            ReaderTooSlow: the stream was given up, now or earlier.
+        """
+        if piece and not self.ended:
+            self._held += piece
+            self._changed.set()
+            if self.unsent_bytes > self._budget.limits.unsent_stream:
+                self.give_up(f"the reader is {self.unsent_bytes} bytes behind")
+            self._budget.enforce()
+        if isinstance(self.error, ReaderTooSlow):
+            raise self.error
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more comes; a reader is told of the error after what there is."""
+        if not self.ended:
+            self.ended, self.error = True, error
+            self._changed.set()
+
+    def give_up(self, why: str) -> None:
+        """Drop everything; reader and writer get `ReaderTooSlow`."""
+        self.first = self._sent = self.size
+        self._held.clear()
+        self.ended, self.error = True, ReaderTooSlow(why)
+        self._changed.set()
+        for callback in tuple(self.on_give_up):
+            callback()
+
+    def forget_sent(self) -> None:
+        """Keep unsent bytes alone."""
+        del self._held[: self.kept_bytes]  # moves no bytes: a bytearray only advances its start
+        self.first = self._sent
+
+    async def read(self, position: int) -> bytes:
+        """Bytes from a position on, waiting for some; empty at the end.
+
+        Raises:
+            StreamNotFound: those bytes are no longer held.
+            BaseException: what the stream ended with.
+        """
+        if position < self.first:
+            raise self.error or StreamNotFound
+        while position >= self.size:
+            if self.ended:
+                if self.error is not None:
+                    raise self.error
+                return b""
+            self._changed.clear()
+            await self._changed.wait()
+        with memoryview(self._held) as held:
+            start = position - self.first
+            piece = bytes(held[start : start + _READ_BYTES])
+        self._sent = max(self._sent, position + len(piece))
+        return piece
+
+    async def complete(self) -> int:
+        """Wait for the end without reading; how many bytes there are.
+
+        Raises:
+            BaseException: what the stream ended with.
+        """
+        while not self.ended:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.error is not None:
+            raise self.error
+        return self.size
+
+
+class SampleQueue:
+    """Samples between a synthesis and its encoder."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: samples at which the synthesis waits for its encoder: they are larger than what they become."""
+        self._limit = limit
+        self._chunks: deque[IntSamples] = deque()
+        self._size = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    async def put(self, samples: IntSamples) -> None:
+        """Add samples, waiting while there are too many."""
+        if not samples.size:
+            return
+        while self._size > self._limit:
+            self._drained.clear()
+            await self._drained.wait()
+        self._chunks.append(samples)
+        self._size += samples.size
+        self._filled.set()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more comes."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._filled.set()
+
+    async def take(self, most: int, timeout_s: float) -> IntSamples | None:
+        """1 to ``most`` samples; none at the end; None where nothing came in time.
+
+        Raises:
+            BaseException: what the samples ended with, once all have been taken.
+        """
+        while not self._chunks:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                return np.empty(0, np.int16)
+            self._filled.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._filled.wait()
+            except TimeoutError:
+                return None
+        taken: list[IntSamples] = []
+        missing = most
+        while self._chunks and missing:
+            chunk = self._chunks.popleft()
+            if chunk.size > missing:
+                self._chunks.appendleft(chunk[missing:])
+                chunk = chunk[:missing]
+            taken.append(chunk)
+            missing -= chunk.size
+        self._size -= most - missing
+        self._drained.set()
+        return np.concatenate(taken)

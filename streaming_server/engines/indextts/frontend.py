@@ -1,0 +1,134 @@
+"""Text as the model reads it: normalised, upper-cased, tokenised, cut into segments.
+
+This module does not know torch, audio or requests; it reads one file, the sentencepiece model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import sentencepiece
+from wetext import Normalizer
+
+CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+IS_CJK = re.compile(f"[{CJK}]")
+AROUND_CJK = re.compile(f"([{CJK}])")
+
+PINYIN = re.compile(
+    r"(?<![A-Za-z])("
+    r"(?i:(?:[zcs]h|[bpmfdtnlgkhjqxrzcsyw])"
+    r"(?:i?ang|i?ong|uang|u?ai|i?ao|ian|uan|üan|van|[aeiuüv]ng?|[iuüv]?e|i?ou|i[au]|u[aio]|[eu]i|[aiouüv])"
+    r"|e[rin]|a[io]|a?ng?|ang|eng|ou)"
+    r"|[aeo])([1-5])(?![A-Za-z0-9])"
+)
+"""A syllable with its tone: said as it is spelt, not as a number. A bare vowel counts in lower case only (not A4)."""
+
+PUNCTUATION = str.maketrans(
+    {
+        "，": ",", "、": ",", "；": ",", ";": ",", "：": ",", ":": ",",
+        "。": ".", "．": ".", "！": "!", "？": "?", "…": "...",
+        "—": "-", "–": "-", "～": "-", "~": "-", "·": "-",
+        "“": "'", "”": "'", "‘": "'", "’": "'", '"': "'",
+        "（": "'", "）": "'", "(": "'", ")": "'", "《": "'", "》": "'", "【": "'", "】": "'", "[": "'", "]": "'",
+        "「": "'", "」": "'", "『": "'", "』": "'",
+    }
+)  # fmt: skip
+
+WORD = "▁"
+"""What sentencepiece writes in front of a piece that begins a word."""
+SENTENCE_ENDS = frozenset(mark + end for mark in ("", WORD) for end in (".", "!", "?", "...", "。", "！", "？", "…"))
+COMMAS = frozenset((",", WORD + ",", "，", WORD + "，"))
+HYPHENS = frozenset(("-",))
+APOSTROPHES = frozenset(("'", WORD + "'"))
+
+
+class Frontend:
+    """Text → token ids of the model's sentencepiece vocabulary."""
+
+    def __init__(self, model: Path) -> None:
+        self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._pieces.vocab_size())
+
+    @cached_property
+    def _normalizers(self) -> dict[str, Normalizer]:
+        return {language: Normalizer(lang=language, operator="tn") for language in ("zh", "en")}
+
+    def normalise(self, text: str) -> str:
+        """Numbers, dates and units as words; full-width marks as plain ones; pinyin syllables untouched."""
+        normalizer = self._normalizers["zh" if IS_CJK.search(text) else "en"]
+        parts, end = [], 0
+        for syllable in PINYIN.finditer(text):
+            parts += [normalizer.normalize(text[end : syllable.start()]), spell(*syllable.groups())]
+            end = syllable.end()
+        parts.append(normalizer.normalize(text[end:]))
+        return " ".join(part for part in parts if part).translate(PUNCTUATION)
+
+    def tokens(self, text: str) -> list[str]:
+        """Normalised text → sentencepiece tokens: each CJK character a word of its own, all in upper case."""
+        words = AROUND_CJK.sub(r" \1 ", text).upper().split()
+        tokens: list[str] = self._pieces.encode(" ".join(words), out_type=str)
+        return tokens
+
+    def segments(self, text: str, longest: int) -> list[list[int]]:
+        """Any text → the ids of its segments, each of at most ``longest`` tokens."""
+        tokens = self.tokens(self.normalise(text))
+        return [self._pieces.piece_to_id(segment) for segment in split(tokens, longest)]
+
+
+def spell(syllable: str, tone: str) -> str:
+    """A pinyin syllable as the vocabulary spells it: upper case, and V for the ü that is written u after j, q, x."""
+    syllable = syllable.upper().replace("Ü", "V")
+    if syllable[0] in "JQX":
+        syllable = syllable[0] + syllable[1:].replace("U", "V", 1)
+    return syllable + tone
+
+
+def split(tokens: Sequence[str], longest: int) -> list[list[str]]:
+    """Cut after sentence ends; what is too long by comma, else by hyphen, else by length; merge short neighbours."""
+    return cut(tokens, longest, [SENTENCE_ENDS, COMMAS, HYPHENS])
+
+
+def cut(tokens: Sequence[str], longest: int, marks: Sequence[frozenset[str]]) -> list[list[str]]:
+    """``split`` by the first of the marks; the others serve for pieces that stay too long.
+
+    A piece of one or two tokens is not cut off. An apostrophe right after a mark stays with it and is said again in
+    front of the next piece, as in the public program.
+    """
+    pieces: list[list[str]] = []
+    piece: list[str] = []
+    for token, following in pairwise([*tokens, ""]):
+        piece.append(token)
+        if len(piece) > longest:
+            pieces += shorten(piece, longest, marks[1:])
+            piece = []
+        elif token in marks[0] and len(piece) > 2:
+            pieces.append([*piece, following] if following in APOSTROPHES else piece)
+            piece = []
+    if piece:
+        pieces.append(piece)
+    return merge(pieces, longest)
+
+
+def shorten(piece: list[str], longest: int, marks: Sequence[frozenset[str]]) -> list[list[str]]:
+    """Cut a piece that is too long by the first marks it has any of, else every ``longest`` tokens."""
+    for index, those in enumerate(marks):
+        if not those.isdisjoint(piece):
+            return cut(piece, longest, marks[index:])
+    return [piece[start : start + longest] for start in range(0, len(piece), longest)]
+
+
+def merge(pieces: Sequence[list[str]], longest: int) -> list[list[str]]:
+    merged: list[list[str]] = []
+    for piece in pieces:
+        if merged and len(merged[-1]) + len(piece) <= longest:
+            merged[-1] = merged[-1] + piece
+        else:
+            merged.append(piece)
+    return merged

@@ -1,0 +1,232 @@
+"""From segments of text to audio while the model is still decoding.
+
+The calling thread decodes; a second one vocodes behind it, so that the next segment's codes come while the last
+segment's audio is made. This module does not know text, files, requests or asyncio.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, repeat
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from streaming_server.domain import FloatSamples, Generation
+from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts.runtime import LookAhead, Runtime
+from streaming_server.engines.indextts.sampling import Sampling
+from streaming_server.engines.indextts.voices import KnownVoice
+
+CHUNKS = (4, 8, 16, 32)
+"""Codes of a segment's first chunks; the last size is that of all that follow. Early sound, then few launches."""
+
+SILENT_CODE = 52
+LONGEST_SILENCE = 10
+"""Silent codes in a row that are spoken; the model sometimes falls into endless ones."""
+
+FADE_S = 0.005
+"""Length of the fades where two segments meet: a jump there would be heard as a click."""
+
+SEED_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of a request's segments, so that no two of them draw alike."""
+
+Latents = TypeVar("Latents", bound=Tensor | None)
+
+Audio = Generator[FloatSamples | None, None, None]
+"""Audio as it is settled, and None after a step that settled nothing: a chance to stop. Closing it ends the work."""
+
+Segments = Sequence[Sequence[int]]
+"""Token ids of each segment."""
+
+
+class Narrator:
+    """Speaks one request at a time with a runtime; the calling thread must be the runtime's owner."""
+
+    def __init__(self, runtime: Runtime, look_ahead: LookAhead = "exact") -> None:
+        self._runtime = runtime
+        self._look_ahead = look_ahead
+        self._vocoding = VocoderThread(runtime.device)
+
+    def speak_by_token(self, voice: KnownVoice, segments: Segments, generation: Generation) -> Audio:
+        """Audio in chunks while the codes come, one beam; the first once ``4 + look_ahead`` codes are there."""
+        sampling = sampling_of(generation)
+        with self._vocoding as vocoding:
+            for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
+                audio = self._segment(voice, index, len(segments))
+                sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead))
+                size = next(sizes)
+                latents: list[Tensor] = []
+                pairs = self._runtime.decode(
+                    voice.conditioning, segments[index], generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
+                    sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=generator,
+                )  # fmt: skip
+                for latent in without_long_silence(pairs):
+                    if latent is not None:
+                        latents.append(latent)
+                    if len(latents) == size:
+                        vocoding.submit(audio.push, torch.stack(latents))
+                        latents, size = [], next(sizes)
+                    yield vocoding.ready()
+                vocoding.submit(audio.finish, torch.stack(latents) if latents else None)
+            yield from vocoding.rest()
+
+    def speak_by_sentence(self, voice: KnownVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
+        """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
+        sampling = sampling_of(generation)
+        chances = generators(self._runtime.device, generation, len(segments))
+        with self._vocoding as vocoding:
+            for start in range(0, len(segments), batch):
+                decoding = self._runtime.decode_batch(
+                    voice.conditioning, segments[start : start + batch], generation.max_mel_tokens, sampling,
+                    generation.num_beams, generation.length_penalty, chances[start : start + batch],
+                )  # fmt: skip
+                while True:
+                    try:
+                        next(decoding)
+                    except StopIteration as end:
+                        decoded: list[tuple[list[int], Tensor]] = end.value
+                        break
+                    yield vocoding.ready()
+                for index, (codes, latents) in enumerate(decoded, start):
+                    spoken = without_long_silence(zip(codes, latents, strict=True))
+                    kept = [latent for latent in spoken if latent is not None]
+                    if kept:
+                        vocoding.submit(self._segment(voice, index, len(segments)).whole, torch.stack(kept))
+            yield from vocoding.rest()
+
+    def close(self) -> None:
+        self._vocoding.close()
+
+    def _segment(self, voice: KnownVoice, index: int, count: int) -> SegmentAudio:
+        return SegmentAudio(self._runtime, voice, self._look_ahead, fade_in=index > 0, fade_out=index + 1 < count)
+
+
+class SegmentAudio:
+    """The samples of one segment, faded where another one joins it."""
+
+    def __init__(
+        self, runtime: Runtime, voice: KnownVoice, look_ahead: LookAhead, fade_in: bool, fade_out: bool
+    ) -> None:
+        self._runtime = runtime
+        self._speaker = voice.speaker
+        self._vocoder = runtime.chunked_vocoder(voice.speaker, look_ahead)
+        self._fade_in = fade_in
+        self._fade_out = fade_out
+
+    def push(self, latents: Tensor) -> Tensor:
+        return self._begun(self._vocoder.push(latents))
+
+    def finish(self, latents: Tensor | None) -> Tensor:
+        """The rest; the look-ahead has kept back at least the last code, so the end can still be faded."""
+        return self._ended(self._begun(self._vocoder.finish(latents)))
+
+    def whole(self, latents: Tensor) -> Tensor:
+        return self._ended(self._begun(self._runtime.vocode(latents, self._speaker)))
+
+    def _begun(self, samples: Tensor) -> Tensor:
+        if self._fade_in and samples.numel():
+            self._fade_in = False
+            return samples * slope(samples)
+        return samples
+
+    def _ended(self, samples: Tensor) -> Tensor:
+        return samples * slope(samples).flip(0) if self._fade_out else samples
+
+
+def slope(samples: Tensor) -> Tensor:
+    """Factors for each of the samples ``(n,)``: from 0 to 1 within ``FADE_S``, then 1."""
+    rise = torch.arange(samples.numel(), device=samples.device) / (FADE_S * SAMPLE_RATE_HZ)
+    return rise.clamp(max=1.0)
+
+
+class VocoderThread:
+    """Runs vocoding in order beside the decoding; on CUDA on a stream of its own. Leaving it drops what is pending."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
+        self._pending: deque[Future[FloatSamples]] = deque()
+
+    def __enter__(self) -> VocoderThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Idle again: what has not begun never will, what has begun is waited for."""
+        for future in self._pending:
+            future.cancel()
+        while self._pending:
+            future = self._pending.popleft()
+            if not future.cancelled():
+                future.exception()
+
+    def submit(self, vocode: Callable[[Latents], Tensor], latents: Latents) -> None:
+        known = None
+        if self._stream is not None:
+            known = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            known.record(torch.cuda.current_stream(self._device))
+        self._pending.append(self._executor.submit(self._vocode, vocode, latents, known))
+
+    def ready(self) -> FloatSamples | None:
+        """The next audio, if it is done; never waits."""
+        if not self._pending or not self._pending[0].done():
+            return None
+        return self._pending.popleft().result()
+
+    def rest(self) -> Iterator[FloatSamples]:
+        while self._pending:
+            yield self._pending.popleft().result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+
+    def _vocode(
+        self, vocode: Callable[[Latents], Tensor], latents: Latents, known: torch.cuda.Event | None
+    ) -> FloatSamples:
+        with torch.cuda.stream(self._stream):
+            if self._stream is not None and known is not None:
+                self._stream.wait_event(known)
+            samples: FloatSamples = vocode(latents).cpu().numpy()
+            return samples
+
+
+def chunk_sizes(look_ahead: int) -> Iterator[int]:
+    """Codes to gather before each push: the first chunk waits for the look-ahead too."""
+    first, *growing = CHUNKS
+    return chain([first + look_ahead], growing, repeat(CHUNKS[-1]))
+
+
+def window_sizes(reach: int, look_ahead: int) -> list[int]:
+    """Lengths of the windows that a long segment's chunks are vocoded in: the shapes worth recording."""
+    sizes, behind = [], 0
+    for chunk in (*CHUNKS, CHUNKS[-1]):
+        sizes.append(min(behind, reach) + chunk + look_ahead)
+        behind += chunk
+    return sizes
+
+
+def without_long_silence(pairs: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor | None]:
+    """The latent of each code, or None for a silent one that comes too late in a row of them."""
+    silent = 0
+    for code, latent in pairs:
+        silent = silent + 1 if code == SILENT_CODE else 0
+        yield latent if silent <= LONGEST_SILENCE else None
+
+
+def sampling_of(generation: Generation) -> Sampling:
+    return Sampling(
+        generation.do_sample, generation.top_p, generation.top_k, generation.temperature, generation.repetition_penalty
+    )
+
+
+def generators(device: torch.device, generation: Generation, count: int) -> list[torch.Generator]:
+    """One for each segment, so that its draws do not depend on what is decoded beside it."""
+    seed = random.SystemRandom().getrandbits(64) if generation.seed is None else generation.seed
+    return [
+        torch.Generator(device).manual_seed((seed + index * SEED_STRIDE) % 2**63) for index in range(count)
+    ]  # fmt: skip

@@ -1,0 +1,364 @@
+"""The engine from request to audio, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import wave
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streaming_server.domain import FloatSamples, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.engines.base import Engine
+from streaming_server.engines.indextts import stream
+from streaming_server.engines.indextts.checkpoint import Checkpoint
+from streaming_server.engines.indextts.decoding import Decoder
+from streaming_server.engines.indextts.engine import IndexTTSEngine
+from streaming_server.engines.indextts.runtime import Runtime
+from streaming_server.engines.indextts.stream import Narrator, SegmentAudio, without_long_silence
+from streaming_server.engines.indextts.voices import KnownVoice, Voices
+from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+
+TEXT = "你好, 世界. Hello world! 今天天气很好。"
+
+
+def write_voice(path: Path, seconds: float = 1.5, seed: int = 0, rate_hz: int = 22_050) -> Path:
+    noise = np.random.default_rng(seed).standard_normal(int(seconds * rate_hz)) * 3000
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(noise.astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> SpeechRequest:
+    path = write_voice(tmp_path_factory.mktemp("voices") / "v.wav")
+    generation = Generation(seed=3, max_mel_tokens=60, max_text_tokens_per_sentence=14, num_beams=2)
+    return SpeechRequest(TEXT, Voice("v", path), generation)
+
+
+def with_engine(checkpoint: Path, use: Callable[[IndexTTSEngine], Awaitable[Any]], **settings: Any) -> Any:
+    async def main() -> Any:
+        engine = IndexTTSEngine(model_dir=checkpoint, device="cpu", **settings)
+        try:
+            await engine.warm()
+            return await use(engine)
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(main())
+
+
+async def spoken(engine: Engine, request: SpeechRequest) -> list[FloatSamples]:
+    async with aclosing(engine.stream(request)) as chunks:
+        return [chunk.samples async for chunk in chunks]
+
+
+def test_a_request_becomes_audio(checkpoint: Path, request_: SpeechRequest) -> None:
+    chunks = with_engine(checkpoint, lambda engine: spoken(engine, request_))
+    audio = np.concatenate(chunks)
+    assert audio.dtype == np.float32
+    assert len(audio) > 24_000
+    assert 0.01 < np.abs(audio).max() <= 1.0
+    assert len(chunks[0]) == 4 * 1024  # 171 ms, so that sound starts early
+    assert all(len(chunk) for chunk in chunks)
+
+
+def test_the_stream_is_the_model_vocoded_whole(checkpoint: Path, request_: SpeechRequest) -> None:
+    """Away from the joints, no sample tells that the audio was made in pieces."""
+
+    async def both(engine: IndexTTSEngine) -> tuple[FloatSamples, FloatSamples]:
+        one_beam = replace(request_.generation, num_beams=1)
+        by_sentence = replace(request_, granularity=Granularity.SENTENCE, generation=one_beam)
+        return np.concatenate(await spoken(engine, request_)), np.concatenate(await spoken(engine, by_sentence))
+
+    by_token, by_sentence = with_engine(checkpoint, both)
+    np.testing.assert_allclose(by_token, by_sentence, atol=1e-4)
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_a_seed_gives_the_same_audio_again(checkpoint: Path, request_: SpeechRequest, granularity: Granularity) -> None:
+    async def thrice(engine: IndexTTSEngine) -> list[FloatSamples]:
+        request = replace(request_, granularity=granularity)
+        other = replace(request, generation=replace(request.generation, seed=4))
+        return [np.concatenate(await spoken(engine, r)) for r in (request, request, other)]
+
+    first, again, other = with_engine(checkpoint, thrice)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other[: len(first)])
+
+
+def test_without_a_seed_no_two_readings_are_alike(checkpoint: Path, request_: SpeechRequest) -> None:
+    async def twice(engine: IndexTTSEngine) -> list[FloatSamples]:
+        request = replace(request_, generation=replace(request_.generation, seed=None))
+        return [np.concatenate(await spoken(engine, request)) for _ in range(2)]
+
+    one, other = with_engine(checkpoint, twice)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_sentences_in_buckets_sound_as_in_sequence(
+    checkpoint: Path, request_: SpeechRequest, num_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    create = Decoder.__init__
+
+    def counting(self: Decoder, gpt: Any, count: int, *args: int) -> None:
+        rows.append(count)
+        create(self, gpt, count, *args)
+
+    monkeypatch.setattr(Decoder, "__init__", counting)
+
+    async def both(engine: IndexTTSEngine) -> list[FloatSamples]:
+        generation = replace(request_.generation, num_beams=num_beams)
+        request = replace(request_, granularity=Granularity.SENTENCE, generation=generation)
+        rows.clear()
+        return [np.concatenate(await spoken(engine, replace(request, sentence_batch=batch))) for batch in (1, 2)]
+
+    alone, together = with_engine(checkpoint, both)
+    np.testing.assert_allclose(alone, together, atol=1e-4)
+    assert max(rows) == 2 * num_beams
+    assert min(rows) == num_beams
+
+
+def test_the_info_tells_the_truth(checkpoint: Path) -> None:
+    engine = IndexTTSEngine(model_dir=checkpoint, device="cpu", precision="bf16")
+    info = engine.info
+    assert (info.name, info.model_version, info.sample_rate_hz) == ("indextts", "1.5.0", 24_000)
+    assert (info.device, info.is_fp16, info.use_cuda_kernel) == ("cpu", False, False)
+    assert info.max_mel_tokens == 200
+    assert Path(info.config_path) == checkpoint / "config.yaml"
+    assert Path(info.model_dir) == checkpoint
+    assert info.capabilities["token_streaming"]
+    assert not info.capabilities["emotion_control"]
+    asyncio.run(engine.aclose())
+
+
+def test_half_precision_speaks(checkpoint: Path, request_: SpeechRequest) -> None:
+    audio = np.concatenate(with_engine(checkpoint, lambda engine: spoken(engine, request_), precision="bf16"))
+    assert len(audio) > 24_000
+    assert np.isfinite(audio).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"device": "cpu", "precision": "fp16"}, "fp16 needs a GPU"),
+        ({"device": "cpu", "look_ahead": 0}, "look-ahead"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch finds none",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"),
+        ),
+        ({"device": "cpu", "model_dir": Path("nowhere")}, "config.yaml is missing"),
+    ],
+)
+def test_an_engine_that_cannot_start_says_why(checkpoint: Path, settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(EngineUnavailable, match=sentence):
+        IndexTTSEngine(**({"model_dir": checkpoint} | settings))
+
+
+def test_an_engine_that_is_not_warm_says_so(checkpoint: Path, request_: SpeechRequest) -> None:
+    engine = IndexTTSEngine(model_dir=checkpoint, device="cpu")
+    with pytest.raises(EngineNotReady):
+        asyncio.run(spoken(engine, request_))
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(None, VoiceFileMissing), (b"no audio", VoiceUnreadable), ("short", VoiceUnreadable)],
+    ids=str,
+)
+def test_a_voice_that_cannot_be_heard_is_the_callers_to_know(
+    checkpoint: Path, request_: SpeechRequest, tmp_path: Path, content: bytes | str | None, error: type[Exception]
+) -> None:
+    path = tmp_path / "other.wav"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "short":
+        write_voice(path, seconds=0.02)
+
+    async def use(engine: IndexTTSEngine) -> None:
+        with pytest.raises(error, match=r"other\.wav"):
+            await spoken(engine, replace(request_, voice=Voice("other", path)))
+        assert await spoken(engine, request_)  # the engine has taken no harm
+
+    with_engine(checkpoint, use)
+
+
+def test_blank_text_is_no_audio(checkpoint: Path, request_: SpeechRequest) -> None:
+    assert with_engine(checkpoint, lambda engine: spoken(engine, replace(request_, text=" "))) == []
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The times at which a code was chosen."""
+    times: list[float] = []
+    choose = Decoder.choose
+
+    def counting(self: Decoder) -> None:
+        times.append(time.monotonic())
+        choose(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "choose", counting)
+        yield times
+
+
+def test_closing_a_stream_stops_the_decoding_at_once(
+    checkpoint: Path, request_: SpeechRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(engine: IndexTTSEngine) -> None:
+        request = replace(request_, text=TEXT * 30)
+        with counted(monkeypatch) as codes:
+            async with aclosing(engine.stream(request)) as chunks:
+                await anext(chunks)
+            closed = time.monotonic()
+            so_far = len(codes)
+            await asyncio.sleep(0.2)
+            assert len(codes) == so_far  # the engine was idle when aclose returned
+            assert time.monotonic() - closed < 2
+        assert so_far < 600
+        again = await spoken(engine, request_)
+        assert sum(map(len, again)) > 24_000
+
+    with_engine(checkpoint, use)
+
+
+# Below the engine: the narrator, with a runtime of its own.
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint: Path) -> Runtime:
+    return Checkpoint.open(checkpoint).load(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def voice(tiny: Runtime) -> KnownVoice:
+    mel = tiny.log_mel(torch.randn(24_000, generator=torch.Generator().manual_seed(0)) / 10)
+    return KnownVoice(tiny.condition(mel), tiny.speaker(mel))
+
+
+SEGMENTS = [[5, 20, 31, 7], [44, 12, 13], [90, 8, 17, 55, 60]]
+GENERATION = Generation(seed=1, num_beams=1)
+
+
+def test_sound_leaves_before_the_last_code_is_decoded(
+    tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrator = Narrator(tiny, look_ahead=4)
+    with counted(monkeypatch) as codes:
+        decoded_at_sound = []
+        for samples in narrator.speak_by_token(voice, SEGMENTS, GENERATION):
+            time.sleep(0.01)  # a real model takes as long for a code
+            if samples is not None:
+                decoded_at_sound.append(len(codes))
+        assert 8 <= decoded_at_sound[0] < 40 < len(codes)
+    narrator.close()
+
+
+def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
+    tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = SegmentAudio.finish
+    finished: list[float] = []
+
+    def slowly(self: SegmentAudio, latents: torch.Tensor | None) -> torch.Tensor:
+        time.sleep(0.2)
+        samples = finish(self, latents)
+        finished.append(time.monotonic())
+        return samples
+
+    monkeypatch.setattr(SegmentAudio, "finish", slowly)
+    narrator = Narrator(tiny)
+    with counted(monkeypatch) as codes:
+        for _ in narrator.speak_by_token(voice, SEGMENTS[:1], GENERATION):
+            pass
+    first_segment = len(codes)
+    finished.clear()
+    with counted(monkeypatch) as codes:
+        for _ in narrator.speak_by_token(voice, SEGMENTS, GENERATION):
+            pass
+    narrator.close()
+    assert sum(chosen < finished[0] for chosen in codes) > first_segment
+
+
+def test_a_closed_narration_decodes_no_more(tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch) -> None:
+    for speak in ("token", "sentence"):
+        narrator = Narrator(tiny)
+        with counted(monkeypatch) as codes:
+            audio = (
+                narrator.speak_by_token(voice, SEGMENTS, GENERATION)
+                if speak == "token"
+                else narrator.speak_by_sentence(voice, SEGMENTS, GENERATION, 3)
+            )
+            for _ in range(3):
+                next(audio)
+            audio.close()
+            assert len(codes) == 3
+        narrator.close()
+
+
+def test_segments_join_without_a_click(tiny: Runtime, voice: KnownVoice) -> None:
+    """At a joint the audio comes from silence and goes to it; the outer ends are as the model made them."""
+    narrator = Narrator(tiny)
+    ends, position = [], 0
+    for count in range(1, len(SEGMENTS)):
+        position = sum(
+            len(s) for s in narrator.speak_by_token(voice, SEGMENTS[:count], GENERATION) if s is not None
+        )  # fmt: skip
+        ends.append(position)
+    parts = [s for s in narrator.speak_by_token(voice, SEGMENTS, GENERATION) if s is not None]
+    narrator.close()
+    audio = np.concatenate(parts)
+    loudness = np.abs(audio).mean()
+    for end in ends:
+        assert np.abs(audio[end - 2 : end + 2]).max() < loudness / 4
+        assert audio[end] == 0.0
+        assert audio[end - 1] == 0.0
+    assert audio[0] != 0.0
+    assert audio[-1] != 0.0
+
+
+def test_long_silence_is_cut_as_it_comes() -> None:
+    codes = [7] + [stream.SILENT_CODE] * 14 + [8] + [stream.SILENT_CODE] * 3
+    pairs = [(code, torch.tensor(index)) for index, code in enumerate(codes)]
+    kept = [None if latent is None else int(latent) for latent in without_long_silence(pairs)]
+    assert kept == [*range(11), None, None, None, None, *range(15, 19)]
+
+
+def test_chunks_grow_and_wait_for_the_look_ahead_once() -> None:
+    sizes = stream.chunk_sizes(31)
+    assert [next(sizes) for _ in range(6)] == [35, 8, 16, 32, 32, 32]
+
+
+def test_voices_are_kept_by_content_and_bounded(tiny: Runtime, tmp_path: Path) -> None:
+    decoded: list[str] = []
+
+    def decode(path: Path) -> tuple[FloatSamples, int]:
+        decoded.append(path.name)
+        return np.random.default_rng(len(decoded)).standard_normal(8000).astype(np.float32), 24_000
+
+    voices = Voices(tiny, capacity=2, decode=decode)
+    for name, content in (("a", b"1"), ("copy of a", b"1"), ("b", b"2"), ("c", b"3")):
+        (tmp_path / name).write_bytes(content)
+    first = voices.get(tmp_path / "a")
+    assert voices.get(tmp_path / "copy of a") is first
+    voices.get(tmp_path / "b")
+    voices.get(tmp_path / "a")
+    voices.get(tmp_path / "c")  # b, the one not heard for longest, goes
+    assert voices.get(tmp_path / "a") is first
+    voices.get(tmp_path / "b")
+    assert decoded == ["a", "b", "c", "b"]
+    (tmp_path / "a").write_bytes(b"4")
+    assert voices.get(tmp_path / "a") is not first

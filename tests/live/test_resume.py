@@ -1,0 +1,185 @@
+"""A stream whose connection broke goes on where it stopped, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streaming_server.audio.pcm import to_int16
+from tests.fakes import tone
+from tests.live.server import LiveServer, RawClient, eventually, running, speaking
+
+OPUS, PCM = "/synthesize_stream_opus", "/synthesize_stream"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with running(speaking(*[tone(0.5)] * 6)) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def whole(server: LiveServer) -> httpx.Response:
+    return server.post(OPUS, {"text": "a"})
+
+
+def read_some(live: LiveServer, path: str, least: int, **headers: str) -> tuple[str, bytes]:
+    """A stream's id and its first bytes; then the connection breaks."""
+    with live.client.stream("POST", path, json={"text": "a"}, headers=headers) as response:
+        received = b""
+        for piece in response.iter_raw():
+            received += piece
+            if len(received) >= least:
+                break
+        return response.headers["x-stream-id"], received
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_cut_is_continued_byte_for_byte(server: LiveServer, whole: httpx.Response, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(whole.content) - 1))
+    path = f"/streams/{whole.headers['x-stream-id']}"
+    by_query = server.get(path, params={"from": cut})
+    assert (by_query.status_code, by_query.headers["x-stream-offset"]) == (200, str(cut))
+    by_range = server.get(path, headers={"Range": f"bytes={cut}-"})
+    assert by_range.status_code == 206
+    assert by_range.headers["content-range"] == f"bytes {cut}-{len(whole.content) - 1}/{len(whole.content)}"
+    assert by_query.content == by_range.content == whole.content[cut:]
+    assert by_range.headers["content-type"] == "audio/ogg"
+    assert len(server.engine.requests) == 1, "a second synthesis"
+
+
+def test_a_stream_that_is_being_made_is_continued_while_it_is() -> None:
+    with running(speaking(tone(0.5), 0.6, tone(0.5), 0.6, tone(0.5))) as live:
+        stream_id, received = read_some(live, PCM, 24000, **{"X-Resumable": "true"})
+        began_s = time.monotonic()
+        with live.client.stream("GET", f"/streams/{stream_id}", params={"from": len(received)}) as response:
+            assert (response.status_code, response.headers["x-stream-offset"]) == (200, str(len(received)))
+            pieces = [(time.monotonic() - began_s, piece) for piece in response.iter_raw()]
+        assert received + b"".join(piece for _, piece in pieces) == to_int16(tone(0.5)).tobytes() * 3
+        assert pieces[0][0] < 0.9 < pieces[-1][0], "not as it was made"
+        assert len(live.engine.requests) == 1
+
+
+def test_a_range_of_a_running_stream_is_a_200_with_its_offset() -> None:
+    with running(speaking(tone(0.5), 0.5, tone(0.1))) as live:
+        stream_id, _ = read_some(live, PCM, 24000, **{"X-Resumable": "1"})
+        response = live.get(f"/streams/{stream_id}", headers={"Range": "bytes=1000-"})
+        assert (response.status_code, response.headers["x-stream-offset"]) == (200, "1000")
+        assert len(response.content) == 24000 + 4800 - 1000
+
+
+def test_without_the_clients_wish_its_leaving_frees_the_slot_and_what_was_made_stays() -> None:
+    with running(speaking(tone(0.5), 30.0)) as live:
+        stream_id, received = read_some(live, PCM, 24000)
+        assert eventually(lambda: live.service.slot.status().holder is None) < 1
+        assert received == to_int16(tone(0.5)).tobytes()
+        with pytest.raises(httpx.RemoteProtocolError):
+            live.get(f"/streams/{stream_id}", params={"from": 10})
+        with live.client.stream("GET", f"/streams/{stream_id}", params={"from": 10}) as response:
+            assert next(response.iter_raw(23990)) == received[10:]
+
+
+def test_a_resumable_synthesis_ends_after_its_grace() -> None:
+    with running(speaking(tone(0.5), 30.0), resume_grace_s=0.3) as live:
+        read_some(live, PCM, 24000, **{"X-Resumable": "true"})
+        assert live.service.slot.status().holder is not None
+        assert 0.1 < eventually(lambda: live.service.slot.status().holder is None) < 3
+
+
+def test_delete_frees_the_slot_at_once_and_forgets_the_stream() -> None:
+    with running(speaking(tone(0.5), 30.0)) as live:
+        stream_id, _ = read_some(live, PCM, 24000, **{"X-Resumable": "true"})
+        assert live.client.delete(f"/streams/{stream_id}").status_code == 204
+        assert live.service.slot.status().holder is None
+        assert live.get(f"/streams/{stream_id}").status_code == 404
+        assert live.client.delete(f"/streams/{stream_id}").status_code == 404
+
+
+@pytest.mark.parametrize("stream_id", ["x", "a" * 500, "..%2f..%2fetc", "%00"])
+def test_an_unknown_id_is_404(server: LiveServer, stream_id: str) -> None:
+    response = server.get(f"/streams/{stream_id}")
+    assert (response.status_code, list(response.json())) == (404, ["detail"])
+
+
+@pytest.mark.parametrize("past", [0, 1, 10**15])
+def test_past_the_end_is_416(server: LiveServer, whole: httpx.Response, past: int) -> None:
+    path, size = f"/streams/{whole.headers['x-stream-id']}", len(whole.content)
+    response = server.get(path, headers={"Range": f"bytes={size + past}-"})
+    assert (response.status_code, response.headers["content-range"]) == (416, f"bytes */{size}")
+    by_query = server.get(path, params={"from": size + past})
+    assert (by_query.status_code, by_query.content) == (200, b"") if past == 0 else by_query.status_code == 416
+
+
+@pytest.mark.parametrize(
+    "range_", ["bytes=-5", "bytes=5-7", "items=1-", "bytes=x-", "bytes=1-,5-", "bytes=" + "9" * 40]
+)
+def test_other_ranges_are_refused(server: LiveServer, whole: httpx.Response, range_: str) -> None:
+    path = f"/streams/{whole.headers['x-stream-id']}"
+    assert server.get(path, headers={"Range": range_}).status_code == 422
+    assert server.get(path, params={"from": "-1"}).status_code == 422
+
+
+def test_a_stream_expires() -> None:
+    with running(speaking(tone(0.1)), resume_keep_s=0.3) as live:
+        stream_id = live.post(PCM, {"text": "a"}).headers["x-stream-id"]
+        assert live.get(f"/streams/{stream_id}").status_code == 200
+        time.sleep(0.6)
+        assert live.get(f"/streams/{stream_id}").status_code == 404
+        assert live.service.budget.kept_bytes == 0
+
+
+def test_number_and_memory_are_bounded_and_the_oldest_go_first() -> None:
+    with running(speaking(tone(10.0)), resume_max_streams=3, resume_total_mb=1) as live:
+        ids = [live.post(PCM, {"text": "a"}).headers["x-stream-id"] for _ in range(5)]
+        statuses = [live.get(f"/streams/{stream_id}").status_code for stream_id in ids]
+        assert statuses == [404, 404, 404, 200, 200], "two of 480 000 bytes fit into a MiB"
+        assert live.service.budget.kept_bytes <= 2**20
+    with running(speaking(tone(0.1)), resume_max_streams=3) as live:
+        ids = [live.post(PCM, {"text": "a"}).headers["x-stream-id"] for _ in range(5)]
+        assert [live.get(f"/streams/{stream_id}").status_code for stream_id in ids] == [404, 404, 200, 200, 200]
+
+
+def test_a_second_reader_may_come_before_the_first_is_known_to_be_gone() -> None:
+    with running(speaking(*[tone(1.0)] * 100)) as live:
+        stuck = RawClient(live.port, PCM, {"text": "a"}, receive_buffer=4096)
+        head = stuck.read(2000)
+        stream_id = next(line[13:] for line in head.decode("latin-1").split("\r\n") if line.startswith("x-stream-id"))
+        assert live.get(f"/streams/{stream_id}").content == to_int16(tone(1.0)).tobytes() * 100
+        stuck.close()
+
+
+def test_the_queue_is_told_at_every_change() -> None:
+    with running(speaking(tone(0.1), 30.0)) as live, live.client.stream("GET", "/opus_queue_status/events") as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        lines = events.iter_lines()
+        idle = {"is_processing": False, "queue_available": True, "timestamp": 0, "waiting": 0, "queue": []}
+        assert {**event_of(lines), "timestamp": 0} == idle
+        holding = RawClient(live.port, PCM, {"text": "first"})
+        busy = event_of(lines)
+        assert busy["current_request"]["text_preview"] == "first"
+        waiting = RawClient(live.port, PCM, {"text": "second"}, request_id="the-second")
+        queued = event_of(lines)
+        assert queued["waiting"] == 1
+        assert (queued["queue"][0]["request_id"], queued["queue"][0]["position"]) == ("the-second", 1)
+        assert queued["queue"][0]["expected_wait_seconds"] >= 0
+        holding.close()
+        while event_of(lines).get("current_request", {}).get("text_preview") != "second":
+            pass
+        assert b"x-queue-position: 1" in waiting.read()
+        waiting.close()
+
+
+def event_of(lines: Iterator[str]) -> dict[str, Any]:
+    for line in lines:
+        if line.startswith("data: "):
+            found: dict[str, Any] = json.loads(line[6:])
+            return found
+    raise AssertionError("the events ended")
