@@ -15,6 +15,8 @@ export class ServerError extends Error {
 export class SpeechStream {
   received = 0;
   resumes = 0;
+  // Whether the connection is being looked for right now.
+  resuming = false;
   id = null;
   #stopping = new AbortController();
   #connection = null;
@@ -52,6 +54,7 @@ export class SpeechStream {
       } catch (error) {
         if (this.#stopping.signal.aborted || !this.id) throw error;
         this.#connection.abort();
+        this.resuming = true;
       }
     }
   }
@@ -71,17 +74,17 @@ export class SpeechStream {
       await pause(wait, this.#stopping.signal);
       let response;
       try {
-        response = await this.#fetch(`streams/${this.id}?from=${this.received}`);
+        response = await this.#patiently(this.#fetch(`streams/${this.id}?from=${this.received}`));
       } catch (error) {
         if (this.#stopping.signal.aborted) throw error;
         continue;
       }
-      if (response.status === 416) return null; // all had arrived but the end itself
       if (!response.ok) throw await refusal(response);
       if (Number(response.headers.get("X-Stream-Offset")) !== this.received) {
         throw new ServerError(`the stream did not continue at byte ${this.received}`);
       }
       this.resumes++;
+      this.resuming = false;
       return response;
     }
     throw new TypeError("the connection did not come back");
