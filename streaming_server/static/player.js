@@ -85,16 +85,10 @@ async function play(clicked) {
     if (mine.running) requestAnimationFrame(frame);
   };
   frame();
-  try {
-    await mine.run();
-  } catch (error) {
-    if (session === mine) complain(error);
-  } finally {
-    if (session === mine) {
-      speaker.rest();
-      show();
-    }
-  }
+  await mine.run();
+  if (session !== mine) return;
+  speaker.rest();
+  show();
 }
 
 function stop() {
@@ -105,8 +99,9 @@ function stop() {
 }
 
 function complain(error) {
+  if (!byId("error").hidden) return;
   const cut = error instanceof TypeError || error.name === "AbortError";
-  byId("error").textContent = cut ? t(session.stream.id ? "broken" : "unreachable") : error.message;
+  put("error", cut ? t(session.stream.id ? "broken" : "unreachable") : error.message);
   byId("error").hidden = false;
   if (!(error instanceof ServerError)) return;
   const control = fields.mark(error.fields);
@@ -137,6 +132,7 @@ function show() {
   put("status", statusText());
   if (!session) return;
   session.observe();
+  if (session.failure && session.phase !== "stopped") complain(session.failure);
   const { playback, stream } = session;
   if (running && session.method.name === "mediasource") waveform.addLevel(playback.playedSeconds, speaker.level);
   waveform.played = playback.playedSeconds;
@@ -144,8 +140,9 @@ function show() {
   const factor = session.realTimeFactor;
   put("clock", clock(playback.playedSeconds));
   put("first", session.firstAudioMs === null ? "–" : `${number(session.firstAudioMs, 0)} ms`);
-  put("buffered", t("seconds", { n: number(running ? session.bufferedSeconds : 0, 1) }));
-  put("received", `${number(stream.received / 1000, stream.received < 10_000 ? 1 : 0)} kB`);
+  const { received } = stream;
+  put("buffered", received ? t("seconds", { n: number(running ? session.bufferedSeconds : 0, 1) }) : "–");
+  put("received", received ? `${number(received / 1000, received < 10_000 ? 1 : 0)} kB` : "–");
   put("factor", factor === null ? "–" : number(factor, factor < 0.1 ? 3 : 2));
 }
 

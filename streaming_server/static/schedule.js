@@ -1,7 +1,8 @@
 // Samples laid end to end on the clock of an AudioContext. Everything is counted in whole samples: sums of seconds would
 // round, and a rounded start is a click.
 
-const FIRST_LEAD_S = 0.02;
+// Time for the next packets to be decoded while the first, of 14 ms, sounds.
+const FIRST_LEAD_S = 0.04;
 const MOST_LEAD_S = 1;
 // Behind this much, samples are gathered into larger buffers: thousands of waiting nodes cost a phone its battery. It is
 // more than the second between two timers of a page in the background.

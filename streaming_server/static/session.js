@@ -8,6 +8,7 @@ export class Session {
   // asking, playing; at the end done, stopped or failed.
   phase = "asking";
   firstAudioMs = null;
+  failure = null;
   requestId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
   #clicked;
   #begun;
@@ -36,9 +37,23 @@ export class Session {
     return seconds && this.#lastByte ? (this.#lastByte - this.#begun) / 1000 / seconds : null;
   }
 
+  // Ends when the last sample has sounded; `failure` tells why it ended otherwise.
   async run() {
     try {
       this.playback.start(await this.stream.open());
+      await this.#receive();
+      await this.playback.finish();
+    } catch (error) {
+      this.failure ??= error;
+    }
+    if (!this.running) return;
+    const phase = this.failure ? "failed" : "done";
+    if (this.failure) this.stop();
+    this.phase = phase;
+  }
+
+  async #receive() {
+    try {
       for await (const bytes of this.stream.chunks()) {
         if (!this.running) return;
         this.phase = "playing";
@@ -46,15 +61,8 @@ export class Session {
         this.#pieces.push(bytes);
         this.playback.push(bytes);
       }
-      await this.playback.finish();
-      if (this.running) this.phase = "done";
     } catch (error) {
-      if (!this.running) return;
-      this.stop();
-      this.phase = "failed";
-      throw error;
-    } finally {
-      this.observe();
+      this.failure = error; // what arrived before it is still worth hearing
     }
   }
 
