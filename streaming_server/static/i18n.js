@@ -1,6 +1,6 @@
 // The page's own words in two languages. What the server says is shown as it says it.
 
-const WORDS = {
+export const WORDS = {
   en: {
     title: "Streaming speech",
     other: "中文",

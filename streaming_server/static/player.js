@@ -22,13 +22,12 @@ const voices = new Voices(byId("voices"));
 const fields = new Fields(byId("fields"));
 let info = null;
 let session = null;
-let waited = false;
 
 // What tests and curious people may read; nothing of it can be set.
 window.playerState = Object.freeze({
   get phase() { return session?.phase ?? "idle"; },
   get method() { return session?.method.name ?? chosen().name; },
-  get firstAudioMs() { return session?.firstAudioMs ?? null; },
+  get firstAudioMs() { session?.observe(); return session?.firstAudioMs ?? null; },
   get receivedBytes() { return session?.stream.received ?? 0; },
   get resumes() { return session?.stream.resumes ?? 0; },
   get sampleRate() { return session?.playback.rate ?? null; },
@@ -74,7 +73,6 @@ async function play(clicked) {
   const method = chosen();
   speaker.wake(method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE);
   waveform.clear();
-  waited = false;
   byId("error").hidden = true;
   fields.mark([]);
   const mine = new Session(method, request(), speaker, (samples, rate) => waveform.add(samples, rate), clicked);
@@ -131,6 +129,7 @@ function show() {
   byId("download").disabled = running || !session?.stream.received;
   put("status", statusText());
   if (!session) return;
+  if (session.phase === "asking" && queue.entry(session.requestId)) session.waits();
   session.observe();
   if (session.failure && session.phase !== "stopped") complain(session.failure);
   const { playback, stream } = session;
@@ -281,9 +280,6 @@ async function load() {
 }
 
 const queue = new Queue(() => {
-  const entry = session && queue.entry(session.requestId);
-  if (session?.phase === "asking" && (entry || waited)) session.waits();
-  waited = Boolean(entry);
   showQueue();
   show();
 });
