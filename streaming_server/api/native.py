@@ -1,4 +1,4 @@
-"""The native dialect: ``/synthesize*``, ``/opus_queue_status``, reference audio, status and smoke checks.
+"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks; the queue is in `queue`.
 
 Knows its own paths, fields and headers; what a request does is the core's.
 """
@@ -6,8 +6,6 @@ Knows its own paths, fields and headers; what a request does is the core's.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -23,21 +21,18 @@ from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
 from streaming_server.api.http import Body, MalformedBody, check_text, parse_body
-from streaming_server.api.responses import ResumedResponse, SpeechResponse, WholeSpeechResponse
+from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.core.slot import SlotStatus
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
-from streaming_server.text import preview
 
 _STATIC = Path(__file__).parent.parent / "static"
 _SMOKE_TEXT = "欢迎使用TTS服务"
-_KEEP_ALIVE_S = 15.0
 _MEDIA_TYPES = {
     ".wav": "audio/wav",
     ".mp3": "audio/mpeg",
@@ -127,10 +122,6 @@ class NativeDialect:
             Route("/synthesize_simple", self.synthesize_simple, methods=["POST"]),
             Route("/synthesize_stream", self.synthesize_stream, methods=["POST"]),
             Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["POST"]),
-            Route("/streams/{stream_id}", self.resume),
-            Route("/streams/{stream_id}", self.discard, methods=["DELETE"]),
-            Route("/opus_queue_status", self.opus_queue_status),
-            Route("/opus_queue_status/events", self.opus_queue_events),
             Route("/reference_audios", self.reference_audios),
             Route("/download_reference_audio/{audio_index}", self.download_reference_audio),
             Route("/test", self.test),
@@ -209,66 +200,6 @@ class NativeDialect:
         encoder = OggOpusEncoder(body.opus_bitrate, body.opus_complexity)
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
-    async def resume(self, request: Request) -> Response | ResumedResponse:
-        stream_id = request.path_params["stream_id"]
-        if request.method == "HEAD":
-            async with self.service.resume(stream_id) as stream:
-                return Response(media_type=stream.media_type, headers={"X-Stream-Id": stream_id})
-        position, by_range = _resume_position(request)
-        timeout_s = self.settings.send_timeout_s
-        return ResumedResponse(self.service, stream_id, position, timeout_s, by_range=by_range)
-
-    async def discard(self, request: Request) -> Response:
-        await self.service.discard(request.path_params["stream_id"])
-        return Response(status_code=204)
-
-    async def opus_queue_status(self, request: Request) -> Response:
-        return JSONResponse(self._queue_status(self.service.slot.status()))
-
-    async def opus_queue_events(self, request: Request) -> Response:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
-        return StreamingResponse(self._queue_events(), media_type="text/event-stream", headers=headers)
-
-    async def _queue_events(self) -> AsyncIterator[str]:
-        slot = self.service.slot
-        while True:
-            changed = asyncio.ensure_future(slot.change())
-            status = slot.status()
-            queue = [
-                {
-                    "request_id": request_id,
-                    "position": position,
-                    "expected_wait_seconds": round(slot.expected_wait_s(position), 2),
-                }
-                for position, request_id in enumerate(status.waiting, 1)
-            ]
-            body = {**self._queue_status(status), "waiting": len(queue), "queue": queue}
-            try:
-                yield f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-                while not (await asyncio.wait([changed], timeout=_KEEP_ALIVE_S))[0]:
-                    yield ": still here\n\n"
-            finally:
-                changed.cancel()
-
-    def _queue_status(self, status: SlotStatus) -> dict[str, Any]:
-        holder = status.holder
-        now = time.time()
-        body: dict[str, Any] = {
-            "is_processing": holder is not None,
-            "queue_available": holder is None,
-            "timestamp": now,
-        }
-        if holder is not None:
-            body["current_request"] = {
-                "text_preview": preview(holder.text),
-                "reference_audio_index": holder.reference_audio_index,
-                "processing_duration_seconds": round(max(0.0, now - holder.start_time_s), 2),
-                "start_time": holder.start_time_s,
-            }
-        return body
-
     async def reference_audios(self, request: Request) -> Response:
         listed = [
             {
@@ -344,21 +275,6 @@ def prefers_html(accept: str) -> bool:
             weights[media_type] = 0.0
     json_weight = max(weights.get(kind, 0.0) for kind in ("application/json", "application/*"))
     return weights.get("text/html", 0.0) > json_weight
-
-
-def _resume_position(request: Request) -> tuple[int, bool]:
-    """The byte to continue at, and whether a ``Range`` header named it.
-
-    Raises:
-        InvalidRequest: neither ``bytes=N-`` nor ``from=N`` with a whole number.
-    """
-    by_range = "range" in request.headers
-    text = request.headers.get("range") or request.query_params.get("from", "0")
-    found = re.fullmatch(r"bytes=(\d{1,18})-" if by_range else r"(\d{1,18})", text.strip())
-    if not found:
-        wanted = "Range must be bytes=N-" if by_range else "from must be a whole number of bytes, at least 0"
-        raise InvalidRequest(wanted, "Range" if by_range else "from")
-    return int(found[1]), by_range
 
 
 async def _ticks() -> AsyncIterator[str]:
