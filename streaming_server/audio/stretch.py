@@ -19,6 +19,8 @@ SPEED_MIN, SPEED_MAX = 0.25, 4.0
 _STAGE_MIN = 0.5
 """The filter's own lowest tempo; below it two follow one another."""
 _TAIL_S = 0.2
+_LEAST_SAMPLES = 8
+"""The filter fails with pieces so short that nothing of them is left at 4.0."""
 
 
 class TimeStretch:
@@ -43,12 +45,18 @@ class TimeStretch:
         self._speed = speed
         self._taken = 0
         self._given = 0
+        self._short: IntSamples = np.empty(0, np.int16)
         self._graph = _graph(rate_hz, speed) if speed != 1.0 else None
 
     def push(self, samples: IntSamples) -> IntSamples:
         """Take samples, shape ``(n,)``; give those that are settled."""
-        if self._graph is None or not samples.size:
+        if self._graph is None:
             return samples
+        self._taken += samples.size
+        samples, self._short = np.concatenate([self._short, samples]), samples[:0]
+        if samples.size < _LEAST_SAMPLES:
+            self._short = samples
+            return samples[:0]
         self._feed(self._graph, samples)
         out = _pull(self._graph)
         self._given += out.size
@@ -59,15 +67,14 @@ class TimeStretch:
         if self._graph is None or not self._taken:
             return np.empty(0, np.int16)
         missing = round(self._taken / self._speed) - self._given
-        self._feed(self._graph, np.zeros(math.ceil(_TAIL_S * self._rate_hz * max(self._speed, 1.0)), np.int16))
+        silence = np.zeros(math.ceil(_TAIL_S * self._rate_hz * max(self._speed, 1.0)), np.int16)
+        self._feed(self._graph, np.concatenate([self._short, silence]))
         self._graph.push(None)
         return _pull(self._graph)[: max(missing, 0)]
 
     def _feed(self, graph: av.filter.Graph, samples: IntSamples) -> None:
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = self._rate_hz
-        frame.pts = self._taken
-        self._taken += samples.size
         graph.push(frame)
 
 
