@@ -1,11 +1,14 @@
 """Encoders of the formats that FFmpeg makes: MP3, AAC in ADTS, FLAC and Opus in WebM, through PyAV.
 
-The muxers write to a sink that cannot seek, so nothing is ever gone back to. Knows neither Ogg nor who reads the bytes.
+The muxers write to a sink that cannot seek. That alone makes them hand over each packet at once, leave out what would
+have to be gone back to (MP3's info frame), and write WebM as for a live stream. Knows neither Ogg nor who reads the
+bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import av
@@ -47,7 +50,7 @@ class ContainerEncoder:
 
     media_type: str
     _muxer: ClassVar[str]
-    _muxer_options: ClassVar[Mapping[str, str]]
+    _muxer_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
     _codec: ClassVar[str]
     _sample_format: ClassVar[str]
     _rates_hz: ClassVar[tuple[int, ...]] = ()
@@ -114,7 +117,7 @@ class Mp3Encoder(ContainerEncoder):
 
     media_type = "audio/mpeg"
     _muxer = "mp3"
-    _muxer_options: ClassVar = {"write_xing": "0", "id3v2_version": "0"}
+    _muxer_options: ClassVar = {"id3v2_version": "0"}
     _codec = "libmp3lame"
     _sample_format = "s16p"
     _rates_hz = (22050, 24000, 32000, 44100, 48000)
@@ -136,7 +139,6 @@ class AacEncoder(ContainerEncoder):
 
     media_type = "audio/aac"
     _muxer = "adts"
-    _muxer_options: ClassVar = {"flush_packets": "1"}
     _codec = "aac"
     _sample_format = "fltp"
     # A frame is 1024 samples at any rate, so a low one would hold back more.
@@ -173,13 +175,13 @@ class WebmOpusEncoder(ContainerEncoder):
 
     media_type = "audio/webm"
     _muxer = "webm"
-    _muxer_options: ClassVar = {"live": "1", "flush_packets": "1", "cluster_time_limit": "20"}
+    _muxer_options: ClassVar = {"cluster_time_limit": "20"}
     _codec = "libopus"
     _sample_format = "s16"
     _rates_hz = opus.SAMPLE_RATES_HZ
 
     def __init__(self, bitrate_bps: int = 32000, complexity: int = 10) -> None:
-        """Above `WEBM_MOST_BPS` that rate is used.
+        """Above `WEBM_MOST_BPS`, that is what is used.
 
         Raises:
             ValueError: a bitrate or complexity that libopus does not have.

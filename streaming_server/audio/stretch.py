@@ -39,8 +39,7 @@ class TimeStretch:
         Raises:
             ValueError: a speed outside 0.25-4.0.
         """
-        if not SPEED_MIN <= speed <= SPEED_MAX:
-            raise ValueError(f"speed {speed} is outside {SPEED_MIN}-{SPEED_MAX}")
+        _check(speed)
         self._rate_hz = rate_hz
         self._speed = speed
         self._taken = 0
@@ -86,8 +85,7 @@ class StretchedEncoder:
         Raises:
             ValueError: a speed outside 0.25-4.0.
         """
-        if not SPEED_MIN <= speed <= SPEED_MAX:
-            raise ValueError(f"speed {speed} is outside {SPEED_MIN}-{SPEED_MAX}")
+        _check(speed)
         self.media_type = encoder.media_type
         self._encoder = encoder
         self._speed = speed
@@ -113,6 +111,11 @@ def stretched(encoder: AudioEncoder, speed: float) -> AudioEncoder:
         ValueError: a speed outside 0.25-4.0.
     """
     return encoder if speed == 1.0 else StretchedEncoder(encoder, speed)
+
+
+def _check(speed: float) -> None:
+    if not SPEED_MIN <= speed <= SPEED_MAX:
+        raise ValueError(f"speed {speed} is outside {SPEED_MIN}-{SPEED_MAX}")
 
 
 def _graph(rate_hz: int, speed: float) -> av.filter.Graph:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -199,9 +201,25 @@ def test_bitrate_is_heeded(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ogg", "webm"])
 def test_complexity_is_heeded(name: str) -> None:
-    assert encode(FORMATS[name].create(complexity=0), speech(24000), 24000) != encode(
-        FORMATS[name].create(complexity=10), speech(24000), 24000
+    low, high = (
+        decode(name, encode(FORMATS[name].create(complexity=value), speech(24000), 24000), 24000) for value in (0, 10)
     )
+    assert not np.array_equal(low, high)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_headers_are_small(name: str) -> None:
+    """They precede the first audio on the wire."""
+    assert len(FORMATS[name].create().start(22050)) < 400
+
+
+def test_mp3_is_nothing_but_frames_that_stand_alone() -> None:
+    encoded = encode(Mp3Encoder(), speech(22050), 22050)
+    with av.open(io.BytesIO(encoded), "r") as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    assert b"".join(packets) == encoded
+    # The byte after the header says how far back a frame's data begin.
+    assert {packet[:2] + packet[4:5] for packet in packets} == {b"\xff\xf3\x00"}
 
 
 @pytest.mark.parametrize("name", ["ogg", "webm"])
