@@ -14,9 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from streaming_server.api import native
-from streaming_server.api.http import error_response
-from streaming_server.api.middleware import RequestLog, UnexpectedErrors
+from streaming_server.api import native, openai
+from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.queue import Queue
 from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.lane import EncodeLane
@@ -70,14 +70,19 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
-    dialect = native.NativeDialect(service, voices, settings)
+    dialects = (
+        native.NativeDialect(service, voices, settings),
+        Queue(service, settings),
+        openai.OpenAIDialect(service, voices, settings),
+    )
+    shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         slot = service.slot
-        return error_response(error, native.error_body, slot.expected_wait_s(slot.position_of_newcomer))
+        return error_response(error, shapes.of(request.url.path), slot.expected_wait_s(slot.position_of_newcomer))
 
     app = Starlette(
-        routes=[*dialect.routes(), *Queue(service, settings).routes()],
+        routes=[route for dialect in dialects for route in dialect.routes()],
         middleware=[
             Middleware(RequestLog),
             Middleware(
@@ -87,7 +92,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 allow_headers=["*"],
                 expose_headers=["*"],
             ),
-            Middleware(UnexpectedErrors, body=native.error_body),
+            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
         lifespan=_lifespan(service),

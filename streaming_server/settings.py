@@ -116,6 +116,17 @@ class Settings:
     shutdown_timeout_s: int = _setting(
         30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0
     )
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "Keys of which one is needed, separated by commas; empty lets everybody in",
+        "访问所需的密钥，以逗号分隔；为空则不需要",
+    )
+    openai_default_format: str = _setting(
+        "mp3",
+        "Format of `/v1/audio/speech` where the request names none: `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`",
+        "`/v1/audio/speech` 的默认格式：`mp3`、`opus`、`aac`、`flac`、`wav` 或 `pcm`",
+        choices=("mp3", "opus", "aac", "flac", "wav", "pcm"),
+    )
     cors_origins: tuple[str, ...] = _setting(
         ("*",), "Origins whose pages may call the server, separated by commas", "允许跨域访问的来源，以逗号分隔"
     )
@@ -162,6 +173,6 @@ def markdown_table(language: str) -> str:
     for item in fields(Settings):
         default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
         cores = {"en": "number of cores", "zh": "CPU 核数"}[language]
-        shown = cores if item.name == "encode_threads" else f"`{default}`"
+        shown = cores if item.name == "encode_threads" else f"`{default}`" if default != "" else ""
         rows.append(f"| `{item.name.upper()}` | {shown} | {item.metadata[language]} |")
     return "\n".join([head, "| --- | --- | --- |", *rows])

@@ -20,9 +20,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import Body, MalformedBody, check_text, parse_body
+from streaming_server.api.http import Body, ErrorShape, MalformedBody, check_text, parse_body, parse_query
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
-from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
+from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
@@ -90,6 +90,7 @@ class StreamBody(GenerationBody):
 
 
 class OpusStreamBody(StreamBody):
+    format: Literal["ogg", "webm", "mp3"] = "ogg"
     opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS.start, lt=BITRATE_BPS.stop)] = 32000
     opus_complexity: Annotated[int, Field(ge=COMPLEXITY.start, lt=COMPLEXITY.stop)] = 10
 
@@ -101,6 +102,9 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> di
     if status == 422 and isinstance(error, InvalidRequest):
         return {"detail": [{"loc": ["body", error.field], "msg": message, "type": error.code}]}
     return {"detail": _STATUS_TEXTS.get(message, message)}
+
+
+ERRORS = ErrorShape(error_body, invalid_status=422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class NativeDialect:
             Route("/synthesize", self.synthesize, methods=["POST"]),
             Route("/synthesize_simple", self.synthesize_simple, methods=["POST"]),
             Route("/synthesize_stream", self.synthesize_stream, methods=["POST"]),
-            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["POST"]),
+            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["GET", "POST"]),
             Route("/reference_audios", self.reference_audios),
             Route("/download_reference_audio/{audio_index}", self.download_reference_audio),
             Route("/test", self.test),
@@ -183,21 +187,32 @@ class NativeDialect:
         speech = self._speech_request(body)
         return SpeechResponse(self.service, speech, PcmEncoder(), headers, self.settings.send_timeout_s)
 
-    async def synthesize_stream_opus(self, request: Request) -> SpeechResponse:
-        body = await parse_body(request, OpusStreamBody)
-        headers = {
+    async def synthesize_stream_opus(self, request: Request) -> Response | SpeechResponse:
+        if request.method == "POST":
+            body = await parse_body(request, OpusStreamBody)
+        else:
+            body = parse_query(request, OpusStreamBody)
+        opus = {
             "X-Opus-Sample-Rate": "48000",
-            "X-Original-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
             "X-Opus-Bitrate": str(body.opus_bitrate),
             "X-Opus-Complexity": str(body.opus_complexity),
+        }
+        headers = {
+            **(opus if body.format != "mp3" else {}),
+            "X-Original-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
             "X-Channels": "1",
             "X-Queue-Info": "sequential-processing",
             "Cache-Control": "no-cache, no-store, must-revalidate",
             "X-Accel-Buffering": "no",
-            "Content-Disposition": "attachment; filename=synthesized_audio.ogg",
+            "Content-Disposition": f"attachment; filename=synthesized_audio.{body.format}",
         }
         speech = self._speech_request(body)
-        encoder = OggOpusEncoder(body.opus_bitrate, body.opus_complexity)
+        given = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
+        kind = FORMATS[body.format]
+        if request.method == "HEAD":
+            return Response(media_type=kind.media_type, headers=headers)
+        # MP3 has bitrates of its own, so it keeps its default.
+        encoder = kind.create(**(given if body.format != "mp3" else {}))
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
     async def reference_audios(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The real model runtime behind every route, on a tiny checkpoint: over a real socket, as ``./start_api.sh`` starts it."""
+"""The real model runtime behind every route, on a tiny checkpoint, as ``./start_api.sh`` starts it."""
 
 from __future__ import annotations
 
