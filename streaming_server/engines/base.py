@@ -33,8 +33,8 @@ class EngineInfo:
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """What of a request is honoured: ``text_to_speech``, ``voice_cloning``, ``multi_language``,
     ``generation_parameters``, ``token_streaming``, ``seed``, ``speed``, ``emotion_control`` (any emotion at all),
-    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``. What is missing or False is ignored,
-    and the engine's log says so for each such request; the speed alone is then made up for elsewhere."""
+    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``. What is missing or False is
+    ignored, and the engine's log says so for each such request; the speed alone is then made up for elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
