@@ -3,5 +3,23 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-scripts/install espeak
+# Which engine is meant decides what is installed; the server itself reads the same arguments once more.
+engine=${ENGINE:-auto} model_dir=${MODEL_DIR:-checkpoints} option=
+for argument in "$@"; do
+    case $argument in
+        --*=*) option=${argument%%=*} value=${argument#*=} ;;
+        --*) option=$argument; continue ;;
+        *) value=$argument ;;
+    esac
+    case $option in
+        --engine) engine=$value ;;
+        --model_dir | --model-dir) model_dir=$value ;;
+    esac
+done
+
+extras=(espeak)
+if [ "$engine" = indextts ] || { [ "$engine" = auto ] && [ -f "$model_dir/config.yaml" ]; }; then
+    extras=(indextts)
+fi
+scripts/install "${extras[@]}"
 exec .venv/bin/python -m streaming_server.cli serve "$@"

@@ -14,15 +14,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from streaming_server.api import native
-from streaming_server.api.http import error_response
-from streaming_server.api.middleware import RequestLog, UnexpectedErrors
+from streaming_server.api import native, openai
+from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.queue import Queue
 from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
 from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.engines.base import Engine, create_engine
+from streaming_server.engines.base import Engine, EngineOptions, create_engine
 from streaming_server.errors import SpeechServerError
 from streaming_server.settings import Settings
 
@@ -37,11 +38,23 @@ def create_service(settings: Settings, engine: Engine | None = None) -> SpeechSe
         EngineUnavailable: the engine cannot start.
     """
     return SpeechService(
-        engine or create_engine(),
+        engine or create_engine(engine_options(settings)),
         Slot(settings.max_queue, settings.queue_timeout_s),
         EncodeLane(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+    )
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """What the settings say of the engine; their choices are the options' own."""
+    return EngineOptions(
+        name=settings.engine,  # type: ignore[arg-type]
+        model_dir=settings.model_dir,
+        device=settings.device,  # type: ignore[arg-type]
+        precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
+        look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
+        voice_cache_size=settings.voice_cache,
     )
 
 
@@ -57,14 +70,19 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
-    dialect = native.NativeDialect(service, voices, settings)
+    dialects = (
+        native.NativeDialect(service, voices, settings),
+        Queue(service, settings),
+        openai.OpenAIDialect(service, voices, settings),
+    )
+    shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         slot = service.slot
-        return error_response(error, native.error_body, slot.expected_wait_s(slot.position_of_newcomer))
+        return error_response(error, shapes.of(request.url.path), slot.expected_wait_s(slot.position_of_newcomer))
 
     app = Starlette(
-        routes=dialect.routes(),
+        routes=[route for dialect in dialects for route in dialect.routes()],
         middleware=[
             Middleware(RequestLog),
             Middleware(
@@ -74,7 +92,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 allow_headers=["*"],
                 expose_headers=["*"],
             ),
-            Middleware(UnexpectedErrors, body=native.error_body),
+            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
         lifespan=_lifespan(service),

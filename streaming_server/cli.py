@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
-        given = {name: value for name in ("host", "port") if (value := getattr(options, name, None)) is not None}
+        given = {
+            item.name: value for item in fields(Settings) if (value := getattr(options, item.name, None)) is not None
+        }
         status: int = options.command(replace(settings, **given), options)
         return status
     except (SpeechServerError, OSError) as error:
@@ -54,12 +56,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    serve = commands.add_parser("serve", help="start the HTTP server")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--engine", choices=["auto", "espeak", "indextts"], help="what speaks (ENGINE, else auto)")
+    model.add_argument("--model_dir", "--model-dir", type=Path, help="the model's folder (MODEL_DIR, else checkpoints)")
+    model.add_argument(
+        "--device", choices=["auto", "cuda", "mps", "cpu"], help="where the model runs (DEVICE, else auto)"
+    )
+    precision = model.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16", "fp32"):
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, help=f"compute in {name}"
+        )
+
+    serve = commands.add_parser("serve", parents=[model], help="start the HTTP server")
     serve.add_argument("--host", help="address to listen on (HOST, else 0.0.0.0)")
     serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
     serve.set_defaults(command=_serve)
 
-    say = commands.add_parser("say", help="speak a text into a file")
+    say = commands.add_parser("say", parents=[model], help="speak a text into a file")
     say.add_argument("text", help="what to say; - reads standard input")
     say.add_argument(
         "-o", "--output", required=True, help=f"a file ({', '.join(_ENCODERS)}), or - for Ogg on standard output"

@@ -57,6 +57,40 @@ class Voice:
     """Place in the reference folder; None for a voice that is no file of it."""
 
 
+EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
+"""What the places of an `EmotionVector` stand for."""
+
+EmotionVector = tuple[float, float, float, float, float, float, float, float]
+"""How much of each of `EMOTIONS`, 0-1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """How a text is felt: as a recording, a vector or a description says; as the voice itself where none is given."""
+
+    reference: Voice | None = None
+    """A recording whose emotion, not whose voice, is taken."""
+    vector: EmotionVector | None = None
+    text: str | None = None
+    """A description in words."""
+    weight: float = 1.0
+    """How strong, 0-1."""
+    random: bool = False
+    """Draw the emotion's rendering anew for each request; the same one for the same ``Generation.seed``."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: two sources at once, a vector that is none, or a number outside 0-1.
+        """
+        if sum(source is not None for source in (self.reference, self.vector, self.text)) > 1:
+            raise ValueError("an emotion comes from a recording, a vector or a text, not from two of them")
+        if self.vector is not None and len(self.vector) != len(EMOTIONS):
+            raise ValueError(f"an emotion vector has {len(EMOTIONS)} numbers, not {len(self.vector)}")
+        if not all(0 <= value <= 1 for value in (self.weight, *(self.vector or ()))):
+            raise ValueError("the weight and the numbers of an emotion vector are from 0 to 1")
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One text to be spoken in one voice."""
@@ -71,6 +105,11 @@ class SpeechRequest:
     """Log the details of this request."""
     request_id: str = ""
     """Names the request in the queue."""
+    emotion: Emotion | None = None
+    """None: as the voice itself."""
+    speed: float = 1.0
+    """Tempo, 0.25-4.0, the pitch kept. An engine whose capabilities lack ``speed`` speaks at 1.0, and the stream is
+    stretched on its way to the encoder."""
 
 
 @dataclass(frozen=True, slots=True)

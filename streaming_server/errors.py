@@ -4,12 +4,14 @@ SpeechServerError
 ├── InvalidRequest          the caller's mistake; names the field
 │   ├── BlankText
 │   ├── VoiceIndexOutOfRange
+│   ├── VoiceUnknown
 │   └── TextTooLong
 ├── VoiceFileMissing        a reference recording that was listed is gone
 ├── VoiceUnreadable         a reference recording that cannot be decoded
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine broke; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
+├── Unauthorized            an API key is missing or wrong
 ├── QueueFull               as many wait for the slot as may
 ├── QueueTimeout            waited for the slot for as long as one may
 ├── ReaderTooSlow           unsent audio reached its bound
@@ -18,6 +20,8 @@ SpeechServerError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class SpeechServerError(Exception):
@@ -59,6 +63,13 @@ class VoiceIndexOutOfRange(InvalidRequest):
         super().__init__(f"参考音频序号无效: {index}. {valid}", "reference_audio_index")
 
 
+class VoiceUnknown(InvalidRequest):
+    code = "voice_unknown"
+
+    def __init__(self, name: str, known: Sequence[str], field: str = "voice") -> None:
+        super().__init__(f"unknown {field} {name[:80]!r}; the voices are: {', '.join(known)}", field)
+
+
 class VoiceFileMissing(SpeechServerError):
     code = "voice_file_missing"
 
@@ -90,6 +101,13 @@ class EngineFailed(SpeechServerError):
 
 class EngineUnavailable(SpeechServerError):
     code = "engine_unavailable"
+
+
+class Unauthorized(SpeechServerError):
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("a valid API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
 
 
 class QueueFull(SpeechServerError):

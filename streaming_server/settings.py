@@ -19,9 +19,18 @@ class InvalidSetting(SpeechServerError):
     code = "invalid_setting"
 
 
-def _setting(default: Any, english: str, chinese: str, *, least: float | None = None, most: float | None = None) -> Any:
-    """A field whose environment variable is its name in capitals."""
-    return field(default=default, metadata={"en": english, "zh": chinese, "least": least, "most": most})
+def _setting(
+    default: Any,
+    english: str,
+    chinese: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field whose environment variable is its name in capitals; a number may also be one of the choices."""
+    metadata = {"en": english, "zh": chinese, "least": least, "most": most, "choices": choices}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,35 @@ class Settings:
     port: int = _setting(
         8000, "Port to listen on; 0 takes a free one", "监听端口；0 表示任意空闲端口", least=0, most=65535
     )
+    engine: str = _setting(
+        "auto",
+        "`auto` (a model where there is one, else espeak), `espeak` or `indextts`",
+        "`auto`（有模型则用模型，否则用 espeak）、`espeak` 或 `indextts`",
+        choices=("auto", "espeak", "indextts"),
+    )
+    model_dir: Path = _setting(Path("checkpoints"), "Folder of the model", "模型目录")
+    device: str = _setting(
+        "auto",
+        "Where the model runs: `auto`, `cuda`, `mps` or `cpu`",
+        "模型运行的设备：`auto`、`cuda`、`mps` 或 `cpu`",
+        choices=("auto", "cuda", "mps", "cpu"),
+    )
+    precision: str = _setting(
+        "auto",
+        "Of the model's arithmetic: `auto` (fp16 on CUDA, else fp32), `fp16`, `bf16` or `fp32`",
+        "模型的计算精度：`auto`（CUDA 上为 fp16，否则 fp32）、`fp16`、`bf16` 或 `fp32`",
+        choices=("auto", "fp16", "bf16", "fp32"),
+    )
+    look_ahead: str = _setting(
+        "exact",
+        "Codes that a token stream of IndexTTS waits for beyond what it makes sound of: `exact` (as good as the whole) "
+        "or a number; 4 speaks earliest",
+        "IndexTTS 逐词流式输出时向前多等的编码数：`exact`（与整句合成相同）或一个数字，4 出声最早",
+        least=1,
+        most=31,
+        choices=("exact",),
+    )
+    voice_cache: int = _setting(64, "Voices whose analysis is kept in memory", "缓存在内存中的音色分析数量", least=1)
     reference_audio_dir: Path = _setting(
         Path("reference_audios"),
         "Folder of the reference recordings",
@@ -78,6 +116,17 @@ class Settings:
     shutdown_timeout_s: int = _setting(
         30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0
     )
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "Keys of which one is needed, separated by commas; empty lets everybody in",
+        "访问所需的密钥，以逗号分隔；为空则不需要",
+    )
+    openai_default_format: str = _setting(
+        "mp3",
+        "Format of `/v1/audio/speech` where the request names none: `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`",
+        "`/v1/audio/speech` 的默认格式：`mp3`、`opus`、`aac`、`flac`、`wav` 或 `pcm`",
+        choices=("mp3", "opus", "aac", "flac", "wav", "pcm"),
+    )
     cors_origins: tuple[str, ...] = _setting(
         ("*",), "Origins whose pages may call the server, separated by commas", "允许跨域访问的来源，以逗号分隔"
     )
@@ -98,20 +147,23 @@ class Settings:
 
 
 def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any:
-    if kind is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    if kind not in (int, float):
-        return kind(text)
-    least, most = metadata["least"], metadata["most"]
+    choices, least, most = metadata["choices"], metadata["least"], metadata["most"]
+    if text in choices:
+        return text
+    if least is None:
+        if choices:
+            raise InvalidSetting(f"{name}={text}: one of {', '.join(choices)} is needed")
+        return tuple(part.strip() for part in text.split(",") if part.strip()) if kind is tuple else kind(text)
     bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-    wanted = f"{name}={text}: a {'whole ' if kind is int else ''}number {bounds} is needed"
+    wanted = f"a {'' if kind is float else 'whole '}number {bounds}"
+    refusal = InvalidSetting(f"{name}={text}: {' or '.join([*choices, wanted])} is needed")
     try:
-        value = kind(text)
+        value = float(text) if kind is float else int(text)
     except ValueError:
-        raise InvalidSetting(wanted) from None
+        raise refusal from None
     if not math.isfinite(value) or value < least or (most is not None and value > most):
-        raise InvalidSetting(wanted)
-    return value
+        raise refusal
+    return kind(value)
 
 
 def markdown_table(language: str) -> str:
@@ -121,6 +173,6 @@ def markdown_table(language: str) -> str:
     for item in fields(Settings):
         default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
         cores = {"en": "number of cores", "zh": "CPU 核数"}[language]
-        shown = cores if item.name == "encode_threads" else f"`{default}`"
+        shown = cores if item.name == "encode_threads" else f"`{default}`" if default != "" else ""
         rows.append(f"| `{item.name.upper()}` | {shown} | {item.metadata[language]} |")
     return "\n".join([head, "| --- | --- | --- |", *rows])

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +24,30 @@ from streaming_server.text import forbidden_character
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
 ErrorBody = Callable[[int, str, SpeechServerError | None], dict[str, Any]]
-"""A dialect's error shape: status, sentence and, where there is one, the error → the JSON object."""
+"""Status, sentence and, where there is one, the error → the JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """How a dialect says no."""
+
+    body: ErrorBody
+    invalid_status: int = 400
+    """Of a field of the wrong type or out of range."""
+
+
+class ErrorShapes:
+    """Which shape a path's errors have: that of the longest prefix."""
+
+    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+        self._default = default
+        self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
+
+    def of(self, path: str) -> ErrorShape:
+        for prefix, shape in self._by_prefix:
+            if path == prefix or path.startswith(prefix + "/"):
+                return shape
+        return self._default
 
 
 class MalformedBody(InvalidRequest):
@@ -79,12 +103,25 @@ async def parse_body(request: Request, model: type[B]) -> B:
     except (ValueError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
+    return _validated(model, content, "body")
+
+
+def parse_query(request: Request, model: type[B]) -> B:
+    """Validate the query as if it were a body; every value is text there.
+
+    Raises:
+        MalformedBody: as `parse_body`.
+    """
+    return _validated(model, dict(request.query_params), "query")
+
+
+def _validated(model: type[B], content: object, where: str) -> B:
     try:
         return model.model_validate(content)
     except ValidationError as error:
         raise MalformedBody(
             [
-                {"loc": ["body", *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+                {"loc": [where, *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
                 for problem in error.errors(include_url=False, include_context=False, include_input=False)
             ]
         ) from None
@@ -112,9 +149,9 @@ def check_text(text: str, limit: int, field: str = "text") -> str:
 
 
 _STATUS: Mapping[type[SpeechServerError], int] = {
-    errors.InvalidRequest: 422,
     errors.BlankText: 400,
     errors.VoiceIndexOutOfRange: 400,
+    errors.Unauthorized: 401,
     errors.StreamNotFound: 404,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
@@ -124,16 +161,19 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
 }
 
 
-def error_response(error: Exception, body: ErrorBody, retry_after_s: float) -> JSONResponse:
+def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) -> JSONResponse:
     """Any expected error in a dialect's shape; ``retry_after_s`` goes out where trying again makes sense."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers.update(error.headers or {})
-        return JSONResponse(body(error.status_code, error.detail, None), error.status_code, headers)
+        return JSONResponse(shape.body(error.status_code, error.detail, None), error.status_code, headers)
     assert isinstance(error, SpeechServerError)
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
+    status = next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
     if error.retryable:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
-    return JSONResponse(body(status, str(error), error), status, headers)
+    return JSONResponse(shape.body(status, str(error), error), status, headers)

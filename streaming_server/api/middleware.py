@@ -5,10 +5,12 @@ Knows no route and no dialect beyond its error shape.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streaming_server.api.http import ErrorBody
+from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.errors import Unauthorized
 from streaming_server.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -60,9 +63,9 @@ class RequestLog:
 class UnexpectedErrors:
     """Turns an exception that nothing foresaw into one error of the dialect's shape and one trace in the log."""
 
-    def __init__(self, app: ASGIApp, body: ErrorBody) -> None:
+    def __init__(self, app: ASGIApp, shapes: ErrorShapes) -> None:
         self._app = app
-        self._body = body
+        self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -81,4 +84,33 @@ class UnexpectedErrors:
             if started:
                 raise  # too late for an answer; the server closes the connection
             message = "an unexpected error; the server's log has the details under this request's X-Request-Id"
-            await JSONResponse(self._body(500, message, None), 500)(scope, receive, send)
+            body = self._shapes.of(scope["path"]).body(500, message, None)
+            await JSONResponse(body, 500)(scope, receive, send)
+
+
+class ApiKeys:
+    """Lets in who knows a key; without keys, everybody. What says only that the server is there stays open."""
+
+    OPEN = frozenset({"/", "/health", "/player", "/docs", "/openapi.json"})
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], shapes: ErrorShapes) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+        self._shapes = shapes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._keys or self._is_open(scope["path"]) or self._knows_key(scope):
+            await self._app(scope, receive, send)
+            return
+        response = error_response(Unauthorized(), self._shapes.of(scope["path"]), 0)
+        await response(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self.OPEN or path.startswith("/static/")
+
+    def _knows_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        # Every pair is compared, each in constant time: how long it takes tells nothing about the keys.
+        return sum(hmac.compare_digest(one.encode(), key) for one in given for key in self._keys) > 0

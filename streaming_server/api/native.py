@@ -1,4 +1,4 @@
-"""The native dialect: ``/synthesize*``, ``/opus_queue_status``, reference audio, status and smoke checks.
+"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks; the queue is in `queue`.
 
 Knows its own paths, fields and headers; what a request does is the core's.
 """
@@ -6,8 +6,6 @@ Knows its own paths, fields and headers; what a request does is the core's.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -22,22 +20,19 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import Body, MalformedBody, check_text, parse_body
-from streaming_server.api.responses import ResumedResponse, SpeechResponse, WholeSpeechResponse
-from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
+from streaming_server.api.http import Body, ErrorShape, MalformedBody, check_text, parse_body, parse_query
+from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
+from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.core.slot import SlotStatus
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
-from streaming_server.text import preview
 
 _STATIC = Path(__file__).parent.parent / "static"
 _SMOKE_TEXT = "欢迎使用TTS服务"
-_KEEP_ALIVE_S = 15.0
 _MEDIA_TYPES = {
     ".wav": "audio/wav",
     ".mp3": "audio/mpeg",
@@ -95,6 +90,7 @@ class StreamBody(GenerationBody):
 
 
 class OpusStreamBody(StreamBody):
+    format: Literal["ogg", "webm", "mp3"] = "ogg"
     opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS.start, lt=BITRATE_BPS.stop)] = 32000
     opus_complexity: Annotated[int, Field(ge=COMPLEXITY.start, lt=COMPLEXITY.stop)] = 10
 
@@ -106,6 +102,9 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> di
     if status == 422 and isinstance(error, InvalidRequest):
         return {"detail": [{"loc": ["body", error.field], "msg": message, "type": error.code}]}
     return {"detail": _STATUS_TEXTS.get(message, message)}
+
+
+ERRORS = ErrorShape(error_body, invalid_status=422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +125,7 @@ class NativeDialect:
             Route("/synthesize", self.synthesize, methods=["POST"]),
             Route("/synthesize_simple", self.synthesize_simple, methods=["POST"]),
             Route("/synthesize_stream", self.synthesize_stream, methods=["POST"]),
-            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["POST"]),
-            Route("/streams/{stream_id}", self.resume),
-            Route("/streams/{stream_id}", self.discard, methods=["DELETE"]),
-            Route("/opus_queue_status", self.opus_queue_status),
-            Route("/opus_queue_status/events", self.opus_queue_events),
+            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["GET", "POST"]),
             Route("/reference_audios", self.reference_audios),
             Route("/download_reference_audio/{audio_index}", self.download_reference_audio),
             Route("/test", self.test),
@@ -192,82 +187,33 @@ class NativeDialect:
         speech = self._speech_request(body)
         return SpeechResponse(self.service, speech, PcmEncoder(), headers, self.settings.send_timeout_s)
 
-    async def synthesize_stream_opus(self, request: Request) -> SpeechResponse:
-        body = await parse_body(request, OpusStreamBody)
-        headers = {
+    async def synthesize_stream_opus(self, request: Request) -> Response | SpeechResponse:
+        if request.method == "POST":
+            body = await parse_body(request, OpusStreamBody)
+        else:
+            body = parse_query(request, OpusStreamBody)
+        opus = {
             "X-Opus-Sample-Rate": "48000",
-            "X-Original-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
             "X-Opus-Bitrate": str(body.opus_bitrate),
             "X-Opus-Complexity": str(body.opus_complexity),
+        }
+        headers = {
+            **(opus if body.format != "mp3" else {}),
+            "X-Original-Sample-Rate": str(self.service.engine.info.sample_rate_hz),
             "X-Channels": "1",
             "X-Queue-Info": "sequential-processing",
             "Cache-Control": "no-cache, no-store, must-revalidate",
             "X-Accel-Buffering": "no",
-            "Content-Disposition": "attachment; filename=synthesized_audio.ogg",
+            "Content-Disposition": f"attachment; filename=synthesized_audio.{body.format}",
         }
         speech = self._speech_request(body)
-        encoder = OggOpusEncoder(body.opus_bitrate, body.opus_complexity)
+        given = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
+        kind = FORMATS[body.format]
+        if request.method == "HEAD":
+            return Response(media_type=kind.media_type, headers=headers)
+        # MP3 has bitrates of its own, so it keeps its default.
+        encoder = kind.create(**(given if body.format != "mp3" else {}))
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
-
-    async def resume(self, request: Request) -> Response | ResumedResponse:
-        stream_id = request.path_params["stream_id"]
-        if request.method == "HEAD":
-            async with self.service.resume(stream_id) as stream:
-                return Response(media_type=stream.media_type, headers={"X-Stream-Id": stream_id})
-        position, by_range = _resume_position(request)
-        timeout_s = self.settings.send_timeout_s
-        return ResumedResponse(self.service, stream_id, position, timeout_s, by_range=by_range)
-
-    async def discard(self, request: Request) -> Response:
-        await self.service.discard(request.path_params["stream_id"])
-        return Response(status_code=204)
-
-    async def opus_queue_status(self, request: Request) -> Response:
-        return JSONResponse(self._queue_status(self.service.slot.status()))
-
-    async def opus_queue_events(self, request: Request) -> Response:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
-        return StreamingResponse(self._queue_events(), media_type="text/event-stream", headers=headers)
-
-    async def _queue_events(self) -> AsyncIterator[str]:
-        slot = self.service.slot
-        while True:
-            changed = asyncio.ensure_future(slot.change())
-            status = slot.status()
-            queue = [
-                {
-                    "request_id": request_id,
-                    "position": position,
-                    "expected_wait_seconds": round(slot.expected_wait_s(position), 2),
-                }
-                for position, request_id in enumerate(status.waiting, 1)
-            ]
-            body = {**self._queue_status(status), "waiting": len(queue), "queue": queue}
-            try:
-                yield f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-                while not (await asyncio.wait([changed], timeout=_KEEP_ALIVE_S))[0]:
-                    yield ": still here\n\n"
-            finally:
-                changed.cancel()
-
-    def _queue_status(self, status: SlotStatus) -> dict[str, Any]:
-        holder = status.holder
-        now = time.time()
-        body: dict[str, Any] = {
-            "is_processing": holder is not None,
-            "queue_available": holder is None,
-            "timestamp": now,
-        }
-        if holder is not None:
-            body["current_request"] = {
-                "text_preview": preview(holder.text),
-                "reference_audio_index": holder.reference_audio_index,
-                "processing_duration_seconds": round(max(0.0, now - holder.start_time_s), 2),
-                "start_time": holder.start_time_s,
-            }
-        return body
 
     async def reference_audios(self, request: Request) -> Response:
         listed = [
@@ -344,21 +290,6 @@ def prefers_html(accept: str) -> bool:
             weights[media_type] = 0.0
     json_weight = max(weights.get(kind, 0.0) for kind in ("application/json", "application/*"))
     return weights.get("text/html", 0.0) > json_weight
-
-
-def _resume_position(request: Request) -> tuple[int, bool]:
-    """The byte to continue at, and whether a ``Range`` header named it.
-
-    Raises:
-        InvalidRequest: neither ``bytes=N-`` nor ``from=N`` with a whole number.
-    """
-    by_range = "range" in request.headers
-    text = request.headers.get("range") or request.query_params.get("from", "0")
-    found = re.fullmatch(r"bytes=(\d{1,18})-" if by_range else r"(\d{1,18})", text.strip())
-    if not found:
-        wanted = "Range must be bytes=N-" if by_range else "from must be a whole number of bytes, at least 0"
-        raise InvalidRequest(wanted, "Range" if by_range else "from")
-    return int(found[1]), by_range
 
 
 async def _ticks() -> AsyncIterator[str]:

@@ -87,14 +87,14 @@ class SpeechResponse(StreamResponse):
         keep: bool = True,
     ) -> None:
         super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s)
-        self._request = request
+        self.request = request
         self._encoder = encoder
         self._keep = keep
 
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
-        scope["state"]["log"].update(voice=self._request.voice.name, characters=len(self._request.text))
+        scope["state"]["log"].update(voice=self.request.voice.name, characters=len(self.request.text))
         resumable = Headers(scope=scope).get("x-resumable", "").lower() in {"true", "1"}
-        return self.service.open(self._request, self._encoder, keep=self._keep, resumable=resumable)
+        return self.service.open(self.request, self._encoder, keep=self._keep, resumable=resumable)
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         piece = await stream.buffer.read(0)

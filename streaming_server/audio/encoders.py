@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import secrets
 import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from streaming_server import __version__
 from streaming_server.audio import opus
+from streaming_server.audio.containers import AacEncoder, FlacEncoder, Mp3Encoder, WebmOpusEncoder
 from streaming_server.audio.ogg import OpusPages
 from streaming_server.audio.pcm import Resampler
 from streaming_server.domain import IntSamples
@@ -39,28 +43,42 @@ class AudioEncoder(Protocol):
 class PcmEncoder:
     """Raw signed 16-bit little-endian samples."""
 
-    media_type = "application/octet-stream"
+    def __init__(self, rate_hz: int | None = None) -> None:
+        """``rate_hz``: convert to this rate, for readers who are told none; None keeps the stream's own."""
+        self.media_type = "application/octet-stream" if rate_hz is None else "audio/pcm"
+        self._rate_hz = rate_hz
 
     def start(self, sample_rate_hz: int) -> bytes:
+        rate_hz = self._rate_hz or sample_rate_hz
+        self._resampler = Resampler(sample_rate_hz, rate_hz) if rate_hz != sample_rate_hz else None
         return b""
 
     def push(self, samples: IntSamples) -> bytes:
-        return samples.astype("<i2", copy=False).tobytes()
+        return _little_endian(self._resampler.push(samples) if self._resampler else samples)
+
+    def flush(self) -> bytes:
+        return b""
+
+    def finish(self) -> bytes:
+        return _little_endian(self._resampler.finish()) if self._resampler else b""
+
+
+class WavEncoder:
+    """RIFF WAVE of a length that is not known before its end; without samples, the header alone."""
+
+    media_type = "audio/wav"
+
+    def start(self, sample_rate_hz: int) -> bytes:
+        return wav_header(sample_rate_hz, None)
+
+    def push(self, samples: IntSamples) -> bytes:
+        return _little_endian(samples)
 
     def flush(self) -> bytes:
         return b""
 
     def finish(self) -> bytes:
         return b""
-
-
-class WavEncoder(PcmEncoder):
-    """RIFF WAVE of a length that is not known before its end."""
-
-    media_type = "audio/wav"
-
-    def start(self, sample_rate_hz: int) -> bytes:
-        return wav_header(sample_rate_hz, None)
 
 
 class OggOpusEncoder:
@@ -107,3 +125,38 @@ def wav_header(sample_rate_hz: int, samples: int | None) -> bytes:
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", riff, b"WAVE", b"fmt ", 16, 1, 1, sample_rate_hz, sample_rate_hz * 2, 2, 16, b"data", data),
     )
+
+
+def _little_endian(samples: IntSamples) -> bytes:
+    return samples.astype("<i2", copy=False).tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to encode speech."""
+
+    media_type: str
+    create: Callable[..., AudioEncoder]
+    """Makes an encoder; keywords are those of ``options``, all of them integers that may be left out.
+
+    Raises ValueError for a value outside the format's range."""
+    options: frozenset[str] = frozenset()
+
+
+_BITRATE = frozenset({"bitrate_bps"})
+_OPUS = _BITRATE | {"complexity"}
+PCM_HZ = 24000
+"""Of the format ``pcm``, whatever the engine's rate."""
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "ogg": Format("audio/ogg", OggOpusEncoder, _OPUS),
+        "webm": Format("audio/webm", WebmOpusEncoder, _OPUS),
+        "mp3": Format("audio/mpeg", Mp3Encoder, _BITRATE),
+        "aac": Format("audio/aac", AacEncoder, _BITRATE),
+        "flac": Format("audio/flac", FlacEncoder),
+        "wav": Format("audio/wav", WavEncoder),
+        "pcm": Format("audio/pcm", lambda: PcmEncoder(PCM_HZ)),
+    }
+)
+"""By name."""

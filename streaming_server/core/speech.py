@@ -15,6 +15,7 @@ from enum import StrEnum
 import anyio
 
 from streaming_server.audio.encoders import AudioEncoder
+from streaming_server.audio.stretch import stretched
 from streaming_server.core.buffers import ByteBudget, ByteLimits
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
@@ -104,6 +105,8 @@ class SpeechService:
             raise EngineNotReady
         if request.verbose:
             log.info("speech request", extra={"fields": asdict(request)})
+        if not self.engine.info.capabilities.get("speed"):
+            encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s)

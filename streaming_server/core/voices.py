@@ -47,3 +47,7 @@ class VoiceLibrary:
         if not voice.path.is_file():
             raise VoiceFileMissing(voice.path.name)
         return voice
+
+    def find(self, name: str) -> Voice | None:
+        """The voice of a name: a file's stem, its name, or its path as it is listed. No path is built from it."""
+        return next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)

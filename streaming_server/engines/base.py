@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from streaming_server.domain import AudioChunk, SpeechRequest
+from streaming_server.errors import EngineUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,26 @@ class EngineInfo:
     max_mel_tokens: int | None = None
     """The model's own limit of audio codes a sentence; None where it has none."""
     capabilities: Mapping[str, bool] = field(default_factory=dict)
+    """What of a request is honoured: ``text_to_speech``, ``voice_cloning``, ``multi_language``,
+    ``generation_parameters``, ``token_streaming``, ``seed``, ``speed``, ``emotion_control`` (any emotion at all),
+    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``. What is missing or False is
+    ignored, and the engine's log says so for each such request; the speed alone is then made up for elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which engine, and how it is to run."""
+
+    name: Literal["auto", "espeak", "indextts"] = "auto"
+    """``auto`` takes indextts where ``model_dir`` holds a model, else espeak."""
+    model_dir: Path = Path("checkpoints")
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["fp16", "bf16", "fp32"] | None = None
+    """None leaves it to the engine."""
+    look_ahead: int | Literal["exact"] = "exact"
+    """Codes that a token stream knows beyond what it vocodes."""
+    voice_cache_size: int = 64
+    """Voices whose analysis is kept."""
 
 
 class Engine(Protocol):
@@ -58,12 +80,35 @@ class Engine(Protocol):
         """Give back threads, files and device memory."""
 
 
-def create_engine() -> Engine:
-    """The engine to speak with.
+def create_engine(options: EngineOptions) -> Engine:
+    """The engine that the options name; nothing else takes its place.
 
     Raises:
-        EngineUnavailable: it cannot start.
+        EngineUnavailable: it cannot start, or cannot do what is asked of it; the sentence says what to do.
     """
-    from streaming_server.engines.espeak.engine import EspeakEngine
+    name = options.name
+    if name == "auto":
+        name = "indextts" if (options.model_dir / "config.yaml").is_file() else "espeak"
+    if name == "espeak":
+        from streaming_server.engines.espeak.engine import EspeakEngine
 
-    return EspeakEngine()
+        if options.device not in {"auto", "cpu"} or options.precision is not None:
+            raise EngineUnavailable(
+                "the espeak engine knows no device but the CPU and no precision: leave --device, --fp16, --bf16 and "
+                "--fp32 away, or take --engine indextts with a model"
+            )
+        return EspeakEngine()
+    try:
+        from streaming_server.engines.indextts.engine import IndexTTSEngine
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(
+            f"the indextts engine needs {error.name}: pip install 'streaming-server[indextts]'"
+        ) from error
+
+    return IndexTTSEngine(
+        model_dir=options.model_dir,
+        device=options.device,
+        precision=options.precision,
+        look_ahead=options.look_ahead,
+        voice_cache_size=options.voice_cache_size,
+    )

@@ -325,11 +325,11 @@ def test_a_wrong_method_is_405(server: LiveServer, path: str) -> None:
     assert response.status_code == 405
     assert list(response.json()) == ["detail"]
     assert response.headers["allow"]
-    if path in POSTS:
+    if path in POSTS and path != "/synthesize_stream_opus":
         assert server.get(path).status_code == 405
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/health/", "/synthesize/x", "/v1/audio/speech", "/%00", "/static/none"])
+@pytest.mark.parametrize("path", ["/nothing", "/health/", "/synthesize/x", "/v2/audio/speech", "/%00", "/static/none"])
 def test_an_unknown_path_is_404_at_once(server: LiveServer, path: str) -> None:
     response = server.client.post(path, content=b"x" * 100) if path != "/static/none" else server.get(path)
     assert response.status_code == 404

@@ -83,13 +83,18 @@ class IndexTTSEngine:
             model_dir=str(self._checkpoint.folder),
             max_mel_tokens=self._checkpoint.max_mel_tokens,
             capabilities={
+                "text_to_speech": True,
                 "voice_cloning": True,
+                "multi_language": True,
+                "generation_parameters": True,
                 "token_streaming": True,
-                "sentence_streaming": True,
-                "beam_search": True,
-                "sentence_batching": True,
                 "seed": True,
+                "speed": False,
                 "emotion_control": False,
+                "emotion_vector": False,
+                "emotion_text": False,
+                "emotion_reference": False,
+                "emotion_random": False,
             },
         )
 
@@ -134,7 +139,7 @@ class IndexTTSEngine:
     def _load(self) -> Loaded:
         try:
             runtime = self._checkpoint.load(self._device, self._dtype)
-            loaded = Loaded(runtime, self._frontend, self._look_ahead, self._voice_cache_size)
+            loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._voice_cache_size)
             loaded.warm()
         except torch.OutOfMemoryError as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
@@ -144,7 +149,10 @@ class IndexTTSEngine:
 class Loaded:
     """What is there once the model is loaded; touched by the owner thread only."""
 
-    def __init__(self, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voice_cache_size: int) -> None:
+    def __init__(
+        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voice_cache_size: int
+    ) -> None:
+        self._version = version
         self._runtime = runtime
         self._frontend = frontend
         self._look_ahead = look_ahead
@@ -155,6 +163,10 @@ class Loaded:
         generation = request.generation
         longest = min(generation.max_text_tokens_per_sentence, self._runtime.gpt.shape.max_text)
         segments = self._frontend.segments(request.text, longest)
+        if request.emotion is not None:
+            logger.warning(
+                "IndexTTS %s has no emotion but the voice's own: the one asked for is ignored", self._version
+            )
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
         voice = self._voices.get(request.voice.path)

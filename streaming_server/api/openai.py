@@ -1,0 +1,260 @@
+"""The OpenAI dialect: ``/v1/audio/speech``, its voices and models, and the forms that came before it.
+
+Knows its own paths, fields and error shapes; what a request does is the core's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from streaming_server import __version__
+from streaming_server.api.http import Body, ErrorShape, check_text, parse_body
+from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
+from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
+from streaming_server.core.speech import SpeechService
+from streaming_server.core.stream import SpeechStream
+from streaming_server.core.voices import VoiceLibrary
+from streaming_server.domain import Emotion, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceUnknown
+from streaming_server.logs import request_id
+from streaming_server.settings import Settings
+
+VOICES = ("alloy", "echo", "fable", "onyx", "nova", "shimmer", "ash", "ballad", "coral", "sage", "verse")
+"""The names of ``voice_01`` … ``voice_11``."""
+_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+_LONGEST_INPUT = 4096
+_TOKENS_PER_SECOND = 50
+"""Of the audio, for the usage count: one for each 20 ms."""
+_MOST_EMOTION = 1.5
+_EMOTION_SUM = "情感向量之和不能超过1.5，请调整后重试。"
+
+ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+_FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
+_Weight = Annotated[float, Field(ge=0, le=1)]
+
+
+class VoiceId(Body):
+    id: str
+
+
+class SpeechBody(Body):
+    model: str
+    input: str
+    voice: str | VoiceId = VOICES[0]
+    response_format: ResponseFormat | None = None
+    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
+    instructions: str | None = None
+    stream_format: Literal["audio", "sse"] = "audio"
+
+
+class TtsUrlBody(Body):
+    text: str
+    audio_paths: Annotated[list[str], Field(min_length=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    spk_audio_path: str | None = None
+    emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
+    emo_ref_path: str | None = None
+    emo_weight: _Weight = 1.0
+    emo_vec: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8)] | None = None
+    emo_text: str | None = None
+    emo_random: bool = False
+    max_text_tokens_per_sentence: Annotated[int, Field(ge=1)] = 120
+
+
+class TtsBody(Body):
+    text: str
+    character: str
+
+
+def error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+    """OpenAI's shape, all four keys."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    code = "invalid_api_key" if status == 401 else None
+    param = error.field.split(".")[-1] if isinstance(error, InvalidRequest) else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def tts_error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+    """The shape of ``/tts_url`` and ``/tts``."""
+    return {"status": "error", "error": message}
+
+
+ERRORS = ErrorShape(error_body)
+TTS_ERRORS = ErrorShape(tts_error_body)
+SHAPES: Mapping[str, ErrorShape] = {
+    "/v1/audio": ERRORS,
+    "/v1/models": ERRORS,
+    "/audio/speech": ERRORS,
+    "/audio/voices": ERRORS,
+    "/models": ERRORS,
+    "/tts_url": TTS_ERRORS,
+    "/tts": TTS_ERRORS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIDialect:
+    """The routes over one service."""
+
+    service: SpeechService
+    voices: VoiceLibrary
+    settings: Settings
+
+    def routes(self) -> list[BaseRoute]:
+        both = [
+            route
+            for prefix in ("/v1", "")
+            for route in (
+                Route(f"{prefix}/audio/speech", self.speech, methods=["POST"]),
+                Route(f"{prefix}/audio/voices", self.list_voices),
+                Route(f"{prefix}/models", self.models),
+                Route(f"{prefix}/models/{{model_id:path}}", self.model),
+            )
+        ]
+        return [*both, Route("/tts_url", self.tts_url, methods=["POST"]), Route("/tts", self.tts, methods=["POST"])]
+
+    async def speech(self, request: Request) -> SpeechResponse:
+        body = await parse_body(request, SpeechBody)
+        limit = min(_LONGEST_INPUT, self.settings.max_text_characters)
+        speech = SpeechRequest(
+            check_text(body.input, limit, "input"),
+            self._voice(body.voice if isinstance(body.voice, str) else body.voice.id),
+            request_id=request_id.get() or "",
+            emotion=Emotion(text=body.instructions) if body.instructions and body.instructions.strip() else None,
+            speed=body.speed,
+        )
+        name = body.response_format or self.settings.openai_default_format
+        encoder = FORMATS[_FORMAT_NAMES.get(name, name)].create()
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        kind = SseSpeechResponse if body.stream_format == "sse" else SpeechResponse
+        return kind(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+
+    async def list_voices(self, request: Request) -> Response:
+        listed = [{"id": name, "name": name.capitalize(), "language": "multi"} for name in self._voice_names()]
+        return JSONResponse({"voices": listed})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_model(name) for name in self._model_names()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model_id"]
+        if name not in self._model_names():
+            raise HTTPException(404, f"there is no model {name[:80]!r}")
+        return JSONResponse(_model(name))
+
+    async def tts_url(self, request: Request) -> WholeSpeechResponse:
+        body = await parse_body(request, TtsUrlBody)
+        field, name = (
+            ("audio_paths", body.audio_paths[0]) if body.audio_paths else ("spk_audio_path", body.spk_audio_path)
+        )
+        if name is None:
+            raise InvalidRequest("audio_paths or spk_audio_path is required", "spk_audio_path")
+        generation = Generation(seed=body.seed, max_text_tokens_per_sentence=body.max_text_tokens_per_sentence)
+        return self._whole(body.text, self._file(name, field), generation, self._emotion(body))
+
+    async def tts(self, request: Request) -> WholeSpeechResponse:
+        body = await parse_body(request, TtsBody)
+        return self._whole(body.text, self._voice(body.character, "character"), Generation(), None)
+
+    def _whole(self, text: str, voice: Voice, generation: Generation, emotion: Emotion | None) -> WholeSpeechResponse:
+        limit = self.service.engine.info.max_mel_tokens or generation.max_mel_tokens
+        speech = SpeechRequest(
+            check_text(text, self.settings.max_text_characters),
+            voice,
+            replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens)),
+            Granularity.SENTENCE,
+            request_id=request_id.get() or "",
+            emotion=emotion,
+        )
+        return WholeSpeechResponse(self.service, speech, {}, self.settings.send_timeout_s)
+
+    def _emotion(self, body: TtsUrlBody) -> Emotion | None:
+        """By the method that the body names.
+
+        Raises:
+            InvalidRequest: the method's own field is missing, or its numbers add up to too much.
+        """
+        if body.emo_control_method == 0:
+            return None
+        field, value = {
+            1: ("emo_ref_path", body.emo_ref_path),
+            2: ("emo_vec", body.emo_vec),
+            3: ("emo_text", body.emo_text),
+        }[body.emo_control_method]
+        if not value:
+            raise InvalidRequest(f"{field} is required where emo_control_method is {body.emo_control_method}", field)
+        if body.emo_control_method == 1 and body.emo_ref_path:
+            return Emotion(self._file(body.emo_ref_path, field), weight=body.emo_weight, random=body.emo_random)
+        if body.emo_control_method == 2 and body.emo_vec:
+            if sum(body.emo_vec) > _MOST_EMOTION:
+                raise InvalidRequest(_EMOTION_SUM, field)
+            a, b, c, d, e, f, g, h = (min(number, 1.0) for number in body.emo_vec)
+            return Emotion(vector=(a, b, c, d, e, f, g, h), weight=body.emo_weight, random=body.emo_random)
+        return Emotion(text=body.emo_text, weight=body.emo_weight, random=body.emo_random)
+
+    def _voice(self, name: str, field: str = "voice") -> Voice:
+        """The voice of an id.
+
+        Raises:
+            VoiceUnknown: there is none; the sentence names those that there are.
+        """
+        stem = f"voice_{VOICES.index(name) + 1:02}" if name in VOICES else name
+        voice = self.voices.find(stem)
+        if voice is None:
+            raise VoiceUnknown(name, self._voice_names(), field)
+        return voice
+
+    def _file(self, name: str, field: str) -> Voice:
+        """The voice of a file's name.
+
+        Raises:
+            VoiceUnknown: the reference folder has no such file.
+        """
+        voice = self.voices.find(name)
+        if voice is None:
+            raise VoiceUnknown(name, [known.path.name for known in self.voices.list()], field)
+        return voice
+
+    def _voice_names(self) -> list[str]:
+        stems = [voice.name for voice in self.voices.list()]
+        numbered = {f"voice_{number:02}": name for number, name in enumerate(VOICES, 1)}
+        return [name for stem, name in numbered.items() if stem in stems] + [s for s in stems if s not in numbered]
+
+    def _model_names(self) -> list[str]:
+        return [self.service.engine.info.name, *_MODELS]
+
+
+class SseSpeechResponse(SpeechResponse):
+    """The encoded bytes as server-sent events, and the usage at their end."""
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        piece = await stream.buffer.read(0)
+        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
+        await connection.start(200, {**self.headers, **names, "Content-Type": "text/event-stream; charset=utf-8"})
+        position = 0
+        while piece:
+            position += len(piece)
+            await connection.write(_event("speech.audio.delta", audio=base64.b64encode(piece).decode()))
+            piece = await stream.buffer.read(position)
+        given, made = len(self.request.text), round(stream.stats.audio_s * _TOKENS_PER_SECOND)
+        usage = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
+        await connection.write(_event("speech.audio.done", usage=usage))
+
+
+def _event(kind: str, **content: object) -> bytes:
+    return f"data: {json.dumps({'type': kind, **content})}\n\n".encode()
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": f"streaming-server {__version__}"}
