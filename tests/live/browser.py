@@ -6,10 +6,11 @@ import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Response, sync_playwright
 
 from streaming_server.domain import FloatSamples
 from tests.live.server import eventually
@@ -64,12 +65,25 @@ class Player:
         self.requested: list[str] = []
         self.errors: list[str] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
+        self.stream_ids: list[str] = []
+        self.page.on("response", self._note_stream)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         for name in without:
             self.page.add_init_script(f"delete globalThis.{name}")
         self.page.add_init_script(_EARS)
         self.page.goto(f"http://127.0.0.1:{port}/player")
         self.page.wait_for_selector("#voices input")
+
+    def _note_stream(self, response: Response) -> None:
+        if "x-stream-id" in response.headers:
+            self.stream_ids.append(response.headers["x-stream-id"])
+
+    def download(self, folder: Path) -> Path:
+        with self.page.expect_download() as started:
+            self.page.click("#download")
+        path = folder / started.value.suggested_filename
+        started.value.save_as(path)
+        return path
 
     def state(self, name: str) -> Any:
         return self.page.evaluate(f"playerState.{name}")
