@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Response, sync_playwright
 from streaming_server.domain import FloatSamples
 from tests.live.server import eventually
 
+LAN_HOST = "speech.lan"
 _ARGUMENTS = [
     "--no-sandbox",
     "--autoplay-policy=no-user-gesture-required",
@@ -22,6 +23,8 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    # A name that is not this machine's makes plain HTTP what it is in a home network: no secure context.
+    f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
 ]
 # Watches from outside the page's own code: the click as the browser dates it, every buffer that is given a time, and
 # the first moment at which the analyser sees sound.
@@ -58,7 +61,9 @@ def chromium() -> Iterator[Browser]:
 class Player:
     """The page, once it is ready."""
 
-    def __init__(self, browser: Browser, port: int, *, without: tuple[str, ...] = (), **context: Any) -> None:
+    def __init__(
+        self, browser: Browser, port: int, *, host: str = "127.0.0.1", without: tuple[str, ...] = (), **context: Any
+    ) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(15_000)
@@ -71,7 +76,7 @@ class Player:
         for name in without:
             self.page.add_init_script(f"delete globalThis.{name}")
         self.page.add_init_script(_EARS)
-        self.page.goto(f"http://127.0.0.1:{port}/player")
+        self.page.goto(f"http://{host}:{port}/player")
         self.page.wait_for_selector("#voices input")
 
     def _note_stream(self, response: Response) -> None:

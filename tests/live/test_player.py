@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import FloatSamples
 from tests.fakes import RATE_HZ, Step, tone
-from tests.live.browser import Player, chromium, player
+from tests.live.browser import LAN_HOST, Player, chromium, player
 from tests.live.proxy import cutting_proxy
 from tests.live.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
@@ -189,6 +189,20 @@ def test_a_media_source_plays_where_no_decoder_is(browser: Browser, fake: LiveSe
         assert opened.state("playedSamples") / 48000 == pytest.approx(1.23456, abs=0.08)
         assert max(opened.bars()) > 20
         assert fake.get(f"/streams/{opened.stream_ids[0]}").headers["content-type"] in {"audio/webm", "audio/mpeg"}
+
+
+def test_plain_http_in_a_home_network_is_enough(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port, host=LAN_HOST) as opened:
+        assert opened.page.evaluate("[isSecureContext, typeof AudioDecoder]") == [False, "undefined"]
+        opened.play_whole("odd")
+        assert opened.state("method") == "mediasource"
+        shown = opened.page.inner_text("#curl")
+        opened.page.click("#copy")
+        expect(opened.page.locator("#copy")).to_have_text("Copied")
+        opened.page.fill("#text", "")
+        opened.page.focus("#text")
+        opened.page.keyboard.press("Control+V")
+        assert opened.page.input_value("#text") == shown
 
 
 def test_without_decoder_and_media_source_plain_samples_play(browser: Browser, espeak: LiveServer) -> None:
