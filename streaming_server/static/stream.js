@@ -37,7 +37,6 @@ export class SpeechStream {
     });
     if (!this.#response.ok) throw await refusal(this.#response);
     this.id = this.#response.headers.get("X-Stream-Id");
-    if (this.#stopping.signal.aborted) this.#release();
     return this.#response.headers;
   }
 
