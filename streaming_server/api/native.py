@@ -107,6 +107,15 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> di
 ERRORS = ErrorShape(error_body, invalid_status=422)
 
 
+class _FreshFiles(StaticFiles):
+    """Asked for anew each time, by their ETag: a page must not mix the modules of two versions."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 @dataclass(frozen=True, slots=True)
 class NativeDialect:
     """The routes over one service."""
@@ -119,7 +128,7 @@ class NativeDialect:
         return [
             Route("/", self.root),
             Route("/player", self.player),
-            Mount("/static", StaticFiles(directory=_STATIC)),
+            Mount("/static", _FreshFiles(directory=_STATIC)),
             Route("/health", self.health),
             Route("/model_info", self.model_info),
             Route("/synthesize", self.synthesize, methods=["POST"]),
