@@ -78,6 +78,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, SpeechServerError):
+            request.scope["state"]["log"]["outcome"] = error.code
         slot = service.slot
         return error_response(error, shapes.of(request.url.path), slot.expected_wait_s(slot.position_of_newcomer))
 

@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="streaming-server", description="A streaming text-to-speech server.")
+    parser = argparse.ArgumentParser(
+        prog="streaming-server", description="A streaming text-to-speech server.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -68,12 +70,12 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", dest="precision", action="store_const", const=name, help=f"compute in {name}"
         )
 
-    serve = commands.add_parser("serve", parents=[model], help="start the HTTP server")
+    serve = commands.add_parser("serve", parents=[model], allow_abbrev=False, help="start the HTTP server")
     serve.add_argument("--host", help="address to listen on (HOST, else 0.0.0.0)")
     serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
     serve.set_defaults(command=_serve)
 
-    say = commands.add_parser("say", parents=[model], help="speak a text into a file")
+    say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
     say.add_argument("text", help="what to say; - reads standard input")
     say.add_argument(
         "-o", "--output", required=True, help=f"a file ({', '.join(_ENCODERS)}), or - for Ogg on standard output"
@@ -87,10 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is not from 0 to 65535")
-    return port
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
+    return int(text)
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:

@@ -12,8 +12,10 @@ SpeechServerError
 ├── EngineFailed            the engine broke; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
+├── ShuttingDown            the server ends
 ├── QueueFull               as many wait for the slot as may
 ├── QueueTimeout            waited for the slot for as long as one may
+├── AudioTooLarge           a whole file that would pass the bound of unsent audio
 ├── ReaderTooSlow           unsent audio reached its bound
 ├── ClientLeft              the synthesis ended with its last reader
 └── StreamNotFound          no stream of that id, or no longer
@@ -108,6 +110,21 @@ class Unauthorized(SpeechServerError):
 
     def __init__(self) -> None:
         super().__init__("a valid API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+
+
+class ShuttingDown(SpeechServerError):
+    code = "shutting_down"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; try again later")
+
+
+class AudioTooLarge(SpeechServerError):
+    code = "audio_too_large"
+
+    def __init__(self) -> None:
+        super().__init__("the audio is larger than the server can hold as a whole; ask for it as a stream")
 
 
 class QueueFull(SpeechServerError):

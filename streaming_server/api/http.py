@@ -155,6 +155,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.StreamNotFound: 404,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
+    errors.ShuttingDown: 503,
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,
     SpeechServerError: 500,

@@ -5,6 +5,7 @@ Knows no route and no dialect beyond its error shape.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming_server.api.http import ErrorShapes, error_response
-from streaming_server.errors import Unauthorized
+from streaming_server.errors import ShuttingDown, Unauthorized
 from streaming_server.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,12 @@ class UnexpectedErrors:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
             scope["state"]["log"]["outcome"] = "disconnected"
+        except asyncio.CancelledError:
+            # Only the server cancels a request as a whole: the time that it gives at shutdown is over.
+            scope["state"]["log"]["outcome"] = ShuttingDown.code
+            if started:
+                raise
+            await error_response(ShuttingDown(), self._shapes.of(scope["path"]), 1)(scope, receive, send)
         except Exception:
             log.exception("unexpected error")
             if started:
@@ -113,4 +120,4 @@ class ApiKeys:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         # Every pair is compared, each in constant time: how long it takes tells nothing about the keys.
-        return sum(hmac.compare_digest(one.encode(), key) for one in given for key in self._keys) > 0
+        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in self._keys) > 0

@@ -20,7 +20,7 @@ from streaming_server.audio.encoders import AudioEncoder, PcmEncoder, wav_header
 from streaming_server.core.speech import SpeechService
 from streaming_server.core.stream import SpeechStream
 from streaming_server.domain import SpeechRequest
-from streaming_server.errors import ReaderTooSlow, SpeechServerError, StreamNotFound
+from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError, StreamNotFound
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,15 @@ class StreamResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope["state"]["log"]
-        entry["outcome"] = "disconnected"
         connection = Connection(scope, send, self._send_timeout_s)
         async with _until_disconnect(receive) as gone, self.open(scope) as stream:
+            entry["outcome"] = "disconnected"
 
             def give_up() -> None:
-                entry["outcome"] = ReaderTooSlow.code
-                connection.abort()
-                gone.cancel()
+                if connection.started:  # else the error is read, and answered with a status
+                    entry["outcome"] = ReaderTooSlow.code
+                    connection.abort()
+                    gone.cancel()
 
             stream.buffer.on_give_up.add(give_up)
             try:
@@ -118,7 +119,10 @@ class WholeSpeechResponse(SpeechResponse):
         super().__init__(service, request, PcmEncoder(), whole, send_timeout_s, keep=False)
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        size = await stream.buffer.complete()
+        try:
+            size = await stream.buffer.complete()
+        except ReaderTooSlow:
+            raise AudioTooLarge from None
         header = wav_header(self.service.engine.info.sample_rate_hz, size // 2)
         await connection.start(200, {**self.headers, "Content-Length": str(len(header) + size)})
         await connection.write(header)

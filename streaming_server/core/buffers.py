@@ -92,6 +92,10 @@ class StreamBuffer:
         return self.first + len(self._held)
 
     @property
+    def held_bytes(self) -> int:
+        return len(self._held)
+
+    @property
     def unsent_bytes(self) -> int:
         return self.size - self._sent
 
@@ -182,6 +186,10 @@ class SampleQueue:
         self._error: BaseException | None = None
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._size * 2
 
     async def put(self, samples: IntSamples) -> None:
         """Add samples, waiting while there are too many."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -77,8 +77,8 @@ class SpeechService:
     async def aclose(self) -> None:
         """End every stream; free the engine and the encoding threads."""
         self.state = EngineState.LOADING
-        for stream_id in list(self._streams):
-            await self.discard(stream_id)
+        while self._streams:
+            await self.discard(next(iter(self._streams)))
         await asyncio.gather(*self._closing)
         await self.engine.aclose()
         self._lane.close()
@@ -128,7 +128,7 @@ class SpeechService:
             yield stream
 
     async def discard(self, stream_id: str) -> None:
-        """End a stream, frees the slot if it holds it, and forget it.
+        """End a stream, free the slot if it holds it, and forget it.
 
         Raises:
             StreamNotFound: there is none of that id, or no longer.
@@ -157,10 +157,19 @@ class SpeechService:
     async def _keep(self, stream: SpeechStream) -> None:
         loop = asyncio.get_running_loop()
         self._expiries[stream.id] = loop.call_later(self._resumption.keep_s, self._expire, stream.id)
-        while len(self._expiries) > self._resumption.most_streams:
+        while len(self._expiries) > self._resumption.most_streams or self._idle_bytes > self.budget.limits.kept:
             await self.discard(next(iter(self._expiries)))
 
+    @property
+    def _idle_bytes(self) -> int:
+        """What the streams hold that nobody reads, not encoded yet or encoded."""
+        return sum(self._streams[stream_id].held_bytes for stream_id in self._expiries)
+
     def _expire(self, stream_id: str) -> None:
-        task = asyncio.create_task(self.discard(stream_id))
+        async def discard() -> None:
+            with suppress(StreamNotFound):  # ended by somebody else in the same moment
+                await self.discard(stream_id)
+
+        task = asyncio.create_task(discard())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

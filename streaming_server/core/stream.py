@@ -86,6 +86,11 @@ class SpeechStream:
         self._encoding = asyncio.create_task(self._guard(self._encode, buffer.end))
 
     @property
+    def held_bytes(self) -> int:
+        """All that it keeps in memory, encoded or not."""
+        return self.buffer.held_bytes + self._samples.held_bytes
+
+    @property
     def is_read(self) -> bool:
         """Whether a reader is there."""
         return self._readers > 0
@@ -143,6 +148,7 @@ class SpeechStream:
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")
                         self.stats.audio_s += chunk.samples.size / self._rate_hz
+                        self.stats.synthesis_s = time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
             finally:
                 self.stats.synthesis_s = time.monotonic() - entered_s

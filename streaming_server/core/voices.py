@@ -28,7 +28,7 @@ class VoiceLibrary:
     def list(self) -> list[Voice]:
         """Read the folder anew, sorted by file name; empty where there is no folder."""
         try:
-            names = sorted(path.name for path in self._folder.iterdir() if path.suffix.lower() in SUFFIXES)
+            names = sorted(path.name for path in self._folder.iterdir() if _is_recording(path))
         except (FileNotFoundError, NotADirectoryError):
             names = []
         self._voices = [Voice(Path(name).stem, self._folder / name, index) for index, name in enumerate(names)]
@@ -51,3 +51,8 @@ class VoiceLibrary:
     def find(self, name: str) -> Voice | None:
         """The voice of a name: a file's stem, its name, or its path as it is listed. No path is built from it."""
         return next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)
+
+
+def _is_recording(path: Path) -> bool:
+    # A link that leads nowhere is listed, so that its absence can be seen; a name that no JSON can hold is not.
+    return path.suffix.lower() in SUFFIXES and not path.is_dir() and path.name.isprintable()
