@@ -91,9 +91,9 @@ class StreamBody(GenerationBody):
 
 class OpusStreamBody(StreamBody):
     format: Literal["ogg", "webm", "mp3"] = "ogg"
-    opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS.start, lt=BITRATE_BPS.stop)] = 32000
+    opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS[0], le=BITRATE_BPS[-1])] = 32000
     """In bit/s; not for `mp3`."""
-    opus_complexity: Annotated[int, Field(ge=COMPLEXITY.start, lt=COMPLEXITY.stop)] = 10
+    opus_complexity: Annotated[int, Field(ge=COMPLEXITY[0], le=COMPLEXITY[-1])] = 10
     """Effort of the encoder; not for `mp3`."""
 
 

@@ -23,6 +23,7 @@ function number(value) {
 }
 
 function range({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }) {
+  if (minimum !== undefined && maximum !== undefined) return `${number(minimum)} to ${number(maximum)}`;
   const low = minimum !== undefined ? `≥ ${number(minimum)}` : exclusiveMinimum !== undefined && `> ${number(exclusiveMinimum)}`;
   const high = maximum !== undefined ? `≤ ${number(maximum)}` : exclusiveMaximum !== undefined && `< ${number(exclusiveMaximum)}`;
   return [low, high].filter(Boolean).join(", ");
