@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TEXT = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
-    "It has seen many foxes come and go in its long life by the river. 今天天气很好，我们一起去公园散步。"
+    "It has seen many foxes come and go. 今天天气很好，我们去公园散步。"
 )
 """About ten seconds of speech."""
 

@@ -15,11 +15,20 @@ from streaming_server.settings import Settings
 
 
 class SpeechProtocol(HttpToolsProtocol):
-    """Gives a response hold of its connection: ASGI has no way to drop a reader that is too slow."""
+    """Tells a response what ASGI has no word for, by the request's state.
+
+    ``transport``, to drop a reader that is too slow; ``ending``, an event that is set when the server shuts down, for
+    responses that would go on for ever.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "transport": transport}
+        self._ending = asyncio.Event()
+        self.app_state = {**self.app_state, "transport": transport, "ending": self._ending}
+
+    def shutdown(self) -> None:
+        self._ending.set()
+        super().shutdown()
 
 
 def create_server(settings: Settings, **options: object) -> uvicorn.Server:

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag, described
 from streaming_server.api.responses import ResumedResponse
-from streaming_server.core.slot import SlotStatus
+from streaming_server.core.slot import Slot, SlotStatus
 from streaming_server.core.speech import SpeechService
 from streaming_server.errors import InvalidRequest
 from streaming_server.settings import Settings
@@ -137,28 +137,42 @@ class Queue:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers=headers)
-        return StreamingResponse(self._queue_events(), media_type="text/event-stream", headers=headers)
+        ending = request.scope["state"].get("ending") or asyncio.Event()
+        return StreamingResponse(self._queue_events(ending), media_type="text/event-stream", headers=headers)
 
-    async def _queue_events(self) -> AsyncIterator[str]:
+    async def _queue_events(self, ending: asyncio.Event) -> AsyncIterator[str]:
         slot = self.service.slot
-        while True:
-            changed = asyncio.ensure_future(slot.change())
-            status = slot.status()
-            queue: list[Waiting] = [
-                {
-                    "request_id": request_id,
-                    "position": position,
-                    "expected_wait_seconds": round(slot.expected_wait_s(position), 2),
-                }
-                for position, request_id in enumerate(status.waiting, 1)
-            ]
-            body: QueueEvent = {**_queue_status(status), "waiting": len(queue), "queue": queue}
-            try:
-                yield f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-                while not (await asyncio.wait([changed], timeout=_KEEP_ALIVE_S))[0]:
+        end = asyncio.ensure_future(ending.wait())
+        change = asyncio.ensure_future(slot.change())
+        try:
+            yield _queue_event(slot)
+            while not end.done():
+                await asyncio.wait([change, end], timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                if change.done():
+                    change = asyncio.ensure_future(slot.change())
+                    # Once it is listening: what changes between here and there would be missed.
+                    await asyncio.sleep(0)
+                    yield _queue_event(slot)
+                elif not end.done():
                     yield ": still here\n\n"
-            finally:
-                changed.cancel()
+        finally:
+            end.cancel()
+            change.cancel()
+
+
+def _queue_event(slot: Slot) -> str:
+    """The object of `_queue_status`, who waits, and for how long."""
+    status = slot.status()
+    queue: list[Waiting] = [
+        {
+            "request_id": request_id,
+            "position": position,
+            "expected_wait_seconds": round(slot.expected_wait_s(position), 2),
+        }
+        for position, request_id in enumerate(status.waiting, 1)
+    ]
+    body: QueueEvent = {**_queue_status(status), "waiting": len(queue), "queue": queue}
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
 def _queue_status(status: SlotStatus) -> QueueStatus:

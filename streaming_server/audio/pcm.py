@@ -5,10 +5,9 @@ Knows no container and no codec.
 
 from __future__ import annotations
 
-import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 
+from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import FloatSamples, IntSamples
 
 _FULL_SCALE = 32768.0
@@ -34,7 +33,7 @@ class Resampler:
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self._from_hz = from_hz
         self._to_hz = to_hz
-        self._resampler = AudioResampler(format="s16", layout="mono", rate=to_hz)
+        self._filter = FilterChain(from_hz, ("aresample", str(to_hz)))
         self._taken = 0
         self._given = 0
 
@@ -43,21 +42,15 @@ class Resampler:
         if not samples.size:
             return samples
         self._taken += samples.size
-        frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
-        frame.sample_rate = self._from_hz
-        return self._collect(self._resampler.resample(frame))
+        out = self._filter.push(samples)
+        self._given += out.size
+        return out
 
     def finish(self) -> IntSamples:
         """Give the rest."""
         if not self._taken:
             return np.empty(0, np.int16)
-        rest = self._collect(self._resampler.resample(None))
+        rest = self._filter.finish()
         # libswresample swallows an input shorter than half its filter: silence of the same length stands for it.
-        missing = -(-self._taken * self._to_hz // self._from_hz) - self._given
+        missing = -(-self._taken * self._to_hz // self._from_hz) - self._given - rest.size
         return np.concatenate([rest, np.zeros(max(missing, 0), np.int16)])
-
-    def _collect(self, frames: list[av.AudioFrame]) -> IntSamples:
-        parts = [frame.to_ndarray()[0] for frame in frames]
-        out: IntSamples = np.concatenate(parts) if parts else np.empty(0, np.int16)
-        self._given += out.size
-        return out

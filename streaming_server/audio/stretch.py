@@ -6,13 +6,11 @@ Knows samples and encoders; not who asks for another tempo.
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
-import av
-import av.filter
 import numpy as np
 
 from streaming_server.audio.encoders import AudioEncoder
+from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import IntSamples
 
 SPEED_MIN, SPEED_MAX = 0.25, 4.0
@@ -45,36 +43,31 @@ class TimeStretch:
         self._taken = 0
         self._given = 0
         self._short: IntSamples = np.empty(0, np.int16)
-        self._graph = _graph(rate_hz, speed) if speed != 1.0 else None
+        stages = 1 if speed >= _STAGE_MIN else 2
+        tempos = [("atempo", repr(speed ** (1 / stages)))] * stages
+        self._filter = FilterChain(rate_hz, *tempos) if speed != 1.0 else None
 
     def push(self, samples: IntSamples) -> IntSamples:
         """Take samples, shape ``(n,)``; give those that are settled."""
-        if self._graph is None:
+        if self._filter is None:
             return samples
         self._taken += samples.size
         samples, self._short = np.concatenate([self._short, samples]), samples[:0]
         if samples.size < _LEAST_SAMPLES:
             self._short = samples
             return samples[:0]
-        self._feed(self._graph, samples)
-        out = _pull(self._graph)
+        out = self._filter.push(samples)
         self._given += out.size
         return out
 
     def finish(self) -> IntSamples:
         """Give the rest."""
-        if self._graph is None or not self._taken:
+        if self._filter is None or not self._taken:
             return np.empty(0, np.int16)
         missing = round(self._taken / self._speed) - self._given
         silence = np.zeros(math.ceil(_TAIL_S * self._rate_hz * max(self._speed, 1.0)), np.int16)
-        self._feed(self._graph, np.concatenate([self._short, silence]))
-        self._graph.push(None)
-        return _pull(self._graph)[: max(missing, 0)]
-
-    def _feed(self, graph: av.filter.Graph, samples: IntSamples) -> None:
-        frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
-        frame.sample_rate = self._rate_hz
-        graph.push(frame)
+        last = self._filter.push(np.concatenate([self._short, silence]))
+        return np.concatenate([last, self._filter.finish()])[: max(missing, 0)]
 
 
 class StretchedEncoder:
@@ -116,24 +109,3 @@ def stretched(encoder: AudioEncoder, speed: float) -> AudioEncoder:
 def _check(speed: float) -> None:
     if not SPEED_MIN <= speed <= SPEED_MAX:
         raise ValueError(f"speed {speed} is outside {SPEED_MIN}-{SPEED_MAX}")
-
-
-def _graph(rate_hz: int, speed: float) -> av.filter.Graph:
-    stages = 1 if speed >= _STAGE_MIN else 2
-    graph = av.filter.Graph()
-    # The filter has nothing to share out, yet a graph would start a thread for each core.
-    graph.threads = 1
-    source = graph.add_abuffer(format="s16", sample_rate=rate_hz, layout="mono", time_base=Fraction(1, rate_hz))
-    tempos = [graph.add("atempo", repr(speed ** (1 / stages))) for _ in range(stages)]
-    graph.link_nodes(source, *tempos, graph.add("abuffersink"))
-    graph.configure()
-    return graph
-
-
-def _pull(graph: av.filter.Graph) -> IntSamples:
-    parts: list[IntSamples] = []
-    try:
-        while True:
-            parts.append(graph.pull().to_ndarray()[0])
-    except (BlockingIOError, EOFError):
-        return np.concatenate(parts) if parts else np.empty(0, np.int16)

@@ -142,3 +142,17 @@ async def test_the_lowest_priority_value_goes_first() -> None:
     turnstile.release()
     await asyncio.gather(*tasks)
     assert order == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_turn_is_not_given_to_one_who_has_just_been_cancelled() -> None:
+    turnstile = Turnstile(1)
+    await turnstile.acquire()
+    first, second = (asyncio.create_task(turnstile.acquire()) for _ in range(2))
+    await settle()
+    first.cancel()
+    turnstile.release()
+    await asyncio.wait([first, second], timeout=1)
+    assert first.cancelled()
+    assert second.done()
+    turnstile.release()
+    assert turnstile.is_open

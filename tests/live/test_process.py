@@ -101,6 +101,20 @@ def test_a_stream_that_does_not_end_is_cut_after_the_settings_time() -> None:
         client.close()
 
 
+def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
+    with (
+        server_process(SHUTDOWN_TIMEOUT_S="20") as server,
+        httpx.Client(base_url=server.url) as client,
+        client.stream("GET", "/opus_queue_status/events") as events,
+    ):
+        lines = events.iter_lines()
+        assert next(lines).startswith("data: ")
+        began_s = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began_s < 5
+        assert list(lines) == [""]
+
+
 def refused(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -127,7 +127,7 @@ class EspeakLibrary:
         if not count or self._receive is None:
             return _CONTINUE
         try:
-            chunk = np.ctypeslib.as_array(samples, (count,)).copy()
+            chunk = np.frombuffer(ctypes.string_at(samples, count * 2), np.int16)
             self._stopped = not self._receive(chunk)
         except BaseException as error:  # an exception must not cross the C frames
             self._error = error
