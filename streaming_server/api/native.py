@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -68,6 +69,15 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> Na
 ERRORS = ErrorShape(error_body, NativeError, invalid_status=422)
 
 
+class _FreshFiles(StaticFiles):
+    """Asked for anew each time, by their ETag: a page must not mix the modules of two versions."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 @dataclass(frozen=True, slots=True)
 class NativeDialect:
     """The routes over one service."""
@@ -80,7 +90,7 @@ class NativeDialect:
         return [
             ApiRoute("/", self.root, TAG, operations.ROOT),
             ApiRoute("/player", self.player, TAG, operations.PLAYER),
-            Mount("/static", StaticFiles(directory=_STATIC)),
+            Mount("/static", _FreshFiles(directory=_STATIC)),
             ApiRoute("/health", self.health, TAG, operations.HEALTH),
             ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
             ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),

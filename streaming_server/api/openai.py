@@ -224,8 +224,7 @@ class SseSpeechResponse(SpeechResponse):
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         piece = await stream.buffer.read(0)
-        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
-        await connection.start(200, {**self.headers, **names, "Content-Type": "text/event-stream; charset=utf-8"})
+        await self.announce(stream, connection, **{"Content-Type": "text/event-stream; charset=utf-8"})
         position = 0
         while piece:
             position += len(piece)

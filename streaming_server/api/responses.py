@@ -98,9 +98,14 @@ class SpeechResponse(StreamResponse):
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         piece = await stream.buffer.read(0)
-        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
-        await connection.start(200, {**self.headers, **names})
+        await self.announce(stream, connection)
         await connection.write_stream(stream, 0, piece)
+
+    async def announce(self, stream: SpeechStream, connection: Connection, **headers: str) -> None:
+        """Send the headers, with the names by which the stream can be continued."""
+        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
+        stream.is_announced = True
+        await connection.start(200, {**self.headers, **names, **headers})
 
 
 class WholeSpeechResponse(SpeechResponse):

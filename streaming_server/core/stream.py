@@ -76,6 +76,8 @@ class SpeechStream:
         self._patience: asyncio.TimerHandle | None = None
         self._readers = 0
         self._is_read = asyncio.Event()
+        self.is_announced = False
+        """Whether a client knows the id: without it nobody can come back, and there is nothing to go on for."""
         self.id = secrets.token_urlsafe(16)
         self.media_type = encoder.media_type
         self.buffer = buffer
@@ -101,7 +103,7 @@ class SpeechStream:
         if self._readers:
             return
         self._is_read.clear()
-        if self._grace_s and not self._synthesis.done():
+        if self._grace_s and self.is_announced and not self._synthesis.done():
             self._patience = asyncio.get_running_loop().call_later(self._grace_s, self._synthesis.cancel)
         else:
             await _cancelled(self._synthesis)

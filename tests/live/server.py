@@ -97,6 +97,7 @@ class RawClient:
         *,
         receive_buffer: int | None = None,
         request_id: str = "raw",
+        resumable: bool = False,
     ) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
@@ -105,6 +106,7 @@ class RawClient:
         self.socket.connect(("127.0.0.1", port))
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
+        head += "X-Resumable: true\r\n" if resumable else ""
         self.socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
 
     def read(self, size: int = 65536) -> bytes:

@@ -45,7 +45,8 @@ def test_model_info_tells_what_is_loaded(client: httpx.Client, checkpoint: Path)
 def test_the_first_audio_leaves_before_the_last_code_is_decoded(client: httpx.Client, path: str) -> None:
     with client.stream("POST", path, json={"text": TEXT, "seed": 1}) as response:
         assert response.status_code == 200
-        next(response.iter_bytes())
+        pieces = response.iter_bytes()
+        next(pieces)
         # The slot is held exactly as long as the model decodes.
         assert client.get("/opus_queue_status").json()["is_processing"] is True
 

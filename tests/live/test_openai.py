@@ -271,7 +271,8 @@ def test_a_client_that_stops_reading_frees_the_slot() -> None:
         with client.audio.speech.with_streaming_response.create(
             model="m", voice="alloy", input="a", response_format="pcm"
         ) as response:
-            next(response.iter_bytes())
+            pieces = response.iter_bytes()
+            next(pieces)
             assert live.queue()["is_processing"]
         deadline_s = time.monotonic() + 2
         while live.queue()["is_processing"]:

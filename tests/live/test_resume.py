@@ -94,6 +94,14 @@ def test_a_resumable_synthesis_ends_after_its_grace() -> None:
         assert 0.1 < eventually(lambda: live.service.slot.status().holder is None) < 3
 
 
+def test_who_leaves_before_the_headers_cannot_come_back_and_is_not_waited_for() -> None:
+    with running(speaking(20.0, tone(0.1))) as live:
+        client = RawClient(live.port, PCM, {"text": "a"}, resumable=True)
+        eventually(lambda: live.engine.running)
+        client.close()
+        assert eventually(lambda: live.service.slot.status().holder is None) < 1.5
+
+
 def test_delete_frees_the_slot_at_once_and_forgets_the_stream() -> None:
     with running(speaking(tone(0.5), 30.0)) as live:
         stream_id, _ = read_some(live, PCM, 24000, **{"X-Resumable": "true"})

@@ -1,0 +1,118 @@
+// Samples laid end to end on the clock of an AudioContext. Everything is counted in whole samples: sums of seconds would
+// round, and a rounded start is a click.
+
+// Time for the next packets to be decoded while the first, of 14 ms, sounds.
+const FIRST_LEAD_S = 0.04;
+const MOST_LEAD_S = 1;
+// Behind this much, samples are gathered into larger buffers: thousands of waiting nodes cost a phone its battery. It is
+// more than the second between two timers of a page in the background.
+const GATHER_BEYOND_S = 2;
+const GATHERED_S = 0.5;
+const FADE_S = 0.015;
+
+export class Schedule {
+  underruns = 0;
+  scheduled = 0;
+  #speaker;
+  #rate;
+  #gain;
+  #sources = new Set();
+  #waiting = [];
+  #waitingSamples = 0;
+  #lead = FIRST_LEAD_S;
+  // Since the last interruption: where on the clock it began, and with which sample.
+  #run = null;
+  #timer;
+
+  // `refill` is called regularly, to bring more where `ahead` has become small.
+  constructor(speaker, rate, refill = () => {}) {
+    this.#speaker = speaker;
+    this.#rate = rate;
+    this.#gain = speaker.context.createGain();
+    this.#gain.connect(speaker.analyser);
+    this.#timer = setInterval(() => {
+      refill();
+      this.#layDown();
+    }, 100);
+  }
+
+  // Seconds that are certain to sound without another sample.
+  get ahead() {
+    return (this.scheduled - this.played) / this.#rate;
+  }
+
+  get played() {
+    if (!this.#run) return 0;
+    const since = Math.floor(this.#speaker.context.currentTime * this.#rate) - this.#run.start;
+    return Math.min(this.scheduled, this.#run.offset + Math.max(0, since));
+  }
+
+  // How long ago the first sample sounded, in milliseconds; null before.
+  get soundingMs() {
+    if (this.firstAt === undefined) return null;
+    const since = this.#speaker.context.currentTime - this.firstAt;
+    return since < 0 ? null : since * 1000;
+  }
+
+  write(samples) {
+    this.#waiting.push(samples);
+    this.#waitingSamples += samples.length;
+    this.#layDown();
+  }
+
+  // Resolves when the last sample has sounded.
+  async finish() {
+    this.#layDown(true);
+    while (this.#sources.size) {
+      const [source] = this.#sources;
+      await new Promise((resolve) => source.addEventListener("ended", resolve, { once: true }));
+    }
+    clearInterval(this.#timer);
+    this.#gain.disconnect();
+  }
+
+  stop() {
+    clearInterval(this.#timer);
+    const { currentTime } = this.#speaker.context;
+    this.#waiting = [];
+    this.#gain.gain.setValueAtTime(1, currentTime);
+    this.#gain.gain.linearRampToValueAtTime(0, currentTime + FADE_S);
+    for (const source of this.#sources) source.stop(currentTime + FADE_S);
+  }
+
+  #layDown(all = false) {
+    const enough = this.#waitingSamples >= GATHERED_S * this.#rate || this.ahead < GATHER_BEYOND_S || all;
+    if (!this.#waitingSamples || !enough) return;
+    const buffer = this.#speaker.context.createBuffer(1, this.#waitingSamples, this.#rate);
+    let at = 0;
+    for (const samples of this.#waiting) {
+      buffer.copyToChannel(samples, 0, at);
+      at += samples.length;
+    }
+    this.#waiting = [];
+    this.#waitingSamples = 0;
+    this.#start(buffer);
+  }
+
+  #start(buffer) {
+    const now = this.#speaker.context.currentTime * this.#rate;
+    if (!this.#run || this.#run.start + this.scheduled - this.#run.offset <= now) {
+      if (this.#run) {
+        this.underruns++;
+        this.#lead = Math.min(MOST_LEAD_S, this.#lead * 2);
+      }
+      this.#run = { start: Math.ceil(now + this.#lead * this.#rate), offset: this.scheduled };
+      this.firstAt ??= this.#run.start / this.#rate;
+    }
+    const source = this.#speaker.context.createBufferSource();
+    source.buffer = buffer;
+    source.connect(this.#gain);
+    source.addEventListener("ended", () => {
+      source.disconnect();
+      this.#sources.delete(source);
+    });
+    this.#sources.add(source);
+    source.start((this.#run.start + this.scheduled - this.#run.offset) / this.#rate);
+    this.scheduled += buffer.length;
+  }
+}

@@ -1,0 +1,112 @@
+// One press of the play button: the stream, its sound, and what can be measured of both.
+
+import { SpeechStream } from "./stream.js";
+
+const MEDIA_TYPES = { ogg: "audio/ogg", webm: "audio/webm", mp3: "audio/mpeg", pcm: "audio/wav" };
+
+export class Session {
+  // asking, playing; at the end done, stopped or failed.
+  phase = "asking";
+  firstAudioMs = null;
+  failure = null;
+  requestId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
+  #clicked;
+  #begun;
+  #lastByte = 0;
+  #pieces = [];
+
+  // `clicked`: when, on the clock of performance.now().
+  constructor(method, request, speaker, onSamples, clicked) {
+    this.method = method;
+    this.playback = method.create(speaker, onSamples);
+    this.stream = new SpeechStream(request.path, request.body, this.requestId);
+    this.#clicked = this.#begun = clicked;
+  }
+
+  get running() {
+    return this.phase === "asking" || this.phase === "playing";
+  }
+
+  get bufferedSeconds() {
+    return Math.max(0, this.playback.receivedSeconds - this.playback.playedSeconds);
+  }
+
+  // What it took to make a second of speech, as far as it can be seen from here.
+  get realTimeFactor() {
+    const seconds = this.playback.receivedSeconds;
+    return seconds && this.#lastByte ? (this.#lastByte - this.#begun) / 1000 / seconds : null;
+  }
+
+  // Ends when the last sample has sounded; `failure` tells why it ended otherwise.
+  async run() {
+    try {
+      this.playback.start(await this.stream.open());
+      await this.#receive();
+      await this.playback.finish();
+    } catch (error) {
+      this.failure ??= error;
+    }
+    if (!this.running) return;
+    const phase = this.failure ? "failed" : "done";
+    if (this.failure) this.stop();
+    this.phase = phase;
+  }
+
+  async #receive() {
+    try {
+      for await (const bytes of this.stream.chunks()) {
+        if (!this.running) return;
+        this.phase = "playing";
+        this.#lastByte = performance.now();
+        this.#pieces.push(bytes);
+        this.playback.push(bytes);
+      }
+    } catch (error) {
+      this.failure = error; // what arrived before it is still worth hearing
+    }
+  }
+
+  stop() {
+    if (!this.running) return;
+    this.phase = "stopped";
+    this.stream.stop();
+    this.playback.stop();
+  }
+
+  // Its turn has not come: time spent waiting is none of the engine's.
+  waits() {
+    this.#begun = performance.now();
+  }
+
+  observe() {
+    const ago = this.playback.soundingMs;
+    if (this.firstAudioMs === null && ago !== null) this.firstAudioMs = performance.now() - ago - this.#clicked;
+  }
+
+  // What has arrived, as a file that players open.
+  file() {
+    const pcm = this.method.format === "pcm";
+    const head = pcm ? [wavHeader(this.playback.rate, this.stream.received)] : [];
+    const blob = new Blob([...head, ...this.#pieces], { type: MEDIA_TYPES[this.method.format] });
+    return new File([blob], `speech.${pcm ? "wav" : this.method.format}`, { type: blob.type });
+  }
+}
+
+function wavHeader(rate, received) {
+  const size = received & ~1;
+  const view = new DataView(new ArrayBuffer(44));
+  const letters = (at, text) => [...text].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
+  letters(0, "RIFF");
+  view.setUint32(4, 36 + size, true);
+  letters(8, "WAVEfmt ");
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true);
+  view.setUint16(22, 1, true);
+  view.setUint32(24, rate, true);
+  view.setUint32(28, rate * 2, true);
+  view.setUint16(32, 2, true);
+  view.setUint16(34, 16, true);
+  letters(36, "data");
+  view.setUint32(40, size, true);
+  return view.buffer;
+}
