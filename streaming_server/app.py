@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from streaming_server.api import native, openai
+from streaming_server.api.docs import Docs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.queue import Queue
@@ -70,12 +71,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
+    shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
         Queue(service, settings),
         openai.OpenAIDialect(service, voices, settings),
+        Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
-    shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, SpeechServerError):

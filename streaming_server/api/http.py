@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from typing_extensions import TypedDict
 
 from streaming_server import errors
 from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError, TextTooLong
@@ -23,7 +24,7 @@ from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
-ErrorBody = Callable[[int, str, SpeechServerError | None], dict[str, Any]]
+ErrorBody = Callable[[int, str, SpeechServerError | None], Mapping[str, Any]]
 """Status, sentence and, where there is one, the error → the JSON object."""
 
 
@@ -32,6 +33,8 @@ class ErrorShape:
     """How a dialect says no."""
 
     body: ErrorBody
+    kind: Any
+    """What ``body`` makes, for pydantic to describe."""
     invalid_status: int = 400
     """Of a field of the wrong type or out of range."""
 
@@ -50,13 +53,20 @@ class ErrorShapes:
         return self._default
 
 
+class Problem(TypedDict):
+    """One of the things that are wrong with a request, as FastAPI clients know it."""
+
+    loc: Sequence[str | int]
+    msg: str
+    type: str
+
+
 class MalformedBody(InvalidRequest):
     """A body that is not what the route takes."""
 
     code = "malformed_body"
 
-    def __init__(self, problems: Sequence[dict[str, Any]]) -> None:
-        """``problems``: each with ``loc``, ``msg`` and ``type``, as FastAPI clients know them."""
+    def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
         field = ".".join(str(part) for part in first["loc"])
         super().__init__(f"{field}: {first['msg']}", field)
@@ -74,9 +84,12 @@ class RangeNotSatisfiable(SpeechServerError):
 
 
 class Body(BaseModel):
-    """A JSON body: unknown fields are ignored, NaN and infinities refused."""
+    """A JSON body: unknown fields are ignored, NaN and infinities refused.
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+    The docstrings of its fields are what ``/openapi.json`` says of them.
+    """
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True)
 
 
 B = TypeVar("B", bound=Body)

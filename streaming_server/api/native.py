@@ -10,23 +10,36 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import Body, ErrorShape, MalformedBody, check_text, parse_body, parse_query
+from streaming_server.api import native_operations as operations
+from streaming_server.api.http import ErrorShape, MalformedBody, check_text, parse_body, parse_query
+from streaming_server.api.native_operations import (
+    TAG,
+    Health,
+    ModelInfo,
+    NativeError,
+    OpusStreamBody,
+    ReferenceAudio,
+    ReferenceAudios,
+    Root,
+    SimpleBody,
+    StreamBody,
+    SynthesizeBody,
+)
+from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
-from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
@@ -43,59 +56,8 @@ _MEDIA_TYPES = {
 }
 _STATUS_TEXTS = {"Not Found": "there is no such path", "Method Not Allowed": "this path does not answer that method"}
 
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
-
-class SimpleBody(Body):
-    text: str
-    reference_audio_index: int = 0
-
-    def request(self, voice: Voice) -> SpeechRequest:
-        return SpeechRequest(self.text, voice, granularity=Granularity.SENTENCE)
-
-
-class GenerationBody(SimpleBody):
-    verbose: bool = False
-    max_text_tokens_per_sentence: PositiveInt = 120
-    do_sample: bool = True
-    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
-    top_k: Annotated[int, Field(ge=0)] = 30
-    temperature: PositiveFloat = 1.2
-    length_penalty: float = 0.0
-    num_beams: Annotated[int, Field(ge=1, le=10)] = 3
-    repetition_penalty: PositiveFloat = 10.0
-    max_mel_tokens: PositiveInt = 600
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-
-    def generation(self) -> Generation:
-        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
-
-
-class SynthesizeBody(GenerationBody):
-    use_fast_inference: bool = False
-    sentences_bucket_max_size: PositiveInt = 2
-
-    def request(self, voice: Voice) -> SpeechRequest:
-        batch = self.sentences_bucket_max_size if self.use_fast_inference else 1
-        return SpeechRequest(self.text, voice, self.generation(), Granularity.SENTENCE, batch, self.verbose)
-
-
-class StreamBody(GenerationBody):
-    stream_granularity: Literal["token", "sentence"] = "token"
-
-    def request(self, voice: Voice) -> SpeechRequest:
-        granularity = Granularity(self.stream_granularity)
-        return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
-
-
-class OpusStreamBody(StreamBody):
-    format: Literal["ogg", "webm", "mp3"] = "ogg"
-    opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS.start, lt=BITRATE_BPS.stop)] = 32000
-    opus_complexity: Annotated[int, Field(ge=COMPLEXITY.start, lt=COMPLEXITY.stop)] = 10
-
-
-def error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+def error_body(status: int, message: str, error: SpeechServerError | None) -> NativeError:
     """``{"detail": …}``: a list of problems with 422, as FastAPI has it, else a sentence."""
     if isinstance(error, MalformedBody):
         return {"detail": error.problems}
@@ -104,7 +66,7 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> di
     return {"detail": _STATUS_TEXTS.get(message, message)}
 
 
-ERRORS = ErrorShape(error_body, invalid_status=422)
+ERRORS = ErrorShape(error_body, NativeError, invalid_status=422)
 
 
 class _FreshFiles(StaticFiles):
@@ -126,19 +88,30 @@ class NativeDialect:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/", self.root),
-            Route("/player", self.player),
+            ApiRoute("/", self.root, TAG, operations.ROOT),
+            ApiRoute("/player", self.player, TAG, operations.PLAYER),
             Mount("/static", _FreshFiles(directory=_STATIC)),
-            Route("/health", self.health),
-            Route("/model_info", self.model_info),
-            Route("/synthesize", self.synthesize, methods=["POST"]),
-            Route("/synthesize_simple", self.synthesize_simple, methods=["POST"]),
-            Route("/synthesize_stream", self.synthesize_stream, methods=["POST"]),
-            Route("/synthesize_stream_opus", self.synthesize_stream_opus, methods=["GET", "POST"]),
-            Route("/reference_audios", self.reference_audios),
-            Route("/download_reference_audio/{audio_index}", self.download_reference_audio),
-            Route("/test", self.test),
-            Route("/test_stream", self.test_stream),
+            ApiRoute("/health", self.health, TAG, operations.HEALTH),
+            ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
+            ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),
+            ApiRoute("/synthesize_simple", self.synthesize_simple, TAG, operations.SYNTHESIZE_SIMPLE, methods=["POST"]),
+            ApiRoute("/synthesize_stream", self.synthesize_stream, TAG, operations.SYNTHESIZE_STREAM, methods=["POST"]),
+            ApiRoute(
+                "/synthesize_stream_opus",
+                self.synthesize_stream_opus,
+                TAG,
+                operations.SYNTHESIZE_STREAM_OPUS,
+                methods=["GET", "POST"],
+            ),
+            ApiRoute("/reference_audios", self.reference_audios, TAG, operations.REFERENCE_AUDIOS),
+            ApiRoute(
+                "/download_reference_audio/{audio_index}",
+                self.download_reference_audio,
+                TAG,
+                operations.DOWNLOAD_REFERENCE_AUDIO,
+            ),
+            ApiRoute("/test", self.test, TAG, operations.TEST),
+            ApiRoute("/test_stream", self.test_stream, TAG, operations.TEST_STREAM),
         ]
 
     @property
@@ -148,7 +121,7 @@ class NativeDialect:
     async def root(self, request: Request) -> Response:
         if prefers_html(request.headers.get("accept", "")):
             return RedirectResponse("/player", 303, {"Vary": "Accept"})
-        body = {
+        body: Root = {
             "message": "IndexTTS API 服务运行中",
             "version": __version__,
             "status": "running",
@@ -160,12 +133,12 @@ class NativeDialect:
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        body = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        body: Health = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
         return JSONResponse(body, 200 if self._ready else 503)
 
     async def model_info(self, request: Request) -> Response:
         info = self.service.engine.info
-        body = {
+        body: ModelInfo = {
             "model_loaded": self._ready,
             "device": info.device,
             "is_fp16": info.is_fp16,
@@ -225,7 +198,7 @@ class NativeDialect:
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
     async def reference_audios(self, request: Request) -> Response:
-        listed = [
+        listed: list[ReferenceAudio] = [
             {
                 "index": index,
                 "path": voice.path.as_posix(),
@@ -234,7 +207,8 @@ class NativeDialect:
             }
             for index, voice in enumerate(self.voices.list())
         ]
-        return JSONResponse({"reference_audios": listed, "total_count": len(listed)})
+        body: ReferenceAudios = {"reference_audios": listed, "total_count": len(listed)}
+        return JSONResponse(body)
 
     async def download_reference_audio(self, request: Request) -> Response:
         text = request.path_params["audio_index"]

@@ -9,19 +9,30 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
 
-from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from streaming_server import __version__
-from streaming_server.api.http import Body, ErrorShape, check_text, parse_body
+from streaming_server.api import openai_operations as operations
+from streaming_server.api.http import ErrorShape, check_text, parse_body
+from streaming_server.api.openai_operations import (
+    FORMAT_NAMES,
+    VOICES,
+    Model,
+    Models,
+    OpenAIError,
+    SpeechBody,
+    TtsBody,
+    TtsError,
+    TtsUrlBody,
+    Voices,
+)
+from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
-from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.core.speech import SpeechService
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
@@ -30,8 +41,6 @@ from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceUnkn
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 
-VOICES = ("alloy", "echo", "fable", "onyx", "nova", "shimmer", "ash", "ballad", "coral", "sage", "verse")
-"""The names of ``voice_01`` … ``voice_11``."""
 _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LONGEST_INPUT = 4096
 _TOKENS_PER_SECOND = 50
@@ -39,59 +48,28 @@ _TOKENS_PER_SECOND = 50
 _MOST_EMOTION = 1.5
 _EMOTION_SUM = "情感向量之和不能超过1.5，请调整后重试。"
 
-ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
-_FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
-_Weight = Annotated[float, Field(ge=0, le=1)]
 
-
-class VoiceId(Body):
-    id: str
-
-
-class SpeechBody(Body):
-    model: str
-    input: str
-    voice: str | VoiceId = VOICES[0]
-    response_format: ResponseFormat | None = None
-    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
-    instructions: str | None = None
-    stream_format: Literal["audio", "sse"] = "audio"
-
-
-class TtsUrlBody(Body):
-    text: str
-    audio_paths: Annotated[list[str], Field(min_length=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    spk_audio_path: str | None = None
-    emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
-    emo_ref_path: str | None = None
-    emo_weight: _Weight = 1.0
-    emo_vec: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8)] | None = None
-    emo_text: str | None = None
-    emo_random: bool = False
-    max_text_tokens_per_sentence: Annotated[int, Field(ge=1)] = 120
-
-
-class TtsBody(Body):
-    text: str
-    character: str
-
-
-def error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+def error_body(status: int, message: str, error: SpeechServerError | None) -> OpenAIError:
     """OpenAI's shape, all four keys."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
     code = "invalid_api_key" if status == 401 else None
     param = error.field.split(".")[-1] if isinstance(error, InvalidRequest) else None
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {
+        "error": {
+            "message": message,
+            "type": "server_error" if status >= 500 else "invalid_request_error",
+            "param": param,
+            "code": code,
+        }
+    }
 
 
-def tts_error_body(status: int, message: str, error: SpeechServerError | None) -> dict[str, Any]:
+def tts_error_body(status: int, message: str, error: SpeechServerError | None) -> TtsError:
     """The shape of ``/tts_url`` and ``/tts``."""
     return {"status": "error", "error": message}
 
 
-ERRORS = ErrorShape(error_body)
-TTS_ERRORS = ErrorShape(tts_error_body)
+ERRORS = ErrorShape(error_body, OpenAIError)
+TTS_ERRORS = ErrorShape(tts_error_body, TtsError)
 SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
@@ -114,15 +92,19 @@ class OpenAIDialect:
     def routes(self) -> list[BaseRoute]:
         both = [
             route
-            for prefix in ("/v1", "")
+            for prefix, tag in (("/v1", operations.TAG), ("", operations.SHORT_TAG))
             for route in (
-                Route(f"{prefix}/audio/speech", self.speech, methods=["POST"]),
-                Route(f"{prefix}/audio/voices", self.list_voices),
-                Route(f"{prefix}/models", self.models),
-                Route(f"{prefix}/models/{{model_id:path}}", self.model),
+                ApiRoute(f"{prefix}/audio/speech", self.speech, tag, operations.SPEECH, methods=["POST"]),
+                ApiRoute(f"{prefix}/audio/voices", self.list_voices, tag, operations.VOICE_LIST),
+                ApiRoute(f"{prefix}/models", self.models, tag, operations.MODELS),
+                ApiRoute(f"{prefix}/models/{{model_id:path}}", self.model, tag, operations.MODEL),
             )
         ]
-        return [*both, Route("/tts_url", self.tts_url, methods=["POST"]), Route("/tts", self.tts, methods=["POST"])]
+        return [
+            *both,
+            ApiRoute("/tts_url", self.tts_url, operations.EARLIER_TAG, operations.TTS_URL, methods=["POST"]),
+            ApiRoute("/tts", self.tts, operations.EARLIER_TAG, operations.TTS, methods=["POST"]),
+        ]
 
     async def speech(self, request: Request) -> SpeechResponse:
         body = await parse_body(request, SpeechBody)
@@ -135,17 +117,19 @@ class OpenAIDialect:
             speed=body.speed,
         )
         name = body.response_format or self.settings.openai_default_format
-        encoder = FORMATS[_FORMAT_NAMES.get(name, name)].create()
+        encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         kind = SseSpeechResponse if body.stream_format == "sse" else SpeechResponse
         return kind(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
     async def list_voices(self, request: Request) -> Response:
-        listed = [{"id": name, "name": name.capitalize(), "language": "multi"} for name in self._voice_names()]
-        return JSONResponse({"voices": listed})
+        names = self._voice_names()
+        body: Voices = {"voices": [{"id": name, "name": name.capitalize(), "language": "multi"} for name in names]}
+        return JSONResponse(body)
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(name) for name in self._model_names()]})
+        body: Models = {"object": "list", "data": [_model(name) for name in self._model_names()]}
+        return JSONResponse(body)
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["model_id"]
@@ -255,5 +239,5 @@ def _event(kind: str, **content: object) -> bytes:
     return f"data: {json.dumps({'type': kind, **content})}\n\n".encode()
 
 
-def _model(name: str) -> dict[str, Any]:
+def _model(name: str) -> Model:
     return {"id": name, "object": "model", "created": 0, "owned_by": f"streaming-server {__version__}"}

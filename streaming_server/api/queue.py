@@ -11,12 +11,15 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, NotRequired
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
+from typing_extensions import TypedDict
 
+from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag, described
 from streaming_server.api.responses import ResumedResponse
 from streaming_server.core.slot import Slot, SlotStatus
 from streaming_server.core.speech import SpeechService
@@ -25,6 +28,78 @@ from streaming_server.settings import Settings
 from streaming_server.text import preview
 
 _KEEP_ALIVE_S = 15.0
+_TAG = Tag("Queue and streams", "Who is being served, who waits, and how a broken stream is continued.")
+
+
+@described
+class CurrentRequest(TypedDict):
+    text_preview: str
+    """The first 50 characters."""
+    reference_audio_index: int | None
+    """Null for a voice that is no file of the reference folder."""
+    processing_duration_seconds: float
+    start_time: float
+    """UNIX seconds."""
+
+
+@described
+class QueueStatus(TypedDict):
+    is_processing: bool
+    queue_available: bool
+    timestamp: float
+    """UNIX seconds."""
+    current_request: NotRequired[CurrentRequest]
+    """Absent while nobody is being served."""
+
+
+@described
+class Waiting(TypedDict):
+    request_id: str
+    position: int
+    expected_wait_seconds: float
+
+
+@described
+class QueueEvent(QueueStatus):
+    waiting: int
+    queue: list[Waiting]
+
+
+_Byte = Annotated[int, Field(ge=0, default=0)]
+_RESUMED_HEADERS = {"X-Stream-Id": "The stream's name.", "X-Stream-Offset": "The first byte's place in the stream."}
+_STREAM_ID = Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")
+_STATUS = Operation("Who is being served", [Answer("At this moment.", QueueStatus)])
+_EVENTS = Operation(
+    "The queue, live",
+    [Answer("Each event's `data` is this object, at once and at every change.", QueueEvent, ["text/event-stream"])],
+)
+_RESUME = Operation(
+    "Continue a stream whose connection broke",
+    [
+        Answer(
+            "The stream from that byte on; while it is being made, as it is made.",
+            None,
+            ["audio/*", "application/octet-stream"],
+            _RESUMED_HEADERS,
+        ),
+        Answer(
+            "The rest of a stream that is complete, where `Range` was given.",
+            None,
+            ["audio/*", "application/octet-stream"],
+            {**_RESUMED_HEADERS, "Content-Range": "Its place in the whole."},
+            206,
+        ),
+    ],
+    parameters=[
+        _STREAM_ID,
+        Parameter("Range", "header", "`bytes=N-`: continue at byte N."),
+        Parameter("from", "query", "The byte to continue at, for a client that cannot send `Range`.", _Byte),
+    ],
+    refusals=[404, 416, 422],
+)
+_DISCARD = Operation(
+    "Forget a stream", [Answer("It is gone.", None, [], status=204)], parameters=[_STREAM_ID], refusals=[404]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +111,10 @@ class Queue:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/opus_queue_status", self.opus_queue_status),
-            Route("/opus_queue_status/events", self.opus_queue_events),
-            Route("/streams/{stream_id}", self.resume),
-            Route("/streams/{stream_id}", self.discard, methods=["DELETE"]),
+            ApiRoute("/opus_queue_status", self.opus_queue_status, _TAG, _STATUS),
+            ApiRoute("/opus_queue_status/events", self.opus_queue_events, _TAG, _EVENTS),
+            ApiRoute("/streams/{stream_id}", self.resume, _TAG, _RESUME),
+            ApiRoute("/streams/{stream_id}", self.discard, _TAG, _DISCARD, methods=["DELETE"]),
         ]
 
     async def resume(self, request: Request) -> Response | ResumedResponse:
@@ -88,7 +163,7 @@ class Queue:
 def _queue_event(slot: Slot) -> str:
     """The object of `_queue_status`, who waits, and for how long."""
     status = slot.status()
-    queue = [
+    queue: list[Waiting] = [
         {
             "request_id": request_id,
             "position": position,
@@ -96,15 +171,15 @@ def _queue_event(slot: Slot) -> str:
         }
         for position, request_id in enumerate(status.waiting, 1)
     ]
-    body = {**_queue_status(status), "waiting": len(queue), "queue": queue}
+    body: QueueEvent = {**_queue_status(status), "waiting": len(queue), "queue": queue}
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def _queue_status(status: SlotStatus) -> dict[str, Any]:
+def _queue_status(status: SlotStatus) -> QueueStatus:
     """The object of the contract."""
     holder = status.holder
     now = time.time()
-    body: dict[str, Any] = {
+    body: QueueStatus = {
         "is_processing": holder is not None,
         "queue_available": holder is None,
         "timestamp": now,

@@ -1,0 +1,207 @@
+"""``/openapi.json``, made of the routes themselves, and the page that shows it.
+
+Knows OpenAPI 3.1 and nothing of any dialect: a route that is an `ApiRoute` is described, whoever it belongs to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from streaming_server import __version__
+from streaming_server.api.http import ErrorShapes
+from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag
+
+_STATIC = Path(__file__).parent.parent / "static"
+_TAG = Tag("Documentation", "This description.")
+_PAGE = Operation("This description, to be read", [Answer("A page.", None, ["text/html"])])
+_DOCUMENT = Operation("This description, for programs", [Answer("An OpenAPI document.", dict[str, Any])])
+_INTRODUCTION = (
+    "Text to speech that starts to sound before it is complete, in several dialects over one engine. HEAD answers "
+    "wherever GET does. Requests are served one at a time, in the order of their arrival, whatever their dialect."
+)
+_REFUSALS: Mapping[int, str] = {
+    400: "A value that cannot be used; the sentence says which and why.",
+    401: "An API key is missing or wrong.",
+    404: "There is no such thing, or no longer.",
+    413: "The body is too large.",
+    416: "Past the end.",
+    422: "Not JSON, or a field that is missing, of the wrong type or out of range.",
+    500: "A failure of the server's own; its log has the details.",
+    503: "The model is still loading, or the queue is full.",
+}
+_REFUSAL_HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": "`Bearer`."},
+    416: {"Content-Range": "How many bytes there are."},
+    503: {"Retry-After": "Seconds to wait before another try."},
+}
+_SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+class Docs:
+    """The routes of the description."""
+
+    def __init__(self, shapes: ErrorShapes, open_paths: Collection[str], *, keys_needed: bool) -> None:
+        """``open_paths``: those that need no key where ``keys_needed``."""
+        self._shapes = shapes
+        self._open_paths = open_paths
+        self._keys_needed = keys_needed
+        self._document: Mapping[str, Any] | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        return [ApiRoute("/docs", self.page, _TAG, _PAGE), ApiRoute("/openapi.json", self.openapi, _TAG, _DOCUMENT)]
+
+    async def page(self, request: Request) -> Response:
+        return FileResponse(_STATIC / "docs.html", headers={"Cache-Control": "no-cache"})
+
+    async def openapi(self, request: Request) -> Response:
+        if self._document is None:
+            described = [route for route in request.app.routes if isinstance(route, ApiRoute)]
+            self._document = document(described, self._shapes, self._open_paths, keys_needed=self._keys_needed)
+        return JSONResponse(self._document, headers={"Cache-Control": "no-cache"})
+
+
+def document(
+    routes: Iterable[ApiRoute], shapes: ErrorShapes, open_paths: Collection[str], *, keys_needed: bool
+) -> dict[str, Any]:
+    """The OpenAPI document of these routes."""
+    routes = list(routes)
+    schemas = _Schemas(routes, shapes)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            described = _operation(route, method, schemas, shapes, is_open=route.path in open_paths)
+            paths.setdefault(route.path_format, {})[method.lower()] = described
+    required: list[dict[str, list[str]]] = [{name: []} for name in _SECURITY_SCHEMES]
+    tags = dict.fromkeys(route.tag for route in routes)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Streaming speech", "version": __version__, "description": _INTRODUCTION},
+        "tags": [{"name": tag.name, "description": tag.description} for tag in tags],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": _SECURITY_SCHEMES,
+            "headers": {"X-Request-Id": _header("Names the request in the log; the client's own where it sent one.")},
+        },
+        "security": required if keys_needed else [{}, *required],
+    }
+
+
+def _operation(
+    route: ApiRoute, method: str, schemas: _Schemas, shapes: ErrorShapes, *, is_open: bool
+) -> dict[str, Any]:
+    operation = route.operation
+    name = re.sub(r"\W+", "_", f"{method.lower()}{route.path_format}").strip("_")
+    described: dict[str, Any] = {"operationId": name, "tags": [route.tag.name], "summary": operation.summary}
+    if operation.description:
+        described["description"] = operation.description
+    parameters = [_parameter(parameter) for parameter in operation.parameters]
+    refusals = set(operation.refusals) | (set() if is_open else {401})
+    if operation.takes is not None:
+        refusals.add(shapes.of(route.path).invalid_status)
+        if method == "GET":
+            parameters += _query(schemas.fields(operation.takes))
+        else:
+            refusals.add(413)
+            example = dict(_examples(schemas.fields(operation.takes)))
+            content = {"schema": schemas.of(operation.takes), "example": example}
+            described["requestBody"] = {"required": True, "content": {operation.accepts: content}}
+    if parameters:
+        described["parameters"] = parameters
+    refused = [
+        Answer(_REFUSALS[status], shapes.of(route.path).kind, headers=_REFUSAL_HEADERS.get(status, {}), status=status)
+        for status in sorted(refusals - {answer.status for answer in operation.answers})
+    ]
+    described["responses"] = {
+        str(answer.status): _response(answer, schemas) for answer in (*operation.answers, *refused)
+    }
+    if is_open:
+        described["security"] = []
+    return described
+
+
+def _response(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    named = {name: _header(text) for name, text in answer.headers.items()}
+    described: dict[str, Any] = {
+        "description": answer.description,
+        "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}, **named},
+    }
+    if answer.media_types:
+        content = {} if answer.kind is None else {"schema": schemas.of(answer.kind)}
+        described["content"] = dict.fromkeys(answer.media_types, content)
+    return described
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": TypeAdapter(parameter.kind).json_schema(schema_generator=_Untitled),
+    }
+
+
+def _query(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, schema in fields["properties"].items():
+        described = {key: value for key, value in schema.items() if key != "description"}
+        place = {"name": name, "in": "query", "required": name in fields.get("required", ()), "schema": described}
+        yield place | {key: schema[key] for key in ("description",) if key in schema}
+
+
+def _examples(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, schema in fields["properties"].items():
+        if "examples" in schema:
+            yield name, schema["examples"][0]
+
+
+class _Untitled(GenerateJsonSchema):
+    """A field's title would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: CoreSchema) -> bool:
+        return False
+
+
+class _Schemas:
+    """Every type that the routes name, described once."""
+
+    def __init__(self, routes: Iterable[ApiRoute], shapes: ErrorShapes) -> None:
+        kinds: dict[Any, Any] = {}
+        for route in routes:
+            if route.operation.takes is not None:
+                kinds[route.operation.takes] = "validation"
+            answered = [answer.kind for answer in route.operation.answers if answer.kind is not None]
+            kinds |= dict.fromkeys([*answered, shapes.of(route.path).kind], "serialization")
+        described, definitions = TypeAdapter.json_schemas(
+            [(kind, mode, TypeAdapter(kind)) for kind, mode in kinds.items()],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Untitled,
+        )
+        self._by_kind = {kind: schema for (kind, _), schema in described.items()}
+        self.components: dict[str, Any] = definitions["$defs"]
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        """A reference to a type, or its description where it has no name."""
+        return self._by_kind[kind]
+
+    def fields(self, kind: Any) -> Mapping[str, Any]:
+        """The object that describes a named type."""
+        found: Mapping[str, Any] = self.components[self.of(kind)["$ref"].rsplit("/", 1)[1]]
+        return found

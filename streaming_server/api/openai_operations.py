@@ -1,0 +1,169 @@
+"""What the OpenAI dialect takes and gives: its bodies, its answers, its operations.
+
+The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
+service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Body
+from streaming_server.api.operations import (
+    RESUMABLE,
+    SPEECH_REFUSALS,
+    STREAM_HEADERS,
+    Answer,
+    Operation,
+    Parameter,
+    Tag,
+    described,
+)
+from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
+
+TAG = Tag("OpenAI", "What OpenAI's own clients speak: they work here once their base URL names this server.")
+SHORT_TAG = Tag("OpenAI, without /v1", "The same, for clients whose base URL ends before `/v1`.")
+EARLIER_TAG = Tag("Earlier forms", "What IndexTTS servers spoke before; each answers with a whole WAV file.")
+
+VOICES = ("alloy", "echo", "fable", "onyx", "nova", "shimmer", "ash", "ballad", "coral", "sage", "verse")
+"""The names of ``voice_01`` … ``voice_11``."""
+ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
+"""By the dialect's name, the encoder's, where they differ."""
+
+
+class VoiceId(Body):
+    id: str
+
+
+class SpeechBody(Body):
+    model: Annotated[str, Field(examples=["tts-1"])]
+    """Any; the model that is loaded speaks."""
+    input: Annotated[str, Field(examples=["The quick brown fox jumps over the lazy dog."])]
+    """Not blank, at most 4096 characters."""
+    voice: str | VoiceId = VOICES[0]
+    """An id of `GET /v1/audio/voices`."""
+    response_format: ResponseFormat | None = None
+    """`mp3`, where the server's setting `OPENAI_DEFAULT_FORMAT` names no other. `pcm` is signed 16-bit little-endian
+    mono at 24000 Hz."""
+    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
+    """Tempo; the pitch is kept."""
+    instructions: str | None = None
+    """An emotion or a style in words, for engines that have any."""
+    stream_format: Literal["audio", "sse"] = "audio"
+    """`sse`: the same bytes in base64, as server-sent events."""
+
+
+class TtsUrlBody(Body):
+    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    """Not blank."""
+    audio_paths: Annotated[list[str], Field(min_length=1)] | None = None
+    """Files of the reference folder, of which the first is the voice; or `spk_audio_path`."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """The same request gives the same audio on the same machine, where the engine can."""
+    spk_audio_path: Annotated[str | None, Field(examples=["voice_01.wav"])] = None
+    """A file of the reference folder: the voice. Required without `audio_paths`."""
+    emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
+    """Emotion: 0 as the voice itself, 1 as in `emo_ref_path`, 2 by `emo_vec`, 3 by `emo_text`."""
+    emo_ref_path: str | None = None
+    """A file of the reference folder."""
+    emo_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How strong."""
+    emo_vec: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8)] | None = None
+    """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm; their sum is at most 1.5."""
+    emo_text: str | None = None
+    """The emotion in words."""
+    emo_random: bool = False
+    """Draw the emotion's rendering anew for each request."""
+    max_text_tokens_per_sentence: Annotated[int, Field(ge=1)] = 120
+    """A longer sentence is cut."""
+
+
+class TtsBody(Body):
+    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    """Not blank."""
+    character: Annotated[str, Field(examples=[VOICES[0]])]
+    """An id of `GET /v1/audio/voices`."""
+
+
+@described
+class OpenAIErrorDetail(TypedDict):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    """The field that is at fault."""
+    code: str | None
+
+
+class OpenAIError(TypedDict):
+    error: OpenAIErrorDetail
+
+
+class TtsError(TypedDict):
+    status: Literal["error"]
+    error: str
+
+
+class ListedVoice(TypedDict):
+    id: str
+    name: str
+    language: str
+
+
+class Voices(TypedDict):
+    voices: list[ListedVoice]
+
+
+@described
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    """UNIX seconds; 0 where unknown."""
+    owned_by: str
+
+
+class Models(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+_MEDIA_TYPES = [FORMATS[FORMAT_NAMES.get(name, name)].media_type for name in get_args(ResponseFormat)]
+_WHOLE_WAV = Answer("A WAV file, 16-bit mono at the model's rate, once it is complete.", None, ["audio/wav"])
+
+SPEECH = Operation(
+    "Speak a text",
+    [
+        Answer(
+            "The audio as the model makes it; with `stream_format` `sse` it comes as `speech.audio.delta` events, and "
+            "a last `speech.audio.done` counts what was used.",
+            None,
+            [*_MEDIA_TYPES, "text/event-stream"],
+            STREAM_HEADERS,
+        )
+    ],
+    SpeechBody,
+    parameters=[RESUMABLE],
+    refusals=SPEECH_REFUSALS,
+)
+VOICE_LIST = Operation("The voices", [Answer("OpenAI's names first, then the files that have another.", Voices)])
+MODELS = Operation("The models", [Answer("The one that is loaded, and the names that clients expect.", Models)])
+MODEL = Operation(
+    "One model",
+    [Answer("It is one of the list.", Model)],
+    parameters=[Parameter("model_id", "path", "An id of the list.", Annotated[str, Field(examples=["tts-1"])])],
+    refusals=[404],
+)
+TTS_URL = Operation(
+    "Speak in the voice of a file",
+    [_WHOLE_WAV],
+    TtsUrlBody,
+    refusals=SPEECH_REFUSALS,
+    description="`audio_paths` and `seed` are the fields of the first version, all others of the second.",
+)
+TTS = Operation("Speak as a character", [_WHOLE_WAV], TtsBody, refusals=SPEECH_REFUSALS)

@@ -1,0 +1,224 @@
+"""The description of the API: valid by an independent reader, complete, and true of the running server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import annotated_types
+import httpx
+import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from streaming_server.api.docs import document
+from streaming_server.api.http import Body, ErrorShape, ErrorShapes
+from streaming_server.api.middleware import ApiKeys
+from streaming_server.api.native import ERRORS
+from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
+from streaming_server.app import create_app
+from streaming_server.settings import Settings
+from tests.fakes import FakeEngine, tone
+from tests.live.server import RECORDINGS, LiveServer, running, speaking
+
+APP = create_app(Settings(reference_audio_dir=RECORDINGS), engine=FakeEngine())
+ROUTES = [route for route in APP.routes if isinstance(route, ApiRoute)]
+BODIES = sorted({route.operation.takes for route in ROUTES if route.operation.takes}, key=lambda body: body.__name__)
+CALLS = sorted((route.path_format, method) for route in ROUTES for method in route.methods or () if method != "HEAD")
+CAN_REFUSE = [
+    (path, method)
+    for path, method in CALLS
+    if "{" in path or any(route.operation.takes for route in ROUTES if route.path_format == path)
+]
+ENDLESS = {"/opus_queue_status/events", "/test_stream"}
+"""Of these the beginning is enough."""
+BOUNDS = {
+    annotated_types.Ge: ("minimum", "ge"),
+    annotated_types.Gt: ("exclusiveMinimum", "gt"),
+    annotated_types.Le: ("maximum", "le"),
+    annotated_types.Lt: ("exclusiveMaximum", "lt"),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with running(speaking(tone(0.2))) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def api(server: LiveServer) -> dict[str, Any]:
+    described: dict[str, Any] = server.get("/openapi.json").json()
+    return described
+
+
+def request_of(api: dict[str, Any], path: str, method: str, stream_id: str = "gone") -> dict[str, Any]:
+    """What the description's own examples make of an operation, as arguments of httpx."""
+    operation = api["paths"][path][method.lower()]
+    query = {}
+    for parameter in operation.get("parameters", ()):
+        example = parameter["schema"].get("examples", [stream_id])[0]
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", str(example))
+        elif parameter["required"]:
+            query[parameter["name"]] = example
+    arguments = {"method": method, "url": path, "params": query}
+    if body := operation.get("requestBody"):
+        arguments["json"] = body["content"]["application/json"]["example"]
+    return arguments
+
+
+def check(api: dict[str, Any], path: str, method: str, response: httpx.Response) -> None:
+    """That this is one of the answers that the description has."""
+    answers = api["paths"][path][method.lower()]["responses"]
+    assert str(response.status_code) in answers, response.text
+    answer = answers[str(response.status_code)]
+    assert {name.lower() for name in answer["headers"]} <= set(response.headers)
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    if "content" not in answer:
+        assert not response.content
+        return
+    kinds = answer["content"]
+    content = kinds.get(media_type) or kinds.get(f"{media_type.partition('/')[0]}/*")
+    assert content is not None or media_type in kinds, media_type
+    if media_type == "application/json":
+        OAS31Validator({**kinds[media_type]["schema"], "components": api["components"]}).validate(response.json())
+
+
+def test_an_independent_reader_finds_it_valid(api: dict[str, Any]) -> None:
+    validate(api)
+    assert api["openapi"] == "3.1.0"
+
+
+def test_every_route_is_in_it_and_nothing_more(api: dict[str, Any]) -> None:
+    real = set()
+    for route in APP.routes:
+        if isinstance(route, Mount):
+            assert route.path == "/static", "only the pages' own files need no description"
+        else:
+            assert isinstance(route, Route)
+            real |= {(route.path_format, method) for method in (route.methods or set()) - {"HEAD"}}
+    assert {(path, method.upper()) for path, item in api["paths"].items() for method in item} == real
+
+
+def test_every_operation_belongs_to_a_dialect(api: dict[str, Any]) -> None:
+    used = [tag for item in api["paths"].values() for operation in item.values() for tag in operation["tags"]]
+    assert set(used) == {tag["name"] for tag in api["tags"]}
+    assert len({tag["name"] for tag in api["tags"]}) == len(api["tags"])
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_fields_are_the_models(api: dict[str, Any], body: type[Body]) -> None:
+    schema = api["components"]["schemas"][body.__name__]
+    assert list(schema["properties"]) == list(body.model_fields)
+    assert schema.get("required", []) == [name for name, field in body.model_fields.items() if field.is_required()]
+    for name, field in body.model_fields.items():
+        described = schema["properties"][name]
+        assert "default" not in described if field.is_required() else described["default"] == field.default
+        bounds = {BOUNDS[type(bound)]: bound for bound in field.metadata if type(bound) in BOUNDS}
+        for (keyword, attribute), bound in bounds.items():
+            assert described[keyword] == getattr(bound, attribute), name
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_ranges_are_what_the_model_accepts(api: dict[str, Any], body: type[Body]) -> None:
+    properties = api["components"]["schemas"][body.__name__]["properties"]
+    example = {name: schema["examples"][0] for name, schema in properties.items() if "examples" in schema}
+
+    def accepts(name: str, value: object) -> bool:
+        try:
+            body.model_validate({**example, name: value})
+        except ValidationError:
+            return False
+        return True
+
+    for name, described in properties.items():
+        for schema in described.get("anyOf", [described]):
+            for value in schema.get("enum", ()):
+                assert accepts(name, value)
+            if "enum" in schema:
+                assert not accepts(name, "no such choice")
+            for keyword, outside, inside in (
+                ("minimum", -1, 0),
+                ("exclusiveMinimum", 0, 1),
+                ("maximum", 1, 0),
+                ("exclusiveMaximum", 0, -1),
+            ):
+                if (bound := schema.get(keyword)) is not None:
+                    assert accepts(name, bound + inside), (name, keyword)
+                    assert not accepts(name, bound + outside), (name, keyword)
+
+
+@pytest.mark.parametrize(("path", "method"), CALLS)
+def test_the_example_is_accepted_and_the_answer_is_as_described(
+    server: LiveServer, api: dict[str, Any], path: str, method: str
+) -> None:
+    spoken = server.post("/synthesize_stream_opus", {"text": "a"})
+    arguments = request_of(api, path, method, spoken.headers["x-stream-id"])
+    with server.client.stream(**arguments) as response:
+        assert response.status_code < 300
+        if path in ENDLESS:
+            assert response.headers["content-type"].partition(";")[0] in str(api["paths"][path])
+            return
+        response.read()
+    check(api, path, method, response)
+
+
+@pytest.mark.parametrize(("path", "method"), CAN_REFUSE)
+def test_refusals_are_as_described(server: LiveServer, api: dict[str, Any], path: str, method: str) -> None:
+    url = re.sub(r"\{.+?\}", "no-such-thing", path)
+    response = server.client.request(method, url, json={} if method == "POST" else None)
+    assert 400 <= response.status_code < 500
+    check(api, path, method, response)
+
+
+def test_a_key_is_asked_for_where_the_description_says_so() -> None:
+    with running(FakeEngine(), wait=False, api_keys=("secret",)) as live:
+        api = live.get("/openapi.json").json()
+        assert {} not in api["security"]
+        for path, method in CALLS:
+            response = live.client.request(**request_of(api, path, method))
+            is_open = api["paths"][path][method.lower()].get("security") == []
+            assert (response.status_code != 401) == is_open == (path in ApiKeys.OPEN)
+            if not is_open:
+                check(api, path, method, response)
+
+
+def test_without_keys_none_is_asked_for(api: dict[str, Any]) -> None:
+    assert api["security"] == [{}, {"Bearer": []}, {"X-API-Key": []}]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_head_says_the_same(server: LiveServer, path: str) -> None:
+    got, head = server.get(path), server.client.head(path)
+    assert head.status_code == 200
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+def test_a_dialect_with_uploads_can_be_described() -> None:
+    class UploadBody(Body):
+        file: bytes
+        """The recording."""
+
+    class Refusal(Body):
+        message: str
+
+    async def upload(request: Request) -> Response:
+        raise NotImplementedError
+
+    operation = Operation("Take a file", [Answer("Taken.", dict[str, str])], UploadBody, "multipart/form-data")
+    route = ApiRoute("/other/upload/{name:path}", upload, Tag("Other", "Another."), operation, methods=["POST"])
+    shapes = ErrorShapes(ERRORS, {"/other": ErrorShape(lambda status, message, error: {"message": message}, Refusal)})
+    described = document([route], shapes, (), keys_needed=True)
+    taken = described["paths"]["/other/upload/{name}"]["post"]
+    schema = taken["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/UploadBody"}
+    assert described["components"]["schemas"]["UploadBody"]["properties"]["file"]["description"] == "The recording."
+    assert set(taken["responses"]) == {"200", "400", "401", "413"}
+    refusal = taken["responses"]["400"]["content"]["application/json"]["schema"]
+    assert refusal == {"$ref": "#/components/schemas/Refusal"}
