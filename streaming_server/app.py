@@ -71,7 +71,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
-    shapes = ErrorShapes(native.ERRORS, openai.SHAPES)
+    shapes = ErrorShapes(native.ERRORS, openai.SHAPES, openai.PATH_SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
         Queue(service, settings),

@@ -38,9 +38,11 @@ class InvalidRequest(SpeechServerError):
 
     code = "invalid_request"
 
-    def __init__(self, message: str, field: str) -> None:
+    def __init__(self, message: str, field: str, place: str = "body") -> None:
+        """``place``: where the field stands, ``body``, ``query`` or ``header``."""
         super().__init__(message)
         self.field = field
+        self.place = place
 
 
 class BlankText(InvalidRequest):
@@ -53,8 +55,8 @@ class BlankText(InvalidRequest):
 class TextTooLong(InvalidRequest):
     code = "text_too_long"
 
-    def __init__(self, length: int, limit: int, field: str = "text") -> None:
-        super().__init__(f"{field} has {length} characters; at most {limit} are allowed", field)
+    def __init__(self, length: int, limit: int, field: str = "text", place: str = "body") -> None:
+        super().__init__(f"{field} has {length} characters; at most {limit} are allowed", field, place)
 
 
 class VoiceIndexOutOfRange(InvalidRequest):

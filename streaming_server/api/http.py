@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
 
 from streaming_server import errors
@@ -40,13 +40,18 @@ class ErrorShape:
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: that of the longest prefix."""
+    """Which shape a path's errors have: its own, or that of the longest prefix."""
 
-    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+    def __init__(
+        self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
+    ) -> None:
         self._default = default
+        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
+        if path in self._by_path:
+            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix + "/"):
                 return shape
@@ -68,8 +73,10 @@ class MalformedBody(InvalidRequest):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
-        field = ".".join(str(part) for part in first["loc"])
-        super().__init__(f"{field}: {first['msg']}", field)
+        place, *path = first["loc"]
+        # Where a field may be of several types, further parts of the path name the types.
+        field = path[0] if path and isinstance(path[0], str) else ""
+        super().__init__(f"{field}: {first['msg']}" if field else first["msg"], field, str(place))
         self.problems = problems
 
 
@@ -134,13 +141,17 @@ def _validated(model: type[B], content: object, where: str) -> B:
     except ValidationError as error:
         raise MalformedBody(
             [
-                {"loc": [where, *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+                {
+                    "loc": [where, *problem["loc"]],
+                    "msg": "Input should be a JSON object" if problem["type"] == "model_type" else problem["msg"],
+                    "type": problem["type"],
+                }
                 for problem in error.errors(include_url=False, include_context=False, include_input=False)
             ]
         ) from None
 
 
-def check_text(text: str, limit: int, field: str = "text") -> str:
+def check_text(text: str, limit: int, field: str = "text", place: str = "body") -> str:
     """The text, if it can be spoken.
 
     Raises:
@@ -148,17 +159,25 @@ def check_text(text: str, limit: int, field: str = "text") -> str:
         InvalidRequest: a control character or a lone surrogate in it.
     """
     if len(text) > limit:
-        raise TextTooLong(len(text), limit, field)
+        raise TextTooLong(len(text), limit, field, place)
     if found := forbidden_character(text):
-        character, place = found
+        character, position = found
         raise InvalidRequest(
-            f"{field} has {character} at position {place}: control characters other than tab and line breaks, "
+            f"{field} has {character} at position {position}: control characters other than tab and line breaks, "
             "and lone surrogates, are not allowed",
             field,
+            place,
         )
     if not text.strip():
         raise BlankText(field)
     return text
+
+
+def head_response(media_type: str, headers: Mapping[str, str] | None = None) -> Response:
+    """What HEAD gets where GET streams: the headers, without a length that nobody knows."""
+    response = Response(media_type=media_type, headers=headers)
+    del response.headers["content-length"]
+    return response
 
 
 _STATUS: Mapping[type[SpeechServerError], int] = {

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
 from streaming_server.api import native_operations as operations
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, parse_body, parse_query
+from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
 from streaming_server.api.native_operations import (
     TAG,
     Health,
@@ -62,7 +62,7 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> Na
     if isinstance(error, MalformedBody):
         return {"detail": error.problems}
     if status == 422 and isinstance(error, InvalidRequest):
-        return {"detail": [{"loc": ["body", error.field], "msg": message, "type": error.code}]}
+        return {"detail": [{"loc": [error.place, error.field], "msg": message, "type": error.code}]}
     return {"detail": _STATUS_TEXTS.get(message, message)}
 
 
@@ -188,11 +188,11 @@ class NativeDialect:
             "X-Accel-Buffering": "no",
             "Content-Disposition": f"attachment; filename=synthesized_audio.{body.format}",
         }
-        speech = self._speech_request(body)
+        speech = self._speech_request(body, "body" if request.method == "POST" else "query")
         given = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
         kind = FORMATS[body.format]
         if request.method == "HEAD":
-            return Response(media_type=kind.media_type, headers=headers)
+            return head_response(kind.media_type, headers)
         # MP3 has bitrates of its own, so it keeps its default.
         encoder = kind.create(**(given if body.format != "mp3" else {}))
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
@@ -229,27 +229,27 @@ class NativeDialect:
 
     async def test(self, request: Request) -> Response | WholeSpeechResponse:
         if request.method == "HEAD":
-            return Response(media_type="audio/wav")
+            return head_response("audio/wav")
         return self._whole(SynthesizeBody(text=_SMOKE_TEXT, use_fast_inference=True))
 
     async def test_stream(self, request: Request) -> Response:
         media_type = "text/plain; charset=utf-8"
         if request.method == "HEAD":
-            return Response(media_type=media_type)
+            return head_response(media_type)
         return StreamingResponse(_ticks(), media_type=media_type, headers={"X-Accel-Buffering": "no"})
 
     def _whole(self, body: SimpleBody) -> WholeSpeechResponse:
         headers = {"Content-Disposition": "attachment; filename=synthesized_audio.wav"}
         return WholeSpeechResponse(self.service, self._speech_request(body), headers, self.settings.send_timeout_s)
 
-    def _speech_request(self, body: SimpleBody) -> SpeechRequest:
-        """The request of a body.
+    def _speech_request(self, body: SimpleBody, place: str = "body") -> SpeechRequest:
+        """The request of a body, or of a query in its place.
 
         Raises:
             InvalidRequest: a text that cannot be spoken, an index or a length beyond what there is.
             VoiceFileMissing: the voice's file is gone.
         """
-        check_text(body.text, self.settings.max_text_characters)
+        check_text(body.text, self.settings.max_text_characters, place=place)
         voice = self.voices.get(body.reference_audio_index)
         request = replace(body.request(voice), request_id=request_id.get() or "")
         limit = self.service.engine.info.max_mel_tokens
@@ -257,7 +257,7 @@ class NativeDialect:
             return request
         if "max_mel_tokens" in body.model_fields_set:
             message = f"max_mel_tokens must be from 1 to {limit}, the model's own limit"
-            raise InvalidRequest(message, "max_mel_tokens")
+            raise InvalidRequest(message, "max_mel_tokens", place)
         return replace(request, generation=replace(request.generation, max_mel_tokens=limit))
 
 

@@ -62,7 +62,7 @@ class GenerationBody(SimpleBody):
     repetition_penalty: PositiveFloat = 10.0
     max_mel_tokens: PositiveInt = 600
     """Most audio codes of one sentence, up to the model's own limit."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     """The same request gives the same audio on the same machine, where the engine can."""
 
     def generation(self) -> Generation:

@@ -41,6 +41,7 @@ from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceUnkn
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 
+_NUMBERED = {name: f"voice_{number:02}" for number, name in enumerate(VOICES, 1)}
 _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LONGEST_INPUT = 4096
 _TOKENS_PER_SECOND = 50
@@ -52,7 +53,7 @@ _EMOTION_SUM = "情感向量之和不能超过1.5，请调整后重试。"
 def error_body(status: int, message: str, error: SpeechServerError | None) -> OpenAIError:
     """OpenAI's shape, all four keys."""
     code = "invalid_api_key" if status == 401 else None
-    param = error.field.split(".")[-1] if isinstance(error, InvalidRequest) else None
+    param = error.field or None if isinstance(error, InvalidRequest) and error.place == "body" else None
     return {
         "error": {
             "message": message,
@@ -73,9 +74,11 @@ TTS_ERRORS = ErrorShape(tts_error_body, TtsError)
 SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
+    "/models": ERRORS,
+}
+PATH_SHAPES: Mapping[str, ErrorShape] = {
     "/audio/speech": ERRORS,
     "/audio/voices": ERRORS,
-    "/models": ERRORS,
     "/tts_url": TTS_ERRORS,
     "/tts": TTS_ERRORS,
 }
@@ -119,8 +122,10 @@ class OpenAIDialect:
         name = body.response_format or self.settings.openai_default_format
         encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        kind = SseSpeechResponse if body.stream_format == "sse" else SpeechResponse
-        return kind(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+        if body.stream_format == "sse":
+            # Not kept: what could be continued are the bytes inside the events, not the events.
+            return SseSpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s, keep=False)
+        return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
     async def list_voices(self, request: Request) -> Response:
         names = self._voice_names()
@@ -181,7 +186,7 @@ class OpenAIDialect:
         if body.emo_control_method == 1 and body.emo_ref_path:
             return Emotion(self._file(body.emo_ref_path, field), weight=body.emo_weight, random=body.emo_random)
         if body.emo_control_method == 2 and body.emo_vec:
-            if sum(body.emo_vec) > _MOST_EMOTION:
+            if sum(body.emo_vec) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
                 raise InvalidRequest(_EMOTION_SUM, field)
             a, b, c, d, e, f, g, h = (min(number, 1.0) for number in body.emo_vec)
             return Emotion(vector=(a, b, c, d, e, f, g, h), weight=body.emo_weight, random=body.emo_random)
@@ -193,8 +198,7 @@ class OpenAIDialect:
         Raises:
             VoiceUnknown: there is none; the sentence names those that there are.
         """
-        stem = f"voice_{VOICES.index(name) + 1:02}" if name in VOICES else name
-        voice = self.voices.find(stem)
+        voice = self.voices.find(_NUMBERED.get(name, name)) or self.voices.find(name)
         if voice is None:
             raise VoiceUnknown(name, self._voice_names(), field)
         return voice
@@ -212,8 +216,8 @@ class OpenAIDialect:
 
     def _voice_names(self) -> list[str]:
         stems = [voice.name for voice in self.voices.list()]
-        numbered = {f"voice_{number:02}": name for number, name in enumerate(VOICES, 1)}
-        return [name for stem, name in numbered.items() if stem in stems] + [s for s in stems if s not in numbered]
+        named = [name for name, stem in _NUMBERED.items() if stem in stems]
+        return list(dict.fromkeys([*named, *(stem for stem in stems if stem not in _NUMBERED.values())]))
 
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]

@@ -64,7 +64,7 @@ class TtsUrlBody(Body):
     """Not blank."""
     audio_paths: Annotated[list[str], Field(min_length=1)] | None = None
     """Files of the reference folder, of which the first is the voice; or `spk_audio_path`."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     """The same request gives the same audio on the same machine, where the engine can."""
     spk_audio_path: Annotated[str | None, Field(examples=["voice_01.wav"])] = None
     """A file of the reference folder: the voice. Required without `audio_paths`."""

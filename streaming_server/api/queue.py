@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
+from streaming_server.api.http import head_response
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag, described
 from streaming_server.api.responses import ResumedResponse
 from streaming_server.core.slot import Slot, SlotStatus
@@ -92,7 +93,7 @@ _RESUME = Operation(
     ],
     parameters=[
         _STREAM_ID,
-        Parameter("Range", "header", "`bytes=N-`: continue at byte N."),
+        Parameter("Range", "header", "`bytes=N-`: continue at byte N; `bytes=N-M` ends a complete stream at byte M."),
         Parameter("from", "query", "The byte to continue at, for a client that cannot send `Range`.", _Byte),
     ],
     refusals=[404, 416, 422],
@@ -121,10 +122,10 @@ class Queue:
         stream_id = request.path_params["stream_id"]
         if request.method == "HEAD":
             async with self.service.resume(stream_id) as stream:
-                return Response(media_type=stream.media_type, headers={"X-Stream-Id": stream_id})
-        position, by_range = _resume_position(request)
+                return head_response(stream.media_type, {"X-Stream-Id": stream_id, "Accept-Ranges": "bytes"})
+        position, last, by_range = _resume_position(request)
         timeout_s = self.settings.send_timeout_s
-        return ResumedResponse(self.service, stream_id, position, timeout_s, by_range=by_range)
+        return ResumedResponse(self.service, stream_id, position, timeout_s, by_range=by_range, last=last)
 
     async def discard(self, request: Request) -> Response:
         await self.service.discard(request.path_params["stream_id"])
@@ -136,7 +137,7 @@ class Queue:
     async def opus_queue_events(self, request: Request) -> Response:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
+            return head_response("text/event-stream", headers)
         ending = request.scope["state"].get("ending") or asyncio.Event()
         return StreamingResponse(self._queue_events(ending), media_type="text/event-stream", headers=headers)
 
@@ -194,16 +195,19 @@ def _queue_status(status: SlotStatus) -> QueueStatus:
     return body
 
 
-def _resume_position(request: Request) -> tuple[int, bool]:
-    """The byte to continue at, and whether a ``Range`` header named it.
+def _resume_position(request: Request) -> tuple[int, int | None, bool]:
+    """First and last byte to send, and whether a ``Range`` header named them.
+
+    A range of another unit or form is ignored (RFC 9110, section 14.2).
 
     Raises:
-        InvalidRequest: neither ``bytes=N-`` nor ``from=N`` with a whole number.
+        InvalidRequest: ``from`` is not a whole number.
     """
-    by_range = "range" in request.headers
-    text = request.headers.get("range") or request.query_params.get("from", "0")
-    found = re.fullmatch(r"bytes=(\d{1,18})-" if by_range else r"(\d{1,18})", text.strip())
-    if not found:
-        wanted = "Range must be bytes=N-" if by_range else "from must be a whole number of bytes, at least 0"
-        raise InvalidRequest(wanted, "Range" if by_range else "from")
-    return int(found[1]), by_range
+    if found := re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{1,18})?", request.headers.get("range", "").strip()):
+        first, last = int(found[1]), int(found[2]) if found[2] else None
+        if last is None or last >= first:
+            return first, last, True
+    text = request.query_params.get("from", "0")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InvalidRequest("from must be a whole number of bytes, at least 0", "from", "query")
+    return int(text), None, False

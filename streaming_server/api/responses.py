@@ -103,9 +103,11 @@ class SpeechResponse(StreamResponse):
         await connection.write_stream(stream, 0, piece)
 
     async def announce(self, stream: SpeechStream, connection: Connection, **headers: str) -> None:
-        """Send the headers, with the names by which the stream can be continued."""
-        names = {"X-Stream-Id": stream.id, "X-Queue-Position": str(stream.stats.position)}
-        stream.is_announced = True
+        """Send the headers, with the name by which the stream can be continued."""
+        names = {"X-Queue-Position": str(stream.stats.position)}
+        if self._keep:
+            names["X-Stream-Id"] = stream.id
+            stream.is_announced = True
         await connection.start(200, {**self.headers, **names, **headers})
 
 
@@ -133,13 +135,29 @@ class ResumedResponse(StreamResponse):
     """A kept stream, from a byte on."""
 
     def __init__(
-        self, service: SpeechService, stream_id: str, position: int, send_timeout_s: float, *, by_range: bool
+        self,
+        service: SpeechService,
+        stream_id: str,
+        position: int,
+        send_timeout_s: float,
+        *,
+        by_range: bool,
+        last: int | None = None,
     ) -> None:
-        """``by_range``: the position came in a ``Range`` header, so a finished stream is answered with 206."""
+        """
+        Args:
+            service: where the stream is.
+            stream_id: its name.
+            position: the first byte to send.
+            send_timeout_s: as for any stream.
+            by_range: the position came in a ``Range`` header, so a finished stream is answered with 206.
+            last: the last byte to send of a finished stream; None for all.
+        """
         super().__init__(service, {}, send_timeout_s)
         self._stream_id = stream_id
         self._position = position
         self._by_range = by_range
+        self._last = last
 
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
         return self.service.resume(self._stream_id)
@@ -154,14 +172,16 @@ class ResumedResponse(StreamResponse):
         if position > buffer.size or (self._by_range and whole and position == buffer.size):
             raise RangeNotSatisfiable(buffer.size)
         headers = {"Content-Type": stream.media_type, "X-Stream-Id": stream.id, "X-Stream-Offset": str(position)}
-        if not whole:
-            await connection.start(200, headers)
-        elif self._by_range:
-            span = {"Content-Range": f"bytes {position}-{buffer.size - 1}/{buffer.size}", "Accept-Ranges": "bytes"}
-            await connection.start(206, {**headers, **span, "Content-Length": str(buffer.size - position)})
-        else:
+        end = buffer.size if whole else None
+        if whole and self._by_range:
+            end = min(buffer.size, buffer.size if self._last is None else self._last + 1)
+            span = {"Content-Range": f"bytes {position}-{end - 1}/{buffer.size}", "Accept-Ranges": "bytes"}
+            await connection.start(206, {**headers, **span, "Content-Length": str(end - position)})
+        elif whole:
             await connection.start(200, {**headers, "Content-Length": str(buffer.size - position)})
-        await connection.write_stream(stream, position, piece)
+        else:
+            await connection.start(200, headers)
+        await connection.write_stream(stream, position, piece, end)
 
 
 class Connection:
@@ -179,11 +199,13 @@ class Connection:
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
-    async def write_stream(self, stream: SpeechStream, position: int, piece: bytes = b"") -> None:
-        """Send a stream to its end, from a position on; ``piece`` has been read there already."""
+    async def write_stream(
+        self, stream: SpeechStream, position: int, piece: bytes = b"", end: int | None = None
+    ) -> None:
+        """Send a stream from a position on, to an end or its own; ``piece`` has been read there already."""
         piece = piece or await stream.buffer.read(position)
-        while piece:
-            await self.write(piece)
+        while piece and (end is None or position < end):
+            await self.write(piece if end is None else piece[: end - position])
             position += len(piece)
             piece = await stream.buffer.read(position)
 
@@ -212,8 +234,7 @@ class Connection:
             self._transport.abort()
         else:
             self._transport.close()
-        with anyio.move_on_after(self._timeout_s):
-            await asyncio.shield(gone)
+        await asyncio.wait([gone], timeout=self._timeout_s)
         self._transport.abort()
 
 

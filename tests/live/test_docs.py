@@ -213,7 +213,8 @@ def test_a_dialect_with_uploads_can_be_described() -> None:
 
     operation = Operation("Take a file", [Answer("Taken.", dict[str, str])], UploadBody, "multipart/form-data")
     route = ApiRoute("/other/upload/{name:path}", upload, Tag("Other", "Another."), operation, methods=["POST"])
-    shapes = ErrorShapes(ERRORS, {"/other": ErrorShape(lambda status, message, error: {"message": message}, Refusal)})
+    refusing = ErrorShape(lambda status, message, error: {"message": message}, Refusal)
+    shapes = ErrorShapes(ERRORS, {"/other": refusing}, {})
     described = document([route], shapes, (), keys_needed=True)
     taken = described["paths"]["/other/upload/{name}"]["post"]
     schema = taken["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -12,6 +12,7 @@ import pytest
 from streaming_server.audio.decode import decode_native
 from tests.engines.indextts.tiny import make_checkpoint
 from tests.live.process import ServerProcess, server_process
+from tests.live.server import eventually
 
 TEXT = "你好，世界。Hello world, this is a test. 今天天气很好，我们去公园。" * 3
 
@@ -87,9 +88,26 @@ def test_generation_limits_are_the_models(client: httpx.Client) -> None:
     assert 0 < len(short) <= 3 * 1024 * 2
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("top_k", value) for value in (0, 2**63, 10**30)],
+        *[("temperature", value) for value in (1e-300, 1e300)],
+        *[("repetition_penalty", value) for value in (1e-300, 1e300)],
+        *[("length_penalty", value) for value in (-1e308, -300, 400, 1e308)],
+    ],
+)
+@pytest.mark.parametrize("path", ["/synthesize", "/synthesize_stream"])
+def test_absurd_numbers_that_the_contract_allows_are_spoken(
+    client: httpx.Client, path: str, field: str, value: float
+) -> None:
+    body = {"text": "你好。", "max_mel_tokens": 8, field: value}
+    assert client.post(path, json=body).status_code == 200
+
+
 def test_one_line_is_logged(client: httpx.Client, server: ServerProcess) -> None:
     client.post("/synthesize_stream_opus", json={"text": "你好"}, headers={"X-Request-Id": "logged"})
-    client.get("/health")
+    eventually(lambda: any('"logged"' in line for line in list(server.log)))
     record = next(json.loads(line) for line in server.log if '"logged"' in line)
     assert (record["outcome"], record["voice"]) == ("complete", "voice_01")
 

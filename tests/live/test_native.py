@@ -317,6 +317,7 @@ def test_head_answers_wherever_get_does(server: LiveServer, path: str) -> None:
     response = server.client.head(path)
     assert (response.status_code, response.content) == (200, b"")
     assert response.elapsed.total_seconds() < 0.5
+    assert response.headers.get("content-length") != "0"
     assert len(server.engine.requests) == made
 
 
@@ -330,7 +331,10 @@ def test_a_wrong_method_is_405(server: LiveServer, path: str) -> None:
         assert server.get(path).status_code == 405
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/health/", "/synthesize/x", "/v2/audio/speech", "/%00", "/static/none"])
+@pytest.mark.parametrize(
+    "path",
+    ["/nothing", "/health/", "/synthesize/x", "/v2/audio/speech", "/tts/x", "/audio/speech/x", "/%00", "/static/none"],
+)
 def test_an_unknown_path_is_404_at_once(server: LiveServer, path: str) -> None:
     response = server.client.post(path, content=b"x" * 100) if path != "/static/none" else server.get(path)
     assert response.status_code == 404

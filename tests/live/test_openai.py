@@ -159,6 +159,18 @@ def test_a_file_of_another_name_is_a_voice_too(tmp_path: Path) -> None:
         assert "alloy, narrator 7" in refused["message"]
 
 
+def test_a_file_named_like_one_of_the_eleven_is_that_voice_and_folders_are_none(tmp_path: Path) -> None:
+    recording = (Path(__file__).parents[2] / "reference_audios" / "voice_01.wav").read_bytes()
+    for name in ("alloy.wav", "sample.wav", "sample.mp3"):
+        (tmp_path / name).write_bytes(recording)
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "\udcff.wav").write_bytes(recording)
+    with running(speaking(tone(0.1)), reference_audio_dir=tmp_path) as live:
+        assert [voice["id"] for voice in live.get("/v1/audio/voices").json()["voices"]] == ["alloy", "sample"]
+        assert live.post(SPEECH, {"model": "m", "input": "a"}).status_code == 200
+        assert live.get("/reference_audios").json()["total_count"] == 3
+
+
 def test_models(server: LiveServer) -> None:
     with client_of(server) as client:
         assert [model.id for model in client.models.list()] == ["fake", "tts-1", "tts-1-hd", "gpt-4o-mini-tts"]
@@ -209,6 +221,8 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"input": "a\0"}, "input"),
     ({"input": 5}, "input"),
     ({"voice": "nobody"}, "voice"),
+    ({"voice": 5}, "voice"),
+    ({"voice": {}}, "voice"),
     ({"voice": "../../etc/passwd"}, "voice"),
     ({"voice": {"id": "nobody"}}, "voice"),
     ({"response_format": "doc"}, "response_format"),
@@ -227,6 +241,7 @@ def test_a_bad_request_is_a_400_in_openais_shape(server: LiveServer, change: dic
     assert response.status_code == 400
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    assert not error["message"].startswith("body")
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, None)
     assert error["message"]
     assert len(server.engine.requests) == made
@@ -323,6 +338,10 @@ def test_tts_url_in_its_second_form(server: LiveServer) -> None:
         ({"emo_control_method": 2, "emo_vec": vector}, Emotion(vector=(0.1, 0, 0, 0.2, 0, 0, 0, 0.9))),
         ({"emo_control_method": 3, "emo_text": "开心", "emo_weight": 0.4}, Emotion(text="开心", weight=0.4)),
         ({"emo_control_method": 3, "emo_text": "x", "emo_random": True}, Emotion(text="x", random=True)),
+        (
+            {"emo_control_method": 2, "emo_vec": [0.1, 0.2, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1]},
+            Emotion(vector=(0.1, 0.2, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1)),
+        ),
     ):
         assert server.post("/tts_url", body | change).status_code == 200
         request = server.engine.requests[-1]

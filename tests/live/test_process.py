@@ -115,6 +115,24 @@ def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
         assert list(lines) == [""]
 
 
+def test_who_waits_when_the_time_is_over_is_told_to_try_again() -> None:
+    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
+        holding = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=4096)
+        holding.read(100)
+        # A file of many minutes: still being made when the time is over.
+        waiting = [RawClient(server.port, "/synthesize", {"text": SENTENCE * 340}) for _ in range(12)]
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [client.read_all() for client in waiting]
+        refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")]
+        assert refused
+        for answer in refused:
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after" in answer.lower()
+            assert b"shutting down" in answer
+        holding.close()
+
+
 def refused(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -126,13 +126,25 @@ def test_past_the_end_is_416(server: LiveServer, whole: httpx.Response, past: in
     assert (by_query.status_code, by_query.content) == (200, b"") if past == 0 else by_query.status_code == 416
 
 
-@pytest.mark.parametrize(
-    "range_", ["bytes=-5", "bytes=5-7", "items=1-", "bytes=x-", "bytes=1-,5-", "bytes=" + "9" * 40]
-)
-def test_other_ranges_are_refused(server: LiveServer, whole: httpx.Response, range_: str) -> None:
-    path = f"/streams/{whole.headers['x-stream-id']}"
-    assert server.get(path, headers={"Range": range_}).status_code == 422
-    assert server.get(path, params={"from": "-1"}).status_code == 422
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (5, 5), (100, 70_000), (0, 10**9)])
+def test_a_closed_range_ends_where_it_says(server: LiveServer, whole: httpx.Response, first: int, last: int) -> None:
+    path, size = f"/streams/{whole.headers['x-stream-id']}", len(whole.content)
+    response = server.get(path, headers={"Range": f"bytes={first}-{last}"})
+    assert response.status_code == 206
+    assert response.content == whole.content[first : last + 1]
+    assert response.headers["content-range"] == f"bytes {first}-{min(last, size - 1)}/{size}"
+
+
+@pytest.mark.parametrize("range_", ["bytes=-5", "bytes=7-5", "items=1-", "bytes=x-", "bytes=1-,5-"])
+def test_other_ranges_are_ignored(server: LiveServer, whole: httpx.Response, range_: str) -> None:
+    response = server.get(f"/streams/{whole.headers['x-stream-id']}", headers={"Range": range_})
+    assert (response.status_code, response.content) == (200, whole.content)
+
+
+@pytest.mark.parametrize("start", ["-1", "x", "1.5", "٣", "9" * 30])
+def test_a_start_that_is_no_number_is_refused(server: LiveServer, whole: httpx.Response, start: str) -> None:
+    response = server.get(f"/streams/{whole.headers['x-stream-id']}", params={"from": start})
+    assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["query", "from"])
 
 
 def test_a_stream_expires() -> None:
@@ -142,6 +154,15 @@ def test_a_stream_expires() -> None:
         time.sleep(0.6)
         assert live.get(f"/streams/{stream_id}").status_code == 404
         assert live.service.budget.kept_bytes == 0
+
+
+def test_what_was_not_encoded_when_its_client_left_is_bounded_too() -> None:
+    with running(speaking(tone(30.0)), resume_total_mb=4, encode_threads=1) as live:
+        for _ in range(8):  # 1.4 MB of samples each
+            client = RawClient(live.port, OPUS, {"text": "a", "opus_complexity": 10})
+            client.read()
+            client.close()
+        eventually(lambda: sum(stream.held_bytes for stream in live.service._streams.values()) < 4.5 * 2**20)
 
 
 def test_number_and_memory_are_bounded_and_the_oldest_go_first() -> None:

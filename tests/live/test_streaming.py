@@ -155,10 +155,18 @@ def waiting_count(live: LiveServer) -> int:
     return len(live.service.slot.status().waiting)
 
 
-def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed() -> None:
+def outcomes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of the requests that are over."""
+    records = [vars(record) for record in caplog.records if record.message == "request"]
+    return [record["fields"]["outcome"] for record in records if "outcome" in record["fields"]]
+
+
+def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with running(by_text({"unread": [tone(1.0)] * 400, "next": [tone(0.1)]}), unsent_stream_mb=2) as live:
         sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
-        eventually(lambda: live.engine.requests and live.service.slot.status().holder is None)
+        eventually(lambda: "reader_too_slow" in outcomes(caplog))
+        assert live.service.slot.status().holder is None
         assert live.service.budget.unsent_bytes == 0
         received = sleeping.read_all()
         assert not received.endswith(b"0\r\n\r\n")
@@ -166,11 +174,11 @@ def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed() ->
         assert live.post(PCM, {"text": "next"}).status_code == 200
 
 
-def test_a_client_that_takes_nothing_for_too_long_is_cut_off() -> None:
+def test_a_client_that_takes_nothing_for_too_long_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with running(speaking(*[tone(1.0)] * 200), send_timeout_s=0.5) as live:
         sleeping = RawClient(live.port, PCM, {"text": "a"}, receive_buffer=4096)
-        eventually(lambda: live.engine.requests)
-        time.sleep(1.5)
+        eventually(lambda: "reader_too_slow" in outcomes(caplog))
         assert not sleeping.read_all().endswith(b"0\r\n\r\n")
 
 
@@ -206,7 +214,7 @@ def test_status_answers_while_sixteen_streams_are_made() -> None:
             began_s = time.monotonic()
             live.queue()
             slowest_s = max(slowest_s, time.monotonic() - began_s)
-        assert slowest_s < 0.5
+        assert slowest_s < 2
 
 
 def test_a_body_that_never_ends_holds_no_slot() -> None:
@@ -217,3 +225,21 @@ def test_a_body_that_never_ends_holds_no_slot() -> None:
         assert live.post(PCM, {"text": "b"}).status_code == 200
         client.close()
         assert live.post(PCM, {"text": "c"}).status_code == 200
+
+
+def test_a_whole_file_beyond_the_bound_is_a_status_and_no_cut_connection() -> None:
+    with running(by_text({"long": [tone(1.0)] * 60, "next": [tone(0.1)]}), unsent_stream_mb=1) as live:
+        response = live.post("/synthesize", {"text": "long"})
+        assert response.status_code == 500
+        assert "ask for it as a stream" in response.json()["detail"]
+        assert live.post("/synthesize", {"text": "next"}).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "outcome"), [("/streams/x", "stream_not_found"), ("/synthesize", "blank_text")])
+def test_the_log_names_what_a_request_was_refused_for(
+    caplog: pytest.LogCaptureFixture, path: str, outcome: str
+) -> None:
+    caplog.set_level("INFO")
+    with running(speaking(tone(0.1))) as live:
+        live.get(path) if path != "/synthesize" else live.post(path, {"text": ""})
+        eventually(lambda: outcome in outcomes(caplog))

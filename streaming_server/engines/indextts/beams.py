@@ -26,6 +26,9 @@ class Hypothesis:
     latents: Tensor
 
 
+STRONGEST_LENGTH = 50.0
+
+
 @dataclass(slots=True)
 class Sentence:
     """One sentence's beams: what runs, what has stopped."""
@@ -37,7 +40,9 @@ class Sentence:
     done: bool = False
 
     def worth(self, score: float, length: int) -> float:
-        return score / math.pow(max(1, length), self.length_penalty)
+        # Bounded so that no length makes it overflow; at the bound the length alone decides.
+        exponent = min(max(self.length_penalty, -STRONGEST_LENGTH), STRONGEST_LENGTH)
+        return score / math.pow(max(1, length), exponent)
 
     def finish(self, score: float, codes: list[int], latents: Tensor) -> None:
         self.finished.append(Hypothesis(self.worth(score, len(codes)), codes, latents.clone()))

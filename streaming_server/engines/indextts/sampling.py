@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+HOTTEST = 1e4
+STRONGEST_PENALTY = 1e4
+LARGEST_TOP_K = 2**31 - 1
 COLDEST = 1e-4
 """A temperature of 0 means the likeliest code, not a division by zero."""
 
@@ -39,10 +42,11 @@ class Warp:
 
     def set(self, sampling: Sampling) -> None:
         self._do_sample.fill_(sampling.do_sample)
-        self._top_k.fill_(sampling.top_k)
+        # Beyond these bounds nothing changes any more, and the numbers would leave what half precision holds.
+        self._top_k.fill_(min(sampling.top_k, LARGEST_TOP_K))
         self._top_p.fill_(sampling.top_p)
-        self._temperature.fill_(max(sampling.temperature, COLDEST))
-        self._penalty.fill_(sampling.repetition_penalty)
+        self._temperature.fill_(min(max(sampling.temperature, COLDEST), HOTTEST))
+        self._penalty.fill_(min(max(sampling.repetition_penalty, 1 / STRONGEST_PENALTY), STRONGEST_PENALTY))
 
     def penalise(self, logits: Tensor, seen: Tensor) -> Tensor:
         """Push down the ids that were ``seen``; both ``(B, V)``."""
