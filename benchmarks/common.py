@@ -23,7 +23,9 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
     "It has seen many foxes come and go. 今天天气很好，我们去公园散步。"
 )
-"""About ten seconds of speech."""
+"""Eleven seconds of speech."""
+SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all."
+"""Five seconds of speech."""
 
 
 @dataclass(frozen=True)

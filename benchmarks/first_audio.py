@@ -13,7 +13,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from benchmarks.common import TEXT, first_audio_ms, get_json, percentile, running_server, table
+from benchmarks.common import SENTENCE, TEXT, first_audio_ms, get_json, percentile, running_server, table
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.engines.espeak.engine import EspeakEngine
 
@@ -40,13 +40,13 @@ async def one_client(port: int, path: str, rounds: int) -> list[float]:
     return [await first_audio_ms(port, path) for _ in range(rounds)]
 
 
-async def many_clients(port: int, rounds: int) -> tuple[list[float], list[float]]:
+async def many_clients(port: int, rounds: int, text: str) -> tuple[list[float], list[float]]:
     """First audio of each client, and what `/opus_queue_status` took meanwhile."""
     first: list[float] = []
     status: list[float] = []
     for _ in range(rounds):
         clients = [
-            asyncio.create_task(first_audio_ms(port, "/synthesize_stream_opus", to_the_end=True))
+            asyncio.create_task(first_audio_ms(port, "/synthesize_stream_opus", text, to_the_end=True))
             for _ in range(CLIENTS)
         ]
         while not all(client.done() for client in clients):
@@ -62,12 +62,14 @@ async def measure(port: int, rounds: int) -> None:
     floor = await engine_alone(rounds)
     opus = await one_client(port, "/synthesize_stream_opus", rounds)
     pcm = await one_client(port, "/synthesize_stream", rounds)
-    many, status = await many_clients(port, max(3, rounds // 10))
+    many, status = await many_clients(port, max(3, rounds // 10), TEXT)
+    short, _ = await many_clients(port, max(3, rounds // 10), SENTENCE)
     measured = (
         ("engine alone, first chunk", floor, ""),
         ("Opus over HTTP, 1 client", opus, "p50 <= 3 ms"),
         ("PCM over HTTP, 1 client", pcm, ""),
-        (f"Opus over HTTP, {CLIENTS} at once", many, "p50 <= 110 ms"),
+        (f"Opus over HTTP, {CLIENTS} at once, 5 s of speech", short, "p50 <= 110 ms"),
+        (f"Opus over HTTP, {CLIENTS} at once, 11 s of speech", many, "p50 <= 110 ms"),
         (f"/opus_queue_status while {CLIENTS} run", status, "p99 <= 20 ms"),
     )
     rows = [

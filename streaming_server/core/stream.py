@@ -179,8 +179,10 @@ class SpeechStream:
                     piece, header = header + piece, b""
                 if piece:
                     sent_s = time.monotonic()
-                    self.stats.first_audio_s = self.stats.first_audio_s or sent_s - self._began_s
                     self.buffer.push(piece)
+                    if self.stats.first_audio_s is None:
+                        self.stats.first_audio_s = sent_s - self._began_s
+                        await asyncio.sleep(0)  # the reader sends it before the next share takes the interpreter
         except BaseException:
             self._synthesis.cancel()  # nobody takes its samples any more
             raise

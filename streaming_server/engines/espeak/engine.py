@@ -58,7 +58,7 @@ class EspeakEngine:
             await self._thread.call(self._speak, text, PRESETS[0].timbre, lambda _: True)
 
     def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 200 ms, as `Engine.stream`."""
+        """Chunks of 100 ms, as `Engine.stream`."""
 
         def produce(emit: Emit[AudioChunk]) -> None:
             if request.generation != Generation():

@@ -18,8 +18,8 @@ import numpy as np
 from streaming_server.domain import IntSamples
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
-CHUNK_MS = 200
-"""A fifth of a millisecond of work; the way from the callback to Python costs as much for any size."""
+CHUNK_MS = 100
+"""A tenth of a millisecond of work; the way from the callback to Python costs as much for any size."""
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
 _UTF8, _END_PAUSE = 0x1, 0x1000
