@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerEr
 log = logging.getLogger(__name__)
 
 
-class StreamResponse:
+class StreamResponse(ABC):
     """An ASGI response that sends one stream.
 
     An error before the first byte is raised, to be answered with a status. One after it ends the connection without the
@@ -38,13 +39,13 @@ class StreamResponse:
         self.headers = headers
         self._send_timeout_s = send_timeout_s
 
+    @abstractmethod
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
         """The stream to send."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         """Start the response and send its body, but for the end."""
-        raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope["state"]["log"]
