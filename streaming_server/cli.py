@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | say | voices``.
+"""The command line: ``streaming-server serve | say | voices | jobs``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -10,15 +10,18 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from streaming_server import __version__, logs
-from streaming_server.app import create_service
+from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.core.storage import Storage
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError
@@ -73,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[model], allow_abbrev=False, help="start the HTTP server")
     serve.add_argument("--host", help="address to listen on (HOST, else 0.0.0.0)")
     serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
+    for flag, sentence in _REFUSED.items():
+        serve.add_argument(flag, action=_Refuse, nargs=0, sentence=sentence, help=argparse.SUPPRESS)
+    serve.add_argument("--workers", type=_one, help="1: one server serves one device")
     serve.set_defaults(command=_serve)
 
     say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
@@ -85,7 +91,45 @@ def _parser() -> argparse.ArgumentParser:
 
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
+
+    jobs = commands.add_parser("jobs", allow_abbrev=False, help="list, cancel or clear the tasks")
+    what = jobs.add_mutually_exclusive_group()
+    what.add_argument("--cancel", metavar="ID", nargs="+", help="end these, pending or running")
+    what.add_argument("--clear", action="store_true", help="forget all that have ended, and their audio")
+    jobs.add_argument("--limit", type=_count, default=50, help="most to list, the newest first (50)")
+    jobs.set_defaults(command=_jobs)
     return parser
+
+
+_REFUSED = {
+    "--deepspeed": "there is no DeepSpeed in here; --fp16 or --bf16 makes a model faster",
+    "--cuda_kernel": "the runtime records its own CUDA graphs, and there is no other kernel to choose",
+}
+
+
+class _Refuse(argparse.Action):
+    """A flag of other servers that means nothing here, and says what to use."""
+
+    def __init__(self, *args: Any, sentence: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._sentence = sentence
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(f"{self.option_strings[0]}: {self._sentence}")
+
+
+def _one(text: str) -> int:
+    if text != "1":
+        raise argparse.ArgumentTypeError(
+            f"{text} is not possible, as a server serves one device: run one server a GPU behind a balancer"
+        )
+    return 1
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000000")
+    return int(text)
 
 
 def _port(text: str) -> int:
@@ -150,6 +194,30 @@ def _voices(settings: Settings, options: argparse.Namespace) -> int:
     if not voices:
         print(f"no recordings in {settings.reference_audio_dir}", file=sys.stderr)
     return 0
+
+
+def _jobs(settings: Settings, options: argparse.Namespace) -> int:
+    storage = create_storage(settings)
+    try:
+        if options.cancel:
+            return max(_cancel(storage, job_id) for job_id in options.cancel)
+        if options.clear:
+            print(f"{storage.clear()} forgotten")
+            return 0
+        jobs, total = storage.jobs.page(options.limit)
+        for job in jobs:
+            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_s))
+            print(f"{job.id}  {job.state:<9}  {job.progress:>4.0%}  {began}  {job.message}")
+        print(f"{len(jobs)} of {total}", file=sys.stderr)
+        return 0
+    finally:
+        storage.close()
+
+
+def _cancel(storage: Storage, job_id: str) -> int:
+    job = storage.jobs.cancel(job_id)
+    print(f"{job_id}  {job.state if job else 'there is no such task'}", file=sys.stdout if job else sys.stderr)
+    return 0 if job else 1
 
 
 if __name__ == "__main__":

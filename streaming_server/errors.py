@@ -15,6 +15,15 @@ SpeechServerError
 ├── ShuttingDown            the server ends
 ├── QueueFull               as many wait for the slot as may
 ├── QueueTimeout            waited for the slot for as long as one may
+├── RecordingRefused        an upload that is no recording of an allowed kind
+├── UploadNotFound          no upload of that id, or no longer
+├── UploadTooLarge          an upload larger than the limit
+├── JobNotFound             no job of that id, or no longer
+├── JobQueueFull            as many jobs are pending as may
+├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
+├── FileMissing             a stored file is gone
+├── StorageFull             the disk or the database has no space left
+├── StorageUnavailable      a database or folder that cannot be used at all
 ├── AudioTooLarge           a whole file that would pass the bound of unsent audio
 ├── ReaderTooSlow           unsent audio reached its bound
 ├── ClientLeft              the synthesis ended with its last reader
@@ -164,3 +173,61 @@ class StreamNotFound(SpeechServerError):
 
     def __init__(self) -> None:
         super().__init__("there is no such stream, or no longer")
+
+
+class RecordingRefused(SpeechServerError):
+    code = "recording_refused"
+
+
+class UploadNotFound(SpeechServerError):
+    code = "upload_not_found"
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"there is no file {upload_id[:64]}, or no longer: upload it first")
+
+
+class UploadTooLarge(SpeechServerError):
+    code = "upload_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the file is larger than {limit_bytes} bytes")
+
+
+class JobNotFound(SpeechServerError):
+    code = "job_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no task {job_id[:64]!r}, or no longer")
+
+
+class JobQueueFull(SpeechServerError):
+    code = "job_queue_full"
+    retryable = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the queue is full: {limit} tasks are pending; try again later")
+
+
+class LeaseLost(SpeechServerError):
+    code = "lease_lost"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"the task {job_id} was cancelled, deleted or taken over")
+
+
+class FileMissing(SpeechServerError):
+    code = "file_missing"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the file {name} is gone")
+
+
+class StorageFull(SpeechServerError):
+    code = "storage_full"
+
+    def __init__(self) -> None:
+        super().__init__("there is no space left on the server's disk; try again once there is")
+
+
+class StorageUnavailable(SpeechServerError):
+    code = "storage_unavailable"

@@ -14,6 +14,8 @@ from typing import Any
 
 from streaming_server.errors import SpeechServerError
 
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
 
 class InvalidSetting(SpeechServerError):
     code = "invalid_setting"
@@ -75,10 +77,43 @@ class Settings:
         "Folder of the reference recordings",
         "参考音频目录",
     )
+    data_dir: Path = _setting(
+        Path("data"),
+        "Folder of all that the server writes: uploads, tasks, audio",
+        "服务器写入的目录：上传、任务、音频",
+    )
+    database_url: str = _setting(
+        "",
+        "Where tasks and uploads are recorded: `postgresql://user@host/name`; empty for SQLite in the data directory",
+        "任务和上传记录的数据库：`postgresql://user@host/name`；为空则使用数据目录中的 SQLite",
+    )
     max_text_characters: int = _setting(20000, "Longest text of one request", "单次请求的最大文本长度", least=1)
     max_queue: int = _setting(32, "Most requests that may wait for the slot", "队列中最多等待的请求数", least=0)
     queue_timeout_s: float = _setting(
         120.0, "Longest wait for the slot, in seconds", "排队等待的最长时间（秒）", least=0.001
+    )
+    live_first: bool = _setting(
+        True,
+        "A live request that waits for the slot goes before a task that waits; `false`: by arrival",
+        "等待时实时请求先于任务；`false` 表示按到达顺序",
+    )
+    max_pending_tasks: int = _setting(1000, "Most tasks that may be pending", "最多等待的任务数", least=1)
+    task_lease_s: float = _setting(
+        6.0,
+        "A task whose process is not heard of for this many seconds is taken over by another",
+        "处理任务的进程失联该秒数后由其他进程接管",
+        least=1,
+    )
+    audio_keep_s: float = _setting(
+        86400.0, "How long a task and its audio are kept, in seconds", "任务及其音频的保留时间（秒）", least=1
+    )
+    upload_max_mb: int = _setting(50, "Largest upload, in MiB", "上传文件的最大大小（MiB）", least=1)
+    upload_max_s: float = _setting(600.0, "Longest upload, in seconds of audio", "上传音频的最长时长（秒）", least=1)
+    upload_keep_s: float = _setting(
+        3600.0,
+        "How long an upload is kept, in seconds; one that a task needs stays until that has ended",
+        "上传文件的保留时间（秒）；任务仍需要的文件保留到任务结束",
+        least=1,
     )
     encode_threads: int = _setting(os.cpu_count() or 1, "Threads that encode audio", "音频编码线程数", least=1)
     unsent_stream_mb: int = _setting(
@@ -148,6 +183,10 @@ class Settings:
 
 def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any:
     choices, least, most = metadata["choices"], metadata["least"], metadata["most"]
+    if kind is bool:
+        if text.lower() not in _BOOLEANS:
+            raise InvalidSetting(f"{name}={text}: true or false is needed")
+        return _BOOLEANS[text.lower()]
     if text in choices:
         return text
     if least is None:
@@ -173,6 +212,8 @@ def markdown_table(language: str) -> str:
     for item in fields(Settings):
         default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
         cores = {"en": "number of cores", "zh": "CPU 核数"}[language]
+        if isinstance(default, bool):
+            default = str(default).lower()
         shown = cores if item.name == "encode_threads" else f"`{default}`" if default != "" else ""
         rows.append(f"| `{item.name.upper()}` | {shown} | {item.metadata[language]} |")
     return "\n".join([head, "| --- | --- | --- |", *rows])

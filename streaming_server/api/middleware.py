@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.core.metrics import Metrics
 from streaming_server.errors import ShuttingDown, Unauthorized
 from streaming_server.logs import request_id
 
@@ -28,10 +29,11 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Names every request (``X-Request-Id``, the client's own where it is harmless) and logs it once it is over."""
+    """Names every request (``X-Request-Id``, the client's own where it is harmless); logs and counts it at its end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,13 +45,15 @@ class RequestLog:
         entry: dict[str, Any] = {}
         scope.setdefault("state", {})["log"] = entry
         status: int | None = None
+        sent_bytes = 0
         began_s = time.monotonic()
 
         async def watched_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = identity
+            sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -58,6 +62,9 @@ class RequestLog:
             duration_s = round(time.monotonic() - began_s, 4)
             fields = {"method": scope["method"], "route": scope["path"], "status": status, "duration_s": duration_s}
             log.info("request", extra={"fields": fields | entry})
+            route = scope["state"].get("route", "none")
+            left = entry.get("outcome") == "disconnected"
+            self._metrics.request(scope["method"], route, status, sent_bytes, left=left)
             request_id.reset(token)
 
 

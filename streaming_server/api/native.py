@@ -36,6 +36,7 @@ from streaming_server.api.native_operations import (
 )
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
+from streaming_server.api.sampling import within_limit
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
@@ -253,12 +254,7 @@ class NativeDialect:
         voice = self.voices.get(body.reference_audio_index)
         request = replace(body.request(voice), request_id=request_id.get() or "")
         limit = self.service.engine.info.max_mel_tokens
-        if limit is None or request.generation.max_mel_tokens <= limit:
-            return request
-        if "max_mel_tokens" in body.model_fields_set:
-            message = f"max_mel_tokens must be from 1 to {limit}, the model's own limit"
-            raise InvalidRequest(message, "max_mel_tokens", place)
-        return replace(request, generation=replace(request.generation, max_mel_tokens=limit))
+        return replace(request, generation=within_limit(request.generation, limit, body, place))
 
 
 def prefers_html(accept: str) -> bool:

@@ -23,6 +23,7 @@ from streaming_server.api.operations import (
     Tag,
     described,
 )
+from streaming_server.api.sampling import PositiveInt, SamplingBody
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
 from streaming_server.core.speech import EngineState
@@ -32,9 +33,6 @@ TAG = Tag(
     "Native",
     "The streaming server itself: raw PCM and Ogg Opus as the model speaks, whole WAV files, the reference voices.",
 )
-
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class SimpleBody(Body):
@@ -47,21 +45,11 @@ class SimpleBody(Body):
         return SpeechRequest(self.text, voice, granularity=Granularity.SENTENCE)
 
 
-class GenerationBody(SimpleBody):
+class GenerationBody(SimpleBody, SamplingBody):
     verbose: bool = False
     """Log the details of this request on the server."""
     max_text_tokens_per_sentence: PositiveInt = 120
     """A longer sentence is cut."""
-    do_sample: bool = True
-    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
-    top_k: Annotated[int, Field(ge=0)] = 30
-    temperature: PositiveFloat = 1.2
-    length_penalty: float = 0.0
-    num_beams: Annotated[int, Field(ge=1, le=10)] = 3
-    """A stream by token samples with one, whatever this says."""
-    repetition_penalty: PositiveFloat = 10.0
-    max_mel_tokens: PositiveInt = 600
-    """Most audio codes of one sentence, up to the model's own limit."""
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     """The same request gives the same audio on the same machine, where the engine can."""
 

@@ -32,6 +32,7 @@ from streaming_server.api.openai_operations import (
 )
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
+from streaming_server.api.sampling import emotion_source, emotion_vector
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.core.speech import SpeechService
 from streaming_server.core.stream import SpeechStream
@@ -114,7 +115,7 @@ class OpenAIDialect:
         limit = min(_LONGEST_INPUT, self.settings.max_text_characters)
         speech = SpeechRequest(
             check_text(body.input, limit, "input"),
-            self._voice(body.voice if isinstance(body.voice, str) else body.voice.id),
+            await self._voice(body.voice if isinstance(body.voice, str) else body.voice.id),
             request_id=request_id.get() or "",
             emotion=Emotion(text=body.instructions) if body.instructions and body.instructions.strip() else None,
             speed=body.speed,
@@ -150,11 +151,11 @@ class OpenAIDialect:
         if name is None:
             raise InvalidRequest("audio_paths or spk_audio_path is required", "spk_audio_path")
         generation = Generation(seed=body.seed, max_text_tokens_per_sentence=body.max_text_tokens_per_sentence)
-        return self._whole(body.text, self._file(name, field), generation, self._emotion(body))
+        return self._whole(body.text, await self._file(name, field), generation, await self._emotion(body))
 
     async def tts(self, request: Request) -> WholeSpeechResponse:
         body = await parse_body(request, TtsBody)
-        return self._whole(body.text, self._voice(body.character, "character"), Generation(), None)
+        return self._whole(body.text, await self._voice(body.character, "character"), Generation(), None)
 
     def _whole(self, text: str, voice: Voice, generation: Generation, emotion: Emotion | None) -> WholeSpeechResponse:
         limit = self.service.engine.info.max_mel_tokens or generation.max_mel_tokens
@@ -168,48 +169,44 @@ class OpenAIDialect:
         )
         return WholeSpeechResponse(self.service, speech, {}, self.settings.send_timeout_s)
 
-    def _emotion(self, body: TtsUrlBody) -> Emotion | None:
+    async def _emotion(self, body: TtsUrlBody) -> Emotion | None:
         """By the method that the body names.
 
         Raises:
             InvalidRequest: the method's own field is missing, or its numbers add up to too much.
         """
-        if body.emo_control_method == 0:
+        sources = {1: ("emo_ref_path", body.emo_ref_path), 2: ("emo_vec", body.emo_vec), 3: ("emo_text", body.emo_text)}
+        field = emotion_source(body.emo_control_method, sources)
+        if field is None:
             return None
-        field, value = {
-            1: ("emo_ref_path", body.emo_ref_path),
-            2: ("emo_vec", body.emo_vec),
-            3: ("emo_text", body.emo_text),
-        }[body.emo_control_method]
-        if not value:
-            raise InvalidRequest(f"{field} is required where emo_control_method is {body.emo_control_method}", field)
-        if body.emo_control_method == 1 and body.emo_ref_path:
-            return Emotion(self._file(body.emo_ref_path, field), weight=body.emo_weight, random=body.emo_random)
-        if body.emo_control_method == 2 and body.emo_vec:
-            if sum(body.emo_vec) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
+        reference = await self._file(body.emo_ref_path or "", field) if field == "emo_ref_path" else None
+        vector = None
+        if field == "emo_vec":
+            numbers = body.emo_vec or []
+            if sum(numbers) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
                 raise InvalidRequest(_EMOTION_SUM, field)
-            a, b, c, d, e, f, g, h = (min(number, 1.0) for number in body.emo_vec)
-            return Emotion(vector=(a, b, c, d, e, f, g, h), weight=body.emo_weight, random=body.emo_random)
-        return Emotion(text=body.emo_text, weight=body.emo_weight, random=body.emo_random)
+            vector = emotion_vector(min(number, 1.0) for number in numbers)
+        text = body.emo_text if field == "emo_text" else None
+        return Emotion(reference, vector, text, body.emo_weight, body.emo_random)
 
-    def _voice(self, name: str, field: str = "voice") -> Voice:
+    async def _voice(self, name: str, field: str = "voice") -> Voice:
         """The voice of an id.
 
         Raises:
             VoiceUnknown: there is none; the sentence names those that there are.
         """
-        voice = self.voices.find(_NUMBERED.get(name, name)) or self.voices.find(name)
+        voice = await self.voices.find(_NUMBERED.get(name, name)) or await self.voices.find(name)
         if voice is None:
             raise VoiceUnknown(name, self._voice_names(), field)
         return voice
 
-    def _file(self, name: str, field: str) -> Voice:
+    async def _file(self, name: str, field: str) -> Voice:
         """The voice of a file's name.
 
         Raises:
             VoiceUnknown: the reference folder has no such file.
         """
-        voice = self.voices.find(name)
+        voice = await self.voices.find(name)
         if voice is None:
             raise VoiceUnknown(name, [known.path.name for known in self.voices.list()], field)
         return voice

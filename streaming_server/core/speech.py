@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ from streaming_server.audio.stretch import stretched
 from streaming_server.core.buffers import ByteBudget, ByteLimits
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
-from streaming_server.core.stream import SpeechStream
+from streaming_server.core.stream import SpeechStats, SpeechStream
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import Engine
 from streaming_server.errors import EngineNotReady, StreamNotFound
@@ -48,14 +48,22 @@ class SpeechService:
     """All that speaks."""
 
     def __init__(
-        self, engine: Engine, slot: Slot, lane: EncodeLane, limits: ByteLimits, resumption: Resumption
+        self,
+        engine: Engine,
+        slot: Slot,
+        lane: EncodeLane,
+        limits: ByteLimits,
+        resumption: Resumption,
+        observe: Callable[[str, SpeechStats], None] = lambda *_: None,
     ) -> None:
+        """``observe``: called when the one who opened a stream leaves it, with ``live`` or ``job``."""
         self.engine = engine
         self.slot = slot
         self.state = EngineState.LOADING
         self.budget = ByteBudget(limits)
         self._lane = lane
         self._resumption = resumption
+        self._observe = observe
         self._streams: dict[str, SpeechStream] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         """Of the streams that nobody reads, the first to expire first."""
@@ -85,7 +93,13 @@ class SpeechService:
 
     @asynccontextmanager
     async def open(
-        self, request: SpeechRequest, encoder: AudioEncoder, *, keep: bool = False, resumable: bool = False
+        self,
+        request: SpeechRequest,
+        encoder: AudioEncoder,
+        *,
+        keep: bool = False,
+        resumable: bool = False,
+        batch: bool = False,
     ) -> AsyncIterator[SpeechStream]:
         """Begin a synthesis; leaving the ``with`` ends it wherever it is and frees the slot.
 
@@ -97,6 +111,7 @@ class SpeechService:
             encoder: a new one.
             keep: let the bytes be read again by `resume` for a while.
             resumable: with ``keep``, go on synthesising for a moment after the reader has gone.
+            batch: a job, which waits behind live requests for as long as it takes.
 
         Raises:
             EngineNotReady: the engine is loading, or has failed to.
@@ -109,10 +124,13 @@ class SpeechService:
             encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()
-        stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s)
+        stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s, batch=batch)
         self._streams[stream.id] = stream
-        async with self._reading(stream, keep=keep):
-            yield stream
+        try:
+            async with self._reading(stream, keep=keep):
+                yield stream
+        finally:
+            self._observe("job" if batch else "live", stream.stats)
 
     @asynccontextmanager
     async def resume(self, stream_id: str) -> AsyncIterator[SpeechStream]:

@@ -62,17 +62,30 @@ class SpeechStream:
         lane: EncodeLane,
         buffer: StreamBuffer,
         grace_s: float,
+        *,
+        batch: bool,
     ) -> None:
-        """``grace_s``: how long the synthesis goes on without a reader; 0 ends it at once."""
+        """
+        Args:
+            request: what to say.
+            encoder: a new one.
+            engine: who speaks.
+            slot: entered for the synthesis.
+            lane: where the encoding happens.
+            buffer: where the bytes go.
+            grace_s: how long the synthesis goes on without a reader; 0 ends it at once.
+            batch: as for `Slot.enter`.
+        """
         self._request = request
         self._encoder = encoder
         self._engine = engine
         self._slot = slot
         self._lane = lane
-        self._rate_hz = engine.info.sample_rate_hz
-        self._samples = SampleQueue(_UNENCODED_LIMIT_S * self._rate_hz)
+        self.rate_hz = engine.info.sample_rate_hz
+        self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._began_s = time.monotonic()
         self._grace_s = grace_s
+        self._batch = batch
         self._patience: asyncio.TimerHandle | None = None
         self._readers = 0
         self._is_read = asyncio.Event()
@@ -137,7 +150,7 @@ class SpeechStream:
 
     async def _synthesise(self) -> None:
         request = self._request
-        async with self._slot.enter(request.text, request.voice.index, request.request_id):
+        async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self._batch):
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
             if not request.voice.path.is_file():
@@ -147,14 +160,14 @@ class SpeechStream:
                     async for chunk in chunks:
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")
-                        self.stats.audio_s += chunk.samples.size / self._rate_hz
+                        self.stats.audio_s += chunk.samples.size / self.rate_hz
                         self.stats.synthesis_s = time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
             finally:
                 self.stats.synthesis_s = time.monotonic() - entered_s
 
     async def _encode(self) -> None:
-        encoder, rate_hz = self._encoder, self._rate_hz
+        encoder, rate_hz = self._encoder, self.rate_hz
         header = encoder.start(rate_hz)
         encoded, ended = 0, False
         sent_s = time.monotonic()

@@ -1,10 +1,12 @@
-"""The reference recordings: what there is, and which index means which file.
+"""The voices: reference recordings, which of them an index or a name means, and uploads by their id.
 
 Knows file names only; it opens none.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from streaming_server.domain import Voice
@@ -20,8 +22,10 @@ class VoiceLibrary:
     gets that file or hears that it is gone, and never another.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, find_upload: Callable[[str], Voice | None] = lambda _: None) -> None:
+        """``find_upload``: an upload as a voice, by its id; it may block its thread."""
         self._folder = folder
+        self._find_upload = find_upload
         self._voices: list[Voice] = []
         self.list()
 
@@ -48,9 +52,13 @@ class VoiceLibrary:
             raise VoiceFileMissing(voice.path.name)
         return voice
 
-    def find(self, name: str) -> Voice | None:
-        """The voice of a name: a file's stem, its name, or its path as it is listed. No path is built from it."""
-        return next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)
+    async def find(self, name: str) -> Voice | None:
+        """The voice of a name: an upload's id, or a file's stem, its name, or its path as it is listed.
+
+        No path is built from it.
+        """
+        listed = next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)
+        return listed or await asyncio.to_thread(self._find_upload, name)
 
 
 def _is_recording(path: Path) -> bool:

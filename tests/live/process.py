@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -39,6 +40,11 @@ class ServerProcess:
 @contextmanager
 def server_process(*command: str, **environment: str) -> Iterator[ServerProcess]:
     """Start a server on a free port, wait until it is healthy, and end it with the ``with``."""
+    with TemporaryDirectory() as data_dir:
+        yield from _started(command, {"DATA_DIR": data_dir} | environment)
+
+
+def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[ServerProcess]:
     process = subprocess.Popen(
         command or (sys.executable, "-m", "streaming_server.cli", "serve"),
         cwd=ROOT,

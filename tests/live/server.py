@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import uvicorn
 
 from streaming_server.core.speech import SpeechService
 from streaming_server.domain import SpeechRequest
@@ -49,13 +51,20 @@ class LiveServer:
 @contextmanager
 def running(engine: Engine | None = None, *, wait: bool = True, **settings: Any) -> Iterator[LiveServer]:
     """Serve until the ``with`` ends; ``wait`` for the engine to be ready."""
-    options: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": 0,
-        "reference_audio_dir": RECORDINGS,
-        "shutdown_timeout_s": 1,
-    } | settings
-    server = create_server(Settings(**options), engine=engine)
+    with TemporaryDirectory() as data_dir:
+        options: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "reference_audio_dir": RECORDINGS,
+            "shutdown_timeout_s": 1,
+            "data_dir": Path(data_dir),
+        } | settings
+        with _served(create_server(Settings(**options), engine=engine), wait=wait) as live:
+            yield live
+
+
+@contextmanager
+def _served(server: uvicorn.Server, *, wait: bool) -> Iterator[LiveServer]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

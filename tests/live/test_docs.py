@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import annotated_types
@@ -24,16 +26,24 @@ from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
 from streaming_server.app import create_app
 from streaming_server.settings import Settings
 from tests.fakes import FakeEngine, tone
-from tests.live.server import RECORDINGS, LiveServer, running, speaking
+from tests.live.server import RECORDINGS, LiveServer, eventually, running, speaking
 
-APP = create_app(Settings(reference_audio_dir=RECORDINGS), engine=FakeEngine())
+DATA = TemporaryDirectory()
+APP = create_app(Settings(reference_audio_dir=RECORDINGS, data_dir=Path(DATA.name)), engine=FakeEngine())
+
+
+def needs_something(route: ApiRoute) -> bool:
+    takes = route.operation.takes
+    return takes is not None and any(field.is_required() for field in takes.model_fields.values())
+
+
 ROUTES = [route for route in APP.routes if isinstance(route, ApiRoute)]
 BODIES = sorted({route.operation.takes for route in ROUTES if route.operation.takes}, key=lambda body: body.__name__)
 CALLS = sorted((route.path_format, method) for route in ROUTES for method in route.methods or () if method != "HEAD")
 CAN_REFUSE = [
     (path, method)
     for path, method in CALLS
-    if "{" in path or any(route.operation.takes for route in ROUTES if route.path_format == path)
+    if "{" in path or any(needs_something(route) for route in ROUTES if route.path_format == path)
 ]
 ENDLESS = {"/opus_queue_status/events", "/test_stream"}
 """Of these the beginning is enough."""
@@ -57,19 +67,34 @@ def api(server: LiveServer) -> dict[str, Any]:
     return described
 
 
-def request_of(api: dict[str, Any], path: str, method: str, stream_id: str = "gone") -> dict[str, Any]:
+def known_names(server: LiveServer) -> dict[str, str]:
+    """By path parameter, something that is there."""
+    spoken = server.post("/synthesize_stream_opus", {"text": "a"})
+    with (RECORDINGS / "voice_02.wav").open("rb") as recording:
+        uploaded = server.client.post("/api/v1/upload/audio", files={"file": recording}).json()
+    task = server.post("/api/v1/tts", {"text": "a", "prompt_audio_id": uploaded["file_id"]}).json()["task_id"]
+    eventually(lambda: server.get(f"/api/v1/task/{task}").json()["status"] == "completed")
+    return {"stream_id": spoken.headers["x-stream-id"], "file_id": uploaded["file_id"], "task_id": task}
+
+
+def request_of(api: dict[str, Any], path: str, method: str, known: Mapping[str, str]) -> dict[str, Any]:
     """What the description's own examples make of an operation, as arguments of httpx."""
     operation = api["paths"][path][method.lower()]
     query = {}
     for parameter in operation.get("parameters", ()):
-        example = parameter["schema"].get("examples", [stream_id])[0]
+        example = parameter["schema"].get("examples", [known.get(parameter["name"], "gone")])[0]
         if parameter["in"] == "path":
             path = path.replace(f"{{{parameter['name']}}}", str(example))
         elif parameter["required"]:
             query[parameter["name"]] = example
     arguments = {"method": method, "url": path, "params": query}
     if body := operation.get("requestBody"):
-        arguments["json"] = body["content"]["application/json"]["example"]
+        (media_type, content) = next(iter(body["content"].items()))
+        if media_type == "multipart/form-data":
+            arguments["data"] = content["example"]
+            arguments["files"] = {"file": ("voice.wav", (RECORDINGS / "voice_01.wav").read_bytes())}
+        else:
+            arguments["json"] = content["example"]
     return arguments
 
 
@@ -158,8 +183,7 @@ def test_ranges_are_what_the_model_accepts(api: dict[str, Any], body: type[Body]
 def test_the_example_is_accepted_and_the_answer_is_as_described(
     server: LiveServer, api: dict[str, Any], path: str, method: str
 ) -> None:
-    spoken = server.post("/synthesize_stream_opus", {"text": "a"})
-    arguments = request_of(api, path, method, spoken.headers["x-stream-id"])
+    arguments = request_of(api, path, method, known_names(server))
     with server.client.stream(**arguments) as response:
         assert response.status_code < 300
         if path in ENDLESS:
@@ -182,7 +206,7 @@ def test_a_key_is_asked_for_where_the_description_says_so() -> None:
         api = live.get("/openapi.json").json()
         assert {} not in api["security"]
         for path, method in CALLS:
-            response = live.client.request(**request_of(api, path, method))
+            response = live.client.request(**request_of(api, path, method, {}))
             is_open = api["paths"][path][method.lower()].get("security") == []
             assert (response.status_code != 401) == is_open == (path in ApiKeys.OPEN)
             if not is_open:

@@ -1,0 +1,95 @@
+"""Whether a file is a recording, whole and of an allowed format, and how long it is: judged by decoding all of it.
+
+Knows files and formats; not where they come from or what they are for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+
+from streaming_server.errors import RecordingRefused
+
+FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,mp4,m4a,3gp,3g2,mj2": "m4a"}
+"""By FFmpeg's name, ours."""
+RATES_HZ = (4000, 384_000)
+_MISSING_S = 0.1
+"""A file may be so much shorter than it says: lossy formats round to their frames."""
+_UNKNOWN_SIZES = {0, 0xFFFFFFFF}
+"""What a WAV file says of its length whose writer could not go back to its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a file holds."""
+
+    format: str
+    """``wav``, ``mp3``, ``flac`` or ``m4a``."""
+    rate_hz: int
+    duration_s: float
+
+
+def probe(path: Path, longest_s: float) -> Recording:
+    """Decode a file to its end, keeping nothing.
+
+    Args:
+        path: the file.
+        longest_s: longest duration; decoding stops there, however far a small file would expand.
+
+    Raises:
+        RecordingRefused: no such format, damaged, cut off (an MP3 without an index cannot be told to be), empty or too
+            long; the sentence says which.
+    """
+    # Only these formats are tried and no protocol is at hand: others, such as playlists, open further files and hosts.
+    with path.open("rb") as file:
+        try:
+            with av.open(
+                file, "r", options={"format_whitelist": "wav,mp3,flac,mov", "err_detect": "crccheck"}
+            ) as container:
+                recording = _decoded(container, longest_s)
+        except (av.FFmpegError, ValueError):
+            raise RecordingRefused("the file is not a wav, mp3, m4a or flac recording, or it is damaged") from None
+        if recording.format == "wav" and (missing := _missing_bytes(file)):
+            raise RecordingRefused(f"the file is cut off: {missing} bytes are missing")
+    return recording
+
+
+def _missing_bytes(file: BinaryIO) -> int:
+    """How many bytes of its samples a WAV file promises and does not hold; FFmpeg takes what there is."""
+    size = file.seek(0, 2)
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack("<4sI", file.read(8))
+        if name == b"data":
+            return 0 if length in _UNKNOWN_SIZES else max(0, position + 8 + length - size)
+        position += 8 + length + length % 2
+    return 0
+
+
+def _decoded(container: InputContainer, longest_s: float) -> Recording:
+    cover = av.stream.Disposition.attached_pic
+    if len(container.streams.audio) != 1 or not all(video.disposition & cover for video in container.streams.video):
+        raise RecordingRefused("the file is not a recording: one audio track and no video are needed")
+    stream = container.streams.audio[0]
+    rate_hz = stream.rate
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        raise RecordingRefused(f"the sample rate is {rate_hz} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are allowed")
+    announced_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    samples = 0
+    for frame in container.decode(stream):
+        samples += frame.samples
+        if samples > longest_s * rate_hz:
+            raise RecordingRefused(f"the recording is longer than {longest_s:g} s")
+    duration_s = samples / rate_hz
+    if not samples:
+        raise RecordingRefused("the recording is empty")
+    if duration_s < announced_s - _MISSING_S:
+        raise RecordingRefused(f"the file is cut off: {duration_s:.2f} of {announced_s:.2f} s are there")
+    return Recording(FORMATS[container.format.name], rate_hz, duration_s)

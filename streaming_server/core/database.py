@@ -1,0 +1,182 @@
+"""One database, SQLite or PostgreSQL: connections, the schema and its migrations, and the database's own clock.
+
+Knows tables; not what their rows are for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from streaming_server.errors import StorageFull, StorageUnavailable
+
+_BUSY_TIMEOUT_MS = 10_000
+_MIGRATION_LOCK = 0x5350454543480001
+"""Any number that no other program on the same PostgreSQL takes for its own."""
+_MIGRATIONS: Sequence[Sequence[str]] = ()
+"""The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read."""
+
+_metadata = sa.MetaData()
+_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only what it calls INTEGER
+
+versions = sa.Table("schema_version", _metadata, sa.Column("version", sa.Integer, nullable=False))
+jobs = sa.Table(
+    "jobs",
+    _metadata,
+    sa.Column("number", _Number, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("result", sa.Text),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("progress", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(128)),
+    sa.Column("lease_until_s", sa.Float),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("started_s", sa.Float),
+    sa.Column("ended_s", sa.Float),
+    sa.Index("jobs_state", "state", "number"),
+    sa.Index("jobs_ended", "ended_s"),
+)
+uploads = sa.Table(
+    "uploads",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("format", sa.String(8), nullable=False),
+    sa.Column("sample_rate", sa.Integer, nullable=False),
+    sa.Column("duration_s", sa.Float, nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("expires_s", sa.Float, nullable=False),
+    sa.Index("uploads_expires", "expires_s"),
+)
+job_uploads = sa.Table(
+    "job_uploads",
+    _metadata,
+    sa.Column("job", _Number, sa.ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("upload", sa.String(64), primary_key=True),
+    sa.Index("job_uploads_upload", "upload"),
+)
+"""Which uploads a job needs."""
+
+
+class Database:
+    """Short transactions, safe among threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and bring the schema up to date.
+
+        Args:
+            url: as SQLAlchemy reads it; ``sqlite:///file`` or ``postgresql://user@host/name``.
+
+        Raises:
+            StorageUnavailable: it cannot be reached or used; the sentence says why.
+        """
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+                raise StorageUnavailable(f"DATABASE_URL: sqlite or postgresql is needed, not {parsed.drivername}")
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            self._engine = sa.create_engine(parsed)
+            if self.is_sqlite:
+                event.listen(self._engine, "connect", _prepare_sqlite)
+                event.listen(self._engine, "begin", _begin_sqlite)
+            with self.write() as connection:
+                self._migrate(connection)
+        except ArgumentError:
+            raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
+        except ModuleNotFoundError as error:
+            raise StorageUnavailable(
+                f"PostgreSQL needs {error.name}: pip install 'streaming-server[postgresql]'"
+            ) from error
+        except DBAPIError as error:
+            shown = parsed.render_as_string(hide_password=True)
+            raise StorageUnavailable(f"the database {shown} cannot be used: {error.orig}") from error
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    def now(self) -> sa.ColumnElement[float]:
+        """UNIX seconds by the one clock that all who share the database read."""
+        if self.is_sqlite:  # a file: they are on this machine
+            return sa.literal(time.time(), sa.Float)
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; it holds SQLite's one write lock from its beginning.
+
+        Raises:
+            StorageFull: there is no space left.
+        """
+        try:
+            with self._engine.connect().execution_options(write=True) as connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if _is_full(error):
+                raise StorageFull from error
+            raise
+
+    def insert_if_new(self, table: sa.Table, values: Mapping[str, Any]) -> postgresql.Insert | sqlite.Insert:
+        """Insert a row unless one of that key is there; then nothing is returned."""
+        insert = sqlite.insert if self.is_sqlite else postgresql.insert
+        return insert(table).values(values).on_conflict_do_nothing()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _migrate(self, connection: sa.Connection) -> None:
+        if not self.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        newest = len(_MIGRATIONS) + 1
+        if not sa.inspect(connection).has_table(versions.name):
+            _metadata.create_all(connection)
+            connection.execute(versions.insert().values(version=newest))
+            return
+        version = connection.execute(sa.select(versions.c.version)).scalar_one()
+        if version > newest:
+            raise StorageUnavailable(
+                f"the database has version {version}, this program knows {newest}: take a newer one"
+            )
+        for statements in _MIGRATIONS[version - 1 :]:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+        connection.execute(versions.update().values(version=newest))
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver begins no transaction by itself
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # what was accepted outlives a power cut too
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later would fail, not wait, where another wrote in between.
+    write = connection.get_execution_options().get("write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _is_full(error: DBAPIError) -> bool:
+    return (
+        getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100"
+    )

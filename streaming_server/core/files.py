@@ -1,0 +1,96 @@
+"""Where finished files lie, by key: uploads, audio, and whatever else processes share.
+
+A file is there whole or not at all. Knows no database and not what a file holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from streaming_server.errors import FileMissing, StorageFull
+
+
+class FolderFiles:
+    """Files in folders, each of which holds the keys that begin with its name."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        """``folders``: by the first part of a key, where its files lie."""
+        self._folders = folders
+
+    def put(self, key: str, source: Path) -> None:
+        """Move a file to its key, over what is there.
+
+        Raises:
+            StorageFull: there is no space.
+        """
+        target = self._path(key)
+        with full_disk():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
+            try:
+                source.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy_whole(source, target)
+
+    def local(self, key: str) -> Path:
+        """A path to read the file at.
+
+        Raises:
+            FileMissing: there is none.
+        """
+        path = self._path(key)
+        if not path.is_file():
+            raise FileMissing(PurePosixPath(key).name)
+        return path
+
+    def delete(self, key: str) -> None:
+        """Remove a file, if it is there."""
+        self._path(key).unlink(missing_ok=True)
+
+    def older_than(self, prefix: str, age_s: float) -> list[str]:
+        """The keys of files directly below a prefix that were written so many seconds ago."""
+        latest_s = time.time() - age_s
+        try:
+            found = [entry for entry in os.scandir(self._folders[prefix]) if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
+
+    def _path(self, key: str) -> Path:
+        first, *rest = PurePosixPath(key).parts
+        return self._folders[first].joinpath(*rest)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Raise `StorageFull` where the system says that there is no space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull from error
+        raise
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Move a file to another file system, where it takes its name once it is whole."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        with source.open("rb") as whole, partial.open("xb") as copy:
+            shutil.copyfileobj(whole, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    source.unlink()

@@ -1,0 +1,218 @@
+"""Jobs that speak: taken one after another, through the same slot as live requests, into a file.
+
+Knows the job store, the speech service and the store of files; neither HTTP nor any engine or database in particular.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from io import BufferedRandom
+from pathlib import Path
+
+import anyio
+from pydantic import TypeAdapter
+
+from streaming_server.audio.encoders import PcmEncoder, wav_header
+from streaming_server.core.files import full_disk
+from streaming_server.core.jobs import Job
+from streaming_server.core.speech import EngineState, SpeechService
+from streaming_server.core.storage import Storage
+from streaming_server.core.stream import SpeechStream
+from streaming_server.core.voices import VoiceLibrary
+from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.errors import EngineNotReady, LeaseLost, SpeechServerError, StorageFull, VoiceFileMissing
+from streaming_server.text import estimated_duration_s
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+"""How often to look for jobs that other processes accepted or left."""
+_REPORT_S = 0.25
+"""How often the progress is written, and a job that was cancelled elsewhere is noticed."""
+_PAUSE_S = 5.0
+"""Before a job is tried again that could not be done for want of space."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechJob:
+    """The payload of a job."""
+
+    request: SpeechRequest
+    """A voice with an index is the reference folder's of that name; any other's path is a key of the store of files."""
+    output: str
+    """Key of the WAV file to be made."""
+
+    def to_json(self) -> str:
+        return _payload().dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> SpeechJob:
+        return _payload().validate_json(text)
+
+
+def _payload() -> TypeAdapter[SpeechJob]:
+    return TypeAdapter(SpeechJob)
+
+
+class JobRunner:
+    """The one who runs jobs in this process."""
+
+    def __init__(self, storage: Storage, service: SpeechService, voices: VoiceLibrary) -> None:
+        self._store = storage.jobs
+        self._files = storage.files
+        self._scratch = storage.scratch
+        self._service = service
+        self._voices = voices
+        self._wake = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """A job was accepted."""
+        self._wake.set()
+
+    def interrupt(self, job_id: str) -> None:
+        """Stop a job if it runs here: the store no longer wants it."""
+        if task := self._running.get(job_id):
+            task.cancel()
+
+    async def run(self) -> None:
+        """Run jobs until cancelled; the one that runs then goes back to its place."""
+        while True:
+            self._wake.clear()
+            job = await self._claim()
+            if job is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_S):
+                        await self._wake.wait()
+                continue
+            task = self._running[job.id] = asyncio.create_task(self._finish(job))
+            try:
+                await asyncio.wait([task])
+            finally:
+                task.cancel()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([task])
+                del self._running[job.id]
+
+    async def _claim(self) -> Job | None:
+        if self._service.state is not EngineState.READY:
+            return None
+        try:
+            return await asyncio.to_thread(self._store.claim, self._scratch.owner)
+        except Exception:
+            log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
+            return None
+
+    async def _finish(self, job: Job) -> None:
+        """Do a claimed job, and tell the store what came of it."""
+        try:
+            try:
+                await self._speak(job, SpeechJob.from_json(job.payload))
+            except asyncio.CancelledError:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.to_thread(self._store.release, job, "interrupted")
+                raise
+            except (StorageFull, EngineNotReady) as error:
+                await asyncio.to_thread(self._store.release, job, str(error))
+                await asyncio.sleep(_PAUSE_S)
+            except LeaseLost:
+                raise
+            except SpeechServerError as error:
+                await asyncio.to_thread(self._store.fail, job, str(error))
+            except Exception:
+                log.exception("the job %s failed", job.id)
+                message = "an unexpected error; the server's log has the details under the task's id"
+                await asyncio.to_thread(self._store.fail, job, message)
+        except LeaseLost as error:
+            log.info("job given up: %s", error)
+        except StorageFull:
+            log.warning("the disk is full: the job %s begins anew once there is space", job.id)
+            await asyncio.sleep(_PAUSE_S)
+        except Exception:
+            log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
+
+    async def _speak(self, job: Job, speech: SpeechJob) -> None:
+        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
+        if request.emotion and request.emotion.reference:
+            reference = await self._local(request.emotion.reference)
+            request = replace(request, emotion=replace(request.emotion, reference=reference))
+        path = self._scratch.new()
+        holding: asyncio.Task[None] | None = None
+        try:
+            async with self._service.open(request, PcmEncoder(), batch=True) as stream:
+                holding = asyncio.create_task(self._hold(job, request, stream))
+                writing = asyncio.create_task(self._write(stream, path))
+                try:
+                    await asyncio.wait([holding, writing], return_when=asyncio.FIRST_COMPLETED)
+                    if holding.done():
+                        holding.result()  # the lease is lost
+                    size = await writing
+                finally:
+                    holding.cancel()
+                    writing.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await asyncio.wait([holding, writing])
+            result = {"sample_rate": stream.rate_hz, "duration": stream.stats.audio_s, "size": size}
+            with anyio.CancelScope(shield=True):
+                await asyncio.to_thread(self._deliver, job, path, speech.output, json.dumps(result))
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _deliver(self, job: Job, path: Path, output: str, result: str) -> None:
+        self._store.renew(job, 1.0)  # whoever has lost the job leaves the output of the next alone
+        self._files.put(output, path)
+        try:
+            self._store.finish(job, result)
+        except LeaseLost:
+            self._files.delete(output)
+            raise
+
+    async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
+        """Renew the lease and report the progress for as long as this process lives."""
+        expected_s = estimated_duration_s(request.text) / request.speed
+        while True:
+            await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
+            progress = min(0.99, stream.stats.audio_s / expected_s)
+            with suppress(StorageFull):  # a renewal that fails once is not yet a lease that is lost
+                await asyncio.to_thread(self._store.renew, job, progress)
+
+    async def _write(self, stream: SpeechStream, path: Path) -> int:
+        """Bring the samples into a WAV file; its size in bytes."""
+        position = 0
+        with path.open("w+b") as file:
+            file.write(wav_header(stream.rate_hz, 0))
+            while piece := await stream.buffer.read(position):
+                position += len(piece)
+                await asyncio.to_thread(_write, file, piece)
+            await asyncio.to_thread(_complete, file, wav_header(stream.rate_hz, position // 2))
+            return file.seek(0, os.SEEK_END)
+
+    async def _local(self, voice: Voice) -> Voice:
+        """The voice with the file that it has on this machine.
+
+        Raises:
+            FileMissing, VoiceFileMissing: it is gone.
+        """
+        if voice.index is None:
+            return replace(voice, path=await asyncio.to_thread(self._files.local, voice.path.as_posix()))
+        if found := await self._voices.find(voice.name):
+            return found
+        raise VoiceFileMissing(voice.path.name)
+
+
+def _write(file: BufferedRandom, piece: bytes) -> None:
+    with full_disk():
+        file.write(piece)
+
+
+def _complete(file: BufferedRandom, header: bytes) -> None:
+    with full_disk():
+        file.seek(0)
+        file.write(header)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,184 @@
+"""Recordings that clients brought: stored once under the SHA-256 of their content, for a while.
+
+Knows how they are received, described and removed; not how bytes come out of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from streaming_server.audio.probe import Recording, probe
+from streaming_server.core.database import Database, job_uploads, jobs, uploads
+from streaming_server.core.files import FolderFiles, full_disk
+from streaming_server.core.jobs import UNFINISHED
+from streaming_server.core.scratch import Scratch
+from streaming_server.domain import Voice
+from streaming_server.errors import FileMissing, RecordingRefused, UploadTooLarge
+
+PREFIX = "uploads"
+"""Of the files' keys."""
+_ID = re.compile("[0-9a-f]{64}")
+_BATCH_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One row; times are UNIX seconds."""
+
+    id: str
+    """SHA-256 of the content, 64 hex digits."""
+    filename: str
+    """As the first who brought it called it. Never part of a path."""
+    size: int
+    """In bytes."""
+    format: str
+    sample_rate: int
+    """In Hz."""
+    duration_s: float
+    created_s: float
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    most_bytes: int
+    longest_s: float
+    keep_s: float
+    """An upload is removed so long after it was last brought, unless a job needs it."""
+
+
+class Uploads:
+    """All uploads of one database and one store of files."""
+
+    def __init__(self, database: Database, files: FolderFiles, scratch: Scratch, limits: UploadLimits) -> None:
+        self._database = database
+        self._files = files
+        self._scratch = scratch
+        self._limits = limits
+
+    async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
+        """Store a recording as it comes; the record, and whether there was one of that content already.
+
+        Raises:
+            RecordingRefused: it is no recording of an allowed kind.
+            UploadTooLarge, StorageFull: as their names say.
+        """
+        path = self._scratch.new()
+        try:
+            digest, size = await self._write(path, pieces)
+            recording = await asyncio.to_thread(probe, path, self._limits.longest_s)
+            return await asyncio.to_thread(self._keep, path, digest, size, filename, recording)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def get(self, upload_id: str) -> Upload | None:
+        """The record of an upload that is there and has not expired."""
+        alive = sa.and_(uploads.c.id == upload_id, uploads.c.expires_s >= self._database.now())
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(uploads).where(alive)).one_or_none()
+        return _upload(row) if row else None
+
+    def voice(self, upload_id: str) -> Voice | None:
+        """An upload as a voice; None for what is no upload's id."""
+        if not is_upload_id(upload_id):
+            return None
+        try:
+            return Voice(upload_id, self._files.local(upload_key(upload_id)))
+        except FileMissing:
+            return None
+
+    def delete_expired(self) -> int:
+        """Remove uploads whose time is over and which no unfinished job needs, and files without a record; how many."""
+        needed = (
+            sa.select(job_uploads.c.upload)
+            .join(jobs, jobs.c.number == job_uploads.c.job)
+            .where(job_uploads.c.upload == uploads.c.id, jobs.c.state.in_(UNFINISHED))
+        )
+        with self._database.write() as connection:
+            # First the rows are held, then looked at: a job that is submitted meanwhile waits for the second to end.
+            expired = sa.select(uploads.c.id).where(uploads.c.expires_s < self._database.now())
+            held = list(connection.execute(expired.with_for_update(skip_locked=True)).scalars())
+            chosen = sa.and_(uploads.c.id.in_(held), ~needed.exists())
+            removed = list(connection.execute(uploads.delete().where(chosen).returning(uploads.c.id)).scalars())
+            for upload_id in removed:
+                self._files.delete(upload_key(upload_id))
+        return len(removed) + self._delete_orphans()
+
+    def _delete_orphans(self) -> int:
+        """What was moved to its place by a process that died before it could write the record."""
+        keys = self._files.older_than(PREFIX, self._limits.keep_s)
+        with self._database.read() as connection:
+            recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if keys else set()
+        orphans = [key for key in keys if key.removeprefix(f"{PREFIX}/") not in recorded]
+        for key in orphans:
+            self._files.delete(key)
+        return len(orphans)
+
+    async def _write(self, path: Path, pieces: AsyncIterable[bytes]) -> tuple[str, int]:
+        digest, size, batch = hashlib.sha256(), 0, bytearray()
+        with full_disk(), path.open("xb") as file:
+            async for piece in pieces:
+                size += len(piece)
+                if size > self._limits.most_bytes:
+                    raise UploadTooLarge(self._limits.most_bytes)
+                digest.update(piece)
+                batch += piece
+                if len(batch) >= _BATCH_BYTES:
+                    await asyncio.to_thread(file.write, bytes(batch))
+                    batch.clear()
+            if not size:
+                raise RecordingRefused("the file is empty")
+            await asyncio.to_thread(_write_and_sync, file, bytes(batch))
+        return digest.hexdigest(), size
+
+    def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
+        now = self._database.now()
+        values = {
+            "id": upload_id,
+            "filename": filename,
+            "size": size,
+            "format": recording.format,
+            "sample_rate": recording.rate_hz,
+            "duration_s": recording.duration_s,
+            "created_s": now,
+            "expires_s": now + self._limits.keep_s,
+        }
+        with self._database.write() as connection:
+            row = connection.execute(self._database.insert_if_new(uploads, values).returning(uploads)).one_or_none()
+            is_duplicate = row is None
+            if row is None:
+                again = uploads.update().where(uploads.c.id == upload_id).values(expires_s=values["expires_s"])
+                row = connection.execute(again.returning(uploads)).one()
+            # Inside the transaction: whoever removes an expired upload of this content is before all of it or after.
+            self._files.put(upload_key(upload_id), path)
+        return _upload(row), is_duplicate
+
+
+def upload_key(upload_id: str) -> str:
+    """Where its content lies in the store of files."""
+    return f"{PREFIX}/{upload_id}"
+
+
+def is_upload_id(text: str) -> bool:
+    """Whether a text has the form of an upload's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def _write_and_sync(file: BufferedWriter, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _upload(row: Any) -> Upload:
+    return Upload(**row._mapping)
