@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,32 +17,34 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from streaming_server.api import native, openai, tasks
+from streaming_server.api import native, openai, tasks, workflows
 from streaming_server.api.docs import Docs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.monitoring import Monitoring
 from streaming_server.api.queue import Queue
 from streaming_server.core.backlog import Backlog
 from streaming_server.core.buffers import ByteLimits
+from streaming_server.core.jobs import Job
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.metrics import Metrics
-from streaming_server.core.runner import JobRunner
 from streaming_server.core.slot import Slot
 from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.storage import Storage, StorageOptions
 from streaming_server.core.stream import SpeechStats
 from streaming_server.core.uploads import UploadLimits
 from streaming_server.core.voices import VoiceLibrary
+from streaming_server.core.worker import Worker
 from streaming_server.engines.base import Engine, EngineOptions, create_engine
-from streaming_server.errors import SpeechServerError
+from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
+
+if TYPE_CHECKING:
+    from streaming_server.scale.celery import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
-
-
-_TIDY_S = 60.0
 
 
 def create_service(
@@ -75,6 +79,8 @@ def create_storage(settings: Settings) -> Storage:
             settings.data_dir,
             settings.database_url,
             uploads,
+            settings.workflow_root,
+            settings.files_url,
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
@@ -94,6 +100,28 @@ def engine_options(settings: Settings) -> EngineOptions:
     )
 
 
+def create_worker(
+    settings: Settings,
+    announce: Callable[[Job], None] | None = None,
+    engine: Engine | None = None,
+    observe: Callable[[str, SpeechStats], None] = lambda *_: None,
+) -> Worker:
+    """An engine, and what it needs to do jobs; ``announce`` as for `JobRunner`, ``observe`` as for `SpeechService`.
+
+    Raises:
+        EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
+    """
+    service = create_service(settings, engine, observe)
+    storage = create_storage(settings)
+    return Worker(service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), announce)
+
+
+def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
+    """What tells the meaning of a workflow's body."""
+    storage = worker.storage
+    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, settings.max_text_characters)
+
+
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
     """The ASGI application; two of them in one process share nothing.
 
@@ -105,18 +133,28 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
     """
     metrics = Metrics()
-    service = create_service(settings, engine, metrics.speech)
-    storage = create_storage(settings)
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice)
-    runner = JobRunner(storage, service, voices)
+    worker = create_worker(settings, None, engine, metrics.speech)
+    service, storage, voices = worker.service, worker.storage, worker.voices
+    background = [worker.tidy]
+    if settings.celery_broker_url:
+        sender = _sender(settings)
+        announce = sender.announce
+        background.append(partial(sender.send_forgotten, storage.workforce))
+    else:
+        announce = worker.runner.announce
+        background += [worker.live, worker.runner.run]
+    backlog = Backlog(storage, announce, worker.runner.interrupt)
+    planner = create_planner(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
-    shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **tasks.SHAPES}, openai.PATH_SHAPES)
+    shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES}, openai.PATH_SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
         Queue(service, settings),
         openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, Backlog(storage, runner), storage.uploads, settings),
+        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
+        workflows.WorkflowsDialect(service, backlog, planner, settings),
+        Monitoring(storage.workforce, worker.id, service.slot),
         MetricsRoute(metrics),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
@@ -148,7 +186,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(service, storage, runner),
+        lifespan=_lifespan(worker, background),
     )
     app.router.redirect_slashes = False
     app.state.service = service
@@ -160,34 +198,35 @@ def _queue(slot: Slot) -> Mapping[str, float]:
     return {"holding": float(status.holder is not None), "waiting": float(len(status.waiting))}
 
 
+def _sender(settings: Settings) -> Sender:
+    try:
+        from streaming_server.scale.celery import Sender
+    except ModuleNotFoundError as error:
+        raise StorageUnavailable(
+            f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
+        ) from error
+    return Sender(settings)
+
+
 def _lifespan(
-    service: SpeechService, storage: Storage, runner: JobRunner
+    worker: Worker, background: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
-            await service.warm()
+            await worker.service.warm()
         except Exception:
             log.exception("the engine cannot be used")
-
-    async def tidy() -> None:
-        while True:
-            try:
-                await asyncio.to_thread(storage.tidy)
-            except Exception:
-                log.exception("what has expired could not be removed")
-            await asyncio.sleep(_TIDY_S)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
-        tasks = [asyncio.create_task(work) for work in (warm(), tidy(), runner.run())]
+        running = [asyncio.create_task(work()) for work in (warm, *background)]
         try:
             yield
         finally:
-            for task in tasks:
+            for task in running:
                 task.cancel()
-            await asyncio.wait(tasks)
-            await service.aclose()
-            storage.close()
+            await asyncio.wait(running)
+            await worker.aclose()
 
     return lifespan

@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | say | voices | jobs``.
+"""The command line: ``streaming-server serve | worker | say | voices | jobs``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -24,7 +24,7 @@ from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEnc
 from streaming_server.core.storage import Storage
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest
-from streaming_server.errors import InvalidRequest, SpeechServerError
+from streaming_server.errors import InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s, forbidden_character
 
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
     say.set_defaults(command=_say)
 
+    worker = commands.add_parser(
+        "worker", parents=[model], allow_abbrev=False, help="do the tasks that come by CELERY_BROKER_URL"
+    )
+    worker.set_defaults(command=_worker)
+
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
 
@@ -144,6 +149,19 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     sys.setswitchinterval(0.0005)
     logs.configure()
     serve(settings)
+    return 0
+
+
+def _worker(settings: Settings, options: argparse.Namespace) -> int:
+    if not settings.celery_broker_url:
+        raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server itself does the tasks")
+    try:
+        from streaming_server.scale.celery import run_worker
+    except ModuleNotFoundError as error:
+        raise StorageUnavailable(f"a worker needs {error.name}: pip install 'streaming-server[celery]'") from error
+    sys.setswitchinterval(0.0005)
+    logs.configure()
+    run_worker(settings)
     return 0
 
 

@@ -87,6 +87,25 @@ class Settings:
         "Where tasks and uploads are recorded: `postgresql://user@host/name`; empty for SQLite in the data directory",
         "任务和上传记录的数据库：`postgresql://user@host/name`；为空则使用数据目录中的 SQLite",
     )
+    files_url: str = _setting(
+        "",
+        "Where uploads, audio and workflow files lie: `s3://bucket/prefix` for machines that share no folder; empty "
+        "for the data directory",
+        "上传、音频和工作流文件的存放位置：各机器没有共享目录时用 `s3://bucket/prefix`；为空则使用数据目录",
+    )
+    workflow_root: str = _setting(
+        "",
+        "Folder below which workflows read and write; empty for `workflows` in the data directory",
+        "工作流读写文件的根目录；为空则使用数据目录中的 `workflows`",
+    )
+    workflow_wait_s: float = _setting(
+        600.0, "Longest wait for a workflow's end, in seconds", "等待工作流结束的最长时间（秒）", least=0.001
+    )
+    celery_broker_url: str = _setting(
+        "",
+        "Redis or RabbitMQ by which tasks reach workers: `redis://host/0`, `amqp://host`; empty: the server does them",
+        "把任务交给 worker 的 Redis 或 RabbitMQ：`redis://host/0`、`amqp://host`；为空则在服务器内运行",
+    )
     max_text_characters: int = _setting(20000, "Longest text of one request", "单次请求的最大文本长度", least=1)
     max_queue: int = _setting(32, "Most requests that may wait for the slot", "队列中最多等待的请求数", least=0)
     queue_timeout_s: float = _setting(

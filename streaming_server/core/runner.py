@@ -9,18 +9,21 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BufferedRandom
 from pathlib import Path
+from typing import Any
 
 import anyio
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
 from streaming_server.core.files import full_disk
-from streaming_server.core.jobs import Job
+from streaming_server.core.jobs import Job, JobState
 from streaming_server.core.speech import EngineState, SpeechService
+from streaming_server.core.stages import QUESTIONS, SPEECH, model_identity
 from streaming_server.core.storage import Storage
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
@@ -46,6 +49,8 @@ class SpeechJob:
     """A voice with an index is the reference folder's of that name; any other's path is a key of the store of files."""
     output: str
     """Key of the WAV file to be made."""
+    memo: dict[str, Any] | None = None
+    """What its dialect wants to remember of it; not looked into."""
 
     def to_json(self) -> str:
         return _payload().dump_json(self).decode()
@@ -62,18 +67,29 @@ def _payload() -> TypeAdapter[SpeechJob]:
 class JobRunner:
     """The one who runs jobs in this process."""
 
-    def __init__(self, storage: Storage, service: SpeechService, voices: VoiceLibrary) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        service: SpeechService,
+        voices: VoiceLibrary,
+        announce: Callable[[Job], None] | None = None,
+    ) -> None:
+        """``announce``: called in a thread with a job that can begin now that another is done; None where `run` finds
+        it."""
         self._store = storage.jobs
         self._files = storage.files
         self._scratch = storage.scratch
         self._service = service
         self._voices = voices
+        self._announce = announce
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def wake(self) -> None:
-        """A job was accepted."""
-        self._wake.set()
+    def announce(self, job: Job) -> None:
+        """A job was accepted: `run` need not wait for its next look. From any thread."""
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def interrupt(self, job_id: str) -> None:
         """Stop a job if it runs here: the store no longer wants it."""
@@ -82,37 +98,44 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run jobs until cancelled; the one that runs then goes back to its place."""
+        self._loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            job = await self._claim()
-            if job is None:
+            if not await self.run_next():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):
                         await self._wake.wait()
-                continue
-            task = self._running[job.id] = asyncio.create_task(self._finish(job))
-            try:
-                await asyncio.wait([task])
-            finally:
-                task.cancel()
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait([task])
-                del self._running[job.id]
 
-    async def _claim(self) -> Job | None:
+    async def run_next(self, job_id: str | None = None) -> bool:
+        """Claim the next job, or one in particular, and do it; whether there was one to be claimed."""
         if self._service.state is not EngineState.READY:
-            return None
+            return False
         try:
-            return await asyncio.to_thread(self._store.claim, self._scratch.owner)
+            job = await asyncio.to_thread(self._store.claim, self._scratch.owner, job_id)
         except Exception:
             log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
-            return None
+            return False
+        if job is None:
+            return False
+        task = self._running[job.id] = asyncio.create_task(self._do(job))
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            del self._running[job.id]
+        return True
 
-    async def _finish(self, job: Job) -> None:
+    async def _do(self, job: Job) -> None:
         """Do a claimed job, and tell the store what came of it."""
         try:
             try:
-                await self._speak(job, SpeechJob.from_json(job.payload))
+                if job.name == SPEECH:
+                    await self._speak(job, SpeechJob.from_json(job.payload))
+                else:
+                    answer = await QUESTIONS[job.name](self._service, self._voices)
+                    await self._go_on(await asyncio.to_thread(self._store.finish, job, json.dumps(answer)))
             except asyncio.CancelledError:
                 with anyio.CancelScope(shield=True):
                     await asyncio.to_thread(self._store.release, job, "interrupted")
@@ -123,11 +146,11 @@ class JobRunner:
             except LeaseLost:
                 raise
             except SpeechServerError as error:
-                await asyncio.to_thread(self._store.fail, job, str(error))
+                await asyncio.to_thread(self._store.fail, job, str(error), error.code)
             except Exception:
                 log.exception("the job %s failed", job.id)
                 message = "an unexpected error; the server's log has the details under the task's id"
-                await asyncio.to_thread(self._store.fail, job, message)
+                await asyncio.to_thread(self._store.fail, job, message, SpeechServerError.code)
         except LeaseLost as error:
             log.info("job given up: %s", error)
         except StorageFull:
@@ -136,8 +159,16 @@ class JobRunner:
         except Exception:
             log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
 
+    async def _go_on(self, following: Job | None) -> None:
+        if following and self._announce:
+            await asyncio.to_thread(self._announce, following)
+
     async def _speak(self, job: Job, speech: SpeechJob) -> None:
-        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
+        generation = speech.request.generation
+        if limit := self._service.engine.info.max_mel_tokens:
+            generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
+        voice = await self._local(speech.request.voice)
+        request = replace(speech.request, voice=voice, generation=generation, request_id=job.id)
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
@@ -157,19 +188,27 @@ class JobRunner:
                     writing.cancel()
                     with anyio.CancelScope(shield=True):
                         await asyncio.wait([holding, writing])
-            result = {"sample_rate": stream.rate_hz, "duration": stream.stats.audio_s, "size": size}
+            result = {
+                "sample_rate": stream.rate_hz,
+                "duration": round(stream.stats.audio_s, 6),
+                "size": size,
+                "model_info": model_identity(self._service),
+            }
             with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(self._deliver, job, path, speech.output, json.dumps(result))
+                await self._go_on(await asyncio.to_thread(self._deliver, job, path, speech.output, json.dumps(result)))
         finally:
             path.unlink(missing_ok=True)
 
-    def _deliver(self, job: Job, path: Path, output: str, result: str) -> None:
+    def _deliver(self, job: Job, path: Path, output: str, result: str) -> Job | None:
         self._store.renew(job, 1.0)  # whoever has lost the job leaves the output of the next alone
         self._files.put(output, path)
         try:
-            self._store.finish(job, result)
+            return self._store.finish(job, result)
         except LeaseLost:
-            self._files.delete(output)
+            # Taken over in this very moment: the file is as good as the one that will replace it, or just has.
+            now = self._store.get(job.id)
+            if now is None or now.state is JobState.CANCELLED:
+                self._files.delete(output)
             raise
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming_server.core.database import Database
-from streaming_server.core.files import FolderFiles
+from streaming_server.core.files import Files, FolderFiles
 from streaming_server.core.jobs import JobStore
+from streaming_server.core.paths import WORKFLOWS
 from streaming_server.core.scratch import Scratch
 from streaming_server.core.uploads import PREFIX, UploadLimits, Uploads
+from streaming_server.core.workers import Workforce
 from streaming_server.errors import StorageUnavailable
 
 AUDIO = "audio"
@@ -25,6 +27,10 @@ class StorageOptions:
     database_url: str
     """Empty for SQLite in the data directory."""
     uploads: UploadLimits
+    workflow_root: str
+    """Empty for a folder in the data directory."""
+    files_url: str
+    """Empty for folders, else ``s3://…``."""
     audio_keep_s: float
     """Jobs and their audio are removed so long after their end."""
     most_pending: int
@@ -44,11 +50,24 @@ class Storage:
             self.scratch = Scratch(folder / "scratch")
         except OSError as error:
             raise StorageUnavailable(f"DATA_DIR={options.data_dir} cannot be written: {error.strerror}") from error
-        self.files = FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO})
+        self.workflow_root = Path(options.workflow_root or folder / WORKFLOWS).resolve()
+        self.files = self._files(folder, options.files_url)
         self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
         self.jobs = JobStore(self.database, most_pending=options.most_pending, lease_s=options.lease_s)
+        self.workforce = Workforce(self.database, options.lease_s)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
         self._audio_keep_s = options.audio_keep_s
+
+    def _files(self, folder: Path, url: str) -> Files:
+        if not url:
+            return FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO, WORKFLOWS: self.workflow_root})
+        if not url.startswith("s3://"):
+            raise StorageUnavailable(f"FILES_URL={url}: s3://bucket/prefix is needed, or nothing")
+        try:
+            from streaming_server.core.objects import ObjectFiles
+        except ModuleNotFoundError as error:
+            raise StorageUnavailable(f"FILES_URL needs {error.name}: pip install 'streaming-server[s3]'") from error
+        return ObjectFiles(url, folder / "cache")
 
     def tidy(self) -> None:
         """Take over from the dead, and remove what has expired."""

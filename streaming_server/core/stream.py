@@ -24,7 +24,7 @@ from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import Engine
-from streaming_server.errors import ClientLeft, EngineFailed, SpeechServerError, VoiceFileMissing
+from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +142,11 @@ class SpeechStream:
         except asyncio.CancelledError:
             end(ClientLeft())
             raise
-        except Exception:
+        except Exception as error:
             log.exception("the synthesis failed")
-            end(EngineFailed())
+            # torch's own kind of it is known here by its name alone.
+            is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            end(InsufficientMemory() if is_memory else EngineFailed())
         else:
             end(None)
 

@@ -21,6 +21,8 @@ class EngineInfo:
     name: str
     model_version: str
     sample_rate_hz: int
+    model_type: str = ""
+    """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
     device: str = "cpu"
     is_fp16: bool = False
     use_cuda_kernel: bool = False
