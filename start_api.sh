@@ -21,5 +21,8 @@ extras=(espeak)
 if [ "$engine" = indextts ] || { [ "$engine" = auto ] && [ -f "$model_dir/config.yaml" ]; }; then
     extras=(indextts)
 fi
+[ -z "${CELERY_BROKER_URL:-}" ] || extras+=(celery)
+case ${DATABASE_URL:-} in postgres*) extras+=(postgresql) ;; esac
+case ${FILES_URL:-} in s3:*) extras+=(s3) ;; esac
 scripts/install "${extras[@]}"
 exec .venv/bin/python -m streaming_server.cli serve "$@"

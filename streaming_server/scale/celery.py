@@ -97,7 +97,7 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
         _register(sender.celery, worker, create_planner(settings, worker), loop)
         try:
             command = f"worker --pool=threads --concurrency=1 --hostname={worker.id} --loglevel=WARNING"
-            sender.celery.worker_main([*command.split(), "--without-gossip", "--without-mingle"])
+            sender.celery.worker_main([*command.split(), "--quiet", "--without-gossip", "--without-mingle"])
         finally:
             loop.run(_end(worker, background))
 
