@@ -6,6 +6,7 @@ The one place that keeps the rows, the files and the runner of a job together. K
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from streaming_server.core.storage import Storage, audio_key
 from streaming_server.core.uploads import upload_key
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import JobNotFound
+
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class Backlog:
@@ -49,7 +52,7 @@ class Backlog:
         Raises:
             JobNotFound: there is none of that id, or no longer.
         """
-        job = await asyncio.to_thread(self._storage.jobs.get, job_id)
+        job = await asyncio.to_thread(self._storage.jobs.get, job_id) if _ID.fullmatch(job_id) else None
         if job is None:
             raise JobNotFound(job_id)
         return job
@@ -72,7 +75,7 @@ class Backlog:
         Raises:
             JobNotFound: as `get`.
         """
-        if not await asyncio.to_thread(self._storage.jobs.delete, job_id):
+        if not _ID.fullmatch(job_id) or not await asyncio.to_thread(self._storage.jobs.delete, job_id):
             raise JobNotFound(job_id)
         self._runner.interrupt(job_id)
         await asyncio.to_thread(self._storage.files.delete, audio_key(job_id))

@@ -6,7 +6,7 @@ method is one short transaction and blocks its thread. Knows no audio, and not w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -87,7 +87,7 @@ class JobStore:
             job = _job(connection.execute(jobs.insert().values(values).returning(jobs)).one())
             for upload in sorted(needed_uploads):
                 # An update that changes nothing holds the row: nobody removes the upload before the job is there.
-                there = sa.and_(uploads.c.id == upload, uploads.c.expires_s >= self._database.now())
+                there = sa.and_(uploads.c.id == upload, is_kept(self._database.now()))
                 held = uploads.update().where(there).values(id=upload)
                 if not connection.execute(held).rowcount:
                     raise UploadNotFound(upload)
@@ -149,22 +149,29 @@ class JobStore:
         Raises:
             LeaseLost: as `renew`.
         """
-        self._change(job, state=JobState.PENDING, owner=None, lease_until_s=None, progress=0.0, message=message)
+        self._change(job, **self._released(message))
 
     def release_all(self, owner: str) -> int:
         """Give back all that an owner held who is known to be gone; how many."""
         held = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.owner == owner)
-        values = {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
+        values = self._released("interrupted")
         with self._database.write() as connection:
             return connection.execute(jobs.update().where(held).values(values)).rowcount
 
-    def finish(self, job: Job, result: str) -> None:
-        """A claimed job is done. Only now does its output count.
+    def finish(self, job: Job, result: str, deliver: Callable[[], None] = lambda: None) -> None:
+        """A claimed job is done.
+
+        Args:
+            job: as it was claimed.
+            result: what came of it.
+            deliver: puts the output into its place, within the transaction: whoever takes the job over or deletes it
+                is before all of it or after.
 
         Raises:
-            LeaseLost: as `renew`; the output is nobody's.
+            LeaseLost: as `renew`; nothing was delivered.
         """
-        self._end(job, state=JobState.COMPLETED, result=result, progress=1.0, message="completed")
+        values = self._ended(state=JobState.COMPLETED, result=result, progress=1.0, message="completed")
+        self._change(job, deliver, **values)
 
     def fail(self, job: Job, message: str) -> None:
         """A claimed job can't be done.
@@ -172,7 +179,7 @@ class JobStore:
         Raises:
             LeaseLost: as `renew`.
         """
-        self._end(job, state=JobState.FAILED, message=message)
+        self._change(job, **self._ended(state=JobState.FAILED, message=message))
 
     def cancel(self, job_id: str) -> Job | None:
         """End an unfinished job. Who runs it learns of it from the next `renew`. None where there is no such job."""
@@ -197,16 +204,16 @@ class JobStore:
     def _count(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
         return connection.execute(sa.select(sa.func.count()).select_from(jobs).where(condition)).scalar_one()
 
-    def _end(self, job: Job, **values: Any) -> None:
-        self._change(job, **self._ended(**values))
-
     def _ended(self, **values: Any) -> dict[str, Any]:
         return {"ended_s": self._database.now(), "owner": None, "lease_until_s": None, **values}
 
-    def _change(self, job: Job, **values: Any) -> None:
-        # The number of the attempt tells two claims of one owner apart.
+    def _released(self, message: str) -> dict[str, Any]:
+        return {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0, "message": message}
+
+    def _change(self, job: Job, also: Callable[[], None] = lambda: None, **values: Any) -> None:
+        # The number of the attempt tells two claims of one owner apart; that of a deleted job may be given out again.
         own = sa.and_(
-            jobs.c.number == job.number,
+            jobs.c.id == job.id,
             jobs.c.state == JobState.RUNNING,
             jobs.c.owner == job.owner,
             jobs.c.attempts == job.attempts,
@@ -214,6 +221,17 @@ class JobStore:
         with self._database.write() as connection:
             if not connection.execute(jobs.update().where(own).values(values)).rowcount:
                 raise LeaseLost(job.id)
+            also()
+
+
+def is_kept(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Of an upload: its time is not over, or an unfinished job needs it."""
+    needing = (
+        sa.select(job_uploads.c.upload)
+        .join(jobs, jobs.c.number == job_uploads.c.job)
+        .where(job_uploads.c.upload == uploads.c.id, jobs.c.state.in_(UNFINISHED))
+    )
+    return sa.or_(uploads.c.expires_s >= now, needing.exists())
 
 
 def _job(row: Any) -> Job:

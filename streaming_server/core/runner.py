@@ -9,12 +9,14 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedRandom
 from pathlib import Path
+from typing import TypeVar
 
-import anyio
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
@@ -25,10 +27,18 @@ from streaming_server.core.storage import Storage
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest, Voice
-from streaming_server.errors import EngineNotReady, LeaseLost, SpeechServerError, StorageFull, VoiceFileMissing
+from streaming_server.errors import (
+    EngineNotReady,
+    LeaseLost,
+    SpeechServerError,
+    StorageFull,
+    StorageUnavailable,
+    VoiceFileMissing,
+)
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _POLL_S = 1.0
 """How often to look for jobs that other processes accepted or left."""
@@ -82,28 +92,33 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run jobs until cancelled; the one that runs then goes back to its place."""
-        while True:
-            self._wake.clear()
-            job = await self._claim()
-            if job is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_S):
-                        await self._wake.wait()
-                continue
-            task = self._running[job.id] = asyncio.create_task(self._finish(job))
-            try:
-                await asyncio.wait([task])
-            finally:
-                task.cancel()
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait([task])
-                del self._running[job.id]
+        try:
+            while True:
+                self._wake.clear()
+                if job := await self._claim():
+                    await self._run_one(job)
+                else:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL_S):
+                            await self._wake.wait()
+        finally:
+            with suppress(StorageFull, StorageUnavailable):  # then the leases run out
+                await asyncio.to_thread(self._store.release_all, self._scratch.owner)
+
+    async def _run_one(self, job: Job) -> None:
+        task = self._running[job.id] = asyncio.create_task(self._finish(job))
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            del self._running[job.id]
 
     async def _claim(self) -> Job | None:
         if self._service.state is not EngineState.READY:
             return None
         try:
-            return await asyncio.to_thread(self._store.claim, self._scratch.owner)
+            return await _whole(self._store.claim, self._scratch.owner)
         except Exception:
             log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
             return None
@@ -113,11 +128,7 @@ class JobRunner:
         try:
             try:
                 await self._speak(job, SpeechJob.from_json(job.payload))
-            except asyncio.CancelledError:
-                with anyio.CancelScope(shield=True):
-                    await asyncio.to_thread(self._store.release, job, "interrupted")
-                raise
-            except (StorageFull, EngineNotReady) as error:
+            except (StorageFull, StorageUnavailable, EngineNotReady) as error:
                 await asyncio.to_thread(self._store.release, job, str(error))
                 await asyncio.sleep(_PAUSE_S)
             except LeaseLost:
@@ -130,8 +141,8 @@ class JobRunner:
                 await asyncio.to_thread(self._store.fail, job, message)
         except LeaseLost as error:
             log.info("job given up: %s", error)
-        except StorageFull:
-            log.warning("the disk is full: the job %s begins anew once there is space", job.id)
+        except (StorageFull, StorageUnavailable) as error:
+            log.warning("the job %s begins anew later: %s", job.id, error)
             await asyncio.sleep(_PAUSE_S)
         except Exception:
             log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
@@ -155,22 +166,12 @@ class JobRunner:
                 finally:
                     holding.cancel()
                     writing.cancel()
-                    with anyio.CancelScope(shield=True):
-                        await asyncio.wait([holding, writing])
+                    await asyncio.wait([holding, writing])
             result = {"sample_rate": stream.rate_hz, "duration": stream.stats.audio_s, "size": size}
-            with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(self._deliver, job, path, speech.output, json.dumps(result))
+            deliver = partial(self._files.put, speech.output, path)
+            await _whole(self._store.finish, job, json.dumps(result), deliver)
         finally:
             path.unlink(missing_ok=True)
-
-    def _deliver(self, job: Job, path: Path, output: str, result: str) -> None:
-        self._store.renew(job, 1.0)  # whoever has lost the job leaves the output of the next alone
-        self._files.put(output, path)
-        try:
-            self._store.finish(job, result)
-        except LeaseLost:
-            self._files.delete(output)
-            raise
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
         """Renew the lease and report the progress for as long as this process lives."""
@@ -178,17 +179,17 @@ class JobRunner:
         while True:
             await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
             progress = min(0.99, stream.stats.audio_s / expected_s)
-            with suppress(StorageFull):  # a renewal that fails once is not yet a lease that is lost
+            with suppress(StorageFull, StorageUnavailable):  # a renewal that fails is not yet a lease that is lost
                 await asyncio.to_thread(self._store.renew, job, progress)
 
     async def _write(self, stream: SpeechStream, path: Path) -> int:
         """Bring the samples into a WAV file; its size in bytes."""
         position = 0
-        with path.open("w+b") as file:
+        with full_disk(), path.open("w+b") as file:  # closing may find it full too
             file.write(wav_header(stream.rate_hz, 0))
             while piece := await stream.buffer.read(position):
                 position += len(piece)
-                await asyncio.to_thread(_write, file, piece)
+                await asyncio.to_thread(file.write, piece)
             await asyncio.to_thread(_complete, file, wav_header(stream.rate_hz, position // 2))
             return file.seek(0, os.SEEK_END)
 
@@ -205,14 +206,18 @@ class JobRunner:
         raise VoiceFileMissing(voice.path.name)
 
 
-def _write(file: BufferedRandom, piece: bytes) -> None:
-    with full_disk():
-        file.write(piece)
+async def _whole(work: Callable[..., T], *arguments: object) -> T:
+    """Work in a thread that a cancellation waits for: nothing that the thread uses may go while it runs."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _complete(file: BufferedRandom, header: bytes) -> None:
-    with full_disk():
-        file.seek(0)
-        file.write(header)
-        file.flush()
-        os.fsync(file.fileno())
+    file.seek(0)
+    file.write(header)
+    file.flush()
+    os.fsync(file.fileno())
