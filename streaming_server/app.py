@@ -79,11 +79,11 @@ def create_storage(settings: Settings) -> Storage:
             settings.data_dir,
             settings.database_url,
             uploads,
-            settings.workflow_root,
-            settings.files_url,
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
+            settings.workflow_root,
+            settings.files_url,
         )
     )
 

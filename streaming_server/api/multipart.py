@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
@@ -51,6 +51,8 @@ async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[_Head | 
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidRequest("Content-Type must be multipart/form-data with a boundary", "content-type", "header")
+    if int(request.headers.get("content-length", 0)) > limit_bytes + _OVERHEAD_BYTES:
+        raise UploadTooLarge(limit_bytes)  # before a client that waits for `100 Continue` sends it
     found: list[_Head | bytes] = []
     name, value, headers = bytearray(), bytearray(), dict[str, bytes]()
     is_complete = False
@@ -71,19 +73,19 @@ async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[_Head | 
         nonlocal is_complete
         is_complete = True
 
-    parser = MultipartParser(
-        options[b"boundary"],
-        {
-            "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
-            "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
-            "on_header_end": header_end,
-            "on_headers_finished": headers_finished,
-            "on_part_data": lambda data, start, stop: found.append(data[start:stop]),
-            "on_end": end,
-        },
-    )
     size = 0
     try:
+        parser = MultipartParser(
+            options[b"boundary"],
+            {
+                "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
+                "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
+                "on_header_end": header_end,
+                "on_headers_finished": headers_finished,
+                "on_part_data": lambda data, start, stop: found.append(data[start:stop]),
+                "on_end": end,
+            },
+        )
         async for piece in request.stream():
             size += len(piece)
             if size > limit_bytes + _OVERHEAD_BYTES:
@@ -92,7 +94,7 @@ async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[_Head | 
             for event in found:
                 yield event
             found.clear()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"the multipart body cannot be read: {error}", "body") from None
     if not is_complete:
         raise InvalidRequest("the multipart body ends before its last boundary", "body")

@@ -183,7 +183,8 @@ class TasksDialect:
             return None
         reference = await self._voice(body.emo_audio_id or "", field) if field == "emo_audio_id" else None
         vector = emotion_vector(body.emo_vector or ()) if field == "emo_vector" else None
-        text = body.emo_text if field == "emo_text" else None
+        longest = self.settings.max_text_characters
+        text = check_text(body.emo_text or "", longest, field) if field == "emo_text" else None
         return Emotion(reference, vector, text, body.emo_weight, body.emo_random)
 
     async def _voice(self, name: str, field: str) -> Voice:

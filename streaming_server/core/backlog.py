@@ -6,6 +6,7 @@ The one place that keeps the rows, the files and the runner of a job together. K
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from streaming_server.core.uploads import is_upload_id, upload_key
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import JobNotFound
 
+_ID = re.compile("[0-9a-f]{32}")
+_WORKFLOW_ID = re.compile("workflow_[0-9a-f-]{32,36}")
 _POLLS_S = (0.02, 0.5)
 """How often a chain is looked at: at first, and after a while."""
 
@@ -64,7 +67,7 @@ class Backlog:
         Raises:
             JobNotFound: there is none of that id, or no longer.
         """
-        job = await asyncio.to_thread(self._storage.jobs.get, job_id)
+        job = await asyncio.to_thread(self._storage.jobs.get, job_id) if _ID.fullmatch(job_id) else None
         if job is None:
             raise JobNotFound(job_id)
         return job
@@ -74,7 +77,8 @@ class Backlog:
         Raises:
             JobNotFound: there is no workflow of that id, or no longer.
         """
-        jobs = await asyncio.to_thread(self._storage.jobs.chain, workflow_id)
+        is_id = _WORKFLOW_ID.fullmatch(workflow_id)
+        jobs = await asyncio.to_thread(self._storage.jobs.chain, workflow_id) if is_id else []
         if not jobs:
             raise JobNotFound(workflow_id)
         return jobs
@@ -116,7 +120,7 @@ class Backlog:
         Raises:
             JobNotFound: as `get`.
         """
-        if not await asyncio.to_thread(self._storage.jobs.delete, job_id):
+        if not _ID.fullmatch(job_id) or not await asyncio.to_thread(self._storage.jobs.delete, job_id):
             raise JobNotFound(job_id)
         self._interrupt(job_id)
         await asyncio.to_thread(self._storage.files.delete, audio_key(job_id))

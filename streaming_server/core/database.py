@@ -5,6 +5,7 @@ Knows tables; not what their rows are for.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 from streaming_server.errors import StorageFull, StorageUnavailable
+
+log = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_MS = 10_000
 _MIGRATION_LOCK = 0x5350454543480001
@@ -115,11 +118,12 @@ class Database:
                 raise StorageUnavailable(f"DATABASE_URL: sqlite or postgresql is needed, not {parsed.drivername}")
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            self._engine = sa.create_engine(parsed)
+            # A connection may have broken while nobody used it: another server took the old one's place.
+            self._engine = sa.create_engine(parsed, pool_pre_ping=True)
             if self.is_sqlite:
                 event.listen(self._engine, "connect", _prepare_sqlite)
                 event.listen(self._engine, "begin", _begin_sqlite)
-            with self.write() as connection:
+            with self._transaction(write=True) as connection:
                 self._migrate(connection)
         except ArgumentError:
             raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
@@ -143,8 +147,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads."""
-        with self._engine.begin() as connection:
+        """A transaction that only reads.
+
+        Raises:
+            StorageUnavailable: the database fails.
+        """
+        with _explained(), self._transaction(write=False) as connection:
             yield connection
 
     @contextmanager
@@ -153,14 +161,10 @@ class Database:
 
         Raises:
             StorageFull: there is no space left.
+            StorageUnavailable: the database fails.
         """
-        try:
-            with self._engine.connect().execution_options(write=True) as connection, connection.begin():
-                yield connection
-        except DBAPIError as error:
-            if _is_full(error):
-                raise StorageFull from error
-            raise
+        with _explained(), self._transaction(write=True) as connection:
+            yield connection
 
     def insert_if_new(self, table: sa.Table, values: Mapping[str, Any]) -> postgresql.Insert | sqlite.Insert:
         """Insert a row unless one of that key is there; then nothing is returned."""
@@ -169,6 +173,11 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
+        with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+            yield connection
 
     def _migrate(self, connection: sa.Connection) -> None:
         if not self.is_sqlite:
@@ -201,6 +210,19 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later would fail, not wait, where another wrote in between.
     write = connection.get_execution_options().get("write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if _is_full(error):
+            raise StorageFull from error
+        if isinstance(error, OperationalError | InterfaceError):
+            log.exception("the database fails")
+            raise StorageUnavailable("the database cannot be used at the moment; try again later") from error
+        raise
 
 
 def _is_full(error: DBAPIError) -> bool:

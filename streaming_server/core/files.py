@@ -74,6 +74,7 @@ class FolderFiles:
                 if error.errno != errno.EXDEV:
                     raise
                 _copy_whole(source, target)
+            _sync(target.parent)  # the name outlives a power cut too, before anybody is told of it
 
     def local(self, key: str) -> Path:
         self.check(key)
@@ -107,6 +108,14 @@ def full_disk() -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull from error
         raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ and not what a payload means.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -191,13 +191,24 @@ class JobStore:
         """Give back all that an owner held who is known to be gone; how many."""
         held = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.owner == owner)
         with self._database.write() as connection:
-            return connection.execute(jobs.update().where(held).values(_RELEASED)).rowcount
+            return connection.execute(
+                jobs.update().where(held).values({**_RELEASED, "message": "interrupted"})
+            ).rowcount
 
-    def finish(self, job: Job, result: str) -> Job | None:
-        """A claimed job is done. Only now does its output count. The job of its workflow that can begin with it.
+    def finish(self, job: Job, result: str, deliver: Callable[[], None] = lambda: None) -> Job | None:
+        """A claimed job is done.
+
+        Args:
+            job: as it was claimed.
+            result: what came of it.
+            deliver: puts the output into its place, within the transaction: whoever takes the job over or deletes it
+                is before all of it or after.
+
+        Returns:
+            The job of its workflow that can begin now.
 
         Raises:
-            LeaseLost: as `renew`; the output is nobody's.
+            LeaseLost: as `renew`; nothing was delivered.
         """
         with self._database.write() as connection:
             done = {"state": JobState.COMPLETED, "result": result, "progress": 1.0, "message": "completed"}
@@ -205,6 +216,7 @@ class JobStore:
             following = sa.and_(_after(job.workflow_id, job.position), jobs.c.position == job.position + 1)
             ready = {"state": JobState.PENDING, "sent_s": self._database.now()}
             row = connection.execute(jobs.update().where(following).values(ready).returning(jobs)).one_or_none()
+            deliver()
         return _job(row) if row else None
 
     def fail(self, job: Job, message: str, code: str) -> None:
@@ -244,7 +256,7 @@ class JobStore:
     def _hold(self, connection: sa.Connection, number: int, needed: Collection[str]) -> None:
         for upload in sorted(needed):
             # An update that changes nothing holds the row: nobody removes the upload before the job is there.
-            there = sa.and_(uploads.c.id == upload, uploads.c.expires_s >= self._database.now())
+            there = sa.and_(uploads.c.id == upload, is_kept(self._database.now()))
             if not connection.execute(uploads.update().where(there).values(id=upload)).rowcount:
                 raise UploadNotFound(upload)
             connection.execute(job_uploads.insert().values(job=number, upload=upload))
@@ -261,10 +273,20 @@ class JobStore:
 _RELEASED = {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
 
 
+def is_kept(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Of an upload: its time is not over, or an unfinished job needs it."""
+    needing = (
+        sa.select(job_uploads.c.upload)
+        .join(jobs, jobs.c.number == job_uploads.c.job)
+        .where(job_uploads.c.upload == uploads.c.id, jobs.c.state.in_(UNFINISHED))
+    )
+    return sa.or_(uploads.c.expires_s >= now, needing.exists())
+
+
 def _change(connection: sa.Connection, job: Job, **values: Any) -> None:
-    # The number of the attempt tells two claims of one owner apart.
+    # The number of the attempt tells two claims of one owner apart; that of a deleted job may be given out again.
     own = sa.and_(
-        jobs.c.number == job.number,
+        jobs.c.id == job.id,
         jobs.c.state == JobState.RUNNING,
         jobs.c.owner == job.owner,
         jobs.c.attempts == job.attempts,

@@ -12,26 +12,34 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import anyio
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
 from streaming_server.core.files import full_disk
-from streaming_server.core.jobs import Job, JobState
+from streaming_server.core.jobs import Job
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.stages import QUESTIONS, SPEECH, model_identity
 from streaming_server.core.storage import Storage
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest, Voice
-from streaming_server.errors import EngineNotReady, LeaseLost, SpeechServerError, StorageFull, VoiceFileMissing
+from streaming_server.errors import (
+    EngineNotReady,
+    LeaseLost,
+    SpeechServerError,
+    StorageFull,
+    StorageUnavailable,
+    VoiceFileMissing,
+)
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _POLL_S = 1.0
 """How often to look for jobs that other processes accepted or left."""
@@ -99,19 +107,27 @@ class JobRunner:
     async def run(self) -> None:
         """Run jobs until cancelled; the one that runs then goes back to its place."""
         self._loop = asyncio.get_running_loop()
-        while True:
-            self._wake.clear()
-            if not await self.run_next():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_S):
-                        await self._wake.wait()
+        try:
+            while True:
+                self._wake.clear()
+                if not await self.run_next():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL_S):
+                            await self._wake.wait()
+        finally:
+            await self.release()
+
+    async def release(self) -> None:
+        """Give back what this process has claimed and not done."""
+        with suppress(StorageFull, StorageUnavailable):  # then the leases run out
+            await asyncio.to_thread(self._store.release_all, self._scratch.owner)
 
     async def run_next(self, job_id: str | None = None) -> bool:
         """Claim the next job, or one in particular, and do it; whether there was one to be claimed."""
         if self._service.state is not EngineState.READY:
             return False
         try:
-            job = await asyncio.to_thread(self._store.claim, self._scratch.owner, job_id)
+            job = await _whole(self._store.claim, self._scratch.owner, job_id)
         except Exception:
             log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
             return False
@@ -122,8 +138,7 @@ class JobRunner:
             await asyncio.wait([task])
         finally:
             task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
+            await asyncio.wait([task])
             del self._running[job.id]
         return True
 
@@ -132,15 +147,11 @@ class JobRunner:
         try:
             try:
                 if job.name == SPEECH:
-                    await self._speak(job, SpeechJob.from_json(job.payload))
+                    following = await self._speak(job, SpeechJob.from_json(job.payload))
                 else:
                     answer = await QUESTIONS[job.name](self._service, self._voices)
-                    await self._go_on(await asyncio.to_thread(self._store.finish, job, json.dumps(answer)))
-            except asyncio.CancelledError:
-                with anyio.CancelScope(shield=True):
-                    await asyncio.to_thread(self._store.release, job, "interrupted")
-                raise
-            except (StorageFull, EngineNotReady) as error:
+                    following = await _whole(self._store.finish, job, json.dumps(answer))
+            except (StorageFull, StorageUnavailable, EngineNotReady) as error:
                 await asyncio.to_thread(self._store.release, job, str(error))
                 await asyncio.sleep(_PAUSE_S)
             except LeaseLost:
@@ -151,19 +162,19 @@ class JobRunner:
                 log.exception("the job %s failed", job.id)
                 message = "an unexpected error; the server's log has the details under the task's id"
                 await asyncio.to_thread(self._store.fail, job, message, SpeechServerError.code)
+            else:
+                if following and self._announce:
+                    await asyncio.to_thread(self._announce, following)
         except LeaseLost as error:
             log.info("job given up: %s", error)
-        except StorageFull:
-            log.warning("the disk is full: the job %s begins anew once there is space", job.id)
+        except (StorageFull, StorageUnavailable) as error:
+            log.warning("the job %s begins anew later: %s", job.id, error)
             await asyncio.sleep(_PAUSE_S)
         except Exception:
             log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
 
-    async def _go_on(self, following: Job | None) -> None:
-        if following and self._announce:
-            await asyncio.to_thread(self._announce, following)
-
-    async def _speak(self, job: Job, speech: SpeechJob) -> None:
+    async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
+        """Say it into its file; the job that can begin then."""
         generation = speech.request.generation
         if limit := self._service.engine.info.max_mel_tokens:
             generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
@@ -186,30 +197,17 @@ class JobRunner:
                 finally:
                     holding.cancel()
                     writing.cancel()
-                    with anyio.CancelScope(shield=True):
-                        await asyncio.wait([holding, writing])
+                    await asyncio.wait([holding, writing])
             result = {
                 "sample_rate": stream.rate_hz,
                 "duration": round(stream.stats.audio_s, 6),
                 "size": size,
                 "model_info": model_identity(self._service),
             }
-            with anyio.CancelScope(shield=True):
-                await self._go_on(await asyncio.to_thread(self._deliver, job, path, speech.output, json.dumps(result)))
+            deliver = partial(self._files.put, speech.output, path)
+            return await _whole(self._store.finish, job, json.dumps(result), deliver)
         finally:
             path.unlink(missing_ok=True)
-
-    def _deliver(self, job: Job, path: Path, output: str, result: str) -> Job | None:
-        self._store.renew(job, 1.0)  # whoever has lost the job leaves the output of the next alone
-        self._files.put(output, path)
-        try:
-            return self._store.finish(job, result)
-        except LeaseLost:
-            # Taken over in this very moment: the file is as good as the one that will replace it, or just has.
-            now = self._store.get(job.id)
-            if now is None or now.state is JobState.CANCELLED:
-                self._files.delete(output)
-            raise
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
         """Renew the lease and report the progress for as long as this process lives."""
@@ -217,17 +215,17 @@ class JobRunner:
         while True:
             await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
             progress = min(0.99, stream.stats.audio_s / expected_s)
-            with suppress(StorageFull):  # a renewal that fails once is not yet a lease that is lost
+            with suppress(StorageFull, StorageUnavailable):  # a renewal that fails is not yet a lease that is lost
                 await asyncio.to_thread(self._store.renew, job, progress)
 
     async def _write(self, stream: SpeechStream, path: Path) -> int:
         """Bring the samples into a WAV file; its size in bytes."""
         position = 0
-        with path.open("w+b") as file:
+        with full_disk(), path.open("w+b") as file:  # closing may find it full too
             file.write(wav_header(stream.rate_hz, 0))
             while piece := await stream.buffer.read(position):
                 position += len(piece)
-                await asyncio.to_thread(_write, file, piece)
+                await asyncio.to_thread(file.write, piece)
             await asyncio.to_thread(_complete, file, wav_header(stream.rate_hz, position // 2))
             return file.seek(0, os.SEEK_END)
 
@@ -244,14 +242,18 @@ class JobRunner:
         raise VoiceFileMissing(voice.path.name)
 
 
-def _write(file: BufferedRandom, piece: bytes) -> None:
-    with full_disk():
-        file.write(piece)
+async def _whole(work: Callable[..., T], *arguments: object) -> T:
+    """Work in a thread that a cancellation waits for: nothing that the thread uses may go while it runs."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _complete(file: BufferedRandom, header: bytes) -> None:
-    with full_disk():
-        file.seek(0)
-        file.write(header)
-        file.flush()
-        os.fsync(file.fileno())
+    file.seek(0)
+    file.write(header)
+    file.flush()
+    os.fsync(file.fileno())

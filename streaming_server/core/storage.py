@@ -27,14 +27,14 @@ class StorageOptions:
     database_url: str
     """Empty for SQLite in the data directory."""
     uploads: UploadLimits
-    workflow_root: str
-    """Empty for a folder in the data directory."""
-    files_url: str
-    """Empty for folders, else ``s3://…``."""
     audio_keep_s: float
     """Jobs and their audio are removed so long after their end."""
     most_pending: int
     lease_s: float
+    workflow_root: str = ""
+    """Empty for a folder in the data directory."""
+    files_url: str = ""
+    """Empty for folders, else ``s3://…``."""
 
 
 class Storage:

@@ -18,9 +18,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from streaming_server.audio.probe import Recording, probe
-from streaming_server.core.database import Database, job_uploads, jobs, uploads
+from streaming_server.core.database import Database, uploads
 from streaming_server.core.files import Files, full_disk
-from streaming_server.core.jobs import UNFINISHED
+from streaming_server.core.jobs import is_kept
 from streaming_server.core.scratch import Scratch
 from streaming_server.domain import Voice
 from streaming_server.errors import FileMissing, RecordingRefused, UploadTooLarge
@@ -29,6 +29,8 @@ PREFIX = "uploads"
 """Of the files' keys."""
 _ID = re.compile("[0-9a-f]{64}")
 _BATCH_BYTES = 1024 * 1024
+_MOST_REMOVED = 10_000
+"""At once: databases take only so many values in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,15 @@ class Uploads:
             path.unlink(missing_ok=True)
 
     def get(self, upload_id: str) -> Upload | None:
-        """The record of an upload that is there and has not expired."""
-        alive = sa.and_(uploads.c.id == upload_id, uploads.c.expires_s >= self._database.now())
+        """The record of an upload that is there: it has not expired, or an unfinished job needs it."""
+        chosen = sa.and_(uploads.c.id == upload_id, is_kept(self._database.now()))
         with self._database.read() as connection:
-            row = connection.execute(sa.select(uploads).where(alive)).one_or_none()
+            row = connection.execute(sa.select(uploads).where(chosen)).one_or_none()
         return _upload(row) if row else None
 
     def voice(self, upload_id: str) -> Voice | None:
-        """An upload as a voice; None for what is no upload's id."""
-        if not is_upload_id(upload_id):
+        """An upload as a voice; None where there is none of that id."""
+        if not is_upload_id(upload_id) or self.get(upload_id) is None:
             return None
         try:
             return Voice(upload_id, self._files.local(upload_key(upload_id)))
@@ -99,16 +101,12 @@ class Uploads:
 
     def delete_expired(self) -> int:
         """Remove uploads whose time is over and which no unfinished job needs, and files without a record; how many."""
-        needed = (
-            sa.select(job_uploads.c.upload)
-            .join(jobs, jobs.c.number == job_uploads.c.job)
-            .where(job_uploads.c.upload == uploads.c.id, jobs.c.state.in_(UNFINISHED))
-        )
+        useless = ~is_kept(self._database.now())
         with self._database.write() as connection:
-            # First the rows are held, then looked at: a job that is submitted meanwhile waits for the second to end.
-            expired = sa.select(uploads.c.id).where(uploads.c.expires_s < self._database.now())
-            held = list(connection.execute(expired.with_for_update(skip_locked=True)).scalars())
-            chosen = sa.and_(uploads.c.id.in_(held), ~needed.exists())
+            # First the rows are held, then looked at again: a job that is submitted meanwhile waits for the end.
+            found = sa.select(uploads.c.id).where(useless).limit(_MOST_REMOVED).with_for_update(skip_locked=True)
+            held = list(connection.execute(found).scalars())
+            chosen = sa.and_(uploads.c.id.in_(held), useless)
             removed = list(connection.execute(uploads.delete().where(chosen).returning(uploads.c.id)).scalars())
             for upload_id in removed:
                 self._files.delete(upload_key(upload_id))
@@ -119,10 +117,19 @@ class Uploads:
         keys = self._files.older_than(PREFIX, self._limits.keep_s)
         with self._database.read() as connection:
             recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if keys else set()
-        orphans = [key for key in keys if key.removeprefix(f"{PREFIX}/") not in recorded]
-        for key in orphans:
-            self._files.delete(key)
-        return len(orphans)
+        orphans = [upload_id for key in keys if (upload_id := key.removeprefix(f"{PREFIX}/")) not in recorded]
+        return sum(self._delete_orphan(upload_id) for upload_id in orphans)
+
+    def _delete_orphan(self, upload_id: str) -> bool:
+        # Who holds the row's place is alone: one who brings that content just now is done, or waits for the end.
+        unknown = Recording("", 0, 0.0)
+        with self._database.write() as connection:
+            holding = self._database.insert_if_new(uploads, self._values(upload_id, 0, "", unknown))
+            if not connection.execute(holding.returning(uploads.c.id)).scalar():
+                return False
+            self._files.delete(upload_key(upload_id))
+            connection.execute(uploads.delete().where(uploads.c.id == upload_id))
+        return True
 
     async def _write(self, path: Path, pieces: AsyncIterable[bytes]) -> tuple[str, int]:
         digest, size, batch = hashlib.sha256(), 0, bytearray()
@@ -142,17 +149,7 @@ class Uploads:
         return digest.hexdigest(), size
 
     def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
-        now = self._database.now()
-        values = {
-            "id": upload_id,
-            "filename": filename,
-            "size": size,
-            "format": recording.format,
-            "sample_rate": recording.rate_hz,
-            "duration_s": recording.duration_s,
-            "created_s": now,
-            "expires_s": now + self._limits.keep_s,
-        }
+        values = self._values(upload_id, size, filename, recording)
         with self._database.write() as connection:
             row = connection.execute(self._database.insert_if_new(uploads, values).returning(uploads)).one_or_none()
             is_duplicate = row is None
@@ -162,6 +159,19 @@ class Uploads:
             # Inside the transaction: whoever removes an expired upload of this content is before all of it or after.
             self._files.put(upload_key(upload_id), path)
         return _upload(row), is_duplicate
+
+    def _values(self, upload_id: str, size: int, filename: str, recording: Recording) -> dict[str, Any]:
+        now = self._database.now()
+        return {
+            "id": upload_id,
+            "filename": filename,
+            "size": size,
+            "format": recording.format,
+            "sample_rate": recording.rate_hz,
+            "duration_s": recording.duration_s,
+            "created_s": now,
+            "expires_s": now + self._limits.keep_s,
+        }
 
 
 def upload_key(upload_id: str) -> str:

@@ -112,6 +112,7 @@ async def _end(worker: Worker, background: list[asyncio.Task[None]]) -> None:
     for task in background:
         task.cancel()
     await asyncio.wait(background)
+    await worker.runner.release()
     await worker.aclose()
 
 
