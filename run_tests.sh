@@ -9,6 +9,7 @@ need opusinfo opus-tools
 need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
+need haproxy haproxy
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then

@@ -19,6 +19,7 @@ from streaming_server.api.docs import Docs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.queue import Queue
+from streaming_server.core.agent import start_agent
 from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
@@ -100,14 +101,14 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(service),
+        lifespan=_lifespan(service, settings),
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
 
 
-def _lifespan(service: SpeechService) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(service: SpeechService, settings: Settings) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
             await service.warm()
@@ -118,9 +119,12 @@ def _lifespan(service: SpeechService) -> Callable[[Starlette], AbstractAsyncCont
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
         warming = asyncio.create_task(warm())
+        agent = await start_agent(service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield
         finally:
+            if agent:
+                agent.close()
             warming.cancel()
             await asyncio.wait([warming])
             await service.aclose()

@@ -60,6 +60,12 @@ class SpeechService:
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         """Of the streams that nobody reads, the first to expire first."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._first_read: set[SpeechStream] = set()
+
+    @property
+    def draining(self) -> int:
+        """How many requests are sending still, though their synthesis is over."""
+        return sum(stream.is_spoken for stream in self._first_read)
 
     async def warm(self) -> None:
         """Make the engine ready.
@@ -111,8 +117,12 @@ class SpeechService:
         buffer = self.budget.open()
         stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s)
         self._streams[stream.id] = stream
-        async with self._reading(stream, keep=keep):
-            yield stream
+        self._first_read.add(stream)
+        try:
+            async with self._reading(stream, keep=keep):
+                yield stream
+        finally:
+            self._first_read.discard(stream)
 
     @asynccontextmanager
     async def resume(self, stream_id: str) -> AsyncIterator[SpeechStream]:

@@ -95,6 +95,11 @@ class SpeechStream:
         """Whether a reader is there."""
         return self._readers > 0
 
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the synthesis is over, and with it the need of the slot."""
+        return self._synthesis.done()
+
     def attach(self) -> None:
         """A reader has come."""
         self._readers += 1
