@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from streaming_server.api import native, openai
 from streaming_server.api.docs import Docs
+from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.queue import Queue
@@ -69,13 +70,15 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
 
     Raises:
         EngineUnavailable: the engine cannot start.
+        InvalidSetting: a fleet of what are no base URLs.
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
+    fleet = Fleet(settings.fleet) if settings.fleet else None
     shapes = ErrorShapes(native.ERRORS, openai.SHAPES, openai.PATH_SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
-        Queue(service, settings),
+        Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
@@ -101,14 +104,16 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(service, settings),
+        lifespan=_lifespan(service, settings, fleet),
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
 
 
-def _lifespan(service: SpeechService, settings: Settings) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    service: SpeechService, settings: Settings, fleet: Fleet | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
             await service.warm()
@@ -125,6 +130,8 @@ def _lifespan(service: SpeechService, settings: Settings) -> Callable[[Starlette
         finally:
             if agent:
                 agent.close()
+            if fleet:
+                await fleet.aclose()
             warming.cancel()
             await asyncio.wait([warming])
             await service.aclose()

@@ -26,6 +26,8 @@ from streaming_server.errors import EngineNotReady, StreamNotFound
 
 log = logging.getLogger(__name__)
 
+_USUAL_DRAIN_S = 0.2
+
 
 class EngineState(StrEnum):
     LOADING = "loading"
@@ -64,8 +66,8 @@ class SpeechService:
 
     @property
     def draining(self) -> int:
-        """How many requests are sending still, though their synthesis is over."""
-        return sum(stream.is_spoken for stream in self._first_read)
+        """How many requests are still being sent though their synthesis is over; the usual moment does not count."""
+        return sum(stream.spoken_for_s > _USUAL_DRAIN_S for stream in self._first_read)
 
     async def warm(self) -> None:
         """Make the engine ready.
