@@ -21,6 +21,7 @@ ALLOWED = {
     "engines": {"engines", "audio", "domain", "errors"},
     "core": {"core", "engines.base", "audio", "domain", "errors", "text"},
     "api": {"api", "core", "domain", "errors", "audio", "settings", "text", "logs"},
+    "scale": {"scale", "app", "core", "settings", "errors", "logs"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
 

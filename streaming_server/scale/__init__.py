@@ -1,0 +1,1 @@
+"""Optional ways to run on several machines, each imported only where it is used."""
