@@ -9,6 +9,7 @@ need opusinfo opus-tools
 need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
+need haproxy haproxy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
@@ -24,5 +25,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts postgresql test
+scripts/install espeak indextts postgresql ray test
 exec .venv/bin/python -m pytest "$@"

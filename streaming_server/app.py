@@ -19,11 +19,13 @@ from starlette.routing import Route
 
 from streaming_server.api import native, openai, tasks, workflows
 from streaming_server.api.docs import Docs
+from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.monitoring import Monitoring
 from streaming_server.api.queue import Queue
+from streaming_server.core.agent import start_agent
 from streaming_server.core.backlog import Backlog
 from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.jobs import Job
@@ -131,7 +133,9 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
 
     Raises:
         EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
+        InvalidSetting: a fleet of what are no base URLs.
     """
+    fleet = Fleet(settings.fleet) if settings.fleet else None
     metrics = Metrics()
     worker = create_worker(settings, None, engine, metrics.speech)
     service, storage, voices = worker.service, worker.storage, worker.voices
@@ -150,7 +154,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES}, openai.PATH_SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
-        Queue(service, settings),
+        Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
         tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
         workflows.WorkflowsDialect(service, backlog, planner, settings),
@@ -186,7 +190,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(worker, background),
+        lifespan=_lifespan(worker, settings, fleet, background),
     )
     app.router.redirect_slashes = False
     app.state.service = service
@@ -209,7 +213,10 @@ def _sender(settings: Settings) -> Sender:
 
 
 def _lifespan(
-    worker: Worker, background: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    worker: Worker,
+    settings: Settings,
+    fleet: Fleet | None,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
@@ -221,9 +228,14 @@ def _lifespan(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
         running = [asyncio.create_task(work()) for work in (warm, *background)]
+        agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield
         finally:
+            if agent:
+                agent.close()
+            if fleet:
+                await fleet.aclose()
             for task in running:
                 task.cancel()
             await asyncio.wait(running)

@@ -167,6 +167,18 @@ class Settings:
     )
     resume_max_streams: int = _setting(64, "Most streams kept for that", "为续传保留的流的最大数量", least=0)
     resume_total_mb: int = _setting(256, "Most audio kept for that, in MiB", "为续传保留的音频总上限（MiB）", least=0)
+    agent_port: int = _setting(
+        0,
+        "Port on which a gateway learns how many requests it may send (HAProxy's `agent-check`); 0 opens none",
+        "网关查询可同时发送请求数的端口（HAProxy 的 `agent-check`）；0 表示不打开",
+        least=0,
+        most=65535,
+    )
+    fleet: tuple[str, ...] = _setting(
+        (),
+        "Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`",
+        "同一网关后所有服务器的地址，以逗号分隔，用于 `/opus_queue_status?fleet=1`",
+    )
     shutdown_timeout_s: int = _setting(
         30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0
     )

@@ -20,7 +20,7 @@ ALLOWED = {
     "audio": {"audio", "domain", "errors"},
     "engines": {"engines", "audio", "domain", "errors"},
     "core": {"core", "engines.base", "audio", "domain", "errors", "text"},
-    "scale": {"scale", "core", "app", "api", "settings", "errors", "engines.base"},
+    "scale": {"scale", "core", "app", "api", "settings", "errors", "logs", "engines.base"},
     "api": {"api", "core", "domain", "errors", "audio", "settings", "text", "logs"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")

@@ -84,6 +84,7 @@ class SpeechStream:
         self.rate_hz = engine.info.sample_rate_hz
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._began_s = time.monotonic()
+        self._spoken_s: float | None = None
         self._grace_s = grace_s
         self._batch = batch
         self._patience: asyncio.TimerHandle | None = None
@@ -107,6 +108,11 @@ class SpeechStream:
     def is_read(self) -> bool:
         """Whether a reader is there."""
         return self._readers > 0
+
+    @property
+    def spoken_for_s(self) -> float:
+        """For how long the synthesis has been over, and with it the need of the slot; 0 while it is not."""
+        return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
     def attach(self) -> None:
         """A reader has come."""
@@ -166,7 +172,8 @@ class SpeechStream:
                         self.stats.synthesis_s = time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
             finally:
-                self.stats.synthesis_s = time.monotonic() - entered_s
+                self._spoken_s = time.monotonic()
+                self.stats.synthesis_s = self._spoken_s - entered_s
 
     async def _encode(self) -> None:
         encoder, rate_hz = self._encoder, self.rate_hz

@@ -33,8 +33,10 @@ APP = create_app(Settings(reference_audio_dir=RECORDINGS, data_dir=Path(DATA.nam
 
 
 def needs_something(route: ApiRoute) -> bool:
-    takes = route.operation.takes
-    return takes is not None and any(field.is_required() for field in takes.model_fields.values())
+    """Whether there is a field without which a request is refused."""
+    return route.operation.takes is not None and any(
+        field.is_required() for field in route.operation.takes.model_fields.values()
+    )
 
 
 ROUTES = [route for route in APP.routes if isinstance(route, ApiRoute)]
