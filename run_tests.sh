@@ -10,6 +10,8 @@ need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
 need haproxy haproxy
+need docker-compose docker-compose
+need systemd-analyze systemd
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
