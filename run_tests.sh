@@ -11,6 +11,8 @@ need chromium chromium
 need curl curl
 need haproxy haproxy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
+need docker-compose docker-compose
+need systemd-analyze systemd
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then

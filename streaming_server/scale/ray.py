@@ -51,7 +51,7 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
 
 def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
-    """A lifespan that has begun when the engine is warm: no request comes before, and a failure makes no replica."""
+    """A lifespan that has begun once the engine is warm: Ray sends no request before."""
     inner = app.router.lifespan_context
     service: SpeechService = app.state.service
 
