@@ -14,13 +14,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from streaming_server.api import native, openai
+from streaming_server.api import higgs, native, openai
 from streaming_server.api.docs import Docs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.api.queue import Queue
 from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.lane import EncodeLane
+from streaming_server.core.scenes import SceneLibrary
 from streaming_server.core.slot import Slot
 from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.voices import VoiceLibrary
@@ -52,6 +53,8 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         name=settings.engine,  # type: ignore[arg-type]
         model_dir=settings.model_dir,
+        model_path=settings.model_path,
+        audio_tokenizer_path=settings.audio_tokenizer_path,
         device=settings.device,  # type: ignore[arg-type]
         precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
         look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
@@ -71,11 +74,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     """
     service = create_service(settings, engine)
     voices = VoiceLibrary(settings.reference_audio_dir)
-    shapes = ErrorShapes(native.ERRORS, openai.SHAPES, openai.PATH_SHAPES)
+    prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
+    shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES)
     dialects = (
         native.NativeDialect(service, voices, settings),
         Queue(service, settings),
         openai.OpenAIDialect(service, voices, settings),
+        higgs.HiggsDialect(service, prompts, voices, scenes, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
 

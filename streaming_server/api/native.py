@@ -37,6 +37,7 @@ from streaming_server.api.native_operations import (
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
+from streaming_server.core.dialogue import as_dialogue
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest
@@ -252,6 +253,8 @@ class NativeDialect:
         check_text(body.text, self.settings.max_text_characters, place=place)
         voice = self.voices.get(body.reference_audio_index)
         request = replace(body.request(voice), request_id=request_id.get() or "")
+        if self.settings.dialogue == "true":
+            request = as_dialogue(request, self.voices.list())
         limit = self.service.engine.info.max_mel_tokens
         if limit is None or request.generation.max_mel_tokens <= limit:
             return request
