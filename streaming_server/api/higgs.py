@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s
 
+log = logging.getLogger(__name__)
 _LISTENED_S = 30.0
 """Of an uploaded recording, to find out whether it is one."""
 
@@ -260,7 +262,7 @@ class WholeResponse(_HiggsResponse):
 class EventResponse(_HiggsResponse):
     """Server-sent events: progress and audio as it is made, then the end or what went wrong."""
 
-    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+    async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
         piece = await stream.buffer.read(0)
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         await self.announce(stream, connection, **headers, **{"X-Accel-Buffering": "no"})
@@ -269,10 +271,10 @@ class EventResponse(_HiggsResponse):
         except ReaderTooSlow:
             raise
         except SpeechServerError as error:
-            # The events are complete all the same, so that a client reads the last one; then the error is logged.
+            log.warning("the events end with an error: %s", error)
             await connection.write(_event("error", success=False, message=str(error)))
-            await connection.write(b"", last=True)
-            raise
+            return error.code
+        return None
 
     async def _events(self, stream: SpeechStream, connection: Connection, piece: bytes) -> None:
         position, index = 0, 0
