@@ -68,8 +68,11 @@ def request_of(api: dict[str, Any], path: str, method: str, stream_id: str = "go
         elif parameter["required"]:
             query[parameter["name"]] = example
     arguments = {"method": method, "url": path, "params": query}
-    if body := operation.get("requestBody"):
-        arguments["json"] = body["content"]["application/json"]["example"]
+    for media_type, taken in operation.get("requestBody", {}).get("content", {}).items():
+        if media_type == "multipart/form-data":
+            arguments["files"] = {name: (None, value) for name, value in taken["example"].items()}
+        else:
+            arguments["json"] = taken["example"]
     return arguments
 
 

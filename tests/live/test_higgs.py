@@ -531,10 +531,10 @@ def test_without_any_voice_or_scene_the_server_says_so(tmp_path: Path) -> None:
         assert live.engine.requests[-1].scene == ""
 
 
-def test_the_same_request_gives_the_same_samples_in_every_form(speaker: LiveServer) -> None:
+def test_the_same_request_gives_the_same_samples_in_every_form(server: LiveServer) -> None:
     body = {"text": "Hello there.", "ref_audio": "voice_01"}
-    answer = speaker.post(GENERATE, body).json()
-    events = events_of(speaker.post(STREAM, body).text)
+    answer = server.post(GENERATE, body).json()
+    events = events_of(server.post(STREAM, body).text)
     other = {"model": "m", "input": "Hello there.", "voice": "alloy", "response_format": "pcm"}
     assert base64.b64decode(answer["audio_base64"])[44:] == pcm_of(events)
-    assert speaker.post("/v1/audio/speech", other).content == pcm_of(events)
+    assert server.post("/v1/audio/speech", other).content == pcm_of(events)
