@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from streaming_server.api import native, openai, tasks, workflows
+from streaming_server.api import higgs, native, openai, tasks, workflows
 from streaming_server.api.docs import Docs
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import ErrorShapes, error_response
@@ -31,6 +31,7 @@ from streaming_server.core.buffers import ByteLimits
 from streaming_server.core.jobs import Job
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.metrics import Metrics
+from streaming_server.core.scenes import SceneLibrary
 from streaming_server.core.slot import Slot
 from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.storage import Storage, StorageOptions
@@ -95,6 +96,8 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         name=settings.engine,  # type: ignore[arg-type]
         model_dir=settings.model_dir,
+        model_path=settings.model_path,
+        audio_tokenizer_path=settings.audio_tokenizer_path,
         device=settings.device,  # type: ignore[arg-type]
         precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
         look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
@@ -151,7 +154,10 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     planner = create_planner(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
-    shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES}, openai.PATH_SHAPES)
+    shapes = ErrorShapes(
+        native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES
+    )
+    prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
     dialects = (
         native.NativeDialect(service, voices, settings),
         Queue(service, settings, fleet),
@@ -160,6 +166,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         workflows.WorkflowsDialect(service, backlog, planner, settings),
         Monitoring(storage.workforce, worker.id, service.slot),
         MetricsRoute(metrics),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
 

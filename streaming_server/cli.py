@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | worker | say | voices | jobs``.
+"""The command line: ``streaming-server serve | worker | say | voices | jobs | test``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from streaming_server import __version__, logs
+from streaming_server import __version__, client, logs
 from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.core.storage import Storage
@@ -62,8 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--engine", choices=["auto", "espeak", "indextts"], help="what speaks (ENGINE, else auto)")
+    model.add_argument(
+        "--engine", choices=["auto", "espeak", "indextts", "higgs"], help="what speaks (ENGINE, else auto)"
+    )
     model.add_argument("--model_dir", "--model-dir", type=Path, help="the model's folder (MODEL_DIR, else checkpoints)")
+    model.add_argument("--model-path", help="HiggsAudio's model: a folder or a name on the Hugging Face hub")
+    model.add_argument("--audio-tokenizer-path", help="HiggsAudio's codec, likewise")
     model.add_argument(
         "--device", choices=["auto", "cuda", "mps", "cpu"], help="where the model runs (DEVICE, else auto)"
     )
@@ -79,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     for flag, sentence in _REFUSED.items():
         serve.add_argument(flag, action=_Refuse, nargs=0, sentence=sentence, help=argparse.SUPPRESS)
     serve.add_argument("--workers", type=_one, help="1: one server serves one device")
+    serve.add_argument("--max-new-tokens", type=_tokens, help="most audio codes of a piece of text (2048)")
+    serve.add_argument("--voice-prompts-dir", type=Path, help="further voices (examples/voice_prompts)")
+    serve.add_argument("--scene-prompts-dir", type=Path, help="the scenes (examples/scene_prompts)")
+    serve.add_argument("--reload", action="store_true", help="start anew whenever the server's own code changes")
     serve.set_defaults(command=_serve)
 
     say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
@@ -103,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--clear", action="store_true", help="forget all that have ended, and their audio")
     jobs.add_argument("--limit", type=_count, default=50, help="most to list, the newest first (50)")
     jobs.set_defaults(command=_jobs)
+    test = commands.add_parser(
+        "test", allow_abbrev=False, help="ask a running server to speak, in its HiggsAudio dialect"
+    )
+    test.add_argument("--test", choices=list(client.TESTS), default="basic", help="what to ask for (basic)")
+    test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
+    test.set_defaults(command=_test)
     return parser
 
 
@@ -143,12 +157,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 4096")
+    return int(text)
+
+
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.server import serve
 
-    sys.setswitchinterval(0.0005)
-    logs.configure()
-    serve(settings)
+    logs.configure(file=settings.log_path)
+    serve(settings, reload=options.reload)
     return 0
 
 
@@ -236,6 +255,12 @@ def _cancel(storage: Storage, job_id: str) -> int:
     job = storage.jobs.cancel(job_id)
     print(f"{job_id}  {job.state if job else 'there is no such task'}", file=sys.stdout if job else sys.stderr)
     return 0 if job else 1
+
+
+def _test(settings: Settings, options: argparse.Namespace) -> int:
+    for line in client.TESTS[options.test](options.url.rstrip("/")):
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

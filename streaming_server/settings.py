@@ -45,11 +45,19 @@ class Settings:
     )
     engine: str = _setting(
         "auto",
-        "`auto` (a model where there is one, else espeak), `espeak` or `indextts`",
-        "`auto`（有模型则用模型，否则用 espeak）、`espeak` 或 `indextts`",
-        choices=("auto", "espeak", "indextts"),
+        "`auto` (a model where there is one, else espeak), `espeak`, `indextts` or `higgs`",
+        "`auto`（有模型则用模型，否则用 espeak）、`espeak`、`indextts` 或 `higgs`",
+        choices=("auto", "espeak", "indextts", "higgs"),
     )
     model_dir: Path = _setting(Path("checkpoints"), "Folder of the model", "模型目录")
+    model_path: str = _setting(
+        "bosonai/higgs-audio-v2-generation-3B-base",
+        "HiggsAudio's model: a folder, or a name on the Hugging Face hub",
+        "HiggsAudio 模型：目录，或 Hugging Face 上的名称",
+    )
+    audio_tokenizer_path: str = _setting(
+        "bosonai/higgs-audio-v2-tokenizer", "HiggsAudio's codec, likewise", "HiggsAudio 的音频编解码器，同上"
+    )
     device: str = _setting(
         "auto",
         "Where the model runs: `auto`, `cuda`, `mps` or `cpu`",
@@ -58,15 +66,15 @@ class Settings:
     )
     precision: str = _setting(
         "auto",
-        "Of the model's arithmetic: `auto` (fp16 on CUDA, else fp32), `fp16`, `bf16` or `fp32`",
-        "模型的计算精度：`auto`（CUDA 上为 fp16，否则 fp32）、`fp16`、`bf16` 或 `fp32`",
+        "Of the model's arithmetic: `auto` (on CUDA fp16, bf16 for HiggsAudio, else fp32), `fp16`, `bf16` or `fp32`",
+        "模型的计算精度：`auto`（CUDA 上为 fp16，HiggsAudio 为 bf16，否则 fp32）、`fp16`、`bf16` 或 `fp32`",
         choices=("auto", "fp16", "bf16", "fp32"),
     )
     look_ahead: str = _setting(
         "exact",
-        "Codes that a token stream of IndexTTS waits for beyond what it makes sound of: `exact` (as good as the whole) "
+        "Codes that a token stream of a model waits for beyond what it makes sound of: `exact` (as good as the whole) "
         "or a number; 4 speaks earliest",
-        "IndexTTS 逐词流式输出时向前多等的编码数：`exact`（与整句合成相同）或一个数字，4 出声最早",
+        "模型逐词流式输出时向前多等的编码数：`exact`（与整句合成相同）或一个数字，4 出声最早",
         least=1,
         most=31,
         choices=("exact",),
@@ -105,6 +113,31 @@ class Settings:
         "",
         "Redis or RabbitMQ by which tasks reach workers: `redis://host/0`, `amqp://host`; empty: the server does them",
         "把任务交给 worker 的 Redis 或 RabbitMQ：`redis://host/0`、`amqp://host`；为空则在服务器内运行",
+    )
+    voice_prompts_dir: Path = _setting(
+        Path("examples/voice_prompts"),
+        "Folder of further voices for the HiggsAudio dialect, listed before the reference recordings",
+        "HiggsAudio 接口的附加音色目录，排在参考音频之前",
+    )
+    scene_prompts_dir: Path = _setting(
+        Path("examples/scene_prompts"), "Folder of the scenes, one text file each", "场景目录，每个场景一个文本文件"
+    )
+    max_new_tokens: int = _setting(
+        2048,
+        "Most audio codes of one piece of text where a HiggsAudio request names no number",
+        "HiggsAudio 请求未指定时，每段文本的最大音频编码数",
+        least=1,
+        most=4096,
+    )
+    dialogue: bool = _setting(
+        False,
+        "`true`: `[SPEAKER0]`, `[SPEAKER1]` … in a text of the native and OpenAI dialects are speakers too",
+        "`true`：原生与 OpenAI 接口的文本中 `[SPEAKER0]`、`[SPEAKER1]` … 也表示说话人",
+    )
+    log_file: str = _setting(
+        "api_server.log",
+        "File in `DATA_DIR` that the log is kept in, as well as on the console; `none` keeps none",
+        "`DATA_DIR` 中的日志文件名（同时输出到控制台）；`none` 表示不保存",
     )
     max_text_characters: int = _setting(20000, "Longest text of one request", "单次请求的最大文本长度", least=1)
     max_queue: int = _setting(32, "Most requests that may wait for the slot", "队列中最多等待的请求数", least=0)
@@ -196,6 +229,11 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting(
         ("*",), "Origins whose pages may call the server, separated by commas", "允许跨域访问的来源，以逗号分隔"
     )
+
+    @property
+    def log_path(self) -> Path | None:
+        """Where the log is kept; None where it is not."""
+        return None if self.log_file == "none" else self.data_dir / self.log_file
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Settings:

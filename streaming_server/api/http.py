@@ -40,7 +40,10 @@ class ErrorShape:
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: its own, or that of the longest prefix."""
+    """Which shape a path's errors have: its own, or that of the longest prefix.
+
+    A prefix ends where a part of the path does, unless it ends with ``*``.
+    """
 
     def __init__(
         self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
@@ -53,7 +56,7 @@ class ErrorShapes:
         if path in self._by_path:
             return self._by_path[path]
         for prefix, shape in self._by_prefix:
-            if path == prefix or path.startswith(prefix + "/"):
+            if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
         return self._default
 
@@ -133,6 +136,15 @@ def parse_query(request: Request, model: type[B]) -> B:
         MalformedBody: as `parse_body`.
     """
     return _validated(model, dict(request.query_params), "query")
+
+
+def parse_fields(fields: Mapping[str, str], model: type[B]) -> B:
+    """Validate the fields of a form as if they were a body; every value is text there.
+
+    Raises:
+        MalformedBody: as `parse_body`.
+    """
+    return _validated(model, dict(fields), "body")
 
 
 def _validated(model: type[B], content: object, where: str) -> B:

@@ -54,7 +54,8 @@ class GenerationBody(SimpleBody, SamplingBody):
     """The same request gives the same audio on the same machine, where the engine can."""
 
     def generation(self) -> Generation:
-        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
 
 
 class SynthesizeBody(GenerationBody):

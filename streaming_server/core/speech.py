@@ -128,7 +128,11 @@ class SpeechService:
             raise EngineNotReady
         if request.verbose:
             log.info("speech request", extra={"fields": asdict(request)})
-        if not self.engine.info.capabilities.get("speed"):
+        info = self.engine.info
+        for asked, capability in ((request.scene, "scene"), (request.own_voices, "smart_voice")):
+            if asked and not info.capabilities.get(capability):
+                log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
+        if not info.capabilities.get("speed"):
             encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()

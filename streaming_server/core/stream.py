@@ -20,6 +20,7 @@ import numpy as np
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.core.buffers import SampleQueue, StreamBuffer
+from streaming_server.core.dialogue import perform
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
 from streaming_server.domain import SpeechRequest
@@ -161,10 +162,11 @@ class SpeechStream:
         async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self._batch):
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
-            if not request.voice.path.is_file():
-                raise VoiceFileMissing(request.voice.path.name)
+            for voice in request.voices:
+                if not voice.path.is_file():
+                    raise VoiceFileMissing(voice.path.name)
             try:
-                async with aclosing(self._engine.stream(request)) as chunks:
+                async with aclosing(perform(self._engine, request)) as chunks:
                     async for chunk in chunks:
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")

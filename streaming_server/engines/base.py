@@ -35,17 +35,22 @@ class EngineInfo:
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """What of a request is honoured: ``text_to_speech``, ``voice_cloning``, ``multi_language``,
     ``generation_parameters``, ``token_streaming``, ``seed``, ``speed``, ``emotion_control`` (any emotion at all),
-    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``. What is missing or False is
-    ignored, and the engine's log says so for each such request; the speed alone is then made up for elsewhere."""
+    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``, ``scene``, ``smart_voice``,
+    ``dialogue`` (takes a script as a whole). What is missing or False is ignored, and the log says so for each such
+    request; only the speed and the turns of a dialogue are then made up for elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Which engine, and how it is to run."""
 
-    name: Literal["auto", "espeak", "indextts"] = "auto"
-    """``auto`` takes indextts where ``model_dir`` holds a model, else espeak."""
+    name: Literal["auto", "espeak", "indextts", "higgs"] = "auto"
+    """``auto`` takes indextts where ``model_dir`` holds a model, higgs where ``model_path`` does, else espeak."""
     model_dir: Path = Path("checkpoints")
+    model_path: str = "bosonai/higgs-audio-v2-generation-3B-base"
+    """Of higgs: a folder, or a name on the Hugging Face hub, which ``auto`` leaves alone."""
+    audio_tokenizer_path: str = "bosonai/higgs-audio-v2-tokenizer"
+    """Of higgs, likewise."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     precision: Literal["fp16", "bf16", "fp32"] | None = None
     """None leaves it to the engine."""
@@ -90,7 +95,8 @@ def create_engine(options: EngineOptions) -> Engine:
     """
     name = options.name
     if name == "auto":
-        name = "indextts" if (options.model_dir / "config.yaml").is_file() else "espeak"
+        name = "higgs" if (Path(options.model_path) / "config.json").is_file() else "espeak"
+        name = "indextts" if (options.model_dir / "config.yaml").is_file() else name
     if name == "espeak":
         from streaming_server.engines.espeak.engine import EspeakEngine
 
@@ -100,6 +106,22 @@ def create_engine(options: EngineOptions) -> Engine:
                 "--fp32 away, or take --engine indextts with a model"
             )
         return EspeakEngine()
+    if name == "higgs":
+        try:
+            from streaming_server.engines.higgs.engine import HiggsEngine
+        except ModuleNotFoundError as error:
+            raise EngineUnavailable(
+                f"the higgs engine needs {error.name}: pip install 'streaming-server[higgs]'"
+            ) from error
+
+        return HiggsEngine(
+            model_path=options.model_path,
+            audio_tokenizer_path=options.audio_tokenizer_path,
+            device=options.device,
+            precision=options.precision,
+            look_ahead=options.look_ahead,
+            voice_cache_size=options.voice_cache_size,
+        )
     try:
         from streaming_server.engines.indextts.engine import IndexTTSEngine
     except ModuleNotFoundError as error:
