@@ -25,7 +25,7 @@ from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.gpt import Gpt, GptShape, Projection
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
-from streaming_server.engines.indextts.vocoder import Vocoder, VocoderShape
+from streaming_server.engines.indextts.vocoder import GeneratorShape, Vocoder
 from streaming_server.errors import EngineUnavailable
 
 CONFIG = "config.yaml"
@@ -137,16 +137,7 @@ def assemble_gpt(config: Config, shapes: Shapes) -> Gpt:
 
 
 def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
-    shape = VocoderShape(
-        latent_width=c["gpt_dim"],
-        speaker_width=c["speaker_embedding_dim"],
-        first_width=c["upsample_initial_channel"],
-        rates=tuple(c["upsample_rates"]),
-        kernels=tuple(c["upsample_kernel_sizes"]),
-        block_kernels=tuple(c["resblock_kernel_sizes"]),
-        block_dilations=tuple(tuple(dilations) for dilations in c["resblock_dilation_sizes"]),
-        speaker_in_each_stage=c["cond_d_vector_in_each_upsampling_layer"],
-    )
+    shape = GeneratorShape.read(c, frame_width=c["gpt_dim"])
     first = "speaker_encoder.blocks.0.conv.conv.weight"
     block = "speaker_encoder.blocks.1."
     speaker = SpeakerEncoder(
@@ -158,9 +149,9 @@ def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
         squeeze=shapes.size(block + "se_block.conv1.conv.weight", 0, 128),
         attention=shapes.size("speaker_encoder.asp.tdnn.conv.conv.weight", 0, 128),
         pooled=shapes.size("speaker_encoder.mfa.conv.conv.weight", 0, 1536),
-        size=shape.speaker_width,
+        size=c["speaker_embedding_dim"],
     )
-    return Vocoder(shape, speaker)
+    return Vocoder(shape, speaker, c["cond_d_vector_in_each_upsampling_layer"])
 
 
 class Shapes:
