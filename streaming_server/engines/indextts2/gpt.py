@@ -5,8 +5,6 @@ Attribute names are the checkpoint's. This module does not know audio, languages
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -17,29 +15,8 @@ SPEEDS = 2
 """Rows of 2.0's speed embedding. Both always stand in the prefix, the second first."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderShape:
-    """Sizes of a Conformer and the Perceiver that reads it out."""
-
-    features: int
-    width: int
-    inner: int
-    heads: int
-    blocks: int
-    kernel: int
-    out_width: int
-    head_width: int
-    out_inner: int
-    depth: int
-    latents: int
-
-    def conformer(self) -> Conformer:
-        return Conformer(self.features, self.width, self.inner, self.heads, self.blocks, self.kernel)
-
-    def perceiver(self) -> Perceiver:
-        return Perceiver(
-            self.out_width, self.width, self.heads, self.head_width, self.out_inner, self.depth, self.latents
-        )
+Reader = tuple[Conformer, Perceiver]
+"""What reads a recording's features into a few vectors."""
 
 
 class EmotionGpt(CodeGpt):
@@ -48,11 +25,10 @@ class EmotionGpt(CodeGpt):
     speaker_rows: int
     """Inputs that tell the voice; the emotion vector is added to each of them."""
 
-    def __init__(self, shape: GptShape, emotion: ReaderShape) -> None:
+    def __init__(self, shape: GptShape, emotion: Reader) -> None:
         super().__init__(shape)
-        self.emo_conditioning_encoder = emotion.conformer()
-        self.emo_perceiver_encoder = emotion.perceiver()
-        self.emovec_layer = nn.Linear(emotion.out_width, shape.width)
+        self.emo_conditioning_encoder, self.emo_perceiver_encoder = emotion
+        self.emovec_layer = nn.Linear(self.emo_perceiver_encoder.latents.shape[1], shape.width)
         self.emo_layer = nn.Linear(shape.width, shape.width)
 
     @property
@@ -80,11 +56,10 @@ class EmotionGpt(CodeGpt):
 class Gpt20(EmotionGpt):
     """2.0: the voice is as many tokens as the Perceiver has latents."""
 
-    def __init__(self, shape: GptShape, voice: ReaderShape, emotion: ReaderShape) -> None:
+    def __init__(self, shape: GptShape, voice: Reader, emotion: Reader) -> None:
         super().__init__(shape, emotion)
-        self.speaker_rows = voice.latents
-        self.conditioning_encoder = voice.conformer()
-        self.perceiver_encoder = voice.perceiver()
+        self.conditioning_encoder, self.perceiver_encoder = voice
+        self.speaker_rows = self.perceiver_encoder.latents.shape[0]
         self.speed_emb = nn.Embedding(SPEEDS, shape.width)
 
     def speaker(self, features: Tensor, style: Tensor) -> Tensor:
@@ -101,7 +76,7 @@ class Gpt25(EmotionGpt):
 
     speaker_rows = 1
 
-    def __init__(self, shape: GptShape, style: int, languages: int, emotion: ReaderShape) -> None:
+    def __init__(self, shape: GptShape, style: int, languages: int, emotion: Reader) -> None:
         super().__init__(shape, emotion)
         self.spk_emb_proj = nn.Linear(style, shape.width)
         self.lang_embedding = nn.Embedding(languages, shape.width)
