@@ -115,7 +115,8 @@ def kaldi_fbank(wav: Tensor) -> Tensor:
     window = torch.hann_window(FRAME, periodic=False, dtype=torch.float64).pow(POVEY_POWER).float()
     spectrum = torch.fft.rfft((frames - PRE_EMPHASIS * before) * window, FBANK_FFT)
     power = spectrum.real.square() + spectrum.imag.square()  # (T, FBANK_FFT // 2 + 1)
-    return (power @ kaldi_filters()).clamp(min=FBANK_FLOOR).log()
+    bands: Tensor = power @ kaldi_filters()
+    return bands.clamp(min=FBANK_FLOOR).log()
 
 
 INT16_SCALE = 32768.0

@@ -24,6 +24,8 @@ class EmotionGpt(CodeGpt):
 
     speaker_rows: int
     """Inputs that tell the voice; the emotion vector is added to each of them."""
+    speaks_by_style: bool
+    """Whether the voice is told by its style, or by its features."""
 
     def __init__(self, shape: GptShape, emotion: Reader) -> None:
         super().__init__(shape)
@@ -36,13 +38,16 @@ class EmotionGpt(CodeGpt):
         return self.speaker_rows + SPEEDS
 
     def emotion(self, features: Tensor) -> Tensor:
-        """Features ``(T, width of w2v-BERT)`` → emotion vector ``(width,)``."""
+        """Features ``(T, features)`` → emotion vector ``(width,)``."""
         read: Tensor = self.emo_perceiver_encoder(self.emo_conditioning_encoder(features[None]))[0, 0]
         vector: Tensor = self.emo_layer(self.emovec_layer(read))
         return vector
 
-    def speaker(self, features: Tensor, style: Tensor) -> Tensor:
-        """Features ``(T, width of w2v-BERT)`` and CAMPPlus' style ``(192,)`` → speaker tokens ``(n, width)``."""
+    def speaker(self, heard: Tensor) -> Tensor:
+        """What 2.0 or 2.5 tells a voice by → speaker tokens ``(n, width)``.
+
+        ``heard`` is w2v-BERT's features ``(T, features)`` in 2.0, CAM++'s style ``(192,)`` in 2.5.
+        """
         raise NotImplementedError
 
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
@@ -56,14 +61,16 @@ class EmotionGpt(CodeGpt):
 class Gpt20(EmotionGpt):
     """2.0: the voice is as many tokens as the Perceiver has latents."""
 
+    speaks_by_style = False
+
     def __init__(self, shape: GptShape, voice: Reader, emotion: Reader) -> None:
         super().__init__(shape, emotion)
         self.conditioning_encoder, self.perceiver_encoder = voice
         self.speaker_rows = self.perceiver_encoder.latents.shape[0]
         self.speed_emb = nn.Embedding(SPEEDS, shape.width)
 
-    def speaker(self, features: Tensor, style: Tensor) -> Tensor:
-        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(features[None]))
+    def speaker(self, heard: Tensor) -> Tensor:
+        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(heard[None]))
         return latents[0]
 
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
@@ -75,14 +82,15 @@ class Gpt25(EmotionGpt):
     """2.5: the voice is one token, projected from its style; each text position carries its language."""
 
     speaker_rows = 1
+    speaks_by_style = True
 
     def __init__(self, shape: GptShape, style: int, languages: int, emotion: Reader) -> None:
         super().__init__(shape, emotion)
         self.spk_emb_proj = nn.Linear(style, shape.width)
         self.lang_embedding = nn.Embedding(languages, shape.width)
 
-    def speaker(self, features: Tensor, style: Tensor) -> Tensor:
-        token: Tensor = self.spk_emb_proj(style[None])
+    def speaker(self, heard: Tensor) -> Tensor:
+        token: Tensor = self.spk_emb_proj(heard[None])
         return token
 
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
