@@ -6,7 +6,7 @@ the model computes, nor requests, text or voices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,31 @@ def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
     return Vocoder(shape, speaker, c["cond_d_vector_in_each_upsampling_layer"])
 
 
+def read_config(folder: Path, how_to_get_it: str) -> Config:
+    """The parsed ``config.yaml`` of a folder.
+
+    Raises:
+        EngineUnavailable: it is missing, or no YAML.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EngineUnavailable(f"{folder / CONFIG} is missing; {how_to_get_it}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EngineUnavailable(f"{folder / CONFIG} is no YAML; {how_to_get_it}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def require_sections(config: Config, folder: Path, sections: Sequence[str], how_to_get_it: str) -> None:
+    """
+    Raises:
+        EngineUnavailable: the configuration lacks a section.
+    """
+    for section in sections:
+        if not isinstance(config.get(section), dict):
+            raise EngineUnavailable(f"{folder / CONFIG} has no section `{section}`; {how_to_get_it}")
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint folder whose configuration has been read and whose files are there."""
@@ -193,13 +218,8 @@ class Checkpoint:
         for name in (CONFIG, TEXT_MODEL, GPT, VOCODER):
             if not (folder / name).is_file():
                 raise EngineUnavailable(f"{folder / name} is missing; {HOW_TO_GET_IT}")
-        try:
-            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise EngineUnavailable(f"{folder / CONFIG} is no YAML; {HOW_TO_GET_IT}") from error
-        for section in ("gpt", "bigvgan"):
-            if not isinstance(config, dict) or not isinstance(config.get(section), dict):
-                raise EngineUnavailable(f"{folder / CONFIG} has no section `{section}`; {HOW_TO_GET_IT}")
+        config = read_config(folder, HOW_TO_GET_IT)
+        require_sections(config, folder, ("gpt", "bigvgan"), HOW_TO_GET_IT)
         checkpoint = cls(folder, config)
         checkpoint.check()
         return checkpoint

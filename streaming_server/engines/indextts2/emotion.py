@@ -51,8 +51,8 @@ class EmotionMatrix:
 
     def nearest(self, style: Tensor) -> Tensor:
         """For each emotion the row whose speaker is most like ``style (192,)``, counted inside its group ``(8,)``."""
-        rows = [F.cosine_similarity(style[None], group, dim=1).argmax() for group in torch.split(self.styles, list(self.sizes))]
-        return torch.stack(rows)
+        groups = torch.split(self.styles, list(self.sizes))
+        return torch.stack([F.cosine_similarity(style[None], group, dim=1).argmax() for group in groups])
 
     def drawn(self, generator: torch.Generator | None = None) -> Tensor:
         """For each emotion any of its rows ``(8,)``; the generator is one of the CPU."""
