@@ -61,7 +61,7 @@ class GeneratorShape:
 
     @property
     def reach(self) -> int:
-        """Frames to either side that a sample depends on: 31 in 1.5, 32 in 2.x. With as many, a chunk is exact."""
+        """Frames to either side that a sample depends on: 31 in 1.5, 34 in 2.x. With as many, a chunk is exact."""
         frames = EDGE_KERNEL // 2 + 0.0
         rate = 1
         for up, kernel in zip(self.rates, self.kernels, strict=True):
