@@ -1,175 +1,58 @@
-"""From codes to sound while the codes still come.
+"""From codes to sound while the codes still come: a stream of mel, vocoded as it settles.
 
-The flow was trained on whole utterances. Either an utterance is solved at once (``SEGMENT``: exact), or chunk by chunk
-(``CHUNK``): each solve sees the reference, some of its own past, the new frames and a few beyond them; since noise
-belongs to the frame, two solves agree where they overlap, and what is left of their difference is blended in the mel.
-Where a chunk ends depends on the count of codes alone, never on when they came. This module does not know the GPT,
-text, requests, threads or files.
+This module does not know where a stream is cut, the GPT, text, requests, threads or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain, count, repeat
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.arrays import Array, take
+from streaming_server.engines.indextts.arrays import Array
 from streaming_server.engines.indextts2.acoustics import Acoustics
-from streaming_server.engines.indextts2.flow import Noise, Reference
-
-FADE = 8
-"""Frames over which a chunk takes over from what the chunk before it expected: 93 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How an utterance is cut; frames are of 256 samples at 22 050 Hz, 86 a second.
-
-    Raises:
-        ValueError: a number below its least.
-    """
-
-    chunks: tuple[int, ...]
-    """Frames of the first chunks; the last size is that of all that follow. None: all at once, at the end."""
-    look_ahead: int = 16
-    """Frames solved beyond a chunk."""
-    past: int = 172
-    """Most frames of the own past that a solve sees."""
-    code_look_ahead: int = 8
-    """Codes that are known beyond what is solved, where their decoding looks ahead (2.5)."""
-
-    def __post_init__(self) -> None:
-        if any(chunk < 1 for chunk in self.chunks):
-            raise ValueError(f"chunks: {self.chunks}; each must be at least 1 frame")
-        for name in ("look_ahead", "past", "code_look_ahead"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)}; it must be at least 0")
-
-    def ends(self) -> Iterator[int]:
-        """Frames at which the chunks end; the last chunk, at the utterance's end, is not among them."""
-        end = 0
-        for chunk in chain(self.chunks, repeat(self.chunks[-1])) if self.chunks else ():
-            end += chunk
-            yield end
-
-    def code_counts(self, acoustics: Acoustics, duration_factor: float = 1.0) -> Iterator[int]:
-        """Codes that must be known before each chunk can be made, all before it counted in."""
-        known = 0
-        beyond = self.code_look_ahead if acoustics.decodes_ahead else 0
-        for end in self.ends():
-            known = next(n for n in count(known) if acoustics.frames(n, duration_factor) >= end + self.look_ahead)
-            yield known + beyond
-
-    def lengths(self, behind: int) -> list[int]:
-        """Frames of a long utterance's chunks, each with what is ahead and up to ``behind`` frames of its past."""
-        found = set()
-        first = 0
-        for index, end in enumerate(self.ends()):
-            found.add(min(first, behind) + end - first + self.look_ahead)
-            if first >= behind and index >= len(self.chunks):
-                break
-            first = end
-        return sorted(found)
-
-
-SEGMENT = Pace(())
-"""One exact solve."""
-
-CHUNK = Pace((34, 69, 138))
-"""Chunks of 0.4, 0.8 and then 1.6 s: early sound, then few solves."""
+from streaming_server.engines.indextts2.chunks import MelChunk, MelStream, Pace
 
 
 class Synthesis:
-    """The sound of one utterance.
+    """The sound of one utterance: of each chunk with what is before it as left context and what is expected as right.
 
     Args:
         acoustics: The stages.
-        reference: How the voice sounds.
-        pace: Where to cut.
-        steps: Of each solve.
-        seed: Of the noise: the same codes with the same seed sound the same.
-        duration_factor: How much longer than by itself the utterance is to last.
-        statistics: ``Acoustics.statistics`` of an utterance of the same voice, to steady the first chunks.
+        mel: The utterance's.
     """
 
-    def __init__(
-        self, acoustics: Acoustics, reference: Reference, pace: Pace, steps: int, seed: int,
-        duration_factor: float = 1.0, statistics: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, acoustics: Acoustics, mel: MelStream) -> None:
         self._acoustics = acoustics
-        self._reference = reference
-        self._pace = pace
-        self._steps = steps
-        self._noise = Noise(acoustics.bands, seed)
-        self._duration_factor = duration_factor
-        self._statistics = statistics
-        self._cuts = zip(pace.code_counts(acoustics, duration_factor), pace.ends(), strict=False)
-        self._next = next(self._cuts, None)
-        self._codes = torch.empty(0, dtype=torch.long, device=acoustics.device)
-        self._latents: Tensor | None = None
-        self._done = 0
-        """Frames whose sound has been given out."""
-        self._settled = reference.mel[:0]
-        """The last of them, as many as the vocoder may look back at."""
-        self._expected = self._settled
-        """What the last solve gave beyond its chunk."""
+        self._mel = mel
+        self._settled = torch.empty(0, acoustics.bands, device=acoustics.device)
+        """The last frames whose sound has been given out, as many as the vocoder may look back at."""
         self._keep = max([acoustics.vocoder.shape.reach, *acoustics.windows.lengths])
 
     def push(self, codes: Array, latents: Array | None = None) -> Tensor:
         """Codes ``(n,)``, in 2.0 with their latents ``(n, width)`` → the samples that are now settled, perhaps none."""
-        self._take(codes, latents)
-        sounds = [self._settled.new_empty(0)]
-        while self._next is not None and len(self._codes) >= self._next[0]:
-            known, end = self._next
-            sounds.append(self._sound(known, end, self._pace.look_ahead, self._statistics))
-            self._next = next(self._cuts)
-        return torch.cat(sounds)
+        return self._sound(self._mel.push(codes, latents))
 
     def finish(self, codes: Array | None = None, latents: Array | None = None) -> Tensor:
         """The last codes, if there are any, and all samples that are left."""
-        settled = self.push(self._codes[:0] if codes is None else codes, latents)
-        known = len(self._codes)
-        end = self._acoustics.frames(known, self._duration_factor)
-        if end <= self._done:
-            return settled
-        pooled = self._statistics if self._done else None  # a whole utterance has statistics of its own
-        return torch.cat([settled, self._sound(known, end, 0, pooled)])
+        settled = self._sound(self._mel.push(codes, latents)) if codes is not None else self._settled.new_empty(0)
+        return torch.cat([settled, self._sound(self._mel.finish())])
 
-    def _take(self, codes: Array, latents: Array | None) -> None:
-        device = self._acoustics.device
-        self._codes = torch.cat([self._codes, take(codes, 1, device, torch.long)])
-        if latents is not None:
-            more = take(latents, 2, device, torch.float32)
-            self._latents = more if self._latents is None else torch.cat([self._latents, more])
+    def _sound(self, chunks: Iterable[MelChunk]) -> Tensor:
+        return torch.cat([self._settled.new_empty(0), *self._vocoded(chunks)])
 
-    def _sound(self, known: int, end: int, look_ahead: int, pooled: Tensor | None) -> Tensor:
-        """Samples of the frames from ``_done`` to ``end``, from the first ``known`` codes."""
-        new = self._solved(known, end + look_ahead, pooled)
-        fade = min(FADE, len(self._expected), len(new))
-        if fade:
-            weight = torch.arange(1, fade + 1, device=new.device)[:, None] / (fade + 1)
-            new[:fade] = torch.lerp(self._expected[:fade], new[:fade], weight)
-        frames = torch.cat([self._settled, new])
-        least = min(len(self._settled), self._acoustics.vocoder.shape.reach) + len(new)
-        window = self._acoustics.windows.fit(least, len(frames))
-        samples = self._acoustics.sound(frames[-window:])
-        first, size = window - len(new), end - self._done
-        self._settled = torch.cat([self._settled, new[:size]])[-self._keep :]
-        self._expected = new[size:]
-        self._done = end
-        per_frame = self._acoustics.samples_per_frame
-        return samples[first * per_frame : (first + size) * per_frame]
-
-    def _solved(self, known: int, end: int, pooled: Tensor | None) -> Tensor:
-        """Mel of the frames from ``_done`` to ``end``, ``(end - done, bands)``."""
-        latents = None if self._latents is None else self._latents[:known]
-        mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled)
-        first = max(0, self._done - self._pace.past)
-        noise = self._noise(first, end)
-        return self._acoustics.flow.solve(self._reference, mu[first:end], noise, self._steps)[self._done - first :]
+    def _vocoded(self, chunks: Iterable[MelChunk]) -> Iterator[Tensor]:
+        per_frame, reach = self._acoustics.samples_per_frame, self._acoustics.vocoder.shape.reach
+        for chunk in chunks:
+            size, beyond = len(chunk.settled), len(chunk.expected)
+            frames = torch.cat([self._settled, chunk.settled, chunk.expected])
+            least = min(len(self._settled), reach) + size + beyond
+            window = self._acoustics.windows.fit(least, len(frames))
+            samples = self._acoustics.sound(frames[-window:])
+            first = (window - size - beyond) * per_frame
+            yield samples[first : first + size * per_frame]
+            self._settled = torch.cat([self._settled, chunk.settled])[-self._keep :]
 
 
 SHORTEST = 100
@@ -186,13 +69,13 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         reference_frames: Most frames of the references that will be used.
         longest: Frames of the longest utterance that is worth it, where it is solved as a whole.
     """
-    targets = pace.lengths(pace.past)
-    if targets:
-        targets.append(
-            targets[-1] + acoustics.frames(pace.code_look_ahead + 1)
-        )  # the last chunk has what was kept back
-    while not pace.chunks and (not targets or targets[-1] < longest):
-        targets.append(round(GROWTH * targets[-1]) if targets else SHORTEST)
+    if pace.chunks:
+        targets = pace.lengths(pace.past)
+        targets.append(targets[-1] + acoustics.frames(pace.code_look_ahead + 1))  # the last has what was kept back
+    else:
+        targets = [SHORTEST]
+        while targets[-1] < longest:
+            targets.append(round(GROWTH * targets[-1]))
     for target in targets:
         acoustics.flow.record(reference_frames, target)
     for window in pace.lengths(acoustics.vocoder.shape.reach):

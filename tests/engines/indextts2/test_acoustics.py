@@ -19,8 +19,9 @@ from streaming_server.engines.indextts2 import acoustics as stages
 from streaming_server.engines.indextts2 import codec, dit, flow, regulator, wavenet
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.assembly import assemble_acoustics, unneeded
+from streaming_server.engines.indextts2.chunks import SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Noise, Reference
-from streaming_server.engines.indextts2.synthesis import SEGMENT, Pace, Synthesis
+from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity
@@ -234,11 +235,12 @@ def test_other_sizes_work_alike(enhanced: bool) -> None:
     acoustics = Acoustics(*modules)
     reference = acoustics.reference(parity.normal(1, 30, 56), parity.normal(2, 32, 50), parity.normal(3, 20))
     codes, beside = torch.arange(60) % 33, None if enhanced else torch.from_numpy(parity.normal(4, 60, 30))
-    whole = Synthesis(acoustics, reference, SEGMENT, 2, 1).finish(codes, beside)
+    paces = SEGMENT, Pace((500,)), Pace((20,), code_look_ahead=2)
+    whole, once, chunks = (
+        Synthesis(acoustics, MelStream(acoustics, reference, pace, 2, 1)).finish(codes, beside) for pace in paces
+    )
     assert whole.shape == (acoustics.frames(60) * 15,)
-    once = Synthesis(acoustics, reference, Pace((500,)), 2, 1).finish(codes, beside)
     assert (once - whole).abs().max() < 1e-6
-    chunks = Synthesis(acoustics, reference, Pace((20,), code_look_ahead=2), 2, 1).finish(codes, beside)
     assert chunks.shape == whole.shape
     mu = acoustics.mu(codes, beside)
     told = Reference(reference.mel, reference.mu, reference.style)
@@ -337,4 +339,5 @@ def test_no_codes_make_no_sound_and_no_error(both: Both) -> None:
     for acoustics in both:
         nothing = np.empty(0, np.int64)
         beside = None if acoustics.decodes_ahead else np.empty((0, 1280), np.float32)
-        assert len(Synthesis(acoustics, parity.reference(), SEGMENT, 2, 1).finish(nothing, beside)) == 0
+        speech = Synthesis(acoustics, MelStream(acoustics, parity.reference(), SEGMENT, 2, 1))
+        assert len(speech.finish(nothing, beside)) == 0

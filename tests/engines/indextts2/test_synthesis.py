@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from streaming_server.engines.indextts.vocoder import Generator, GeneratorShape
 from streaming_server.engines.indextts2.acoustics import Acoustics
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Flow, Noise, Reference
-from streaming_server.engines.indextts2.synthesis import CHUNK, SEGMENT, Pace, Synthesis, record
+from streaming_server.engines.indextts2.synthesis import Synthesis, record
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity
 
@@ -45,12 +47,17 @@ def some_codes(count: int = CODES, seed: int = 7) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(random.randint(0, 64, count)), torch.from_numpy(parity.normal(seed, count, 1280))
 
 
+def synthesis(acoustics: Acoustics, pace: Pace, **others: Any) -> Synthesis:
+    settings = {"steps": STEPS, "seed": 1} | others
+    return Synthesis(acoustics, MelStream(acoustics, parity.reference(), pace, **settings))
+
+
 def spoken(
     acoustics: Acoustics, pace: Pace, cuts: Sequence[int] = (), count: int = CODES, seed: int = 1,
     duration_factor: float = 1.0,
 ) -> Tensor:  # fmt: skip
     codes, latents = some_codes(count)
-    speech = Synthesis(acoustics, parity.reference(), pace, STEPS, seed, duration_factor)
+    speech = synthesis(acoustics, pace, seed=seed, duration_factor=duration_factor)
     pieces = []
     for first, end in pairwise([0, *cuts, count]):
         given_latents = None if acoustics.decodes_ahead else latents[first:end]
@@ -75,7 +82,7 @@ def test_how_the_codes_come_changes_nothing(acoustics: Acoustics, cuts: list[int
 
 def test_code_by_code_is_the_same_and_comes_when_announced(acoustics: Acoustics) -> None:
     codes, latents = some_codes()
-    speech = Synthesis(acoustics, parity.reference(), QUICK, STEPS, 1)
+    speech = synthesis(acoustics, QUICK)
     wanted = QUICK.code_counts(acoustics)
     announced = next(wanted)
     pieces = []
@@ -105,7 +112,7 @@ def test_a_short_utterance_has_statistics_of_its_own(acoustics: Acoustics) -> No
     beside = None if acoustics.decodes_ahead else latents
     others, other_latents = some_codes(50, seed=9)
     statistics = acoustics.statistics(others, None if acoustics.decodes_ahead else other_latents)
-    speech = Synthesis(acoustics, parity.reference(), CHUNK, STEPS, 1, statistics=statistics)
+    speech = synthesis(acoustics, CHUNK, statistics=statistics)
     assert (speech.finish(codes, beside) - plain(acoustics, 8)).abs().max() < 1e-6
 
 
@@ -120,7 +127,7 @@ def test_no_cut_changes_how_long_it_lasts(
     acoustics: Acoustics, count: int, chunks: tuple[int, ...], look_ahead: int, past: int
 ) -> None:
     codes, latents = some_codes(count)
-    speech = Synthesis(acoustics, parity.reference(), Pace(chunks, look_ahead, past, 2), 1, 1)
+    speech = synthesis(acoustics, Pace(chunks, look_ahead, past, 2), steps=1)
     samples = speech.finish(codes, None if acoustics.decodes_ahead else latents)
     assert len(samples) == acoustics.frames(count) * 256
     assert samples.isfinite().all()
