@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gzip
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity
+from tests.engines.indextts2 import published
 
 Both = tuple[Acoustics, Acoustics]
 Check = Callable[[Acoustics, Acoustics], None]
@@ -267,44 +267,15 @@ def euler(acoustics: Acoustics, reference: Reference, mu: Tensor, noise: Tensor)
 # Real sizes, and what does not fit
 
 
-def published(name: str) -> dict[str, Tensor]:
-    """The keys and shapes of the real files, without memory."""
-    lines = gzip.decompress((parity.DATA / f"state_dict_{name}.tsv.gz").read_bytes()).decode().splitlines()
-    return {
-        key: torch.empty([int(n) for n in shape.split("x") if n], device="meta")
-        for key, shape, _ in (line.split("\t") for line in lines)
-    }
-
-
-def folded(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removesuffix("_v"): value for key, value in state_dict.items() if not key.endswith(("weight_g", ".filter"))
-    }
-
-
-def real_config() -> dict[str, Any]:
-    config = copy.deepcopy(parity.config())
-    config["s2mel"]["length_regulator"]["channels"] = 512
-    config["s2mel"]["DiT"] |= {"hidden_dim": 512, "num_heads": 8, "depth": 13, "content_dim": 512}
-    config["s2mel"]["wavenet"] |= {"hidden_dim": 512, "num_layers": 8}
-    config["semantic_codec"] |= {
-        "codebook_size": 8192, "vocos_dim": 384, "vocos_intermediate_dim": 2048, "vocos_num_layers": 12,
-    }  # fmt: skip
-    config["bigvgan"]["upsample_initial_channel"] = 1536
-    return config
-
-
-REAL = {False: ("s2mel_2.0", "repcodec_2.0"), True: ("s2mel_2.5", "codec_2.5")}
-
-
-@pytest.mark.parametrize("enhanced", [False, True], ids=["2.0", "2.5"])
-def test_the_real_files_fit_the_real_sizes(enhanced: bool) -> None:
-    names = dict(zip(("s2mel", "codec", "bigvgan"), (*REAL[enhanced], "bigvgan_v2"), strict=True))
-    states = {name: folded(published(file)) for name, file in names.items()}
+@pytest.mark.parametrize("version", published.VERSIONS)
+def test_the_real_files_fit_the_real_sizes(version: str) -> None:
+    config, enhanced = published.config(version), version == "2.5"
+    names = ("s2mel", "codec", "bigvgan")
+    states = {name: without_norms(published.shapes(version)[name]) for name in names}
     with torch.device("meta"):
-        modules = assemble_acoustics(real_config(), states, enhanced)
+        modules = assemble_acoustics(config, states, enhanced)
     for module, name in zip(modules, names, strict=True):
-        load(module, states[name], name, unneeded(real_config(), enhanced, name))
+        load(module, states[name], name, unneeded(config, enhanced, name))
     s2mel, codec_module, vocoder = modules
     assert count(vocoder) == pytest.approx(112.2e6, abs=0.3e6)  # without the norms that are folded away
     assert count(s2mel.length_regulator) == pytest.approx(4.99e6 - 2049 * 512, abs=0.01e6)  # without its own embedding
@@ -313,7 +284,15 @@ def test_the_real_files_fit_the_real_sizes(enhanced: bool) -> None:
     key = "cfm.estimator.transformer.layers.12.skip_in_linear.weight"
     del states["s2mel"][key]
     with pytest.raises(Misfit, match=f"the key {key} is missing"):
-        load(s2mel, states["s2mel"], "s2mel.pth", unneeded(real_config(), enhanced, "s2mel"))
+        load(s2mel, states["s2mel"], "s2mel.pth", unneeded(config, enhanced, "s2mel"))
+
+
+def without_norms(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    return {
+        key.removesuffix("_v"): torch.empty(shape, device="meta")
+        for key, shape in shapes.items()
+        if not key.endswith(("weight_g", ".filter"))
+    }
 
 
 def count(module: nn.Module) -> int:
