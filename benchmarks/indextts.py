@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
-from streaming_server.engines.indextts.engine import DTYPES, choose_device
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.gpt import Projection
+from streaming_server.engines.indextts.owned import DTYPES, choose_device
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
 from streaming_server.engines.indextts.voices import KnownVoice

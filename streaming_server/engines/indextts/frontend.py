@@ -87,10 +87,17 @@ class Frontend:
         tokens: list[str] = self._pieces.encode(" ".join(words), out_type=str)
         return tokens
 
-    def segments(self, text: str, longest: int) -> list[list[int]]:
-        """Any text → the ids of its segments, each of at most ``longest`` tokens."""
-        tokens = self.tokens(self.normalise(text))
-        return [self._pieces.piece_to_id(segment) for segment in split(tokens, longest)]
+    def segments(self, text: str, longest: int, opening: int | None = None) -> list[list[int]]:
+        """Any text → the ids of its segments, each of at most ``longest`` tokens.
+
+        With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+        """
+        segments = split(self.tokens(self.normalise(text)), longest)
+        if opening is not None and segments and len(segments[0]) > opening:
+            first, *rest = split(segments[0], opening)
+            if first[-1] in SENTENCE_ENDS | COMMAS:
+                segments[:1] = [first, [token for piece in rest for token in piece]]
+        return [self._pieces.piece_to_id(segment) for segment in segments]
 
 
 def spell(syllable: str, tone: str) -> str:

@@ -27,6 +27,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…
 CLAUSE_END = re.compile(r"(?<=[,;:，、；：])(?=\s|[^\x00-\x7f])|(?<=[，、；：])")
 
 ENDS = (SENTENCE_END, CLAUSE_END)
+MARKS = tuple(".!?…。！？؟,;:，、；：")
 
 SPOKEN_MARK = re.compile(r"(<\|SPECIAL_TOKEN_[12]\|>).*?\1")
 MARK = re.compile(r"<([^<>|]+)\|([^<>|]+)>")
@@ -60,8 +61,11 @@ class Reader(Protocol):
     @property
     def vocabulary_size(self) -> int: ...
 
-    def segments(self, text: str, longest: int) -> list[Segment]:
-        """Any text → its segments, each of at most ``longest`` tokens."""
+    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
+        """Any text → its segments, each of at most ``longest`` tokens.
+
+        With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+        """
 
 
 class PlainReader:
@@ -74,8 +78,8 @@ class PlainReader:
     def vocabulary_size(self) -> int:
         return self._frontend.vocabulary_size
 
-    def segments(self, text: str, longest: int) -> list[Segment]:
-        return [Segment(ids) for ids in self._frontend.segments(text, longest)]
+    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
+        return [Segment(ids) for ids in self._frontend.segments(text, longest, opening)]
 
 
 class LanguageReader:
@@ -93,16 +97,24 @@ class LanguageReader:
     def vocabulary_size(self) -> int:
         return self._tokens.n_vocab
 
-    def segments(self, text: str, longest: int) -> list[Segment]:
+    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
         language = self._language or language_of(MARK.sub(r"\1", text))
         row = ROWS.get(language, COMMON)
-        segments: list[str] = []
-        for piece in self._pieces(prepared(text, language), language, longest):
-            if segments and len(self._ids(segments[-1] + piece, language)) <= longest:
-                segments[-1] += piece
+        pieces = self._merged(prepared(text, language), language, longest)
+        if opening is not None and pieces and len(self._ids(pieces[0], language)) > opening:
+            first, *rest = self._merged(pieces[0], language, opening)
+            if first.rstrip().endswith(MARKS):
+                pieces[:1] = [first, "".join(rest)]
+        return [Segment(self._ids(piece, language), row) for piece in pieces]
+
+    def _merged(self, text: str, language: str, longest: int) -> list[str]:
+        merged: list[str] = []
+        for piece in self._pieces(text, language, longest):
+            if merged and len(self._ids(merged[-1] + piece, language)) <= longest:
+                merged[-1] += piece
             else:
-                segments.append(piece)
-        return [Segment(self._ids(segment, language), row) for segment in segments]
+                merged.append(piece)
+        return merged
 
     def _ids(self, text: str, language: str) -> list[int]:
         written = f"<|{language}|> {text.strip()}"
