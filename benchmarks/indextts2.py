@@ -8,9 +8,7 @@ one stage after the other.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,16 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.indextts import bandwidth, memory_mb, seconds_of, synchronise
+from benchmarks.indextts import bandwidth, memory_mb, seconds_of
 from streaming_server.engines.indextts.gpt import Projection
 from streaming_server.engines.indextts.owned import DTYPES, choose_device
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ, Acoustics
+from streaming_server.engines.indextts2.calibration import Utterance, cost, decoded
 from streaming_server.engines.indextts2.checkpoint import build
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Reference, Slots
 from streaming_server.engines.indextts2.gpt import Gpt20
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.synthesis import Synthesis, record
+from streaming_server.engines.indextts2.synthesis import record
 from tests.engines.indextts2 import published, tiny
 
 TEXT_TOKENS = 40
@@ -37,16 +36,6 @@ STEPS = (25, 12, 8)
 PROBE = 4096
 """Side of the matrices whose product tells what arithmetic the machine has."""
 PACES: Mapping[str, Pace] = {"chunk": CHUNK, "segment": SEGMENT}
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """Codes as they were decoded."""
-
-    codes: Tensor
-    latents: Tensor
-    times: Sequence[float]
-    """Seconds from the beginning to each code."""
 
 
 def main() -> None:
@@ -79,14 +68,16 @@ def measure(runtime: Runtime, seconds: float, arithmetic: float, memory: float) 
         torch.randn(acoustics.s2mel.estimator.shape.style_width, device=device),
     )
     count = next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
-    utterance = decoded(runtime, count)
+    utterance = spoken_codes(runtime, count)
     stages(acoustics, reference, utterance, arithmetic, memory, step_bytes(runtime))
     print("\n| mode | steps | first audio, ms | of it codes | real-time factor | peak memory, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, pace in PACES.items():
         for steps in STEPS:
-            first, codes, factor = spoken(acoustics, reference, utterance, pace, steps)
-            times = f"{first * 1e3:.0f} | {codes * 1e3:.0f} | {factor:.3f}"
+            for _ in range(2 if device.type == "cuda" else 1):
+                spoken = cost(acoustics, MelStream(acoustics, reference, pace, steps, seed=1), pace, utterance)
+            first, codes = spoken.first_audio_s * 1e3, spoken.codes_s * 1e3
+            times = f"{first:.0f} | {codes:.0f} | {spoken.real_time_factor:.3f}"
             print(f"| {name} | {steps} | {times} | {memory_mb(device):.0f} |", flush=True)
 
 
@@ -95,12 +86,11 @@ def stages(
 ) -> None:
     """One row a stage; its floor is its arithmetic, or for the GPT its weights, at what this machine reaches."""
     print("| stage | ms | floor, ms | times the floor |\n| --- | ---: | ---: | ---: |")
-    later = utterance.times[1:]
-    row("text and first code", utterance.times[0], 0.0)
-    row("a code", (later[-1] - utterance.times[0]) / len(later), read / memory)
+    first, *later = utterance.times_s
+    row("text and first code", first, 0.0)
+    row("a code", (later[-1] - first) / len(later), read / memory)
     codes, latents = utterance.codes[:30], utterance.latents[:30]
-    latents_given = None if acoustics.decodes_ahead else latents
-    timed("conditions of 30 codes", acoustics.device, lambda: acoustics.mu(codes, latents_given), arithmetic)
+    timed("conditions of 30 codes", acoustics.device, partial(acoustics.mu, codes, latents), arithmetic)
     chunks = CHUNK.lengths(CHUNK.past)
     for frames in (chunks[0], chunks[-1]):
         slots = Slots(acoustics.s2mel.estimator, REFERENCE_FRAMES, frames)
@@ -125,53 +115,14 @@ def row(name: str, seconds: float, floor: float) -> None:
     print(f"| {name} | {seconds * 1e3:.1f} | {times} |", flush=True)
 
 
-def spoken(
-    acoustics: Acoustics, reference: Reference, utterance: Utterance, pace: Pace, steps: int
-) -> tuple[float, float, float]:
-    """Seconds to the first audio, those of them that its codes take, and all seconds for each of audio.
-
-    Codes and sound are taken one after the other; a server overlaps them.
-    """
-    runs = 2 if acoustics.device.type == "cuda" else 1
-    for _ in range(runs):
-        speech = Synthesis(acoustics, MelStream(acoustics, reference, pace, steps, seed=1))
-        known = list(within(pace.code_counts(acoustics), len(utterance.codes)))
-        begun, first, samples = 0, 0.0, 0
-        busy = 0.0
-        for end in [*known, None]:
-            started = time.perf_counter()
-            latents = None if acoustics.decodes_ahead else utterance.latents[begun:end]
-            piece = (speech.finish if end is None else speech.push)(utterance.codes[begun:end], latents)
-            synchronise(acoustics.device)
-            busy += time.perf_counter() - started
-            samples += len(piece)
-            first = first or busy
-            begun = end or begun
-        waited = utterance.times[(known[0] if known else len(utterance.codes)) - 1]
-    return waited + first, waited, (utterance.times[-1] + busy) / (samples / SAMPLE_RATE_HZ)
-
-
-def within(counts: Iterator[int], most: int) -> Iterator[int]:
-    for count in counts:
-        if count > most:
-            return
-        yield count
-
-
-def decoded(runtime: Runtime, count: int) -> Utterance:
+def spoken_codes(runtime: Runtime, count: int) -> Utterance:
     """As many codes, the second of two runs on a GPU."""
     gpt = runtime.gpt
     width = gpt.mel_head.weight.shape[1]
     speaker = torch.randn(gpt.perceiver_encoder.latents.shape[0] if isinstance(gpt, Gpt20) else 1, width)
-    text = range(2, 2 + TEXT_TOKENS)
     for _ in range(2 if runtime.device.type == "cuda" else 1):
-        codes, latents, times = [], [], []
-        begun = time.perf_counter()
-        for code, latent in runtime.decode(speaker, torch.randn(width), text, count):
-            codes.append(code)
-            latents.append(latent)
-            times.append(time.perf_counter() - begun)
-    return Utterance(torch.tensor(codes, device=runtime.device), torch.stack(latents), times)
+        utterance = decoded(runtime.decode(speaker, torch.randn(width), range(2, 2 + TEXT_TOKENS), count))
+    return utterance
 
 
 def random_runtime(version: str, device: torch.device, dtype: torch.dtype, small: bool) -> Runtime:

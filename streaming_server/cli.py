@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | say | voices``.
+"""The command line: ``streaming-server serve | say | voices | calibrate``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -17,13 +17,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from streaming_server import __version__, logs
-from streaming_server.app import create_service
+from streaming_server.app import create_service, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.domain import SpeechRequest
-from streaming_server.errors import InvalidRequest, SpeechServerError
+from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.engines.base import create_engine
+from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError
 from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s, forbidden_character
+
+CALIBRATION_TEXT = (
+    "The first train leaves at six, and whoever wants to see the sea before the others do must not be late for it."
+)
 
 _ENCODERS: dict[str, type[AudioEncoder]] = {
     ".ogg": OggOpusEncoder,
@@ -83,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
     say.set_defaults(command=_say)
 
+    calibrate = commands.add_parser(
+        "calibrate", parents=[model], allow_abbrev=False, help="measure IndexTTS 2's ways to stream and recommend one"
+    )
+    calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="what to say, a sentence of some seconds")
+    calibrate.add_argument(
+        "-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)"
+    )
+    calibrate.set_defaults(command=_calibrate)
+
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
     return parser
@@ -141,6 +155,41 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
         if partial:
             partial.unlink(missing_ok=True)
         await service.aclose()
+
+
+def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    voice = VoiceLibrary(settings.reference_audio_dir).get(options.voice)
+    asyncio.run(_write_ways(settings, voice, options.text))
+    return 0
+
+
+async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
+    engine = create_engine(engine_options(settings))
+    try:
+        if engine.info.model_type != "IndexTTS2":
+            raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")
+        from streaming_server.engines.indextts2.calibration import NEAR, Way
+        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+
+        assert isinstance(engine, IndexTTS2Engine)
+
+        def tell(way: Way) -> None:
+            cost = way.cost
+            numbers = f"{way.distance:9.2f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
+            print(f"{way.name:22} {way.steps:5} {numbers}", flush=True)
+
+        await engine.warm()
+        print(f"{'way':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
+        best = await engine.calibrate(voice.path, text, tell)
+        stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
+        print(
+            "\n* of the mel from the exact one, in shares of the distance between two exact ones with different noise;"
+            f" {NEAR} is taken for near enough. Listen before you trust it.\n\n"
+            f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
+        )
+    finally:
+        await engine.aclose()
 
 
 def _voices(settings: Settings, options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from streaming_server.engines.base import EngineInfo, IndexTTS2Options
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.owned import Device, ModelEngine, Precision
 from streaming_server.engines.indextts.stream import Audio
+from streaming_server.engines.indextts2.calibration import Way, calibrate, recommended
 from streaming_server.engines.indextts2.chunks import CHUNK, Pace
 from streaming_server.engines.indextts2.description import Describer, describer
 from streaming_server.engines.indextts2.emotion import capped, weakened
@@ -31,7 +32,7 @@ from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import LONGEST_S, Feelings, KnownVoice, Voices
-from streaming_server.errors import EngineUnavailable
+from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,24 @@ class IndexTTS2Engine(ModelEngine):
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
 
+    async def calibrate(self, recording: Path, text: str, tell: Callable[[Way], None]) -> Way:
+        """The way to stream to recommend, of all that are measured; each is told as it is.
+
+        Args:
+            recording: Of the voice.
+            text: Whose first segment is spoken.
+            tell: Called on another thread.
+
+        Raises:
+            EngineNotReady: ``warm`` has not ended.
+            InvalidRequest: the text is too short.
+            VoiceUnreadable: the recording cannot be decoded.
+        """
+        loaded = self._loaded
+        if not isinstance(loaded, Loaded):
+            raise EngineNotReady
+        return await self._owner.call(lambda: loaded.calibrate(recording, text, tell))
+
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
         description = describer(self._checkpoint.classifier, self._device)
@@ -160,6 +179,14 @@ class Loaded:
         ):
             for _ in speech:
                 pass
+
+    def calibrate(self, recording: Path, text: str, tell: Callable[[Way], None]) -> Way:
+        segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
+        ways = []
+        for way in calibrate(self._runtime, self._voices.get(recording), segment):
+            tell(way)
+            ways.append(way)
+        return recommended(ways)
 
     def close(self) -> None:
         self._narrator.close()
