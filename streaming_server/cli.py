@@ -169,23 +169,24 @@ async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
     try:
         if engine.info.model_type != "IndexTTS2":
             raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")
-        from streaming_server.engines.indextts2.calibration import NEAR, Way
+        from streaming_server.engines.indextts2.calibration import FAST, NEAR, Way
         from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 
         assert isinstance(engine, IndexTTS2Engine)
 
         def tell(way: Way) -> None:
             cost = way.cost
-            numbers = f"{way.distance:9.2f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
+            numbers = f"{way.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
             print(f"{way.name:22} {way.steps:5} {numbers}", flush=True)
 
         await engine.warm()
         print(f"{'way':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
         best = await engine.calibrate(voice.path, text, tell)
         stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
+        slow = "" if best.cost.real_time_factor <= FAST else " Here it is too slow for a stream that does not falter."
         print(
             "\n* of the mel from the exact one, in shares of the distance between two exact ones with different noise;"
-            f" {NEAR} is taken for near enough. Listen before you trust it.\n\n"
+            f" {NEAR} is taken for near enough. Listen before you trust it.{slow}\n\n"
             f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
         )
     finally:
