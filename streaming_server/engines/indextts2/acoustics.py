@@ -119,11 +119,22 @@ class Acoustics:
         return self.vq2emb(codes) + self.gpt_layer(latents)
 
     def mu(
-        self, codes: Array, latents: Array | None = None, duration_factor: float = 1.0, pooled: Tensor | None = None
-    ) -> Tensor:
-        """Conditions of so many codes, ``(frames, content width)``; ``pooled`` as in the regulator."""
+        self, codes: Array, latents: Array | None = None, duration_factor: float = 1.0, pooled: Tensor | None = None,
+        goes_on: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Conditions of so many codes, ``(frames, content width)``.
+
+        Args:
+            codes: ``(n,)``.
+            latents: ``(n, latent width)`` in 2.0; of no use in 2.5.
+            duration_factor: How much longer than by itself it is to last.
+            pooled: Statistics of an earlier utterance, as ``statistics`` gives them.
+            goes_on: Whether more codes will follow.
+        """
         content = self.content(codes, latents)
-        mu: Tensor = self.s2mel.length_regulator(content[None], self.frames(len(codes), duration_factor), pooled)
+        frames = self.frames(len(codes), duration_factor)
+        rate = FRAMES_PER_CONTENT * duration_factor if goes_on else None
+        mu: Tensor = self.s2mel.length_regulator(content[None], frames, pooled, rate)
         return mu[0]
 
     def statistics(self, codes: Array, latents: Array | None = None) -> Tensor:

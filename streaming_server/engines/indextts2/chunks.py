@@ -135,21 +135,22 @@ class MelStream:
         while self._next is not None and len(self._codes) >= self._next[0]:
             known, end = self._next
             self._next = next(self._cuts)
-            yield self._chunk(known, end, self._look_ahead, self._statistics)
+            yield self._chunk(known, end, goes_on=True)
 
     def finish(self) -> Iterator[MelChunk]:
         """The chunk that is left, if one is."""
         known = len(self._codes)
         end = self._acoustics.frames(known, self._duration_factor)
         if end > self._done:
-            pooled = self._statistics if self._done else None  # a whole utterance has statistics of its own
-            yield self._chunk(known, end, 0, pooled)
+            yield self._chunk(known, end, goes_on=False)
 
-    def _chunk(self, known: int, end: int, look_ahead: int, pooled: Tensor | None) -> MelChunk:
+    def _chunk(self, known: int, end: int, goes_on: bool) -> MelChunk:
         """The frames from ``_done`` to ``end``, of the first ``known`` codes."""
         latents = None if self._latents is None else self._latents[:known]
-        mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled)
-        first, solved = max(0, self._done - self._past), end + look_ahead
+        pooled = self._statistics if goes_on or self._done else None  # a whole utterance has statistics of its own
+        solved = end + self._look_ahead if goes_on else end
+        mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled, goes_on)
+        first = max(0, self._done - self._past)
         noise = self._noise(first, solved)
         mel = self._acoustics.flow.solve(self._reference, mu[first:solved], noise, self._steps)[self._done - first :]
         fade = min(FADE, len(self._expected), len(mel))

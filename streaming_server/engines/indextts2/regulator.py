@@ -35,14 +35,16 @@ class LengthRegulator(nn.Module):
         self.model = nn.Sequential(*layers, nn.Conv1d(width, width, 1))
         self.blocks = blocks
 
-    def forward(self, content: Tensor, frames: int, pooled: Tensor | None = None) -> Tensor:
+    def forward(self, content: Tensor, frames: int, pooled: Tensor | None = None, rate: float | None = None) -> Tensor:
         """
         Args:
             content: ``(B, N, content width)``.
             frames: Length of the output; the input is stretched to it by repeating.
             pooled: ``statistics`` of an earlier utterance ``(blocks, 2)``; they count for ``POOLED_WEIGHT`` frames.
+            rate: Frames for each vector of content, where the utterance goes on. A whole one is stretched by the
+                rate to which its length is rounded, which no beginning of it knows.
         """
-        x = self._stretched(content, frames)
+        x = self._stretched(content, frames, rate)
         for index, layer in enumerate(self.model):
             if isinstance(layer, nn.GroupNorm) and pooled is not None:
                 x = normalise(x, layer, pooled[index // 3])
@@ -60,9 +62,12 @@ class LengthRegulator(nn.Module):
                 yield moments(x)
             x = layer(x)
 
-    def _stretched(self, content: Tensor, frames: int) -> Tensor:
+    def _stretched(self, content: Tensor, frames: int, rate: float | None = None) -> Tensor:
         x: Tensor = self.content_in_proj(content).mT  # (B, width, N)
-        return F.interpolate(x, size=frames, mode="nearest")
+        if rate is None:
+            return F.interpolate(x, size=frames, mode="nearest")
+        source = (torch.arange(frames, dtype=torch.float64) / rate).long().clamp(max=x.shape[2] - 1)
+        return x.index_select(2, source.to(x.device))
 
 
 def moments(x: Tensor) -> Tensor:

@@ -188,6 +188,18 @@ def test_pooled_statistics_bring_a_beginning_nearer(both: Both) -> None:
     assert regulator.POOLED_WEIGHT > 0
 
 
+def test_a_beginning_is_stretched_like_the_whole(both: Both) -> None:
+    """The rate of a whole is rounded with its length; that of 23 codes would put other codes into many frames."""
+    old = both[0]
+    codes, latents = torch.arange(200) * 7 % 64, torch.from_numpy(parity.normal(5, 200, 1280))
+    whole, pooled = old.mu(codes, latents)[:30], old.statistics(codes, latents)
+    right, wrong = (
+        float((old.mu(codes[:23], latents[:23], pooled=pooled, goes_on=goes_on)[:30] - whole).abs().mean())
+        for goes_on in (True, False)
+    )
+    assert right < 0.2 * wrong
+
+
 def test_statistics_pooled_with_the_same_change_nothing(both: Both) -> None:
     codes = parity.numbers()["codes"]
     new = both[1]
