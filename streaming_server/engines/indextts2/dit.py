@@ -61,9 +61,10 @@ def rotations(length: int, head_width: int) -> Tensor:
 
 
 def turned(x: Tensor, rotation: Tensor) -> Tensor:
-    """``(B, T, heads, head width)`` with each pair turned by its position's factor."""
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotation[:, None]).flatten(-2).to(x.dtype)
+    """``(B, T, …, head width)`` with each pair turned by its position's factor."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    factors = rotation.view(len(rotation), *[1] * (x.ndim - 3), -1)
+    return torch.view_as_real(pairs * factors).flatten(-2).to(x.dtype)
 
 
 class AdaptiveNorm(nn.Module):
@@ -95,9 +96,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, span: Span, start: int) -> Tensor:
         """All rows are seen; the result is that of the rows from ``start`` on."""
         batch, length, width = x.shape
-        q = F.linear(x[:, start:], self.wqkv.weight[:width]).view(batch, length - start, self.heads, -1)
-        k, v = F.linear(x, self.wqkv.weight[width:]).view(batch, length, 2, self.heads, -1).unbind(2)
-        q, k = turned(q, span.rotation[start:]), turned(k, span.rotation)
+        if start:
+            q = F.linear(x[:, start:], self.wqkv.weight[:width]).view(batch, length - start, self.heads, -1)
+            k, v = F.linear(x, self.wqkv.weight[width:]).view(batch, length, 2, self.heads, -1).unbind(2)
+            q, k = turned(q, span.rotation[start:]), turned(k, span.rotation)
+        else:
+            qkv = F.linear(x, self.wqkv.weight).view(batch, length, 3, self.heads, -1)
+            (q, k), v = turned(qkv[:, :, :2], span.rotation).unbind(2), qkv[:, :, 2]
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[None, None, None]
         )

@@ -18,6 +18,9 @@ from streaming_server.engines.indextts2.wavenet import mirrored
 GUIDANCE = 0.7
 """How far to go beyond the told direction, away from the one of a network that is told nothing."""
 
+ALIGNMENT = 8
+"""Rows of recorded solves come in multiples of it: what the kernels of half precision are made for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -109,10 +112,10 @@ class Flow:
 
     def record(self, prompt: int, target: int) -> None:
         """Keep slots for a reference and a target of at most so many frames."""
-        slots = Slots(self._estimator, prompt, target)
+        slots = Slots(self._estimator, prompt, target + -(prompt + target) % ALIGNMENT)
         self._recorded.append(slots)
         self._recorded.sort(key=lambda slots: slots.prompt + slots.target)
-        self._graphs.record((prompt, target), slots.step)
+        self._graphs.record((slots.prompt, slots.target), slots.step)
 
     def solve(self, reference: Reference, mu: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Conditions ``(n, content width)`` and noise ``(n, bands)`` → mel ``(n, bands)``, float32."""
