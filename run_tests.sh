@@ -23,5 +23,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts test
+scripts/install espeak indextts2 test
 exec .venv/bin/python -m pytest "$@"

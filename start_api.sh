@@ -20,6 +20,9 @@ done
 extras=(espeak)
 if [ "$engine" = indextts ] || { [ "$engine" = auto ] && [ -f "$model_dir/config.yaml" ]; }; then
     extras=(indextts)
+    if grep -qE "^version: *['\"]?2" "$model_dir/config.yaml" 2>/dev/null; then
+        extras=(indextts2)
+    fi
 fi
 scripts/install "${extras[@]}"
 exec .venv/bin/python -m streaming_server.cli serve "$@"

@@ -199,9 +199,8 @@ def test_every_field_reaches_the_engine(server: LiveServer) -> None:
     assert request.generation == Generation(**generation)
     assert (request.voice.path.name, request.verbose, request.sentence_batch) == ("voice_11.wav", True, 5)
     server.post("/synthesize_stream", {**body, "stream_granularity": "sentence"})
-    assert server.engine.requests[-1].granularity is Granularity.SENTENCE
     server.post("/synthesize_stream", {**body, "stream_granularity": "token"})
-    assert server.engine.requests[-1].granularity is Granularity.TOKEN
+    assert [each.granularity for each in server.engine.requests[-2:]] == [Granularity.SENTENCE, Granularity.TOKEN]
     assert server.engine.requests[-1].generation == Generation(**generation)
 
 

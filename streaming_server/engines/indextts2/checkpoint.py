@@ -44,6 +44,12 @@ HOW_TO_GET_IT = {
     " (checkpoints/README.md tells more)",
 }
 
+FILES = {
+    "gpt": "gpt.pth", "s2mel": "s2mel.pth", "codec": "the semantic codec", "campplus": "CAM++'s file",
+    "bigvgan": "bigvgan_generator.pt", "w2vbert": "w2v-BERT's model.safetensors",
+}  # fmt: skip
+"""What the state dicts are called in sentences."""
+
 GPT_UNUSED = ("gpt.wte.", "inference_model.", "logit_scale", "text_head.")
 """Beginnings of keys that only training or the public program reads."""
 FLOAT32_PARTS = (
@@ -109,11 +115,11 @@ def build(
         raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT[version]}") from error
     with refused(HOW_TO_GET_IT[version]):
         for name, (module, passed_over) in parts.items():
-            folded = fold_weight_norm(flat[name], name)
+            folded = fold_weight_norm(flat[name], FILES[name])
             if name == "bigvgan":
                 folded = fold_snakes(folded, log_scale)
-            load(module, folded, name, passed_over, tolerant=True)
-        load(w2vbert.model, without_prefix(flat["w2vbert"]), "w2vbert", w2vbert.unneeded, tolerant=True)
+            load(module, folded, FILES[name], passed_over, tolerant=True)
+        load(w2vbert.model, without_prefix(flat["w2vbert"]), FILES["w2vbert"], w2vbert.unneeded, tolerant=True)
     for module in (gpt, s2mel, codec, campplus, vocoder, w2vbert):
         module.requires_grad_(requires_grad=False).eval().to(device)
     for name, child in gpt.named_children():

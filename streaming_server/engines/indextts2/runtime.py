@@ -56,6 +56,11 @@ class Runtime(AcousticStages):
         self.language = language
         self._writer = CodeWriter(gpt, gpt.prefix_rows)
 
+    @property
+    def sounds(self) -> int:
+        """The codes below it stand for sound. The model may draw START, which stands for none."""
+        return min(self.gpt.shape.start_mel, self.gpt.shape.stop_mel)
+
     # What is heard; waves and features on the CPU, what the models make of them on the device, all float32
 
     def resample(self, wav: Array, from_hz: int, to_hz: int) -> Tensor:

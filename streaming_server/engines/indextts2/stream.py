@@ -75,8 +75,9 @@ class Narrator:
                 codes: list[int] = []
                 latents: list[Tensor] = []
                 for code, latent in pairs:
-                    codes.append(code)
-                    latents.append(latent)
+                    if code < self._runtime.sounds:
+                        codes.append(code)
+                        latents.append(latent)
                     if known + len(codes) == end:
                         vocoding.submit(audio.push, gathered(codes, latents))
                         known, end = end, next(ends)
@@ -99,10 +100,12 @@ class Narrator:
                         break
                     yield vocoding.ready()
                 for index, (codes, latents) in enumerate(decoded, start):
-                    if codes:
+                    row = torch.tensor(codes)
+                    sounds = row < self._runtime.sounds
+                    if sounds.any():
                         speech = self._synthesis(delivery, SEGMENT, chances[index].initial_seed())
                         audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
-                        vocoding.submit(audio.finish, (torch.tensor(codes), latents))
+                        vocoding.submit(audio.finish, (row[sounds], latents[sounds.to(latents.device)]))
             yield from vocoding.rest()
 
     def close(self) -> None:

@@ -102,7 +102,7 @@ class Voices(ByContent[KnownVoice]):
             do_sample=False,
             language=self._sentence.language,
         )
-        pairs = list(decoded)
+        pairs = [(code, latent) for code, latent in decoded if code < self._runtime.sounds]
         if not pairs:
             return None
         codes, latents = torch.tensor([code for code, _ in pairs]), torch.stack([latent for _, latent in pairs])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from streaming_server.engines.indextts2.runtime import Runtime
 from tests.engines.indextts2 import parity
+from tests.engines.indextts2.tiny import make_checkpoint
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,3 +24,10 @@ def one_thread() -> Iterator[None]:
 def runtimes() -> dict[str, Runtime]:
     """The models the fixtures were made with, by version."""
     return {version: parity.build_runtime(version) for version in ("2.0", "2.5")}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny folders of both versions; not to be written to."""
+    folder = tmp_path_factory.mktemp("indextts2")
+    return {version: make_checkpoint(folder / version, version) for version in ("2.0", "2.5")}
