@@ -20,6 +20,9 @@ done
 extras=(espeak)
 if [ "$engine" = indextts ] || { [ "$engine" = auto ] && [ -f "$model_dir/config.yaml" ]; }; then
     extras=(indextts)
+    if grep -qE "^version: *['\"]?2" "$model_dir/config.yaml" 2>/dev/null; then
+        extras=(indextts2)
+    fi
 fi
 [ -z "${CELERY_BROKER_URL:-}" ] || extras+=(celery)
 case ${DATABASE_URL:-} in postgres*) extras+=(postgresql) ;; esac

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -39,7 +40,7 @@ from streaming_server.core.stream import SpeechStats
 from streaming_server.core.uploads import UploadLimits
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.core.worker import Worker
-from streaming_server.engines.base import Engine, EngineOptions, create_engine
+from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
 
@@ -102,7 +103,27 @@ def engine_options(settings: Settings) -> EngineOptions:
         precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
         look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
         voice_cache_size=settings.voice_cache,
+        indextts2=indextts2_options(settings),
     )
+
+
+def indextts2_options(settings: Settings) -> IndexTTS2Options:
+    return IndexTTS2Options(
+        stream=settings.indextts2_stream,  # type: ignore[arg-type]
+        steps=settings.indextts2_steps,
+        look_ahead=settings.indextts2_look_ahead,
+        reference_s=settings.indextts2_reference_s,
+        cap_emotion=settings.indextts2_emotion_cap == "on",
+        language=None if settings.tts_language == "auto" else settings.tts_language,
+        w2vbert_dir=_path(settings.w2vbert_dir),
+        campplus_file=_path(settings.campplus_file),
+        bigvgan_dir=_path(settings.bigvgan_dir),
+        semantic_codec_file=_path(settings.semantic_codec_file),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def create_worker(

@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | worker | say | voices | jobs | test``.
+"""The command line: ``streaming-server serve | worker | say | voices | jobs | test | calibrate``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -19,14 +19,19 @@ from typing import Any
 from tqdm import tqdm
 
 from streaming_server import __version__, client, logs
-from streaming_server.app import create_service, create_storage
+from streaming_server.app import create_service, create_storage, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.core.storage import Storage
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.domain import SpeechRequest
-from streaming_server.errors import InvalidRequest, SpeechServerError, StorageUnavailable
+from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.engines.base import create_engine
+from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s, forbidden_character
+
+CALIBRATION_TEXT = (
+    "The first train leaves at six, and whoever wants to see the sea before the others do must not be late for it."
+)
 
 _ENCODERS: dict[str, type[AudioEncoder]] = {
     ".ogg": OggOpusEncoder,
@@ -101,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         "worker", parents=[model], allow_abbrev=False, help="do the tasks that come by CELERY_BROKER_URL"
     )
     worker.set_defaults(command=_worker)
+    calibrate = commands.add_parser(
+        "calibrate", parents=[model], allow_abbrev=False, help="measure IndexTTS 2's ways to stream and recommend one"
+    )
+    calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="what to say, a sentence of some seconds")
+    calibrate.add_argument(
+        "-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)"
+    )
+    calibrate.set_defaults(command=_calibrate)
 
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
@@ -222,6 +235,42 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
         if partial:
             partial.unlink(missing_ok=True)
         await service.aclose()
+
+
+def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    voice = VoiceLibrary(settings.reference_audio_dir).get(options.voice)
+    asyncio.run(_write_ways(settings, voice, options.text))
+    return 0
+
+
+async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
+    engine = create_engine(engine_options(settings))
+    try:
+        if engine.info.model_type != "IndexTTS2":
+            raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")
+        from streaming_server.engines.indextts2.calibration import FAST, NEAR, Way
+        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+
+        assert isinstance(engine, IndexTTS2Engine)
+
+        def tell(way: Way) -> None:
+            cost = way.cost
+            numbers = f"{way.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
+            print(f"{way.name:22} {way.steps:5} {numbers}", flush=True)
+
+        await engine.warm()
+        print(f"{'way':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
+        best = await engine.calibrate(voice.path, text, tell)
+        stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
+        slow = "" if best.cost.real_time_factor <= FAST else " Here it is too slow for a stream that does not falter."
+        print(
+            "\n* of the mel from the exact one, in shares of the distance between two exact ones with different noise;"
+            f" {NEAR} is taken for near enough. Listen before you trust it.{slow}\n\n"
+            f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
+        )
+    finally:
+        await engine.aclose()
 
 
 def _voices(settings: Settings, options: argparse.Namespace) -> int:

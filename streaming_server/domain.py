@@ -23,7 +23,7 @@ class Granularity(StrEnum):
     """How early a stream lets go of its audio."""
 
     TOKEN = "token"
-    """As the model decodes; such a stream samples with a single beam."""
+    """As the model decodes, below the sentence; such a stream samples with a single beam."""
     SENTENCE = "sentence"
     """A whole sentence at a time; ``num_beams`` is honoured."""
 
@@ -120,7 +120,8 @@ class SpeechRequest:
     voice: Voice
     """With a script, its first."""
     generation: Generation = field(default_factory=Generation)
-    granularity: Granularity = Granularity.TOKEN
+    granularity: Granularity | None = None
+    """None: as the engine is set to."""
     sentence_batch: int = 1
     """Most sentences decoded together; 1 keeps them in sequence. Only with ``Granularity.SENTENCE``."""
     verbose: bool = False

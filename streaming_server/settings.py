@@ -79,6 +79,68 @@ class Settings:
         most=31,
         choices=("exact",),
     )
+    indextts2_stream: str = _setting(
+        "segment",
+        "What a stream of IndexTTS 2 does whose request does not say it: `segment` (each solved once: exact) or "
+        "`chunk` (sound while a segment is still being decoded)",
+        "请求未指定时 IndexTTS 2 的流式方式：`segment`（整段一次求解，精确）或 `chunk`（边解码边出声）",
+        choices=("segment", "chunk"),
+    )
+    indextts2_steps: int = _setting(
+        25,
+        "Steps of IndexTTS 2's flow matching: 25 as published, 12 or 8 for less work",
+        "IndexTTS 2 流匹配的步数：25 为官方值，12 或 8 更快",
+        least=1,
+        most=100,
+    )
+    indextts2_look_ahead: int = _setting(
+        16,
+        "Mel frames (of 11.6 ms) that `chunk` knows beyond its sound; with more it is nearer to `segment`, and later",
+        "`chunk` 方式向前多看的梅尔帧数（每帧 11.6 毫秒）；越多越接近 `segment`，出声越晚",
+        least=0,
+        most=172,
+    )
+    indextts2_reference_s: float = _setting(
+        5.0,
+        "Seconds of the voice's recording that each solve of `chunk` sees again",
+        "`chunk` 方式每次求解所用参考音频的秒数",
+        least=0.5,
+        most=15,
+    )
+    indextts2_emotion_cap: str = _setting(
+        "on",
+        "`on`: bias the eight numbers of an emotion and bound their sum to 0.8, as the public web page does; `off`: "
+        "take them as they are",
+        "`on`：像官方网页那样对八维情感向量加偏置并把总和限制在 0.8；`off`：原样使用",
+        choices=("on", "off"),
+    )
+    tts_language: str = _setting(
+        "auto",
+        "Language of all texts, IndexTTS 2.5 only: `auto` (told by the script) or a code, as `en`, `de`, `yue`",
+        "所有文本的语言（仅 IndexTTS 2.5）：`auto`（按文字判断）或语言代码，如 `en`、`de`、`yue`",
+    )
+    w2vbert_dir: str = _setting(
+        "",
+        "Folder of w2v-BERT 2.0 for IndexTTS 2; empty: `hf_cache/w2v-bert-2.0` below the model",
+        "IndexTTS 2 所用 w2v-BERT 2.0 的目录；为空时取模型目录下的 `hf_cache/w2v-bert-2.0`",
+    )
+    campplus_file: str = _setting(
+        "",
+        "File of CAM++; empty: `hf_cache/campplus_cn_common.bin` below the model",
+        "CAM++ 文件；为空时取模型目录下的 `hf_cache/campplus_cn_common.bin`",
+    )
+    bigvgan_dir: str = _setting(
+        "",
+        "Folder of BigVGAN v2; empty: `hf_cache/bigvgan` below the model",
+        "BigVGAN v2 的目录；为空时取模型目录下的 `hf_cache/bigvgan`",
+    )
+    semantic_codec_file: str = _setting(
+        "",
+        "File of the semantic codec; empty: `hf_cache/semantic_codec_model.safetensors` (2.0) or `codec.pth` (2.5) "
+        "below the model",
+        "语义编解码器文件；为空时取模型目录下的 `hf_cache/semantic_codec_model.safetensors`（2.0）"
+        "或 `codec.pth`（2.5）",
+    )
     voice_cache: int = _setting(64, "Voices whose analysis is kept in memory", "缓存在内存中的音色分析数量", least=1)
     reference_audio_dir: Path = _setting(
         Path("reference_audios"),

@@ -74,7 +74,7 @@ class StreamBody(GenerationBody):
     """Audio as the model decodes, or a whole sentence at a time."""
 
     def request(self, voice: Voice) -> SpeechRequest:
-        granularity = Granularity(self.stream_granularity)
+        granularity = Granularity(self.stream_granularity) if "stream_granularity" in self.model_fields_set else None
         return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
 
 

@@ -39,6 +39,32 @@ class EngineInfo:
     ``dialogue`` (takes a script as a whole). What is missing or False is ignored, and the log says so for each such
     request; only the speed and the turns of a dialogue are then made up for elsewhere."""
 
+    emotion_text_by: Literal["", "classifier", "words"] = ""
+    """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexTTS2Options:
+    """How IndexTTS 2.0 and 2.5 are to run."""
+
+    stream: Literal["chunk", "segment"] = "segment"
+    """What a stream does whose request does not say it."""
+    steps: int = 25
+    """Of the flow matching."""
+    look_ahead: int = 16
+    """Frames that a chunk's solve sees beyond it."""
+    reference_s: float = 5.0
+    """Seconds of the voice that a chunk's solve sees."""
+    cap_emotion: bool = True
+    """Bias and bound the eight numbers of an emotion as the public web page does."""
+    language: str | None = None
+    """Of all texts, in 2.5; None tells it from each text."""
+    w2vbert_dir: Path | None = None
+    """None here and below: where the public program puts it, in ``hf_cache`` below the model's folder."""
+    campplus_file: Path | None = None
+    bigvgan_dir: Path | None = None
+    semantic_codec_file: Path | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -58,6 +84,7 @@ class EngineOptions:
     """Codes that a token stream knows beyond what it vocodes."""
     voice_cache_size: int = 64
     """Voices whose analysis is kept."""
+    indextts2: IndexTTS2Options = IndexTTS2Options()
 
 
 class Engine(Protocol):
@@ -123,11 +150,36 @@ def create_engine(options: EngineOptions) -> Engine:
             voice_cache_size=options.voice_cache_size,
         )
     try:
-        from streaming_server.engines.indextts.engine import IndexTTSEngine
+        return create_indextts(options)
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
-            f"the indextts engine needs {error.name}: pip install 'streaming-server[indextts]'"
+            f"the indextts engine needs {error.name}: pip install 'streaming-server[indextts]', "
+            "or 'streaming-server[indextts2]' for a model of version 2"
         ) from error
+
+
+def create_indextts(options: EngineOptions) -> Engine:
+    """The runtime that the model's ``config.yaml`` is for."""
+    from streaming_server.engines.indextts.checkpoint import HOW_TO_GET_IT, read_config
+
+    config = read_config(options.model_dir, HOW_TO_GET_IT)
+    if str(config.get("version", "1.0")).startswith("2"):
+        try:
+            from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+        except OSError as error:
+            # transformers imports torchaudio wherever it is installed, though nothing here needs it.
+            raise EngineUnavailable(
+                f"transformers cannot be loaded ({error}): take a torchaudio that fits this torch, or none"
+            ) from error
+
+        return IndexTTS2Engine(
+            model_dir=options.model_dir,
+            options=options.indextts2,
+            device=options.device,
+            precision=options.precision,
+            voice_cache_size=options.voice_cache_size,
+        )
+    from streaming_server.engines.indextts.engine import IndexTTSEngine
 
     return IndexTTSEngine(
         model_dir=options.model_dir,
