@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.indextts import bandwidth, memory_mb, seconds_of
 from streaming_server.engines.indextts.gpt import Projection
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--version", choices=published.VERSIONS, action="append", help="both where none is given")
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--precision", choices=list(DTYPES), default=None)
+    parser.add_argument("--steps", type=int, action="append", help="25, 12 and 8 where none is given")
     parser.add_argument("--seconds", type=float, default=5.0, help="of speech in the measured sentence")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
@@ -54,10 +55,10 @@ def main() -> None:
     for version in arguments.version or published.VERSIONS:
         runtime = random_runtime(version, device, dtype, arguments.tiny)
         print(f"\n{'tiny' if arguments.tiny else version} sizes of {version}\n")
-        measure(runtime, arguments.seconds, arithmetic, memory)
+        measure(runtime, arguments.seconds, arguments.steps or STEPS, arithmetic, memory)
 
 
-def measure(runtime: Runtime, seconds: float, arithmetic: float, memory: float) -> None:
+def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmetic: float, memory: float) -> None:
     acoustics, device = runtime.acoustics, runtime.device
     if device.type == "cuda":
         for pace in PACES.values():
@@ -73,7 +74,7 @@ def measure(runtime: Runtime, seconds: float, arithmetic: float, memory: float) 
     print("\n| mode | steps | first audio, ms | of it codes | real-time factor | peak memory, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, pace in PACES.items():
-        for steps in STEPS:
+        for steps in all_steps:
             for _ in range(2 if device.type == "cuda" else 1):
                 spoken = cost(acoustics, MelStream(acoustics, reference, pace, steps, seed=1), pace, utterance)
             first, codes = spoken.first_audio_s * 1e3, spoken.codes_s * 1e3
@@ -105,9 +106,17 @@ def stages(
 
 
 def timed(name: str, device: torch.device, action: Callable[[], object], arithmetic: float) -> None:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         action()
     row(name, min(seconds_of(device, action) for _ in range(3)), counter.get_total_flops() / arithmetic)
+
+
+def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+"""What torch's counter leaves out."""
 
 
 def row(name: str, seconds: float, floor: float) -> None:

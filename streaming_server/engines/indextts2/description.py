@@ -19,6 +19,7 @@ import torch
 from streaming_server.domain import EMOTIONS, EmotionVector
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.indextts2.emotion import of_scores
+from streaming_server.engines.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Classifier:
     name: Reading = "classifier"
 
     def __init__(self, folder: Path, device: torch.device) -> None:
+        settle_torchaudio()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         dtype = torch.float32 if device.type == "cpu" else torch.float16

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+from streaming_server.engines.torchaudio import settle_torchaudio
 
 LAYERS = 17
 """The layer whose output IndexTTS 2 reads; those behind it are neither loaded nor run."""
@@ -23,6 +24,9 @@ class W2vBert(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        settle_torchaudio()
+        from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
+
         self.layers = min(LAYERS, int(config.get("num_hidden_layers", 24)))
         needed = dict(config) | {
             "num_hidden_layers": self.layers, "add_adapter": False, "use_intermediate_ffn_before_adapter": False,

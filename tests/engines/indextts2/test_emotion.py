@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from streaming_server.domain import EMOTIONS
 from streaming_server.engines.indextts2.description import Classifier, Words, describer, scores_of
 from streaming_server.engines.indextts2.emotion import EmotionMatrix, capped, weakened
+from streaming_server.engines.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
 CPU = torch.device("cpu")
@@ -104,6 +104,9 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny chat model with random weights, whose tokenizer knows the words of an answer."""
+    settle_torchaudio()
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
     folder = tmp_path_factory.mktemp("classifier")
     words = ["<unk>", "<eos>", "system", "user", "quiet", "assistant", "文本情感分类", "高兴", ":", "0.5", "{", "}"]
     words += ["happy", "sad"]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from streaming_server.engines.indextts.vocoder import Generator, GeneratorShape
+from streaming_server.engines.indextts2 import chunks
 from streaming_server.engines.indextts2.acoustics import Acoustics
-from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelChunk, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Flow, Noise, Reference
 from streaming_server.engines.indextts2.synthesis import Synthesis, record
 from tests.engines.indextts.weights import state
@@ -133,13 +134,49 @@ def test_no_cut_changes_how_long_it_lasts(
     assert samples.isfinite().all()
 
 
+def chunks_of(acoustics: Acoustics, pace: Pace, count: int = 100) -> list[MelChunk]:
+    codes, latents = some_codes(count)
+    stream = MelStream(acoustics, parity.reference(), pace, steps=4, seed=1)
+    return [*stream.push(codes, latents), *stream.finish()]
+
+
+def settled(chunks: Sequence[MelChunk]) -> Tensor:
+    return torch.cat([chunk.settled for chunk in chunks])
+
+
 def test_more_look_ahead_is_nearer_to_the_whole(acoustics: Acoustics) -> None:
-    whole = spoken(acoustics, SEGMENT)
+    """By how much the tiny model allows; noise that did not belong to the frame would be far from it."""
+    whole = settled(chunks_of(acoustics, SEGMENT))
     errors = [
-        float((spoken(acoustics, replace(QUICK, look_ahead=ahead, past=1000)) - whole).square().mean().sqrt())
-        for ahead in (0, 40)
+        float((settled(chunks_of(acoustics, replace(CHUNK, look_ahead=ahead))) - whole).square().mean().sqrt())
+        for ahead in (0, 4, 32)
     ]
-    assert errors[1] < 0.8 * errors[0] < float(whole.square().mean().sqrt())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 0.006 * float(whole.square().mean().sqrt())
+
+
+def test_a_chunk_begins_as_the_one_before_expected(acoustics: Acoustics, monkeypatch: pytest.MonkeyPatch) -> None:
+    blended = chunks_of(acoustics, QUICK)
+    monkeypatch.setattr(chunks, "FADE", 0)
+    for before, after, alone in zip(blended, blended[1:], chunks_of(acoustics, QUICK)[1:], strict=False):
+        jumps = [(chunk.settled[:8] - before.expected[:8]).abs().mean(1) for chunk in (after, alone)]
+        assert jumps[0][0] < 0.2 * jumps[1][0]  # first nearly as expected
+        assert 0.8 * jumps[1][7] < jumps[0][7] < jumps[1][7]  # last nearly as newly solved
+        assert torch.equal(after.settled[8:], alone.settled[8:])
+
+
+def test_each_chunk_is_heard_with_what_was_before_it(acoustics: Acoustics) -> None:
+    """Where what is expected is out of the vocoder's reach, the sound is that of the whole mel."""
+    mel = settled(chunks_of(acoustics, QUICK))
+    sound = acoustics.sound(mel)
+    codes, latents = some_codes(100)
+    speech = Synthesis(acoustics, MelStream(acoustics, parity.reference(), QUICK, steps=4, seed=1))
+    samples = speech.finish(codes, latents)
+    reach = acoustics.vocoder.shape.reach
+    assert reach < 10
+    for first, end in pairwise([0, *range(10, len(mel), 20)]):
+        same = slice(first * 256, (end - reach) * 256)
+        assert (samples[same] - sound[same]).abs().max() < 1e-6
 
 
 def test_a_seed_says_how_it_sounds(acoustics: Acoustics) -> None:
