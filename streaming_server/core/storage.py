@@ -45,7 +45,11 @@ class Storage:
         except OSError as error:
             raise StorageUnavailable(f"DATA_DIR={options.data_dir} cannot be written: {error.strerror}") from error
         self.files = FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO})
-        self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
+        try:
+            self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
+        except StorageUnavailable:
+            self.scratch.close()
+            raise
         self.jobs = JobStore(self.database, most_pending=options.most_pending, lease_s=options.lease_s)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
         self._audio_keep_s = options.audio_keep_s
