@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services import database_url as database_url
-from tests.services import postgresql as postgresql
+pytest_plugins = ["tests.services"]
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_many_threads_never_take_one_job_twice(tmp_path: Path, database_url: str
         numbers = [submitted(storage.jobs).number for _ in range(150)]
         taken: list[list[int]] = []
         together(6, lambda index: taken.append(claims(storage.jobs, str(index))))
-    assert sorted(sum(taken, [])) == numbers
+    assert sorted(number for own in taken for number in own) == numbers
     assert all(own == sorted(own) for own in taken), "out of order"
 
 
@@ -126,7 +126,7 @@ def test_many_processes_never_take_one_job_twice(tmp_path: Path, database_url: s
         taken = waiting.get(60)
         pool.close()
         pool.join()
-    assert sorted(sum(taken, [])) == numbers
+    assert sorted(number for own in taken for number in own) == numbers
     assert all(own == sorted(own) for own in taken), "out of order"
 
 
@@ -142,12 +142,13 @@ def test_one_that_is_not_heard_of_is_taken_over(store: JobStore) -> None:
     yours = claimed(store, "you")
     assert (yours.id, yours.attempts, yours.progress) == (mine.id, 2, 0.0)
     delivered: list[int] = []
-    for late in (
+    too_late: list[Callable[[], None]] = [
         lambda: store.renew(mine, 0.9),
         lambda: store.release(mine, ""),
         lambda: store.finish(mine, "mine", lambda: delivered.append(1)),
         lambda: store.fail(mine, ""),
-    ):
+    ]
+    for late in too_late:
         with pytest.raises(LeaseLost):
             late()
     assert not delivered
