@@ -158,12 +158,23 @@ def test_one_that_an_unfinished_job_needs_outlives_its_time(
         assert not is_there()
 
 
+def reaping(storage: Storage, stop: threading.Event) -> threading.Thread:
+    """One who removes what has expired, again and again."""
+
+    def reap() -> None:
+        while not stop.wait(0.004):
+            storage.uploads.delete_expired()
+
+    thread = threading.Thread(target=reap)
+    thread.start()
+    return thread
+
+
 def test_expiry_and_submission_at_once(folder: Path, database_url: str, content: bytes) -> None:
     """Either the job is refused, or its upload stays: never a job without its upload."""
     with opened_storage(folder, database_url, keep_s=0.15) as storage:
         stop = threading.Event()
-        reaper = threading.Thread(target=lambda: [storage.uploads.delete_expired() for _ in iter(stop.is_set, True)])
-        reaper.start()
+        reaper = reaping(storage, stop)
         accepted = refused = 0
         try:
             for turn in range(20):
@@ -190,8 +201,7 @@ def test_expiry_and_upload_at_once(folder: Path, database_url: str, content: byt
     """Who has been told that it is there finds the file."""
     with opened_storage(folder, database_url, keep_s=0.05) as storage:
         stop = threading.Event()
-        reaper = threading.Thread(target=lambda: [storage.uploads.delete_expired() for _ in iter(stop.is_set, True)])
-        reaper.start()
+        reaper = reaping(storage, stop)
         try:
             for _ in range(40):
                 upload, _ = received(storage, content)
