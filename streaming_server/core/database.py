@@ -123,8 +123,12 @@ class Database:
             if self.is_sqlite:
                 event.listen(self._engine, "connect", _prepare_sqlite)
                 event.listen(self._engine, "begin", _begin_sqlite)
-            with self._transaction(write=True) as connection:
-                self._migrate(connection)
+            try:
+                with self._transaction(write=True) as connection:
+                    self._migrate(connection)
+            except BaseException:
+                self.close()
+                raise
         except ArgumentError:
             raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
         except ModuleNotFoundError as error:

@@ -51,8 +51,12 @@ class Storage:
         except OSError as error:
             raise StorageUnavailable(f"DATA_DIR={options.data_dir} cannot be written: {error.strerror}") from error
         self.workflow_root = Path(options.workflow_root or folder / WORKFLOWS).resolve()
-        self.files = self._files(folder, options.files_url)
-        self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
+        try:
+            self.files = self._files(folder, options.files_url)
+            self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
+        except StorageUnavailable:
+            self.scratch.close()
+            raise
         self.jobs = JobStore(self.database, most_pending=options.most_pending, lease_s=options.lease_s)
         self.workforce = Workforce(self.database, options.lease_s)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)

@@ -151,11 +151,13 @@ class Uploads:
     def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
         values = self._values(upload_id, size, filename, recording)
         with self._database.write() as connection:
-            row = connection.execute(self._database.insert_if_new(uploads, values).returning(uploads)).one_or_none()
-            is_duplicate = row is None
-            if row is None:
-                again = uploads.update().where(uploads.c.id == upload_id).values(expires_s=values["expires_s"])
-                row = connection.execute(again.returning(uploads)).one()
+            insert = self._database.insert_if_new(uploads, values).returning(uploads)
+            again = uploads.update().where(uploads.c.id == upload_id).values(expires_s=values["expires_s"])
+            row, is_duplicate = connection.execute(insert).one_or_none(), False
+            while row is None:  # somebody may remove the old one between the two
+                row, is_duplicate = connection.execute(again.returning(uploads)).one_or_none(), True
+                if row is None:
+                    row, is_duplicate = connection.execute(insert).one_or_none(), False
             # Inside the transaction: whoever removes an expired upload of this content is before all of it or after.
             self._files.put(upload_key(upload_id), path)
         return _upload(row), is_duplicate
