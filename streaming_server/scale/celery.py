@@ -115,8 +115,8 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
         background = loop.run(_begin(worker, sender))
         _register(sender.celery, worker, create_planner(settings, worker), loop)
         try:
-            command = f"worker --pool=threads --concurrency=1 --hostname={worker.id} --loglevel=WARNING"
-            sender.celery.worker_main([*command.split(), "--quiet", "--without-gossip", "--without-mingle"])
+            options = f"--pool=threads --concurrency=1 --hostname={worker.id} --loglevel=WARNING"
+            sender.celery.worker_main(["--quiet", "worker", *options.split(), "--without-gossip", "--without-mingle"])
         finally:
             loop.run(_end(worker, background))
 
@@ -147,7 +147,7 @@ def _register(celery: Celery, worker: Worker, planner: Planner, loop: _Loop) -> 
             except _NotYet:
                 raise self.retry(countdown=_RETRY_S) from None
 
-        celery.task(task, bind=True, name=name, max_retries=None)
+        celery.task(task, bind=True, name=name, max_retries=None, throws=(TaskFailed,))
 
 
 def _is_ours(message: object) -> TypeGuard[Mapping[str, object]]:
