@@ -22,7 +22,7 @@ SpeechServerError
 ├── JobQueueFull            as many jobs are pending as may
 ├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
 ├── FileMissing             a stored file is gone
-├── FileOutside             a path that leads out of its folder, or to a folder
+├── FileOutside             a path that leads out of its folder, or can be no file
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
 ├── StorageUnavailable      a database or folder that cannot be used at all
@@ -228,7 +228,7 @@ class FileOutside(SpeechServerError):
     code = "file_outside"
 
     def __init__(self) -> None:
-        super().__init__("the path leads out of its folder, or to a folder")
+        super().__init__("the path leads out of its folder, to a folder, or cannot be the name of a file")
 
 
 class InsufficientMemory(SpeechServerError):

@@ -34,7 +34,7 @@ from streaming_server.api.higgs_operations import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import ErrorShape, check_text, parse_body, parse_fields
+from streaming_server.api.http import ErrorShape, check_text, parse_body, validated
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
@@ -136,7 +136,7 @@ class HiggsDialect:
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(read_form(request, "ref_audio_file", path, limit))
-            given = parse_fields(form.fields, UploadBody).model_dump(exclude_unset=True)
+            given = validated(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)

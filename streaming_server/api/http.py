@@ -126,7 +126,7 @@ async def parse_body(request: Request, model: type[B]) -> B:
     except (ValueError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
-    return _validated(model, content, "body")
+    return validated(model, content, "body")
 
 
 def parse_query(request: Request, model: type[B]) -> B:
@@ -135,19 +135,14 @@ def parse_query(request: Request, model: type[B]) -> B:
     Raises:
         MalformedBody: as `parse_body`.
     """
-    return _validated(model, dict(request.query_params), "query")
+    return validated(model, dict(request.query_params), "query")
 
 
-def parse_fields(fields: Mapping[str, str], model: type[B]) -> B:
-    """Validate the fields of a form as if they were a body; every value is text there.
-
-    Raises:
-        MalformedBody: as `parse_body`.
+def validated(model: type[B], content: object, where: str) -> B:
     """
-    return _validated(model, dict(fields), "body")
-
-
-def _validated(model: type[B], content: object, where: str) -> B:
+    Raises:
+        MalformedBody: a field that is missing, of the wrong type or out of range.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -215,6 +210,12 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
 }
 
 
+def status_of(error: SpeechServerError, shape: ErrorShape) -> int:
+    """The status of an expected error."""
+    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
+    return next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
+
+
 def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) -> JSONResponse:
     """Any expected error in a dialect's shape; ``retry_after_s`` goes out where trying again makes sense."""
     headers: dict[str, str] = {}
@@ -222,8 +223,7 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
         headers.update(error.headers or {})
         return JSONResponse(shape.body(error.status_code, error.detail, None), error.status_code, headers)
     assert isinstance(error, SpeechServerError)
-    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
-    status = next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
+    status = status_of(error, shape)
     if error.retryable:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if isinstance(error, errors.Unauthorized):

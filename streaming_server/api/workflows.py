@@ -51,6 +51,7 @@ from streaming_server.errors import (
     SpeechServerError,
 )
 from streaming_server.settings import Settings
+from streaming_server.text import forbidden_character
 
 _CODES: Mapping[int, ErrorCode] = {401: "UNAUTHORIZED", 404: "NOT_FOUND", 408: "TASK_TIMEOUT"}
 _FAILURES: Mapping[str, tuple[int, ErrorCode]] = {
@@ -86,7 +87,8 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> Wo
     return _error(message, _CODES.get(status, code), None, None)
 
 
-SHAPES = {prefix: ErrorShape(error_body, WorkflowError) for prefix in ("/v1/workflows", "/api/v1/monitoring")}
+SHAPE = ErrorShape(error_body, WorkflowError)
+SHAPES = dict.fromkeys(("/v1/workflows", "/api/v1/monitoring"), SHAPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +114,34 @@ class Planner:
                 raise InvalidRequest(
                     f"workflow_chain: there is no task {name[:80]!r}; there are {known}", "workflow_chain"
                 )
-        if SPEECH not in chain:
-            return chain, None
+        return chain, await self.speech(body) if SPEECH in chain else None
+
+    async def speech(self, body: WorkflowBody) -> SpeechJob:
+        """What a body says, whatever its chain.
+
+        Raises:
+            InvalidRequest, FileMissing: as `plan`.
+        """
         config = body.workflow_config.indextts_config
         if config is None:
             raise InvalidRequest(f"indextts_config is required where the chain has {SPEECH}", "indextts_config")
-        return chain, await self._speech(config, body.video_path)
-
-    async def _speech(self, config: SpeechConfig, video_path: str) -> SpeechJob:
+        if found := forbidden_character(body.video_path):
+            raise InvalidRequest(f"video_path has {found[0]} at position {found[1]}", "video_path")
         text = check_text(config.text, self.longest_text)
+        if emotion_text := (config.emotion_text or "").strip():
+            check_text(emotion_text, self.longest_text, "emotion_text")
         output = await self._key(config.output_path, "output_path")
         if not output.lower().endswith(".wav"):
             raise InvalidRequest("output_path must end in .wav", "output_path")
-        given = [name for name in _EMOTION_ORDER if getattr(config, name)]
+        values = (emotion_text, config.emotion_vector, config.emotion_reference)
+        given = [name for name, value in zip(_EMOTION_ORDER, values, strict=True) if value]
         emotion = None
         if given:
             reference = config.emotion_reference if given[0] == "emotion_reference" else None
             emotion = Emotion(
                 await self._voice(reference, "emotion_reference") if reference else None,
                 emotion_vector(config.emotion_vector or ()) if given[0] == "emotion_vector" else None,
-                config.emotion_text if given[0] == "emotion_text" else None,
+                emotion_text or None,
                 config.emotion_alpha,
                 config.use_random,
             )
@@ -143,7 +153,7 @@ class Planner:
             emotion=emotion,
         )
         memo = {
-            "video_path": video_path,
+            "video_path": body.video_path,
             "output_path": config.output_path,
             "parameters": _parameters(config, given[1:]),
         }

@@ -24,7 +24,7 @@ class Files(Protocol):
     def check(self, key: str) -> None:
         """
         Raises:
-            FileOutside: the key leads elsewhere, by a link or to a folder.
+            FileOutside: the key leads elsewhere, by a link, to a folder, or below what is none.
         """
 
     def put(self, key: str, source: Path) -> None:
@@ -48,6 +48,9 @@ class Files(Protocol):
     def older_than(self, prefix: str, age_s: float) -> list[str]:
         """The keys of files directly below a prefix that were written so many seconds ago."""
 
+    def tidy(self) -> None:
+        """Remove what this machine keeps of them and has not needed for a while."""
+
 
 class FolderFiles:
     """Files in folders, each of which holds the keys that begin with its name."""
@@ -59,6 +62,8 @@ class FolderFiles:
     def check(self, key: str) -> None:
         path, root = self._path(key), self._folders[PurePosixPath(key).parts[0]]
         if not path.resolve().is_relative_to(root.resolve()) or path.is_dir():
+            raise FileOutside
+        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
             raise FileOutside
 
     def put(self, key: str, source: Path) -> None:
@@ -93,6 +98,9 @@ class FolderFiles:
         except FileNotFoundError:
             return []
         return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
+
+    def tidy(self) -> None:
+        """There is nothing: the files are this machine's own."""
 
     def _path(self, key: str) -> Path:
         first, *rest = PurePosixPath(key).parts

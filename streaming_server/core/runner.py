@@ -115,10 +115,14 @@ class JobRunner:
                         async with asyncio.timeout(_POLL_S):
                             await self._wake.wait()
         finally:
-            await self.release()
+            await self.aclose()
 
-    async def release(self) -> None:
-        """Give back what this process has claimed and not done."""
+    async def aclose(self) -> None:
+        """Stop what runs, and give back what this process has claimed and not done."""
+        if running := list(self._running.values()):
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
         with suppress(StorageFull, StorageUnavailable):  # then the leases run out
             await asyncio.to_thread(self._store.release_all, self._scratch.owner)
 

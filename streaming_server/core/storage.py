@@ -78,6 +78,7 @@ class Storage:
         for owner in self.scratch.dead():
             self.jobs.release_all(owner)
             self.scratch.sweep(owner)
+        self.files.tidy()
         self.uploads.delete_expired()
         self._forget_ended(self._audio_keep_s)
         for key in self.files.older_than(AUDIO, self._audio_keep_s):
