@@ -42,6 +42,10 @@ STEADYING_TEXT = "今天天气很好，我们去公园走走。"
 """Said once in each voice, unheard: what it gives steadies the first chunks of a stream."""
 SHORT_OPENING = 24
 """Most tokens of a text's first segment, where it can be cut at a mark: sound starts early."""
+CODES_PER_TOKEN = {False: 12, True: 6}
+"""Codes that slow speech takes for a token, by whether it is 2.5; segments are cut so that a request's codes do."""
+SHORTEST_LIMIT = 20
+"""Tokens below which segments are not cut for that."""
 RECORDED_CODES = 600
 """Whole segments of up to so many codes are solved in shapes that were recorded."""
 
@@ -150,11 +154,13 @@ class Loaded:
 
     def speak(self, request: SpeechRequest) -> Audio:
         generation = request.generation
-        longest = min(generation.max_text_tokens_per_sentence, self._runtime.gpt.shape.max_text)
+        if request.granularity is None:
+            generation = replace(generation, num_beams=1)  # more are slow, and nobody asked for whole segments
         by_chunk = (
             self._options.stream == "chunk" if request.granularity is None else request.granularity is Granularity.TOKEN
         )
-        segments = self._reader.segments(request.text, longest, None if by_chunk else SHORT_OPENING)
+        opening = None if by_chunk else SHORT_OPENING
+        segments = self._reader.segments(request.text, self._longest(generation), opening)
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(s.ids) for s in segments], generation)
         voice = self._voices.get(request.voice.path)
@@ -217,6 +223,12 @@ class Loaded:
         emotions = self._runtime.emotions
         rows = emotions.drawn(chance(seed)) if emotion.random else emotions.nearest(voice.style)
         return emotions.vector(weakened(numbers, emotion.weight), rows, voice.emotion)
+
+    def _longest(self, generation: Generation) -> int:
+        """Most text tokens of a segment."""
+        gpt = self._runtime.gpt
+        spoken = max(SHORTEST_LIMIT, generation.max_mel_tokens // CODES_PER_TOKEN[gpt.speaks_by_style])
+        return min(generation.max_text_tokens_per_sentence, gpt.shape.max_text, spoken)
 
     def _duration_factor(self, speed: float) -> float:
         return 1 / speed if self._runtime.gpt.speaks_by_style else 1.0

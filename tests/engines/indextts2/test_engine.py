@@ -151,6 +151,33 @@ def test_beams_and_batches_are_honoured_where_segments_are_whole(
     assert not np.array_equal(alone, single[: len(alone)])
 
 
+@pytest.mark.parametrize(("version", "tokens"), [("2.0", 600 // 12), ("2.5", 600 // 6)])
+def test_a_segment_is_no_longer_than_its_codes_can_speak(
+    folders: dict[str, Path], request_: SpeechRequest, version: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 50 codes a second 600 are 12 s: 120 tokens would be cut off in the middle."""
+    lengths: list[int] = []
+    decode = Runtime.decode
+
+    def watched(self: Runtime, spk_cond: Any, emotion: Any, ids: Sequence[int], *rest: Any, **how: Any) -> Any:
+        lengths.append(len(ids))
+        return decode(self, spk_cond, emotion, ids, *rest, **how)
+
+    monkeypatch.setattr(Runtime, "decode", watched)
+    generation = Generation(seed=1)
+    heard(folders[version], [replace(request_, text="今天天气很好" * 25, generation=generation)])
+    assert tokens / 2 < max(lengths) <= tokens
+
+
+def test_more_beams_are_for_those_who_ask_for_whole_segments(folders: dict[str, Path], request_: SpeechRequest) -> None:
+    three = replace(request_, text="你好。", generation=replace(request_.generation, num_beams=3))
+    unsaid, asked, one = heard(
+        folders["2.0"], [three, replace(three, granularity=WHOLE), replace(request_, text="你好。", granularity=WHOLE)]
+    )
+    assert np.array_equal(unsaid, one)
+    assert not np.array_equal(unsaid, asked)
+
+
 def emotions(voice: Voice) -> dict[str, Emotion | None]:
     vector = (0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.0)
     return {
