@@ -38,9 +38,8 @@ from streaming_server.settings import Settings
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
-
-
 _TIDY_S = 60.0
+"""At most so long after its time is over something is removed, or sooner where things are kept for less."""
 
 
 def create_service(
@@ -148,7 +147,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(service, storage, runner),
+        lifespan=_lifespan(service, storage, runner, min(_TIDY_S, settings.upload_keep_s, settings.audio_keep_s)),
     )
     app.router.redirect_slashes = False
     app.state.service = service
@@ -161,7 +160,7 @@ def _queue(slot: Slot) -> Mapping[str, float]:
 
 
 def _lifespan(
-    service: SpeechService, storage: Storage, runner: JobRunner
+    service: SpeechService, storage: Storage, runner: JobRunner, tidy_s: float
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
@@ -175,7 +174,7 @@ def _lifespan(
                 await asyncio.to_thread(storage.tidy)
             except Exception:
                 log.exception("what has expired could not be removed")
-            await asyncio.sleep(_TIDY_S)
+            await asyncio.sleep(tidy_s)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
