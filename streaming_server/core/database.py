@@ -151,7 +151,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads.
+        """A transaction that only reads; all of it sees one moment.
 
         Raises:
             StorageUnavailable: the database fails.
@@ -180,7 +180,10 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
-        with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+        options: dict[str, Any] = {"write": write}
+        if not (write or self.is_sqlite):
+            options["isolation_level"] = "REPEATABLE READ"
+        with self._engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     def _migrate(self, connection: sa.Connection) -> None:

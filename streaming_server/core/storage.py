@@ -61,6 +61,8 @@ class Storage:
         self.workforce = Workforce(self.database, options.lease_s)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
         self._audio_keep_s = options.audio_keep_s
+        self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
+        """What is kept for the shortest time is kept for this long."""
 
     def _files(self, folder: Path, url: str) -> Files:
         if not url:

@@ -23,6 +23,7 @@ from streaming_server.core.voices import VoiceLibrary
 log = logging.getLogger(__name__)
 
 _TIDY_S = 60.0
+"""At most so long after its time is over something is removed, or sooner where things are kept for less."""
 
 
 class Worker:
@@ -65,7 +66,7 @@ class Worker:
                 await asyncio.to_thread(self.storage.tidy)
             except Exception:
                 log.exception("what has expired could not be removed")
-            await asyncio.sleep(_TIDY_S)
+            await asyncio.sleep(min(_TIDY_S, self.storage.keep_s))
 
     async def aclose(self) -> None:
         await self.service.aclose()
