@@ -164,13 +164,7 @@ def create_indextts(options: EngineOptions) -> Engine:
 
     config = read_config(options.model_dir, HOW_TO_GET_IT)
     if str(config.get("version", "1.0")).startswith("2"):
-        try:
-            from streaming_server.engines.indextts2.engine import IndexTTS2Engine
-        except OSError as error:
-            # transformers imports torchaudio wherever it is installed, though nothing here needs it.
-            raise EngineUnavailable(
-                f"transformers cannot be loaded ({error}): take a torchaudio that fits this torch, or none"
-            ) from error
+        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 
         return IndexTTS2Engine(
             model_dir=options.model_dir,
