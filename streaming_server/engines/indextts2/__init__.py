@@ -4,7 +4,6 @@ from contextlib import suppress
 
 from streaming_server.engines.torchaudio_import import import_torchaudio
 
-with suppress(
-    ModuleNotFoundError
-):  # not needed here; but where another engine's extra brought it, transformers wants it
+# It is not needed here; but where the extra of another engine brought it, transformers wants it.
+with suppress(ModuleNotFoundError):
     import_torchaudio()
