@@ -27,5 +27,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts2 postgresql ray test
+scripts/install espeak indextts2 higgs postgresql ray test
 exec .venv/bin/python -m pytest "$@"

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -159,3 +160,27 @@ def test_the_log_is_one_json_object_a_line() -> None:
     assert record["message"] == "request"
     wanted = {"route", "voice", "characters", "wait_s", "first_audio_s", "audio_s", "real_time_factor", "outcome"}
     assert wanted <= set(record)
+
+
+def test_a_server_that_reloads_begins_again_when_its_code_changes() -> None:
+    module = Path(__file__).parents[2] / "streaming_server" / "__init__.py"
+    with server_process(sys.executable, "-m", "streaming_server.cli", "serve", "--reload") as server:
+        before = module.stat().st_mtime_ns
+        module.touch()
+        eventually(lambda: "".join(list(server.log)).count("Started server process") == 2, within_s=30)
+        eventually(lambda: answers(server.url), within_s=30)
+        assert module.stat().st_mtime_ns > before
+        assert server.stop() in {0, -signal.SIGTERM}
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_log_can_be_kept_on_the_console_alone(tmp_path: Path) -> None:
+    with server_process(DATA_DIR=str(tmp_path), LOG_FILE="none") as server:
+        httpx.get(server.url + "/health")
+    assert not list(tmp_path.glob("*.log*"))
