@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,11 @@ def test_code_by_code_is_the_same_and_comes_when_announced(acoustics: Acoustics)
     heard = [len(piece) // 256 for piece in pieces if len(piece)]
     assert heard[:3] == [10, 20, 20]
     assert torch.equal(torch.cat([*pieces, speech.finish()]), spoken(acoustics, QUICK))
+
+
+def test_only_a_codec_that_looks_ahead_waits_for_more_codes(acoustics: Acoustics) -> None:
+    waits = [sum(islice(replace(QUICK, code_look_ahead=codes).code_counts(acoustics), 5)) for codes in (0, 2)]
+    assert waits[1] - waits[0] == (10 if acoustics.decodes_ahead else 0)
 
 
 @pytest.mark.parametrize("duration_factor", [1.0, 1.3, 0.6])
@@ -224,7 +229,8 @@ def test_a_solve_in_slots_that_are_too_many_is_the_same_solve() -> None:
         expected = acoustics.flow.solve(reference, mu, noise, STEPS)
         roomy = Flow(acoustics.s2mel.estimator)
         roomy.record(61, 90)
-        for _ in range(2):  # the second time over what the first has left behind
+        for left_behind in (0.0, torch.nan):
+            roomy.solve(reference, mu.repeat(2, 1), torch.full((2 * len(mu), 80), left_behind), STEPS)
             assert (roomy.solve(reference, mu, noise, STEPS) - expected).abs().max() < 1e-5
 
 
