@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 _REFUSED = {
     "--deepspeed": "there is no DeepSpeed in here; --fp16 or --bf16 makes a model faster",
     "--cuda_kernel": "the runtime records its own CUDA graphs, and there is no other kernel to choose",
+    "--reload": "a server that starts anew would load its model anew; restart it, or let `watchfiles` do so",
 }
 
 
