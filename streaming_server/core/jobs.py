@@ -126,7 +126,7 @@ class JobStore:
             "message": "running",
         }
         abandoned = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now)
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # what a power cut forgets is claimed anew
             # Two looks into the index by state; one condition for both would read all jobs that have ended too.
             for claimable in (abandoned, jobs.c.state == JobState.PENDING):
                 oldest = sa.select(jobs.c.number).where(claimable).order_by(jobs.c.number).limit(1)
@@ -141,7 +141,7 @@ class JobStore:
         Raises:
             LeaseLost: it was cancelled, deleted or taken over.
         """
-        self._change(job, progress=progress, lease_until_s=self._database.now() + self.lease_s)
+        self._change(job, durable=False, progress=progress, lease_until_s=self._database.now() + self.lease_s)
 
     def release(self, job: Job, message: str) -> None:
         """Give a claimed job back: it is pending again, in its old place.
@@ -210,7 +210,9 @@ class JobStore:
     def _released(self, message: str) -> dict[str, Any]:
         return {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0, "message": message}
 
-    def _change(self, job: Job, also: Callable[[], None] = lambda: None, **values: Any) -> None:
+    def _change(
+        self, job: Job, also: Callable[[], None] = lambda: None, *, durable: bool = True, **values: Any
+    ) -> None:
         # The number of the attempt tells two claims of one owner apart; that of a deleted job may be given out again.
         own = sa.and_(
             jobs.c.id == job.id,
@@ -218,7 +220,7 @@ class JobStore:
             jobs.c.owner == job.owner,
             jobs.c.attempts == job.attempts,
         )
-        with self._database.write() as connection:
+        with self._database.write(durable=durable) as connection:
             if not connection.execute(jobs.update().where(own).values(values)).rowcount:
                 raise LeaseLost(job.id)
             also()
