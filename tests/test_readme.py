@@ -36,6 +36,8 @@ def test_both_readmes_show_every_route(name: str) -> None:
     for path in (
         *("/synthesize_stream_opus", "/synthesize_stream ", "/synthesize ", "/synthesize_simple", "/opus_queue_status"),
         *("/v1/audio/speech", "/v1/audio/voices", "/v1/models", "/tts_url", "/tts ", "/synthesize_stream_opus --data"),
+        *("/v1/workflows ", "/v1/workflows/status/", "/monitoring/gpu-lock/health", "/monitoring/heartbeat/all"),
+        *("/monitoring/statistics",),
         *("/reference_audios", "/download_reference_audio/0", "/health", "/model_info", "/test ", "/test_stream"),
     ):
         assert path.strip() in text, path

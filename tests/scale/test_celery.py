@@ -259,19 +259,42 @@ def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
         count_finishes(many)
         many.start(2)
         accepted = many.submit(takes(length_s), "long.wav")
-        program = subprocess.Popen(
-            [sys.executable, "-m", "tests.scale.pipeline", broker.url],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        output, _ = program.communicate(json.dumps([(SPEECH, [speech(takes(length_s), "other.wav")])]) + "\n", 120)
+        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(length_s), "other.wav")])])
+        output, _ = program.communicate(timeout=120)
         assert json.loads(output)["result"]["output_path"] == "/share/other.wav"
         eventually(lambda: many.is_completed(accepted["workflow_id"]), within_s=30)
         assert [attempts for (attempts,) in many.rows("attempts")] == [1, 1]
         assert len(finishes(many)) == 2
+
+
+def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker) -> None:
+    with fleet(broker.url, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
+        count_finishes(many)
+        many.start(2)
+        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(2), "a.wav")]), (SPEECH, []), (HEALTH, [])])
+        eventually(lambda: many.rows("state") == [("running",)], within_s=60)
+        ((task_id,),) = many.rows("id")
+        many.kill(many.worker_of(task_id))
+        output, _ = program.communicate(timeout=120)
+        assert json.loads(output)["result"]["status"] == "healthy"
+        assert [name for (name,) in many.rows("name")] == [SPEECH, SPEECH, HEALTH]
+        assert len(finishes(many)) == 3
+
+
+def begin_pipeline(broker_url: str, chain: list[tuple[str, list[Any]]]) -> subprocess.Popen[str]:
+    """Another program at its chain; it writes down what came of it."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.scale.pipeline", broker_url],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert program.stdin is not None
+    program.stdin.write(json.dumps(chain) + "\n")
+    program.stdin.flush()
+    return program
 
 
 def count_finishes(many: Fleet) -> None:
