@@ -13,6 +13,8 @@ need haproxy haproxy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 need docker-compose docker-compose
 need systemd-analyze systemd
+need redis-server redis-server
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
@@ -27,5 +29,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts2 higgs postgresql ray test
+scripts/install espeak indextts2 japanese higgs postgresql celery s3 ray test
 exec .venv/bin/python -m pytest "$@"

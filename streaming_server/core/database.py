@@ -32,7 +32,7 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE jobs ADD COLUMN error_code VARCHAR(64)",
         "ALTER TABLE jobs ADD COLUMN sent_s FLOAT",
         "CREATE INDEX jobs_workflow ON jobs (workflow_id, number)",
-        "CREATE TABLE workers (id VARCHAR(128) PRIMARY KEY, seen_s FLOAT NOT NULL, entered_s FLOAT, "
+        "CREATE TABLE workers (id VARCHAR(128) NOT NULL PRIMARY KEY, seen_s FLOAT NOT NULL, entered_s FLOAT, "
         "is_busy BOOLEAN NOT NULL, device TEXT NOT NULL)",
     ),
 )

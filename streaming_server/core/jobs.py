@@ -213,7 +213,8 @@ class JobStore:
         with self._database.write() as connection:
             done = {"state": JobState.COMPLETED, "result": result, "progress": 1.0, "message": "completed"}
             _change(connection, job, **self._ended(), **done)
-            following = sa.and_(_after(job.workflow_id, job.position), jobs.c.position == job.position + 1)
+            next_one = sa.and_(jobs.c.position == job.position + 1, jobs.c.state == JobState.BLOCKED)
+            following = sa.and_(_after(job.workflow_id, job.position), next_one)
             ready = {"state": JobState.PENDING, "sent_s": self._database.now()}
             row = connection.execute(jobs.update().where(following).values(ready).returning(jobs)).one_or_none()
             deliver()
@@ -248,8 +249,12 @@ class JobStore:
             return connection.execute(jobs.delete().where(jobs.c.id == job_id)).rowcount > 0
 
     def delete_ended(self, age_s: float) -> list[str]:
-        """Forget jobs that ended so many seconds ago; their ids."""
-        ended = jobs.c.ended_s <= self._database.now() - age_s
+        """Forget jobs that ended so many seconds ago, unless their workflow goes on; their ids."""
+        others = jobs.alias()
+        going_on = sa.select(others.c.workflow_id).where(
+            others.c.workflow_id == jobs.c.workflow_id, others.c.state.in_(UNFINISHED)
+        )
+        ended = sa.and_(jobs.c.ended_s <= self._database.now() - age_s, ~going_on.exists())
         with self._database.write() as connection:
             return list(connection.execute(jobs.delete().where(ended).returning(jobs.c.id)).scalars())
 

@@ -139,7 +139,7 @@ class Workforce:
         columns = (jobs.c.id, jobs.c.name, jobs.c.workflow_id)
         told = {"sent_s": now}
         left = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now)
-        untaken = sa.and_(jobs.c.state == JobState.PENDING, jobs.c.sent_s < now - _UNSEEN_S)
+        untaken = sa.and_(jobs.c.state == JobState.PENDING, sa.func.coalesce(jobs.c.sent_s, 0.0) < now - _UNSEEN_S)
         with self._database.write() as connection:
             released = {**told, "state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
             found = list(connection.execute(jobs.update().where(left).values(released).returning(*columns)))

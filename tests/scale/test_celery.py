@@ -84,7 +84,7 @@ class Pair:
         self.server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def pair(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     running = Pair(tmp_path_factory.mktemp("pair"), broker.url)
     yield running
@@ -95,83 +95,83 @@ def ask(name: str) -> dict[str, Any]:
     return {"workflow_config": {"workflow_chain": [name]}}
 
 
-def test_every_member_is_done_by_the_worker(pair: Pair) -> None:
-    spoken = pair.run(speech("Hello, world. 你好。", "out/every.wav"))
-    samples, rate_hz = decode_native(pair.folder / "data/workflows/out/every.wav")
-    assert (spoken["status"], spoken["output_path"]) == ("success", "/share/out/every.wav")
-    assert spoken["duration"] == pytest.approx(samples.size / rate_hz)
-    assert spoken["sample_rate"] == rate_hz
-    assert spoken["model_info"]["model_type"] == "espeak"
-    assert pair.run(ask(HEALTH))["status"] == "healthy"
-    assert pair.run(ask(INFO))["model_info"]["capabilities"]["text_to_speech"] is True
-    assert pair.run(ask(PRESETS))["presets"]["default"]["description"] == "默认语音"
-    owners = {task["worker_id"] for task in pair.get("/api/v1/monitoring/heartbeat/all")["tasks"]}
-    assert len(owners) == 1
-    assert f"-{pair.worker.process.pid}-" in owners.pop()
+class TestPair:
+    """One server and one worker, which end before others on the same broker begin."""
 
+    def test_every_member_is_done_by_the_worker(self, pair: Pair) -> None:
+        spoken = pair.run(speech("Hello, world. 你好。", "out/every.wav"))
+        samples, rate_hz = decode_native(pair.folder / "data/workflows/out/every.wav")
+        assert (spoken["status"], spoken["output_path"]) == ("success", "/share/out/every.wav")
+        assert spoken["duration"] == pytest.approx(samples.size / rate_hz)
+        assert spoken["sample_rate"] == rate_hz
+        assert spoken["model_info"]["model_type"] == "espeak"
+        assert pair.run(ask(HEALTH))["status"] == "healthy"
+        assert pair.run(ask(INFO))["model_info"]["capabilities"]["text_to_speech"] is True
+        assert pair.run(ask(PRESETS))["presets"]["default"]["description"] == "默认语音"
+        owners = {task["worker_id"] for task in pair.get("/api/v1/monitoring/heartbeat/all")["tasks"]}
+        assert len(owners) == 1
+        assert f"-{pair.worker.process.pid}-" in owners.pop()
 
-def test_a_chain_of_four_goes_through_the_worker_in_its_order(pair: Pair) -> None:
-    accepted = pair.client.post(
-        "/v1/workflows", json=speech("Four.", "out/four.wav", HEALTH, INFO, PRESETS), params={"wait": "false"}
-    ).json()
-    path = f"/v1/workflows/status/{accepted['workflow_id']}"
-    eventually(lambda: pair.get(path)["status"] == "completed", within_s=60)
-    stages = pair.get(path)["stages"]
-    assert [stage["name"] for stage in stages] == [HEALTH, INFO, PRESETS, SPEECH]
-    began = [datetime.fromisoformat(stage["started_at"]) for stage in stages]
-    assert began == sorted(began)
-    assert (pair.folder / "data/workflows/out/four.wav").is_file()
+    def test_a_chain_of_four_goes_through_the_worker_in_its_order(self, pair: Pair) -> None:
+        accepted = pair.client.post(
+            "/v1/workflows", json=speech("Four.", "out/four.wav", HEALTH, INFO, PRESETS), params={"wait": "false"}
+        ).json()
+        path = f"/v1/workflows/status/{accepted['workflow_id']}"
+        eventually(lambda: pair.get(path)["status"] == "completed", within_s=60)
+        stages = pair.get(path)["stages"]
+        assert [stage["name"] for stage in stages] == [HEALTH, INFO, PRESETS, SPEECH]
+        began = [datetime.fromisoformat(stage["started_at"]) for stage in stages]
+        assert began == sorted(began)
+        assert (pair.folder / "data/workflows/out/four.wav").is_file()
 
+    def test_tasks_of_the_other_dialect_are_the_workers_too(self, pair: Pair) -> None:
+        task = pair.client.post("/api/v1/tts", json={"text": "A task.", "prompt_audio_id": "voice_02"}).json()[
+            "task_id"
+        ]
+        eventually(lambda: pair.get(f"/api/v1/task/{task}")["status"] == "completed", within_s=60)
+        assert pair.client.get(f"/api/v1/audio/{task}").content[:4] == b"RIFF"
+        beats = pair.get("/api/v1/monitoring/heartbeat/all")["tasks"]
+        (owner,) = (beat["worker_id"] for beat in beats if beat["task_id"] == task)
+        assert f"-{pair.worker.process.pid}-" in owner
 
-def test_tasks_of_the_other_dialect_are_the_workers_too(pair: Pair) -> None:
-    task = pair.client.post("/api/v1/tts", json={"text": "A task.", "prompt_audio_id": "voice_02"}).json()["task_id"]
-    eventually(lambda: pair.get(f"/api/v1/task/{task}")["status"] == "completed", within_s=60)
-    assert pair.client.get(f"/api/v1/audio/{task}").content[:4] == b"RIFF"
-    (owner,) = (
-        beat["worker_id"] for beat in pair.get("/api/v1/monitoring/heartbeat/all")["tasks"] if beat["task_id"] == task
-    )
-    assert f"-{pair.worker.process.pid}-" in owner
+    def test_another_program_builds_chains_from_names_and_payload(self, pair: Pair) -> None:
+        body = speech("A chain from elsewhere.", "out/elsewhere.wav")
+        body["workflow_config"]["workflow_chain"] = ["ffmpeg.extract_audio", SPEECH]
+        broken = speech("Nothing.", "../outside.wav")
+        first, asking_first, twice, alone, refused, stopped, nonsense = pair.pipeline(
+            [(SPEECH, [body]), (HEALTH, []), (INFO, []), (PRESETS, [])],
+            [(HEALTH, [speech("At the end.", "out/end.wav")]), (INFO, []), (PRESETS, []), (SPEECH, [])],
+            [(SPEECH, [speech("Twice.", "out/twice.wav")]), (SPEECH, [])],
+            [(HEALTH, [])],
+            [(SPEECH, [broken])],
+            [(SPEECH, [broken]), (HEALTH, [])],
+            [(SPEECH, [{"status": "healthy"}])],
+        )
+        assert first["result"]["total_count"] == 12
+        assert decode_native(pair.folder / "data/workflows/out/elsewhere.wav")[0].size
+        assert asking_first["result"]["output_path"] == "/share/out/end.wav"
+        assert asking_first["result"]["text_length"] == len("At the end.")
+        assert twice["result"]["output_path"] == "/share/out/twice.wav"
+        assert alone["result"]["gpu_lock"] == "available"
+        for failed in (refused, stopped, nonsense):
+            assert failed["raised"] == "TaskFailed"
+            assert json.loads(failed["text"])["error_code"] == "INVALID_INPUT"
+        assert "output_path" in refused["text"]
+        made = pair.get(f"/v1/workflows/status/{asking_first['result']['workflow_id']}")
+        assert made["status"] == "completed"
 
-
-def test_another_program_builds_chains_from_names_and_payload(pair: Pair) -> None:
-    body = speech("A chain from elsewhere.", "out/elsewhere.wav")
-    body["workflow_config"]["workflow_chain"] = ["ffmpeg.extract_audio", SPEECH]
-    broken = speech("Nothing.", "../outside.wav")
-    first, asking_first, twice, alone, refused, stopped, nonsense = pair.pipeline(
-        [(SPEECH, [body]), (HEALTH, []), (INFO, []), (PRESETS, [])],
-        [(HEALTH, [speech("At the end.", "out/end.wav")]), (INFO, []), (PRESETS, []), (SPEECH, [])],
-        [(SPEECH, [speech("Twice.", "out/twice.wav")]), (SPEECH, [])],
-        [(HEALTH, [])],
-        [(SPEECH, [broken])],
-        [(SPEECH, [broken]), (HEALTH, [])],
-        [(SPEECH, [{"status": "healthy"}])],
-    )
-    assert first["result"]["total_count"] == 12
-    assert decode_native(pair.folder / "data/workflows/out/elsewhere.wav")[0].size
-    assert asking_first["result"]["output_path"] == "/share/out/end.wav"
-    assert asking_first["result"]["text_length"] == len("At the end.")
-    assert twice["result"]["output_path"] == "/share/out/twice.wav"
-    assert alone["result"]["gpu_lock"] == "available"
-    for failed in (refused, stopped, nonsense):
-        assert failed["raised"] == "TaskFailed"
-        assert json.loads(failed["text"])["error_code"] == "INVALID_INPUT"
-    assert "output_path" in refused["text"]
-    made = pair.get(f"/v1/workflows/status/{asking_first['result']['workflow_id']}")
-    assert made["status"] == "completed"
-
-
-def test_a_failure_on_the_worker_has_its_code_and_stops_the_chain(pair: Pair) -> None:
-    (pair.folder / "data/workflows").mkdir(exist_ok=True)
-    (pair.folder / "data/workflows/noise.wav").write_bytes(b"no recording at all")
-    body = speech("Hello.", "out/never.wav", reference_audio="/share/noise.wav")
-    body["workflow_config"]["workflow_chain"] = [HEALTH, SPEECH, INFO]
-    answer = pair.client.post("/v1/workflows", json=body)
-    assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_INPUT")
-    assert SPEECH in answer.json()["error"]
-    status = pair.get(f"/v1/workflows/status/{answer.json()['workflow_id']}")
-    assert [stage["status"] for stage in status["stages"]] == ["completed", "failed", "skipped"]
-    assert (status["status"], status["current_stage"]) == ("failed", SPEECH)
-    assert not (pair.folder / "data/workflows/out/never.wav").exists()
+    def test_a_failure_on_the_worker_has_its_code_and_stops_the_chain(self, pair: Pair) -> None:
+        (pair.folder / "data/workflows").mkdir(exist_ok=True)
+        (pair.folder / "data/workflows/noise.wav").write_bytes(b"no recording at all")
+        body = speech("Hello.", "out/never.wav", reference_audio="/share/noise.wav")
+        body["workflow_config"]["workflow_chain"] = [HEALTH, SPEECH, INFO]
+        answer = pair.client.post("/v1/workflows", json=body)
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_INPUT")
+        assert SPEECH in answer.json()["error"]
+        status = pair.get(f"/v1/workflows/status/{answer.json()['workflow_id']}")
+        assert [stage["status"] for stage in status["stages"]] == ["completed", "failed", "skipped"]
+        assert (status["status"], status["current_stage"]) == ("failed", SPEECH)
+        assert not (pair.folder / "data/workflows/out/never.wav").exists()
 
 
 def test_monitoring_tells_of_the_real_workers(broker: Broker) -> None:
@@ -241,7 +241,7 @@ def test_a_broker_that_is_restarted_in_the_middle_loses_nothing(broker: Redis | 
         count_finishes(many)
         many.start(2)
         accepted = [many.submit(takes(1.5), f"{index}.wav") for index in range(5)]
-        eventually(lambda: many.is_running(accepted[0]["workflow_id"]), within_s=30)
+        eventually(lambda: ("running",) in many.rows("state"), within_s=30)
         broker.stop()
         began_s = time.monotonic()
         accepted.append(many.submit(takes(0.2), "while-away.wav"))
@@ -259,19 +259,42 @@ def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
         count_finishes(many)
         many.start(2)
         accepted = many.submit(takes(length_s), "long.wav")
-        program = subprocess.Popen(
-            [sys.executable, "-m", "tests.scale.pipeline", broker.url],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        output, _ = program.communicate(json.dumps([(SPEECH, [speech(takes(length_s), "other.wav")])]) + "\n", 120)
+        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(length_s), "other.wav")])])
+        output, _ = program.communicate(timeout=120)
         assert json.loads(output)["result"]["output_path"] == "/share/other.wav"
         eventually(lambda: many.is_completed(accepted["workflow_id"]), within_s=30)
         assert [attempts for (attempts,) in many.rows("attempts")] == [1, 1]
         assert len(finishes(many)) == 2
+
+
+def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker) -> None:
+    with fleet(broker.url, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
+        count_finishes(many)
+        many.start(2)
+        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(2), "a.wav")]), (SPEECH, []), (HEALTH, [])])
+        eventually(lambda: many.rows("state") == [("running",)], within_s=60)
+        ((task_id,),) = many.rows("id")
+        many.kill(many.worker_of(task_id))
+        output, _ = program.communicate(timeout=120)
+        assert json.loads(output)["result"]["status"] == "healthy"
+        assert [name for (name,) in many.rows("name")] == [SPEECH, SPEECH, HEALTH]
+        assert len(finishes(many)) == 3
+
+
+def begin_pipeline(broker_url: str, chain: list[tuple[str, list[Any]]]) -> subprocess.Popen[str]:
+    """Another program at its chain; it writes down what came of it."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.scale.pipeline", broker_url],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert program.stdin is not None
+    program.stdin.write(json.dumps(chain) + "\n")
+    program.stdin.flush()
+    return program
 
 
 def count_finishes(many: Fleet) -> None:
