@@ -9,6 +9,8 @@ import pytest
 
 from streaming_server import __version__
 from streaming_server.audio.decode import decode_native
+from streaming_server.core.jobs import NewJob
+from streaming_server.core.stages import SPEECH
 from streaming_server.errors import LeaseLost
 from tests.services import files_below, opened_storage
 
@@ -97,10 +99,10 @@ def test_voices_are_listed(tmp_path: Path) -> None:
 def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str) -> None:
     environment = {"DATA_DIR": str(tmp_path), "DATABASE_URL": database_url}
     with opened_storage(tmp_path, database_url) as storage:
-        pending, running, done = (storage.jobs.submit(name * 32, "", (), "accepted").id for name in "abc")
+        pending, running, done = (storage.jobs.submit([NewJob(name * 32, SPEECH, "")])[0].id for name in "abc")
         storage.jobs.cancel(done)
         storage.jobs.delete(done)
-        job = storage.jobs.submit("d" * 32, "", (), "accepted")
+        job = storage.jobs.submit([NewJob("d" * 32, SPEECH, "")])[0]
         finished = storage.jobs.claim("me")
         assert finished is not None
         (tmp_path / "source").write_bytes(b"RIFF")
