@@ -36,6 +36,8 @@ def fill(database: Database, size: int) -> None:
         rows = [
             {
                 "id": uuid.uuid4().hex,
+                "name": SPEECH,
+                "position": 0,
                 "state": JobState.PENDING if number % _PENDING_SHARE == 0 else JobState.COMPLETED,
                 "payload": _PAYLOAD,
                 "message": "",
