@@ -49,7 +49,8 @@ def server(checkpoint: tuple[Path, Path], data: Path) -> Iterator[ServerProcess]
 def audio_of(answer: dict[str, Any]) -> bytes:
     with wave.open(io.BytesIO(base64.b64decode(answer["audio_base64"]))) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24000, 1, 2)
-        return file.readframes(file.getnframes())
+        frames: bytes = file.readframes(file.getnframes())
+        return frames
 
 
 def events_of(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from streaming_server.audio.decode import decode_mono
 from streaming_server.core.dialogue import Cutting, script_of
 from streaming_server.domain import Emotion, FloatSamples, Generation, SpeechRequest, Voice
 from streaming_server.engines.base import EngineOptions, create_engine
 from streaming_server.engines.higgs import engine as higgs
+from streaming_server.engines.higgs.codes import Undelayed
 from streaming_server.engines.higgs.engine import HiggsEngine
+from streaming_server.engines.higgs.prompt import PromptWriter
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 
 ROOT = Path(__file__).parents[3]
@@ -95,7 +98,7 @@ def test_a_voice_is_listened_to_once_and_anew_when_its_file_changes(
     checkpoint: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    decode = higgs.decode_mono
+    decode = decode_mono
 
     def counting(path: Path, *arguments: Any) -> FloatSamples:
         decoded.append(path.name)
@@ -118,13 +121,13 @@ def test_a_voice_is_listened_to_once_and_anew_when_its_file_changes(
 
 def test_pieces_follow_one_another_and_hear_those_before(checkpoint: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[list[str]] = []
-    write = higgs.PromptWriter.write
+    write = PromptWriter.write
 
     def noting(self: Any, piece: Any, speakers: Any, voices: Any, scene: str, before: Any) -> Any:
         heard.append([said.text for said in before])
         return write(self, piece, speakers, voices, scene, before)
 
-    monkeypatch.setattr(higgs.PromptWriter, "write", noting)
+    monkeypatch.setattr(PromptWriter, "write", noting)
     text = "[SPEAKER0] a [SPEAKER1] b [SPEAKER0] c [SPEAKER1] d"
     script = script_of(text, [BELINDA, NOVA], Cutting("speaker"))
 
@@ -150,14 +153,14 @@ def test_the_first_chunk_leaves_before_the_last_frame_is_drawn(
     checkpoint: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames: list[int] = []
-    push = higgs.Undelayed.push
+    push = Undelayed.push
 
     def counting(self: Any, frame: Any) -> Any:
         frames.append(1)
         time.sleep(0.005)  # a real model takes as long
         return push(self, frame)
 
-    monkeypatch.setattr(higgs.Undelayed, "push", counting)
+    monkeypatch.setattr(Undelayed, "push", counting)
 
     async def use(engine: HiggsEngine) -> None:
         frames.clear()
@@ -178,13 +181,13 @@ def test_closing_a_stream_stops_the_drawing_at_the_next_frame(
     checkpoint: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames: list[int] = []
-    push = higgs.Undelayed.push
+    push = Undelayed.push
 
     def counting(self: Any, frame: Any) -> Any:
         frames.append(1)
         return push(self, frame)
 
-    monkeypatch.setattr(higgs.Undelayed, "push", counting)
+    monkeypatch.setattr(Undelayed, "push", counting)
 
     async def use(engine: HiggsEngine) -> None:
         frames.clear()
@@ -240,8 +243,9 @@ def test_half_precision_speaks(checkpoint: Paths) -> None:
 
 
 def test_a_folder_is_found_by_auto(checkpoint: Paths, tmp_path: Path) -> None:
-    paths = {"model_path": str(checkpoint[0]), "audio_tokenizer_path": str(checkpoint[1])}
-    engine = create_engine(EngineOptions(model_dir=tmp_path, device="cpu", **paths))
+    model, codec = map(str, checkpoint)
+    options = EngineOptions(model_dir=tmp_path, device="cpu", model_path=model, audio_tokenizer_path=codec)
+    engine = create_engine(options)
     assert isinstance(engine, HiggsEngine)
     asyncio.run(engine.aclose())
 
