@@ -9,7 +9,12 @@ need opusinfo opus-tools
 need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
+need haproxy haproxy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
+need docker-compose docker-compose
+need systemd-analyze systemd
+need redis-server redis-server
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
@@ -24,5 +29,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts postgresql test
+scripts/install espeak indextts2 japanese higgs postgresql celery s3 ray test
 exec .venv/bin/python -m pytest "$@"

@@ -15,14 +15,14 @@ import time
 from benchmarks.common import TEXT, get_json, percentile, request, running_server, table
 
 
-async def freed_ms(port: int, path: str) -> float:
-    """One client that hears the first bytes of a long text and goes."""
+async def freed_ms(port: int, path: str, server: int | None = None) -> float:
+    """One client that hears the first bytes of a long text and goes; ``server``: who speaks behind that port."""
     async with request(port, path, {"text": TEXT * 100}) as reader:
         await reader.read(200)
-        while not (await get_json(port, "/opus_queue_status"))["is_processing"]:
+        while not (await get_json(server or port, "/opus_queue_status"))["is_processing"]:
             await asyncio.sleep(0.001)
         began_s = time.perf_counter()
-    while (await get_json(port, "/opus_queue_status"))["is_processing"]:
+    while (await get_json(server or port, "/opus_queue_status"))["is_processing"]:
         pass
     return (time.perf_counter() - began_s) * 1000
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
-from streaming_server.engines.indextts.engine import DTYPES, choose_device
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.gpt import Projection
+from streaming_server.engines.indextts.owned import DTYPES, choose_device
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
 from streaming_server.engines.indextts.voices import KnownVoice
@@ -122,7 +122,7 @@ def decoding(runtime: Runtime, codes: int) -> float:
 def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[float, float, float]:
     """Seconds to the first audio and to the last, and seconds of audio; the second of two runs."""
     shape = runtime.gpt.shape
-    speaker_width = runtime.vocoder.shape.speaker_width
+    speaker_width = runtime.vocoder.speaker_width
     voice = KnownVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
     narrator = Narrator(runtime, look_ahead)
     generation = Generation(seed=1, max_mel_tokens=min(codes, shape.max_mel))

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from benchmarks.common import percentile, table
 from streaming_server.core.database import Database, jobs
-from streaming_server.core.jobs import JobState, JobStore
+from streaming_server.core.jobs import JobState, JobStore, NewJob
+from streaming_server.core.stages import SPEECH
 
 SIZES = (100, 10_000, 100_000)
 BARS_MS = {"list 50": 20.0, "claim": 5.0}
@@ -35,6 +36,8 @@ def fill(database: Database, size: int) -> None:
         rows = [
             {
                 "id": uuid.uuid4().hex,
+                "name": SPEECH,
+                "position": 0,
                 "state": JobState.PENDING if number % _PENDING_SHARE == 0 else JobState.COMPLETED,
                 "payload": _PAYLOAD,
                 "message": "",
@@ -65,7 +68,7 @@ def measured(store: JobStore, size: int, rounds: int) -> dict[str, list[float]]:
         "list 50, the last": times_ms(lambda: store.page(50, size - 50), rounds),
         "list 50 pending": times_ms(lambda: store.page(50, 0, [JobState.PENDING]), rounds),
         "counts": times_ms(store.counts, rounds),
-        "submit": times_ms(lambda: store.submit(uuid.uuid4().hex, _PAYLOAD, (), ""), rounds),
+        "submit": times_ms(lambda: store.submit([NewJob(uuid.uuid4().hex, SPEECH, _PAYLOAD)]), rounds),
     }
     claim_ms, finish_ms = [], []
     for _ in range(rounds):

@@ -1,6 +1,7 @@
-"""Make ``reference_audios/voice_01.wav`` … ``voice_11.wav``: one recording of each espeak-ng preset.
+"""Make the recordings that the project brings: ``voice_01.wav`` … ``voice_11.wav``, one of each espeak-ng preset, and
+the voice prompt ``belinda.wav`` with what it says in ``belinda.txt``.
 
-Usage: python scripts/make_reference_audios.py [FOLDER]
+Usage: python scripts/make_reference_audios.py [FOLDER [FOLDER OF VOICE PROMPTS]]
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from streaming_server.engines.espeak.library import EspeakLibrary
 from streaming_server.engines.espeak.voices import COMMENT, PRESETS
 
 TEXT = "This is a reference recording. It says how the voice sounds, at its own pace."
+PROMPTS = {"belinda": "coral"}
+"""Presets, by the names of the voice prompts."""
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def main(folder: Path, prompts: Path) -> None:
     library = EspeakLibrary()
-    for number, preset in enumerate(PRESETS, 1):
+    by_name = {preset.name: preset for preset in PRESETS}
+    wanted = [(folder / f"voice_{number:02}.wav", preset) for number, preset in enumerate(PRESETS, 1)]
+    wanted += [(prompts / f"{name}.wav", by_name[preset]) for name, preset in PROMPTS.items()]
+    for path, preset in wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
         chunks: list[IntSamples] = []
         library.speak(TEXT, "en-us", preset.timbre, lambda chunk, chunks=chunks: chunks.append(chunk) or True)  # type: ignore[misc]
         samples = np.concatenate(chunks)
-        path = folder / f"voice_{number:02}.wav"
         with av.open(path, "w") as container:
             container.metadata["comment"] = COMMENT + preset.name
             stream = container.add_stream("pcm_s16le", rate=library.sample_rate_hz, layout="mono")
@@ -37,8 +42,11 @@ def main(folder: Path) -> None:
             container.mux(stream.encode(None))
         pitch_hz = median_pitch_hz(to_float32(samples), library.sample_rate_hz)
         print(f"{path}  {preset.name:8} {samples.size / library.sample_rate_hz:.2f} s  {pitch_hz:.0f} Hz")
+    for name in PROMPTS:
+        (prompts / f"{name}.txt").write_text(TEXT + "\n")
     library.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "reference_audios"))
+    given = [Path(argument) for argument in sys.argv[1:3]]
+    main(*given, *[Path("reference_audios"), Path("examples/voice_prompts")][len(given) :])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,31 +18,37 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from streaming_server.api import native, openai, tasks
+from streaming_server.api import higgs, native, openai, tasks, workflows
 from streaming_server.api.docs import Docs
+from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.monitoring import Monitoring
 from streaming_server.api.queue import Queue
+from streaming_server.core.agent import start_agent
 from streaming_server.core.backlog import Backlog
 from streaming_server.core.buffers import ByteLimits
+from streaming_server.core.jobs import Job
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.metrics import Metrics
-from streaming_server.core.runner import JobRunner
+from streaming_server.core.scenes import SceneLibrary
 from streaming_server.core.slot import Slot
 from streaming_server.core.speech import Resumption, SpeechService
 from streaming_server.core.storage import Storage, StorageOptions
 from streaming_server.core.stream import SpeechStats
 from streaming_server.core.uploads import UploadLimits
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.engines.base import Engine, EngineOptions, create_engine
-from streaming_server.errors import SpeechServerError
+from streaming_server.core.worker import Worker
+from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
+from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
+
+if TYPE_CHECKING:
+    from streaming_server.scale.celery import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
-_TIDY_S = 60.0
-"""At most so long after its time is over something is removed, or sooner where things are kept for less."""
 
 
 def create_service(
@@ -77,6 +86,8 @@ def create_storage(settings: Settings) -> Storage:
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
+            settings.workflow_root,
+            settings.files_url,
         )
     )
 
@@ -86,11 +97,55 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         name=settings.engine,  # type: ignore[arg-type]
         model_dir=settings.model_dir,
+        model_path=settings.model_path,
+        audio_tokenizer_path=settings.audio_tokenizer_path,
         device=settings.device,  # type: ignore[arg-type]
         precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
         look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
         voice_cache_size=settings.voice_cache,
+        indextts2=indextts2_options(settings),
     )
+
+
+def indextts2_options(settings: Settings) -> IndexTTS2Options:
+    return IndexTTS2Options(
+        stream=settings.indextts2_stream,  # type: ignore[arg-type]
+        steps=settings.indextts2_steps,
+        look_ahead=settings.indextts2_look_ahead,
+        reference_s=settings.indextts2_reference_s,
+        cap_emotion=settings.indextts2_emotion_cap == "on",
+        language=None if settings.tts_language == "auto" else settings.tts_language,
+        w2vbert_dir=_path(settings.w2vbert_dir),
+        campplus_file=_path(settings.campplus_file),
+        bigvgan_dir=_path(settings.bigvgan_dir),
+        semantic_codec_file=_path(settings.semantic_codec_file),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def create_worker(
+    settings: Settings,
+    announce: Callable[[Job], None] | None = None,
+    engine: Engine | None = None,
+    observe: Callable[[str, SpeechStats], None] = lambda *_: None,
+) -> Worker:
+    """An engine, and what it needs to do jobs; ``announce`` as for `JobRunner`, ``observe`` as for `SpeechService`.
+
+    Raises:
+        EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
+    """
+    service = create_service(settings, engine, observe)
+    storage = create_storage(settings)
+    return Worker(service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), announce)
+
+
+def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
+    """What tells the meaning of a workflow's body."""
+    storage = worker.storage
+    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, settings.max_text_characters)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
@@ -102,21 +157,37 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
 
     Raises:
         EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
+        InvalidSetting: a fleet of what are no base URLs.
     """
+    fleet = Fleet(settings.fleet) if settings.fleet else None
     metrics = Metrics()
-    service = create_service(settings, engine, metrics.speech)
-    storage = create_storage(settings)
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice)
-    runner = JobRunner(storage, service, voices)
+    worker = create_worker(settings, None, engine, metrics.speech)
+    service, storage, voices = worker.service, worker.storage, worker.voices
+    background = [worker.tidy]
+    if settings.celery_broker_url:
+        sender = _sender(settings)
+        announce = sender.announce
+        background.append(partial(sender.send_forgotten, storage.workforce))
+    else:
+        announce = worker.runner.announce
+        background += [worker.live, worker.runner.run]
+    backlog = Backlog(storage, announce, worker.runner.interrupt)
+    planner = create_planner(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
-    shapes = ErrorShapes(native.ERRORS, {**openai.SHAPES, **tasks.SHAPES}, openai.PATH_SHAPES)
+    shapes = ErrorShapes(
+        native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES
+    )
+    prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
     dialects = (
         native.NativeDialect(service, voices, settings),
-        Queue(service, settings),
+        Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, Backlog(storage, runner), storage.uploads, settings),
+        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
+        workflows.WorkflowsDialect(service, backlog, planner, settings),
+        Monitoring(storage.workforce, worker.id, service.slot),
         MetricsRoute(metrics),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
     )
 
@@ -147,7 +218,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(service, storage, runner, min(_TIDY_S, settings.upload_keep_s, settings.audio_keep_s)),
+        lifespan=_lifespan(worker, settings, fleet, background),
     )
     app.router.redirect_slashes = False
     app.state.service = service
@@ -159,34 +230,43 @@ def _queue(slot: Slot) -> Mapping[str, float]:
     return {"holding": float(status.holder is not None), "waiting": float(len(status.waiting))}
 
 
+def _sender(settings: Settings) -> Sender:
+    try:
+        from streaming_server.scale.celery import Sender
+    except ModuleNotFoundError as error:
+        raise StorageUnavailable(
+            f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
+        ) from error
+    return Sender(settings)
+
+
 def _lifespan(
-    service: SpeechService, storage: Storage, runner: JobRunner, tidy_s: float
+    worker: Worker,
+    settings: Settings,
+    fleet: Fleet | None,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm() -> None:
         try:
-            await service.warm()
+            await worker.service.warm()
         except Exception:
             log.exception("the engine cannot be used")
-
-    async def tidy() -> None:
-        while True:
-            try:
-                await asyncio.to_thread(storage.tidy)
-            except Exception:
-                log.exception("what has expired could not be removed")
-            await asyncio.sleep(tidy_s)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
-        tasks = [asyncio.create_task(work) for work in (warm(), tidy(), runner.run())]
+        running = [asyncio.create_task(work()) for work in (warm, *background)]
+        agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield
         finally:
-            for task in tasks:
+            if agent:
+                agent.close()
+            if fleet:
+                await fleet.aclose()
+            for task in running:
                 task.cancel()
-            await asyncio.wait(tasks)
-            await service.aclose()
-            storage.close()
+            await asyncio.wait(running)
+            await worker.aclose()
 
     return lifespan

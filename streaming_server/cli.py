@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | say | voices | jobs``.
+"""The command line: ``streaming-server serve | worker | say | voices | jobs | test | calibrate``.
 
 Knows arguments and the terminal; what it starts is built by `app`.
 """
@@ -18,15 +18,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from streaming_server import __version__, logs
-from streaming_server.app import create_service, create_storage
+from streaming_server import __version__, client, logs
+from streaming_server.app import create_service, create_storage, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.core.storage import Storage
 from streaming_server.core.voices import VoiceLibrary
-from streaming_server.domain import SpeechRequest
-from streaming_server.errors import InvalidRequest, SpeechServerError
+from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.engines.base import create_engine
+from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s, forbidden_character
+
+CALIBRATION_TEXT = (
+    "The first train leaves at six, and whoever wants to see the sea before the others do must not be late for it."
+)
 
 _ENCODERS: dict[str, type[AudioEncoder]] = {
     ".ogg": OggOpusEncoder,
@@ -62,8 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--engine", choices=["auto", "espeak", "indextts"], help="what speaks (ENGINE, else auto)")
+    model.add_argument(
+        "--engine", choices=["auto", "espeak", "indextts", "higgs"], help="what speaks (ENGINE, else auto)"
+    )
     model.add_argument("--model_dir", "--model-dir", type=Path, help="the model's folder (MODEL_DIR, else checkpoints)")
+    model.add_argument("--model-path", help="HiggsAudio's model: a folder or a name on the Hugging Face hub")
+    model.add_argument("--audio-tokenizer-path", help="HiggsAudio's codec, likewise")
     model.add_argument(
         "--device", choices=["auto", "cuda", "mps", "cpu"], help="where the model runs (DEVICE, else auto)"
     )
@@ -79,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     for flag, sentence in _REFUSED.items():
         serve.add_argument(flag, action=_Refuse, nargs=0, sentence=sentence, help=argparse.SUPPRESS)
     serve.add_argument("--workers", type=_one, help="1: one server serves one device")
+    serve.add_argument("--max-new-tokens", type=_tokens, help="most audio codes of a piece of text (2048)")
+    serve.add_argument("--voice-prompts-dir", type=Path, help="further voices (examples/voice_prompts)")
+    serve.add_argument("--scene-prompts-dir", type=Path, help="the scenes (examples/scene_prompts)")
+    serve.add_argument("--reload", action="store_true", help="start anew whenever the server's own code changes")
     serve.set_defaults(command=_serve)
 
     say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
@@ -89,6 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
     say.set_defaults(command=_say)
 
+    worker = commands.add_parser(
+        "worker", parents=[model], allow_abbrev=False, help="do the tasks that come by CELERY_BROKER_URL"
+    )
+    worker.set_defaults(command=_worker)
+    calibrate = commands.add_parser(
+        "calibrate", parents=[model], allow_abbrev=False, help="measure IndexTTS 2's ways to stream and recommend one"
+    )
+    calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="what to say, a sentence of some seconds")
+    calibrate.add_argument(
+        "-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)"
+    )
+    calibrate.set_defaults(command=_calibrate)
+
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
 
@@ -98,13 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--clear", action="store_true", help="forget all that have ended, and their audio")
     jobs.add_argument("--limit", type=_count, default=50, help="most to list, the newest first (50)")
     jobs.set_defaults(command=_jobs)
+    test = commands.add_parser(
+        "test", allow_abbrev=False, help="ask a running server to speak, in its HiggsAudio dialect"
+    )
+    test.add_argument("--test", choices=list(client.TESTS), default="basic", help="what to ask for (basic)")
+    test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
+    test.set_defaults(command=_test)
     return parser
 
 
 _REFUSED = {
     "--deepspeed": "there is no DeepSpeed in here; --fp16 or --bf16 makes a model faster",
     "--cuda_kernel": "the runtime records its own CUDA graphs, and there is no other kernel to choose",
-    "--reload": "a server that starts anew would load its model anew; restart it, or let `watchfiles` do so",
 }
 
 
@@ -139,12 +170,30 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 4096")
+    return int(text)
+
+
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.server import serve
 
+    logs.configure(file=settings.log_path)
+    serve(settings, reload=options.reload)
+    return 0
+
+
+def _worker(settings: Settings, options: argparse.Namespace) -> int:
+    if not settings.celery_broker_url:
+        raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server itself does the tasks")
+    try:
+        from streaming_server.scale.celery import run_worker
+    except ModuleNotFoundError as error:
+        raise StorageUnavailable(f"a worker needs {error.name}: pip install 'streaming-server[celery]'") from error
     sys.setswitchinterval(0.0005)
     logs.configure()
-    serve(settings)
+    run_worker(settings)
     return 0
 
 
@@ -188,6 +237,42 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
         await service.aclose()
 
 
+def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    voice = VoiceLibrary(settings.reference_audio_dir).get(options.voice)
+    asyncio.run(_write_ways(settings, voice, options.text))
+    return 0
+
+
+async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
+    engine = create_engine(engine_options(settings))
+    try:
+        if engine.info.model_type != "IndexTTS2":
+            raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")
+        from streaming_server.engines.indextts2.calibration import FAST, NEAR, Way
+        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+
+        assert isinstance(engine, IndexTTS2Engine)
+
+        def tell(way: Way) -> None:
+            cost = way.cost
+            numbers = f"{way.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
+            print(f"{way.name:22} {way.steps:5} {numbers}", flush=True)
+
+        await engine.warm()
+        print(f"{'way':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
+        best = await engine.calibrate(voice.path, text, tell)
+        stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
+        slow = "" if best.cost.real_time_factor <= FAST else " Here it is too slow for a stream that does not falter."
+        print(
+            "\n* of the mel from the exact one, in shares of the distance between two exact ones with different noise;"
+            f" {NEAR} is taken for near enough. Listen before you trust it.{slow}\n\n"
+            f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
+        )
+    finally:
+        await engine.aclose()
+
+
 def _voices(settings: Settings, options: argparse.Namespace) -> int:
     voices = VoiceLibrary(settings.reference_audio_dir).list()
     for voice in voices:
@@ -219,6 +304,12 @@ def _cancel(storage: Storage, job_id: str) -> int:
     job = storage.jobs.cancel(job_id)
     print(f"{job_id}  {job.state if job else 'there is no such task'}", file=sys.stdout if job else sys.stderr)
     return 0 if job else 1
+
+
+def _test(settings: Settings, options: argparse.Namespace) -> int:
+    for line in client.TESTS[options.test](options.url.rstrip("/")):
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Granularity(StrEnum):
     """How early a stream lets go of its audio."""
 
     TOKEN = "token"
-    """As the model decodes; such a stream samples with a single beam."""
+    """As the model decodes, below the sentence; such a stream samples with a single beam."""
     SENTENCE = "sentence"
     """A whole sentence at a time; ``num_beams`` is honoured."""
 
@@ -40,10 +40,16 @@ class Generation:
     num_beams: int = 3
     repetition_penalty: float = 10.0
     max_mel_tokens: int = 600
-    """Most audio codes of one sentence."""
+    """Most audio codes of one sentence, or of whatever else a model makes at once."""
     max_text_tokens_per_sentence: int = 120
     """Longest sentence, in text tokens; a longer one is cut."""
     seed: int | None = None
+    ras_window: int = 7
+    """Repetition-aware sampling: codes that are looked back at; 0 leaves it out."""
+    ras_repeats: int = 2
+    """How often a code may occur among those before it is drawn again."""
+    context_pieces: int | None = 2
+    """Earlier pieces of a script that a model hears again before it makes the next; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +98,30 @@ class Emotion:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechRequest:
-    """One text to be spoken in one voice."""
+class Turn:
+    """Words of one speaker."""
 
     text: str
     voice: Voice
+    speaker: int | None = None
+    """The n of ``[SPEAKERn]``; None in a text that is no dialogue."""
+
+
+Script = tuple[tuple[Turn, ...], ...]
+"""What is said, in pieces: a model that can makes the turns of a piece at once, any other turn after turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRequest:
+    """One text to be spoken: in one voice, or as its script says."""
+
+    text: str
+    """As it came; with a script only shown and counted."""
+    voice: Voice
+    """With a script, its first."""
     generation: Generation = field(default_factory=Generation)
-    granularity: Granularity = Granularity.TOKEN
+    granularity: Granularity | None = None
+    """None: as the engine is set to."""
     sentence_batch: int = 1
     """Most sentences decoded together; 1 keeps them in sequence. Only with ``Granularity.SENTENCE``."""
     verbose: bool = False
@@ -110,6 +133,17 @@ class SpeechRequest:
     speed: float = 1.0
     """Tempo, 0.25-4.0, the pitch kept. An engine whose capabilities lack ``speed`` speaks at 1.0, and the stream is
     stretched on its way to the encoder."""
+    script: Script = ()
+    """Who says what; empty: ``voice`` says ``text``."""
+    scene: str = ""
+    """Where it is said, in words, for engines with the capability ``scene``."""
+    own_voices: bool = False
+    """An engine with the capability ``smart_voice`` chooses how each speaker sounds, whatever the voices say."""
+
+    @property
+    def voices(self) -> list[Voice]:
+        """All that speak, each once, in the order of their first words."""
+        return list(dict.fromkeys(turn.voice for piece in self.script for turn in piece)) or [self.voice]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ SpeechServerError
 ├── JobQueueFull            as many jobs are pending as may
 ├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
 ├── FileMissing             a stored file is gone
+├── FileOutside             a path that leads out of its folder, or can be no file
+├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
 ├── StorageUnavailable      a database or folder that cannot be used at all
 ├── AudioTooLarge           a whole file that would pass the bound of unsent audio
@@ -220,6 +222,21 @@ class FileMissing(SpeechServerError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the file {name} is gone")
+
+
+class FileOutside(SpeechServerError):
+    code = "file_outside"
+
+    def __init__(self) -> None:
+        super().__init__("the path leads out of its folder, to a folder, or cannot be the name of a file")
+
+
+class InsufficientMemory(SpeechServerError):
+    code = "insufficient_memory"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the device has not enough memory for this text; try a shorter one, or again later")
 
 
 class StorageFull(SpeechServerError):

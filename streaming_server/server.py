@@ -6,10 +6,16 @@ Knows connections and signals; not what is served.
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from functools import partial
+from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import ChangeReload
 
+from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.settings import Settings
 
@@ -52,6 +58,25 @@ def create_server(settings: Settings, **options: object) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(settings: Settings) -> None:
-    """Run until a signal ends it; running streams get ``shutdown_timeout_s``."""
-    create_server(settings).run()
+def serve(settings: Settings, *, reload: bool = False) -> None:
+    """Run until a signal ends it; running streams get ``shutdown_timeout_s``.
+
+    Args:
+        settings: what is set.
+        reload: begin again in a new process whenever a file of the package changes.
+    """
+    if not reload:
+        _run(settings, None)
+        return
+    watched = [str(Path(__file__).parent)]
+    config = uvicorn.Config(
+        "", host=settings.host, port=settings.port, log_config=None, reload=True, reload_dirs=watched
+    )
+    ChangeReload(config, partial(_run, settings), [config.bind_socket()]).run()
+
+
+def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
+    # Set here, as a process that is begun again inherits neither.
+    sys.setswitchinterval(0.0005)
+    logs.configure(file=settings.log_path)
+    create_server(settings).run(sockets)

@@ -9,7 +9,10 @@ import re
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _PREVIEW_CHARACTERS = 50
-_WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_WIDE_RANGES = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_WIDE = re.compile(f"[{_WIDE_RANGES}]")
+_WORD = re.compile(rf"[{_WIDE_RANGES}][^\s\w]*|[^\s{_WIDE_RANGES}]+")
+_SENTENCE_END = re.compile(r"[.!?…。！？][^\s\w]*$")
 _WIDE_S, _NARROW_S = 0.25, 0.065
 
 
@@ -32,3 +35,17 @@ def estimated_duration_s(text: str) -> float:
     """About how long speaking takes: a Han character or a syllable block at 0.25 s, any other at 0.065 s."""
     wide = len(_WIDE.findall(text))
     return wide * _WIDE_S + (len(text) - wide) * _NARROW_S
+
+
+def cut_by_words(text: str, most: int) -> list[str]:
+    """Pieces of at most so many words, at ends of sentences where they have any; a Han character counts as a word."""
+    pieces: list[str] = []
+    words = list(_WORD.finditer(text))
+    first = 0
+    while first < len(words):
+        last = min(first + most, len(words)) - 1
+        if last < len(words) - 1:
+            last = next((place for place in range(last, first - 1, -1) if _SENTENCE_END.search(words[place][0])), last)
+        pieces.append(text[words[first].start() : words[last].end()])
+        first = last + 1
+    return pieces

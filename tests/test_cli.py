@@ -9,6 +9,8 @@ import pytest
 
 from streaming_server import __version__
 from streaming_server.audio.decode import decode_native
+from streaming_server.core.jobs import NewJob
+from streaming_server.core.stages import SPEECH
 from streaming_server.errors import LeaseLost
 from tests.services import files_below, opened_storage
 
@@ -57,9 +59,13 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
         (["say", "a"], "-o/--output"),
         (["serve", "--port", "70000"], "70000 is not from 0 to 65535"),
         (["serve", "--nonsense"], "--nonsense"),
+        (["serve", "--max-new-tokens", "4097"], "4097 is not from 1 to 4096"),
+        (["serve", "--engine", "higgs", "--model-path", "nonsense"], "neither a folder nor a name"),
+        (["test", "--test", "dance"], "invalid choice"),
+        (["test", "--url", "http://127.0.0.1:1"], "http://127.0.0.1:1/info"),
+        (["test", "--url", "nonsense"], "nonsense/info"),
         (["serve", "--deepspeed"], "--deepspeed: there is no DeepSpeed in here; --fp16 or --bf16"),
         (["serve", "--cuda_kernel"], "--cuda_kernel: the runtime records its own CUDA graphs"),
-        (["serve", "--reload"], "--reload: a server that starts anew would load its model anew"),
         (["serve", "--workers", "2"], "run one server a GPU behind a balancer"),
         (["jobs", "--limit", "0"], "0 is not from 1 to 1000000"),
         (["jobs", "--cancel"], "--cancel"),
@@ -93,10 +99,10 @@ def test_voices_are_listed(tmp_path: Path) -> None:
 def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str) -> None:
     environment = {"DATA_DIR": str(tmp_path), "DATABASE_URL": database_url}
     with opened_storage(tmp_path, database_url) as storage:
-        pending, running, done = (storage.jobs.submit(name * 32, "", (), "accepted").id for name in "abc")
+        pending, running, done = (storage.jobs.submit([NewJob(name * 32, SPEECH, "")])[0].id for name in "abc")
         storage.jobs.cancel(done)
         storage.jobs.delete(done)
-        job = storage.jobs.submit("d" * 32, "", (), "accepted")
+        job = storage.jobs.submit([NewJob("d" * 32, SPEECH, "")])[0]
         finished = storage.jobs.claim("me")
         assert finished is not None
         (tmp_path / "source").write_bytes(b"RIFF")

@@ -46,6 +46,7 @@ def test_both_readmes_show_every_route(name: str) -> None:
     for path in (
         *("/synthesize_stream_opus", "/synthesize_stream ", "/synthesize ", "/synthesize_simple", "/opus_queue_status"),
         *("/v1/audio/speech", "/v1/audio/voices", "/v1/models", "/tts_url", "/tts ", "/synthesize_stream_opus --data"),
+        *("/info", "/voices", "/scenes", "/generate ", "/generate-stream", "/generate-upload"),
         *(
             "/api/v1/upload/audio",
             "/api/v1/file/",
@@ -55,6 +56,8 @@ def test_both_readmes_show_every_route(name: str) -> None:
             "/api/v1/tasks",
         ),
         *("/api/v1/audio/", "/api/v1/health", "/metrics", "-X DELETE http://localhost:8000/api/v1/task/"),
+        *("/v1/workflows ", "/v1/workflows/status/", "/monitoring/gpu-lock/health", "/monitoring/heartbeat/all"),
+        *("/monitoring/statistics",),
         *("/reference_audios", "/download_reference_audio/0", "/health", "/model_info", "/test ", "/test_stream"),
     ):
         assert path.strip() in text, path

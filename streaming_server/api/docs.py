@@ -33,10 +33,10 @@ _REFUSALS: Mapping[int, str] = {
     400: "A value that cannot be used; the sentence says which and why.",
     401: "An API key is missing or wrong.",
     404: "There is no such thing, or no longer.",
+    408: "It takes longer than one may wait; it goes on.",
     413: "The body is too large.",
     416: "Past the end.",
     422: "Not JSON, or a field that is missing, of the wrong type or out of range.",
-    429: "As many tasks are pending as may.",
     500: "A failure of the server's own; its log has the details.",
     503: "The model is still loading, or the queue is full.",
     507: "There is no space left on the server's disk.",
@@ -44,7 +44,6 @@ _REFUSALS: Mapping[int, str] = {
 _REFUSAL_HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": "`Bearer`."},
     416: {"Content-Range": "How many bytes there are."},
-    429: {"Retry-After": "Seconds to wait before another try."},
     503: {"Retry-After": "Seconds to wait before another try."},
 }
 _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {

@@ -40,7 +40,10 @@ class ErrorShape:
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: its own, or that of the longest prefix."""
+    """Which shape a path's errors have: its own, or that of the longest prefix.
+
+    A prefix ends where a part of the path does, unless it ends with ``*``.
+    """
 
     def __init__(
         self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
@@ -53,7 +56,7 @@ class ErrorShapes:
         if path in self._by_path:
             return self._by_path[path]
         for prefix, shape in self._by_prefix:
-            if path == prefix or path.startswith(prefix + "/"):
+            if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
         return self._default
 
@@ -123,7 +126,7 @@ async def parse_body(request: Request, model: type[B]) -> B:
     except (ValueError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
-    return _validated(model, content, "body")
+    return validated(model, content, "body")
 
 
 def parse_query(request: Request, model: type[B]) -> B:
@@ -132,10 +135,14 @@ def parse_query(request: Request, model: type[B]) -> B:
     Raises:
         MalformedBody: as `parse_body`.
     """
-    return _validated(model, dict(request.query_params), "query")
+    return validated(model, dict(request.query_params), "query")
 
 
-def _validated(model: type[B], content: object, where: str) -> B:
+def validated(model: type[B], content: object, where: str) -> B:
+    """
+    Raises:
+        MalformedBody: a field that is missing, of the wrong type or out of range.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -185,20 +192,28 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.VoiceIndexOutOfRange: 400,
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
+    errors.FileOutside: 400,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
     errors.UploadTooLarge: 413,
     RangeNotSatisfiable: 416,
-    errors.JobQueueFull: 429,
     errors.EngineNotReady: 503,
     errors.ShuttingDown: 503,
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,
+    errors.JobQueueFull: 503,
+    errors.InsufficientMemory: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }
+
+
+def status_of(error: SpeechServerError, shape: ErrorShape) -> int:
+    """The status of an expected error."""
+    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
+    return next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
 
 
 def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) -> JSONResponse:
@@ -208,8 +223,7 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
         headers.update(error.headers or {})
         return JSONResponse(shape.body(error.status_code, error.detail, None), error.status_code, headers)
     assert isinstance(error, SpeechServerError)
-    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
-    status = next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
+    status = status_of(error, shape)
     if error.retryable:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if isinstance(error, errors.Unauthorized):

@@ -17,7 +17,7 @@ _OVERHEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class PartHead:
     """A part begins."""
 
     field: str
@@ -31,29 +31,35 @@ async def file_part(request: Request, field: str, limit_bytes: int) -> tuple[str
         InvalidRequest: the body is not multipart, or has no such file. Reading raises it where the body ends too early.
         UploadTooLarge: the body is larger than the file may be.
     """
-    events = _events(request, limit_bytes)
-    async for event in events:
-        if isinstance(event, _Head) and event.field == field and event.filename is not None:
-            return event.filename, _content(events)
+    parts = events(request, limit_bytes)
+    async for event in parts:
+        if isinstance(event, PartHead) and event.field == field and event.filename is not None:
+            return event.filename, _content(parts)
     raise InvalidRequest(f"{field} is required: a part of the multipart body with a file name", field)
 
 
-async def _content(events: AsyncGenerator[_Head | bytes, None]) -> AsyncIterator[bytes]:
+async def _content(parts: AsyncGenerator[PartHead | bytes, None]) -> AsyncIterator[bytes]:
     is_wanted = True
-    async for event in events:
-        if isinstance(event, _Head):
+    async for event in parts:
+        if isinstance(event, PartHead):
             is_wanted = False  # the rest is read all the same: only its end shows that the file was whole
         elif is_wanted:
             yield event
 
 
-async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[_Head | bytes, None]:
+async def events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead | bytes, None]:
+    """The parts of a multipart body as they come, each its head and then its content in pieces.
+
+    Raises:
+        InvalidRequest: the body is not multipart, cannot be read as such, or ends too early.
+        UploadTooLarge: it is larger than that, not counting what frames the parts.
+    """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidRequest("Content-Type must be multipart/form-data with a boundary", "content-type", "header")
     if int(request.headers.get("content-length", 0)) > limit_bytes + _OVERHEAD_BYTES:
         raise UploadTooLarge(limit_bytes)  # before a client that waits for `100 Continue` sends it
-    found: list[_Head | bytes] = []
+    found: list[PartHead | bytes] = []
     name, value, headers = bytearray(), bytearray(), dict[str, bytes]()
     is_complete = False
 
@@ -66,7 +72,7 @@ async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[_Head | 
         _, parameters = parse_options_header(headers.get("content-disposition", b""))
         filename = parameters.get(b"filename")
         field = parameters.get(b"name", b"").decode("utf-8", "replace")
-        found.append(_Head(field, None if filename is None else filename.decode("utf-8", "replace")))
+        found.append(PartHead(field, None if filename is None else filename.decode("utf-8", "replace")))
         headers.clear()
 
     def end() -> None:

@@ -38,6 +38,7 @@ from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.api.sampling import within_limit
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
+from streaming_server.core.dialogue import as_dialogue
 from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest
@@ -253,6 +254,8 @@ class NativeDialect:
         check_text(body.text, self.settings.max_text_characters, place=place)
         voice = self.voices.get(body.reference_audio_index)
         request = replace(body.request(voice), request_id=request_id.get() or "")
+        if self.settings.dialogue:
+            request = as_dialogue(request, self.voices.list())
         limit = self.service.engine.info.max_mel_tokens
         return replace(request, generation=within_limit(request.generation, limit, body, place))
 

@@ -54,7 +54,8 @@ class GenerationBody(SimpleBody, SamplingBody):
     """The same request gives the same audio on the same machine, where the engine can."""
 
     def generation(self) -> Generation:
-        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
 
 
 class SynthesizeBody(GenerationBody):
@@ -73,7 +74,7 @@ class StreamBody(GenerationBody):
     """Audio as the model decodes, or a whole sentence at a time."""
 
     def request(self, voice: Voice) -> SpeechRequest:
-        granularity = Granularity(self.stream_granularity)
+        granularity = Granularity(self.stream_granularity) if "stream_granularity" in self.model_fields_set else None
         return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
 
 

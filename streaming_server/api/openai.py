@@ -34,6 +34,7 @@ from streaming_server.api.operations import ApiRoute
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.api.sampling import emotion_source, emotion_vector
 from streaming_server.audio.encoders import FORMATS
+from streaming_server.core.dialogue import PLAIN, as_dialogue, is_dialogue, script_of
 from streaming_server.core.speech import SpeechService
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
@@ -113,13 +114,20 @@ class OpenAIDialect:
     async def speech(self, request: Request) -> SpeechResponse:
         body = await parse_body(request, SpeechBody)
         limit = min(_LONGEST_INPUT, self.settings.max_text_characters)
+        text = check_text(body.input, limit, "input")
+        names = body.voice if isinstance(body.voice, str) else body.voice.id
+        several = names.split(",") if self._has_speakers(text) else [names]
+        voices = [await self._voice(name.strip()) for name in several]
         speech = SpeechRequest(
-            check_text(body.input, limit, "input"),
-            await self._voice(body.voice if isinstance(body.voice, str) else body.voice.id),
+            text,
+            voices[0],
             request_id=request_id.get() or "",
             emotion=Emotion(text=body.instructions) if body.instructions and body.instructions.strip() else None,
             speed=body.speed,
+            script=script_of(text, voices, PLAIN, "input") if len(voices) > 1 else (),
         )
+        if len(voices) == 1:
+            speech = self._with_speakers(speech, "input")
         name = body.response_format or self.settings.openai_default_format
         encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -167,7 +175,17 @@ class OpenAIDialect:
             request_id=request_id.get() or "",
             emotion=emotion,
         )
+        speech = self._with_speakers(speech, "text")
         return WholeSpeechResponse(self.service, speech, {}, self.settings.send_timeout_s)
+
+    def _has_speakers(self, text: str) -> bool:
+        return self.settings.dialogue and is_dialogue(text)
+
+    def _with_speakers(self, speech: SpeechRequest, field: str) -> SpeechRequest:
+        """The request as a dialogue, where the server is to understand one in it."""
+        if not self._has_speakers(speech.text):
+            return speech
+        return as_dialogue(speech, self.voices.list(), field)
 
     async def _emotion(self, body: TtsUrlBody) -> Emotion | None:
         """By the method that the body names.

@@ -11,16 +11,25 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, NotRequired
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
-from typing_extensions import TypedDict
 
-from streaming_server.api.http import head_response
-from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag, described
+from streaming_server.api.fleet import Fleet
+from streaming_server.api.http import head_response, parse_query
+from streaming_server.api.operations import ApiRoute
+from streaming_server.api.queue_operations import (
+    DISCARD,
+    EVENTS,
+    RESUME,
+    STATUS,
+    TAG,
+    QueueEvent,
+    QueueStatus,
+    StatusQuery,
+    Waiting,
+)
 from streaming_server.api.responses import ResumedResponse
 from streaming_server.core.slot import Slot, SlotStatus
 from streaming_server.core.speech import SpeechService
@@ -29,78 +38,6 @@ from streaming_server.settings import Settings
 from streaming_server.text import preview
 
 _KEEP_ALIVE_S = 15.0
-_TAG = Tag("Queue and streams", "Who is being served, who waits, and how a broken stream is continued.")
-
-
-@described
-class CurrentRequest(TypedDict):
-    text_preview: str
-    """The first 50 characters."""
-    reference_audio_index: int | None
-    """Null for a voice that is no file of the reference folder."""
-    processing_duration_seconds: float
-    start_time: float
-    """UNIX seconds."""
-
-
-@described
-class QueueStatus(TypedDict):
-    is_processing: bool
-    queue_available: bool
-    timestamp: float
-    """UNIX seconds."""
-    current_request: NotRequired[CurrentRequest]
-    """Absent while nobody is being served."""
-
-
-@described
-class Waiting(TypedDict):
-    request_id: str
-    position: int
-    expected_wait_seconds: float
-
-
-@described
-class QueueEvent(QueueStatus):
-    waiting: int
-    queue: list[Waiting]
-
-
-_Byte = Annotated[int, Field(ge=0, default=0)]
-_RESUMED_HEADERS = {"X-Stream-Id": "The stream's name.", "X-Stream-Offset": "The first byte's place in the stream."}
-_STREAM_ID = Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")
-_STATUS = Operation("Who is being served", [Answer("At this moment.", QueueStatus)])
-_EVENTS = Operation(
-    "The queue, live",
-    [Answer("Each event's `data` is this object, at once and at every change.", QueueEvent, ["text/event-stream"])],
-)
-_RESUME = Operation(
-    "Continue a stream whose connection broke",
-    [
-        Answer(
-            "The stream from that byte on; while it is being made, as it is made.",
-            None,
-            ["audio/*", "application/octet-stream"],
-            _RESUMED_HEADERS,
-        ),
-        Answer(
-            "The rest of a stream that is complete, where `Range` was given.",
-            None,
-            ["audio/*", "application/octet-stream"],
-            {**_RESUMED_HEADERS, "Content-Range": "Its place in the whole."},
-            206,
-        ),
-    ],
-    parameters=[
-        _STREAM_ID,
-        Parameter("Range", "header", "`bytes=N-`: continue at byte N; `bytes=N-M` ends a complete stream at byte M."),
-        Parameter("from", "query", "The byte to continue at, for a client that cannot send `Range`.", _Byte),
-    ],
-    refusals=[404, 416, 422],
-)
-_DISCARD = Operation(
-    "Forget a stream", [Answer("It is gone.", None, [], status=204)], parameters=[_STREAM_ID], refusals=[404]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +46,15 @@ class Queue:
 
     service: SpeechService
     settings: Settings
+    fleet: Fleet | None
+    """All servers behind one gateway, where there are more."""
 
     def routes(self) -> list[BaseRoute]:
         return [
-            ApiRoute("/opus_queue_status", self.opus_queue_status, _TAG, _STATUS),
-            ApiRoute("/opus_queue_status/events", self.opus_queue_events, _TAG, _EVENTS),
-            ApiRoute("/streams/{stream_id}", self.resume, _TAG, _RESUME),
-            ApiRoute("/streams/{stream_id}", self.discard, _TAG, _DISCARD, methods=["DELETE"]),
+            ApiRoute("/opus_queue_status", self.opus_queue_status, TAG, STATUS),
+            ApiRoute("/opus_queue_status/events", self.opus_queue_events, TAG, EVENTS),
+            ApiRoute("/streams/{stream_id}", self.resume, TAG, RESUME),
+            ApiRoute("/streams/{stream_id}", self.discard, TAG, DISCARD, methods=["DELETE"]),
         ]
 
     async def resume(self, request: Request) -> Response | ResumedResponse:
@@ -132,7 +71,13 @@ class Queue:
         return Response(status_code=204)
 
     async def opus_queue_status(self, request: Request) -> Response:
-        return JSONResponse(_queue_status(self.service.slot.status()))
+        if not parse_query(request, StatusQuery).fleet:
+            return JSONResponse(_queue_status(self.service.slot.status()))
+        if self.fleet is None:
+            message = "fleet must be 0 here: this server knows of no others, since FLEET is not set"
+            raise InvalidRequest(message, "fleet", "query")
+        keys = {name: request.headers[name] for name in ("authorization", "x-api-key") if name in request.headers}
+        return JSONResponse(await self.fleet.status(keys))
 
     async def opus_queue_events(self, request: Request) -> Response:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

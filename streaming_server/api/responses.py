@@ -44,8 +44,8 @@ class StreamResponse(ABC):
         """The stream to send."""
 
     @abstractmethod
-    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        """Start the response and send its body, but for the end."""
+    async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
+        """Start the response and send its body, but for the end; the outcome where it is not that all is complete."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope["state"]["log"]
@@ -61,9 +61,9 @@ class StreamResponse(ABC):
 
             stream.buffer.on_give_up.add(give_up)
             try:
-                await self.respond(stream, connection)
+                outcome = await self.respond(stream, connection)
                 await connection.write(b"", last=True)
-                entry["outcome"] = "complete"
+                entry["outcome"] = outcome or "complete"
             except SpeechServerError as error:
                 entry["outcome"] = error.code
                 if not connection.started:
@@ -98,10 +98,11 @@ class SpeechResponse(StreamResponse):
         resumable = Headers(scope=scope).get("x-resumable", "").lower() in {"true", "1"}
         return self.service.open(self.request, self._encoder, keep=self._keep, resumable=resumable)
 
-    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+    async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
         piece = await stream.buffer.read(0)
         await self.announce(stream, connection)
         await connection.write_stream(stream, 0, piece)
+        return None
 
     async def announce(self, stream: SpeechStream, connection: Connection, **headers: str) -> None:
         """Send the headers, with the name by which the stream can be continued."""

@@ -173,7 +173,7 @@ SUBMIT = Operation(
     "Queue a text",
     [Answer("It is stored and will be spoken, also after a restart.", Submitted)],
     TaskBody,
-    refusals=[404, 429, 503, 507],
+    refusals=[404, 503, 507],
 )
 SYNC = Operation("Speak a text", [_WAV], TaskBody, refusals=[404, 500, 503])
 TASK = Operation("How far a task is", [Answer("At this moment.", Task)], parameters=[_TASK_ID], refusals=[404])

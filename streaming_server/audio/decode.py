@@ -10,16 +10,19 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.container import InputContainer
 
 from streaming_server.domain import FloatSamples
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
+
+_FORMATS = "wav,w64,mp3,flac,mov,ogg,aac,matroska,aiff,caf,au,amr"
 
 
 def decode_native(path: Path, limit_s: float | None = None) -> tuple[FloatSamples, int]:
     """Decode a file at its own rate.
 
     Args:
-        path: wav, mp3, flac, m4a, ogg, opus or whatever else FFmpeg reads.
+        path: wav, mp3, flac, m4a, ogg, opus and a few more that hold nothing but sound.
         limit_s: stop after this many seconds.
 
     Returns:
@@ -44,7 +47,7 @@ def comment(path: Path) -> str:
         VoiceFileMissing, VoiceUnreadable: as `decode_native`.
     """
     try:
-        with av.open(path) as container:
+        with _opened(path) as container:
             return str(container.metadata.get("comment", ""))
     except FileNotFoundError as error:
         raise VoiceFileMissing(path.name) from error
@@ -52,11 +55,16 @@ def comment(path: Path) -> str:
         raise VoiceUnreadable(path.name) from error
 
 
+def _opened(path: Path) -> InputContainer:
+    # Any other format is none of a recording; playlists among them would open further files and hosts.
+    return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+
+
 def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[FloatSamples, int]:
     parts: list[FloatSamples] = []
     count = 0
     try:
-        with av.open(path) as container:
+        with _opened(path) as container:
             if not container.streams.audio:
                 raise VoiceUnreadable(path.name)
             rate = rate_hz or container.streams.audio[0].rate

@@ -24,7 +24,18 @@ log = logging.getLogger(__name__)
 _BUSY_TIMEOUT_MS = 10_000
 _MIGRATION_LOCK = 0x5350454543480001
 """Any number that no other program on the same PostgreSQL takes for its own."""
-_MIGRATIONS: Sequence[Sequence[str]] = ()
+_MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        "ALTER TABLE jobs ADD COLUMN name VARCHAR(64) NOT NULL DEFAULT 'indextts.generate_speech'",
+        "ALTER TABLE jobs ADD COLUMN workflow_id VARCHAR(64)",
+        "ALTER TABLE jobs ADD COLUMN position INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN error_code VARCHAR(64)",
+        "ALTER TABLE jobs ADD COLUMN sent_s FLOAT",
+        "CREATE INDEX jobs_workflow ON jobs (workflow_id, number)",
+        "CREATE TABLE workers (id VARCHAR(128) NOT NULL PRIMARY KEY, seen_s FLOAT NOT NULL, entered_s FLOAT, "
+        "is_busy BOOLEAN NOT NULL, device TEXT NOT NULL)",
+    ),
+)
 """The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read."""
 
 _metadata = sa.MetaData()
@@ -36,19 +47,25 @@ jobs = sa.Table(
     _metadata,
     sa.Column("number", _Number, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("workflow_id", sa.String(64)),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("result", sa.Text),
     sa.Column("message", sa.Text, nullable=False),
+    sa.Column("error_code", sa.String(64)),
     sa.Column("progress", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("owner", sa.String(128)),
     sa.Column("lease_until_s", sa.Float),
     sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("sent_s", sa.Float),
     sa.Column("started_s", sa.Float),
     sa.Column("ended_s", sa.Float),
     sa.Index("jobs_state", "state", "number"),
     sa.Index("jobs_ended", "ended_s"),
+    sa.Index("jobs_workflow", "workflow_id", "number"),
 )
 uploads = sa.Table(
     "uploads",
@@ -71,6 +88,16 @@ job_uploads = sa.Table(
     sa.Index("job_uploads_upload", "upload"),
 )
 """Which uploads a job needs."""
+workers = sa.Table(
+    "workers",
+    _metadata,
+    sa.Column("id", sa.String(128), primary_key=True),
+    sa.Column("seen_s", sa.Float, nullable=False),
+    sa.Column("entered_s", sa.Float),
+    sa.Column("is_busy", sa.Boolean, nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+)
+"""Who runs jobs, and how its slot was when it last said so."""
 
 
 class Database:

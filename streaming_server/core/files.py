@@ -13,8 +13,43 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from streaming_server.errors import FileMissing, StorageFull
+from streaming_server.errors import FileMissing, FileOutside, StorageFull
+
+
+class Files(Protocol):
+    """What several processes share of files. Every method blocks its thread."""
+
+    def check(self, key: str) -> None:
+        """
+        Raises:
+            FileOutside: the key leads elsewhere, by a link, to a folder, or below what is none.
+        """
+
+    def put(self, key: str, source: Path) -> None:
+        """Move a file of this machine to its key, over what is there.
+
+        Raises:
+            FileOutside: as `check`.
+            StorageFull: there is no space.
+        """
+
+    def local(self, key: str) -> Path:
+        """A path on this machine to read the file at.
+
+        Raises:
+            FileMissing: there is none.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove a file, if it is there."""
+
+    def older_than(self, prefix: str, age_s: float) -> list[str]:
+        """The keys of files directly below a prefix that were written so many seconds ago."""
+
+    def tidy(self) -> None:
+        """Remove what this machine keeps of them and has not needed for a while."""
 
 
 class FolderFiles:
@@ -24,14 +59,17 @@ class FolderFiles:
         """``folders``: by the first part of a key, where its files lie."""
         self._folders = folders
 
-    def put(self, key: str, source: Path) -> None:
-        """Move a file to its key, over what is there.
+    def check(self, key: str) -> None:
+        path, root = self._path(key), self._folders[PurePosixPath(key).parts[0]]
+        if not path.resolve().is_relative_to(root.resolve()) or path.is_dir():
+            raise FileOutside
+        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise FileOutside
 
-        Raises:
-            StorageFull: there is no space.
-        """
+    def put(self, key: str, source: Path) -> None:
         target = self._path(key)
         with full_disk():
+            self.check(key)
             target.parent.mkdir(parents=True, exist_ok=True)
             with source.open("rb") as file:
                 os.fsync(file.fileno())
@@ -44,28 +82,25 @@ class FolderFiles:
             _sync(target.parent)  # the name outlives a power cut too, before anybody is told of it
 
     def local(self, key: str) -> Path:
-        """A path to read the file at.
-
-        Raises:
-            FileMissing: there is none.
-        """
+        self.check(key)
         path = self._path(key)
         if not path.is_file():
             raise FileMissing(PurePosixPath(key).name)
         return path
 
     def delete(self, key: str) -> None:
-        """Remove a file, if it is there."""
         self._path(key).unlink(missing_ok=True)
 
     def older_than(self, prefix: str, age_s: float) -> list[str]:
-        """The keys of files directly below a prefix that were written so many seconds ago."""
         latest_s = time.time() - age_s
         try:
             found = [entry for entry in os.scandir(self._folders[prefix]) if entry.is_file(follow_symlinks=False)]
         except FileNotFoundError:
             return []
         return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
+
+    def tidy(self) -> None:
+        """There is nothing: the files are this machine's own."""
 
     def _path(self, key: str) -> Path:
         first, *rest = PurePosixPath(key).parts

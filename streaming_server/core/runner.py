@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedRandom
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -23,6 +23,7 @@ from streaming_server.audio.encoders import PcmEncoder, wav_header
 from streaming_server.core.files import full_disk
 from streaming_server.core.jobs import Job
 from streaming_server.core.speech import EngineState, SpeechService
+from streaming_server.core.stages import QUESTIONS, SPEECH, model_identity
 from streaming_server.core.storage import Storage
 from streaming_server.core.stream import SpeechStream
 from streaming_server.core.voices import VoiceLibrary
@@ -56,6 +57,8 @@ class SpeechJob:
     """A voice with an index is the reference folder's of that name; any other's path is a key of the store of files."""
     output: str
     """Key of the WAV file to be made."""
+    memo: dict[str, Any] | None = None
+    """What its dialect wants to remember of it; not looked into."""
 
     def to_json(self) -> str:
         return _payload().dump_json(self).decode()
@@ -72,18 +75,29 @@ def _payload() -> TypeAdapter[SpeechJob]:
 class JobRunner:
     """The one who runs jobs in this process."""
 
-    def __init__(self, storage: Storage, service: SpeechService, voices: VoiceLibrary) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        service: SpeechService,
+        voices: VoiceLibrary,
+        announce: Callable[[Job], None] | None = None,
+    ) -> None:
+        """``announce``: called in a thread with a job that can begin now that another is done; None where `run` finds
+        it."""
         self._store = storage.jobs
         self._files = storage.files
         self._scratch = storage.scratch
         self._service = service
         self._voices = voices
+        self._announce = announce
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def wake(self) -> None:
-        """A job was accepted."""
-        self._wake.set()
+    def announce(self, job: Job) -> None:
+        """A job was accepted: `run` need not wait for its next look. From any thread."""
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def interrupt(self, job_id: str) -> None:
         """Stop a job if it runs here: the store no longer wants it."""
@@ -92,53 +106,69 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run jobs until cancelled; the one that runs then goes back to its place."""
+        self._loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                if job := await self._claim():
-                    await self._run_one(job)
-                else:
+                if not await self.run_next():
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_POLL_S):
                             await self._wake.wait()
         finally:
-            with suppress(StorageFull, StorageUnavailable):  # then the leases run out
-                await asyncio.to_thread(self._store.release_all, self._scratch.owner)
+            await self.aclose()
 
-    async def _run_one(self, job: Job) -> None:
-        task = self._running[job.id] = asyncio.create_task(self._finish(job))
+    async def aclose(self) -> None:
+        """Stop what runs, and give back what this process has claimed and not done."""
+        if running := list(self._running.values()):
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+        with suppress(StorageFull, StorageUnavailable):  # then the leases run out
+            await asyncio.to_thread(self._store.release_all, self._scratch.owner)
+
+    async def run_next(self, job_id: str | None = None) -> bool:
+        """Claim the next job, or one in particular, and do it; whether there was one to be claimed."""
+        if self._service.state is not EngineState.READY:
+            return False
+        try:
+            job = await _whole(self._store.claim, self._scratch.owner, job_id)
+        except Exception:
+            log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
+            return False
+        if job is None:
+            return False
+        task = self._running[job.id] = asyncio.create_task(self._do(job))
         try:
             await asyncio.wait([task])
         finally:
             task.cancel()
             await asyncio.wait([task])
             del self._running[job.id]
+        return True
 
-    async def _claim(self) -> Job | None:
-        if self._service.state is not EngineState.READY:
-            return None
-        try:
-            return await _whole(self._store.claim, self._scratch.owner)
-        except Exception:
-            log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
-            return None
-
-    async def _finish(self, job: Job) -> None:
+    async def _do(self, job: Job) -> None:
         """Do a claimed job, and tell the store what came of it."""
         try:
             try:
-                await self._speak(job, SpeechJob.from_json(job.payload))
+                if job.name == SPEECH:
+                    following = await self._speak(job, SpeechJob.from_json(job.payload))
+                else:
+                    answer = await QUESTIONS[job.name](self._service, self._voices)
+                    following = await _whole(self._store.finish, job, json.dumps(answer))
             except (StorageFull, StorageUnavailable, EngineNotReady) as error:
                 await asyncio.to_thread(self._store.release, job, str(error))
                 await asyncio.sleep(_PAUSE_S)
             except LeaseLost:
                 raise
             except SpeechServerError as error:
-                await asyncio.to_thread(self._store.fail, job, str(error))
+                await asyncio.to_thread(self._store.fail, job, str(error), error.code)
             except Exception:
                 log.exception("the job %s failed", job.id)
                 message = "an unexpected error; the server's log has the details under the task's id"
-                await asyncio.to_thread(self._store.fail, job, message)
+                await asyncio.to_thread(self._store.fail, job, message, SpeechServerError.code)
+            else:
+                if following and self._announce:
+                    await asyncio.to_thread(self._announce, following)
         except LeaseLost as error:
             log.info("job given up: %s", error)
         except (StorageFull, StorageUnavailable) as error:
@@ -147,8 +177,13 @@ class JobRunner:
         except Exception:
             log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
 
-    async def _speak(self, job: Job, speech: SpeechJob) -> None:
-        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
+    async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
+        """Say it into its file; the job that can begin then."""
+        generation = speech.request.generation
+        if limit := self._service.engine.info.max_mel_tokens:
+            generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
+        voice = await self._local(speech.request.voice)
+        request = replace(speech.request, voice=voice, generation=generation, request_id=job.id)
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
@@ -167,9 +202,14 @@ class JobRunner:
                     holding.cancel()
                     writing.cancel()
                     await asyncio.wait([holding, writing])
-            result = {"sample_rate": stream.rate_hz, "duration": stream.stats.audio_s, "size": size}
+            result = {
+                "sample_rate": stream.rate_hz,
+                "duration": round(stream.stats.audio_s, 6),
+                "size": size,
+                "model_info": model_identity(self._service),
+            }
             deliver = partial(self._files.put, speech.output, path)
-            await _whole(self._store.finish, job, json.dumps(result), deliver)
+            return await _whole(self._store.finish, job, json.dumps(result), deliver)
         finally:
             path.unlink(missing_ok=True)
 

@@ -26,8 +26,8 @@ class Scratch:
         """
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.owner = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(6)}"
-        """A name that no other share has, on any machine, now or later."""
+        self.owner = f"worker@{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
+        """A name that no other share has, on any machine, now or later; its process goes by it."""
         self.path = folder / self.owner
         with _locked(folder / ".lock"):
             self.path.mkdir()

@@ -61,6 +61,8 @@ class Slot:
         self._timeout_s = timeout_s
         self._batch_priority = 1 if live_first else 0
         self._holder: SlotHolder | None = None
+        self.last_entered_s: float | None = None
+        """UNIX time at which anybody last came in."""
         self._waiting: list[_Ticket] = []
         self._average_hold_s = 1.0
         self._changed = asyncio.Event()
@@ -103,7 +105,8 @@ class Slot:
         else:
             await self._turnstile.acquire()
         entered_s = time.monotonic()
-        self._holder = SlotHolder(text, reference_audio_index, time.time())
+        self.last_entered_s = time.time()
+        self._holder = SlotHolder(text, reference_audio_index, self.last_entered_s)
         self._tell()
         try:
             yield

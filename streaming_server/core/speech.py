@@ -26,6 +26,8 @@ from streaming_server.errors import EngineNotReady, StreamNotFound
 
 log = logging.getLogger(__name__)
 
+_USUAL_DRAIN_S = 0.2
+
 
 class EngineState(StrEnum):
     LOADING = "loading"
@@ -68,6 +70,12 @@ class SpeechService:
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         """Of the streams that nobody reads, the first to expire first."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._first_read: set[SpeechStream] = set()
+
+    @property
+    def draining(self) -> int:
+        """How many requests are still being sent though their synthesis is over; the usual moment does not count."""
+        return sum(stream.spoken_for_s > _USUAL_DRAIN_S for stream in self._first_read)
 
     async def warm(self) -> None:
         """Make the engine ready.
@@ -120,17 +128,23 @@ class SpeechService:
             raise EngineNotReady
         if request.verbose:
             log.info("speech request", extra={"fields": asdict(request)})
-        if not self.engine.info.capabilities.get("speed"):
+        info = self.engine.info
+        for asked, capability in ((request.scene, "scene"), (request.own_voices, "smart_voice")):
+            if asked and not info.capabilities.get(capability):
+                log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
+        if not info.capabilities.get("speed"):
             encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s, batch=batch)
         self._streams[stream.id] = stream
+        self._first_read.add(stream)
         try:
             async with self._reading(stream, keep=keep):
                 yield stream
         finally:
             self._observe("job" if batch else "live", stream.stats)
+            self._first_read.discard(stream)
 
     @asynccontextmanager
     async def resume(self, stream_id: str) -> AsyncIterator[SpeechStream]:

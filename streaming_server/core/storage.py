@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming_server.core.database import Database
-from streaming_server.core.files import FolderFiles
+from streaming_server.core.files import Files, FolderFiles
 from streaming_server.core.jobs import JobStore
+from streaming_server.core.paths import WORKFLOWS
 from streaming_server.core.scratch import Scratch
 from streaming_server.core.uploads import PREFIX, UploadLimits, Uploads
+from streaming_server.core.workers import Workforce
 from streaming_server.errors import StorageUnavailable
 
 AUDIO = "audio"
@@ -29,6 +31,10 @@ class StorageOptions:
     """Jobs and their audio are removed so long after their end."""
     most_pending: int
     lease_s: float
+    workflow_root: str = ""
+    """Empty for a folder in the data directory."""
+    files_url: str = ""
+    """Empty for folders, else ``s3://…``."""
 
 
 class Storage:
@@ -44,21 +50,37 @@ class Storage:
             self.scratch = Scratch(folder / "scratch")
         except OSError as error:
             raise StorageUnavailable(f"DATA_DIR={options.data_dir} cannot be written: {error.strerror}") from error
-        self.files = FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO})
+        self.workflow_root = Path(options.workflow_root or folder / WORKFLOWS).resolve()
         try:
+            self.files = self._files(folder, options.files_url)
             self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
         except StorageUnavailable:
             self.scratch.close()
             raise
         self.jobs = JobStore(self.database, most_pending=options.most_pending, lease_s=options.lease_s)
+        self.workforce = Workforce(self.database, options.lease_s)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
         self._audio_keep_s = options.audio_keep_s
+        self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
+        """What is kept for the shortest time is kept for this long."""
+
+    def _files(self, folder: Path, url: str) -> Files:
+        if not url:
+            return FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO, WORKFLOWS: self.workflow_root})
+        if not url.startswith("s3://"):
+            raise StorageUnavailable(f"FILES_URL={url}: s3://bucket/prefix is needed, or nothing")
+        try:
+            from streaming_server.core.objects import ObjectFiles
+        except ModuleNotFoundError as error:
+            raise StorageUnavailable(f"FILES_URL needs {error.name}: pip install 'streaming-server[s3]'") from error
+        return ObjectFiles(url, folder / "cache")
 
     def tidy(self) -> None:
         """Take over from the dead, and remove what has expired."""
         for owner in self.scratch.dead():
             self.jobs.release_all(owner)
             self.scratch.sweep(owner)
+        self.files.tidy()
         self.uploads.delete_expired()
         self._forget_ended(self._audio_keep_s)
         for key in self.files.older_than(AUDIO, self._audio_keep_s):

@@ -20,11 +20,12 @@ import numpy as np
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.core.buffers import SampleQueue, StreamBuffer
+from streaming_server.core.dialogue import perform
 from streaming_server.core.lane import EncodeLane
 from streaming_server.core.slot import Slot
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import Engine
-from streaming_server.errors import ClientLeft, EngineFailed, SpeechServerError, VoiceFileMissing
+from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class SpeechStream:
         self.rate_hz = engine.info.sample_rate_hz
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._began_s = time.monotonic()
+        self._spoken_s: float | None = None
         self._grace_s = grace_s
         self._batch = batch
         self._patience: asyncio.TimerHandle | None = None
@@ -107,6 +109,11 @@ class SpeechStream:
     def is_read(self) -> bool:
         """Whether a reader is there."""
         return self._readers > 0
+
+    @property
+    def spoken_for_s(self) -> float:
+        """For how long the synthesis has been over, and with it the need of the slot; 0 while it is not."""
+        return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
     def attach(self) -> None:
         """A reader has come."""
@@ -142,9 +149,11 @@ class SpeechStream:
         except asyncio.CancelledError:
             end(ClientLeft())
             raise
-        except Exception:
+        except Exception as error:
             log.exception("the synthesis failed")
-            end(EngineFailed())
+            # torch's own kind of it is known here by its name alone.
+            is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            end(InsufficientMemory() if is_memory else EngineFailed())
         else:
             end(None)
 
@@ -153,10 +162,11 @@ class SpeechStream:
         async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self._batch):
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
-            if not request.voice.path.is_file():
-                raise VoiceFileMissing(request.voice.path.name)
+            for voice in request.voices:
+                if not voice.path.is_file():
+                    raise VoiceFileMissing(voice.path.name)
             try:
-                async with aclosing(self._engine.stream(request)) as chunks:
+                async with aclosing(perform(self._engine, request)) as chunks:
                     async for chunk in chunks:
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")
@@ -164,7 +174,8 @@ class SpeechStream:
                         self.stats.synthesis_s = time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
             finally:
-                self.stats.synthesis_s = time.monotonic() - entered_s
+                self._spoken_s = time.monotonic()
+                self.stats.synthesis_s = self._spoken_s - entered_s
 
     async def _encode(self) -> None:
         encoder, rate_hz = self._encoder, self.rate_hz

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from streaming_server.audio.probe import Recording, probe
 from streaming_server.core.database import Database, uploads
-from streaming_server.core.files import FolderFiles, full_disk
+from streaming_server.core.files import Files, full_disk
 from streaming_server.core.jobs import is_kept
 from streaming_server.core.scratch import Scratch
 from streaming_server.domain import Voice
@@ -62,7 +62,7 @@ class UploadLimits:
 class Uploads:
     """All uploads of one database and one store of files."""
 
-    def __init__(self, database: Database, files: FolderFiles, scratch: Scratch, limits: UploadLimits) -> None:
+    def __init__(self, database: Database, files: Files, scratch: Scratch, limits: UploadLimits) -> None:
         self._database = database
         self._files = files
         self._scratch = scratch

@@ -21,6 +21,8 @@ class EngineInfo:
     name: str
     model_version: str
     sample_rate_hz: int
+    model_type: str = ""
+    """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
     device: str = "cpu"
     is_fp16: bool = False
     use_cuda_kernel: bool = False
@@ -33,17 +35,48 @@ class EngineInfo:
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """What of a request is honoured: ``text_to_speech``, ``voice_cloning``, ``multi_language``,
     ``generation_parameters``, ``token_streaming``, ``seed``, ``speed``, ``emotion_control`` (any emotion at all),
-    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``. What is missing or False is
-    ignored, and the engine's log says so for each such request; the speed alone is then made up for elsewhere."""
+    ``emotion_vector``, ``emotion_text``, ``emotion_reference``, ``emotion_random``, ``scene``, ``smart_voice``,
+    ``dialogue`` (takes a script as a whole). What is missing or False is ignored, and the log says so for each such
+    request; only the speed and the turns of a dialogue are then made up for elsewhere."""
+
+    emotion_text_by: Literal["", "classifier", "words"] = ""
+    """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexTTS2Options:
+    """How IndexTTS 2.0 and 2.5 are to run."""
+
+    stream: Literal["chunk", "segment"] = "segment"
+    """What a stream does whose request does not say it."""
+    steps: int = 25
+    """Of the flow matching."""
+    look_ahead: int = 16
+    """Frames that a chunk's solve sees beyond it."""
+    reference_s: float = 5.0
+    """Seconds of the voice that a chunk's solve sees."""
+    cap_emotion: bool = True
+    """Bias and bound the eight numbers of an emotion as the public web page does."""
+    language: str | None = None
+    """Of all texts, in 2.5; None tells it from each text."""
+    w2vbert_dir: Path | None = None
+    """None here and below: where the public program puts it, in ``hf_cache`` below the model's folder."""
+    campplus_file: Path | None = None
+    bigvgan_dir: Path | None = None
+    semantic_codec_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Which engine, and how it is to run."""
 
-    name: Literal["auto", "espeak", "indextts"] = "auto"
-    """``auto`` takes indextts where ``model_dir`` holds a model, else espeak."""
+    name: Literal["auto", "espeak", "indextts", "higgs"] = "auto"
+    """``auto`` takes indextts where ``model_dir`` holds a model, higgs where ``model_path`` does, else espeak."""
     model_dir: Path = Path("checkpoints")
+    model_path: str = "bosonai/higgs-audio-v2-generation-3B-base"
+    """Of higgs: a folder, or a name on the Hugging Face hub, which ``auto`` leaves alone."""
+    audio_tokenizer_path: str = "bosonai/higgs-audio-v2-tokenizer"
+    """Of higgs, likewise."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     precision: Literal["fp16", "bf16", "fp32"] | None = None
     """None leaves it to the engine."""
@@ -51,6 +84,7 @@ class EngineOptions:
     """Codes that a token stream knows beyond what it vocodes."""
     voice_cache_size: int = 64
     """Voices whose analysis is kept."""
+    indextts2: IndexTTS2Options = IndexTTS2Options()
 
 
 class Engine(Protocol):
@@ -88,7 +122,8 @@ def create_engine(options: EngineOptions) -> Engine:
     """
     name = options.name
     if name == "auto":
-        name = "indextts" if (options.model_dir / "config.yaml").is_file() else "espeak"
+        name = "higgs" if (Path(options.model_path) / "config.json").is_file() else "espeak"
+        name = "indextts" if (options.model_dir / "config.yaml").is_file() else name
     if name == "espeak":
         from streaming_server.engines.espeak.engine import EspeakEngine
 
@@ -98,12 +133,47 @@ def create_engine(options: EngineOptions) -> Engine:
                 "--fp32 away, or take --engine indextts with a model"
             )
         return EspeakEngine()
+    if name == "higgs":
+        try:
+            from streaming_server.engines.higgs.engine import HiggsEngine
+        except ModuleNotFoundError as error:
+            raise EngineUnavailable(
+                f"the higgs engine needs {error.name}: pip install 'streaming-server[higgs]'"
+            ) from error
+
+        return HiggsEngine(
+            model_path=options.model_path,
+            audio_tokenizer_path=options.audio_tokenizer_path,
+            device=options.device,
+            precision=options.precision,
+            look_ahead=options.look_ahead,
+            voice_cache_size=options.voice_cache_size,
+        )
     try:
-        from streaming_server.engines.indextts.engine import IndexTTSEngine
+        return create_indextts(options)
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
-            f"the indextts engine needs {error.name}: pip install 'streaming-server[indextts]'"
+            f"the indextts engine needs {error.name}: pip install 'streaming-server[indextts]', "
+            "or 'streaming-server[indextts2]' for a model of version 2"
         ) from error
+
+
+def create_indextts(options: EngineOptions) -> Engine:
+    """The runtime that the model's ``config.yaml`` is for."""
+    from streaming_server.engines.indextts.checkpoint import HOW_TO_GET_IT, read_config
+
+    config = read_config(options.model_dir, HOW_TO_GET_IT)
+    if str(config.get("version", "1.0")).startswith("2"):
+        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+
+        return IndexTTS2Engine(
+            model_dir=options.model_dir,
+            options=options.indextts2,
+            device=options.device,
+            precision=options.precision,
+            voice_cache_size=options.voice_cache_size,
+        )
+    from streaming_server.engines.indextts.engine import IndexTTSEngine
 
     return IndexTTSEngine(
         model_dir=options.model_dir,

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from streaming_server.core import database
 from streaming_server.core.database import Database, versions
-from streaming_server.core.jobs import JobStore
+from streaming_server.core.jobs import JobStore, NewJob
+from streaming_server.core.stages import SPEECH
 from streaming_server.errors import StorageFull, StorageUnavailable
 from tests.services import PostgreSQL
 
@@ -34,7 +35,7 @@ def test_a_database_of_a_newer_program_is_refused(database_url: str) -> None:
 def test_migrations_run_once_and_in_order(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Database(database_url)
     first = version_of(before)
-    job = JobStore(before, most_pending=9, lease_s=9).submit("a" * 32, "", (), "kept")
+    job = JobStore(before, most_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
     before.close()
     steps = [
         ["ALTER TABLE jobs ADD COLUMN colour TEXT"],
@@ -46,7 +47,7 @@ def test_migrations_run_once_and_in_order(database_url: str, monkeypatch: pytest
         assert version_of(after) == first + 2
         migrated = JobStore(after, most_pending=9, lease_s=9).get(job.id)
         assert migrated is not None
-        assert (migrated.message, migrated.result) == ("kept", "red")
+        assert (migrated.message, migrated.result) == ("accepted", "red")
         after.close()
 
 
@@ -150,7 +151,7 @@ def test_a_lock_that_is_held_too_long_is_a_sentence(tmp_path: Path, monkeypatch:
 def test_a_postgresql_that_starts_anew_is_found_again(postgresql: PostgreSQL) -> None:
     opened = Database(postgresql.new_database())
     store = JobStore(opened, most_pending=9, lease_s=9)
-    job = store.submit("a" * 32, "", (), "")
+    job = store.submit([NewJob("a" * 32, SPEECH, "")])[0]
     postgresql.stop()
     try:
         with pytest.raises(StorageUnavailable, match="try again later"):
@@ -168,6 +169,6 @@ def test_the_clock_is_the_databases(postgresql: PostgreSQL, monkeypatch: pytest.
     """Machines that share one do not share a clock."""
     opened = Database(postgresql.new_database())
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    job = JobStore(opened, most_pending=9, lease_s=9).submit("a" * 32, "", (), "")
+    job = JobStore(opened, most_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
     assert job.created_s > 1.7e9
     opened.close()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from streaming_server.core.jobs import NewJob
 from streaming_server.core.scratch import Scratch
+from streaming_server.core.stages import SPEECH
 from streaming_server.errors import StorageUnavailable
 from tests.services import files_below, opened_storage, together
 
@@ -77,7 +79,7 @@ def test_names_are_never_given_twice(tmp_path: Path) -> None:
 def test_the_jobs_of_the_dead_are_given_back_before_their_lease_is_over(tmp_path: Path, database_url: str) -> None:
     process, owner = child(tmp_path / "scratch")
     with process, opened_storage(tmp_path, database_url, lease_s=3600) as storage:
-        job = storage.jobs.submit("a" * 32, "", (), "")
+        job = storage.jobs.submit([NewJob("a" * 32, SPEECH, "")])[0]
         assert storage.jobs.claim(owner) is not None
         storage.tidy()
         assert storage.jobs.claim("me") is None

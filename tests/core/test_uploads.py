@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from streaming_server.core.jobs import NewJob
+from streaming_server.core.stages import SPEECH
 from streaming_server.core.storage import Storage
 from streaming_server.core.uploads import Upload
 from streaming_server.errors import FileMissing, RecordingRefused, UploadNotFound, UploadTooLarge
@@ -39,7 +41,7 @@ def received(storage: Storage, content: bytes, filename: str = "a.flac") -> tupl
 
 
 def needing(storage: Storage, upload: Upload) -> str:
-    return storage.jobs.submit(uuid.uuid4().hex, "", [upload.id], "").id
+    return storage.jobs.submit([NewJob(uuid.uuid4().hex, SPEECH, "", [upload.id])])[0].id
 
 
 def test_it_is_stored_under_its_hash(folder: Path, database_url: str, content: bytes) -> None:
@@ -149,7 +151,7 @@ def test_one_that_an_unfinished_job_needs_outlives_its_time(
         assert is_there()
         ends: dict[str, Callable[[], object]] = {
             "finish": lambda: storage.jobs.finish(job, ""),
-            "fail": lambda: storage.jobs.fail(job, ""),
+            "fail": lambda: storage.jobs.fail(job, "", ""),
             "cancel": lambda: storage.jobs.cancel(job_id),
             "delete": lambda: storage.jobs.delete(job_id),
         }

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
 from streaming_server.core.speech import SpeechService
 from streaming_server.domain import SpeechRequest
@@ -31,6 +33,7 @@ class LiveServer:
     port: int
     service: SpeechService
     client: httpx.Client
+    routes: Sequence[BaseRoute]
 
     @property
     def engine(self) -> FakeEngine:
@@ -70,11 +73,12 @@ def _served(server: uvicorn.Server, *, wait: bool) -> Iterator[LiveServer]:
     try:
         eventually(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        service = server.config.app.state.service  # type: ignore[union-attr]
+        app = server.config.app
+        assert isinstance(app, Starlette)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             if wait:
                 eventually(lambda: client.get("/health").status_code == 200)
-            yield LiveServer(port, service, client)
+            yield LiveServer(port, app.state.service, client, app.routes)
     finally:
         server.should_exit = True
         thread.join(15)

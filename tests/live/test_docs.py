@@ -33,8 +33,10 @@ APP = create_app(Settings(reference_audio_dir=RECORDINGS, data_dir=Path(DATA.nam
 
 
 def needs_something(route: ApiRoute) -> bool:
-    takes = route.operation.takes
-    return takes is not None and any(field.is_required() for field in takes.model_fields.values())
+    """Whether there is a field without which a request is refused."""
+    return route.operation.takes is not None and any(
+        field.is_required() for field in route.operation.takes.model_fields.values()
+    )
 
 
 ROUTES = [route for route in APP.routes if isinstance(route, ApiRoute)]
@@ -74,7 +76,14 @@ def known_names(server: LiveServer) -> dict[str, str]:
         uploaded = server.client.post("/api/v1/upload/audio", files={"file": recording}).json()
     task = server.post("/api/v1/tts", {"text": "a", "prompt_audio_id": uploaded["file_id"]}).json()["task_id"]
     eventually(lambda: server.get(f"/api/v1/task/{task}").json()["status"] == "completed")
-    return {"stream_id": spoken.headers["x-stream-id"], "file_id": uploaded["file_id"], "task_id": task}
+    chain = {"workflow_config": {"workflow_chain": ["indextts.health_check"]}}
+    workflow = server.post("/v1/workflows?wait=false", chain).json()["workflow_id"]
+    return {
+        "workflow_id": workflow,
+        "stream_id": spoken.headers["x-stream-id"],
+        "file_id": uploaded["file_id"],
+        "task_id": task,
+    }
 
 
 def request_of(api: dict[str, Any], path: str, method: str, known: Mapping[str, str]) -> dict[str, Any]:
@@ -88,13 +97,13 @@ def request_of(api: dict[str, Any], path: str, method: str, known: Mapping[str, 
         elif parameter["required"]:
             query[parameter["name"]] = example
     arguments = {"method": method, "url": path, "params": query}
-    if body := operation.get("requestBody"):
-        (media_type, content) = next(iter(body["content"].items()))
+    for media_type, taken in operation.get("requestBody", {}).get("content", {}).items():
         if media_type == "multipart/form-data":
-            arguments["data"] = content["example"]
-            arguments["files"] = {"file": ("voice.wav", (RECORDINGS / "voice_01.wav").read_bytes())}
+            recording = {"file": ("voice.wav", (RECORDINGS / "voice_01.wav").read_bytes())}
+            fields = {name: (None, value) for name, value in taken["example"].items()}
+            arguments["files"] = fields or recording
         else:
-            arguments["json"] = content["example"]
+            arguments["json"] = taken["example"]
     return arguments
 
 

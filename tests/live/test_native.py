@@ -159,8 +159,8 @@ def test_defaults_are_those_of_the_contract(server: LiveServer) -> None:
     for path, granularity in (
         ("/synthesize", Granularity.SENTENCE),
         ("/synthesize_simple", Granularity.SENTENCE),
-        ("/synthesize_stream", Granularity.TOKEN),
-        ("/synthesize_stream_opus", Granularity.TOKEN),
+        ("/synthesize_stream", None),
+        ("/synthesize_stream_opus", None),
     ):
         assert server.post(path, {"text": "文本"}).status_code == 200
         request = server.engine.requests[-1]
@@ -199,7 +199,8 @@ def test_every_field_reaches_the_engine(server: LiveServer) -> None:
     assert request.generation == Generation(**generation)
     assert (request.voice.path.name, request.verbose, request.sentence_batch) == ("voice_11.wav", True, 5)
     server.post("/synthesize_stream", {**body, "stream_granularity": "sentence"})
-    assert server.engine.requests[-1].granularity is Granularity.SENTENCE
+    server.post("/synthesize_stream", {**body, "stream_granularity": "token"})
+    assert [each.granularity for each in server.engine.requests[-2:]] == [Granularity.SENTENCE, Granularity.TOKEN]
     assert server.engine.requests[-1].generation == Generation(**generation)
 
 

@@ -302,7 +302,7 @@ def test_what_is_set_is_what_is_asked_for(page: Player, fake: LiveServer) -> Non
     page.play_whole("a")
     asked = fake.engine.requests[-1]
     assert (asked.generation.temperature, asked.generation.seed, asked.generation.do_sample) == (0.7, 42, False)
-    assert (asked.generation.top_k, asked.granularity.value) == (30, "sentence")
+    assert (asked.generation.top_k, asked.granularity) == (30, "sentence")
     assert asked.voice.name == "voice_03"
     expect(page.page.locator("#changed")).to_have_text("4 changed")
 

@@ -512,7 +512,7 @@ def test_full_queues() -> None:
         client.submit()
         client.submit()
         full = client.post("/api/v1/tts", text="a", prompt_audio_id="voice_01")
-        refused(full, 429, "2 tasks are pending")
+        refused(full, 503, "2 tasks are pending")
         assert int(full.headers["retry-after"]) >= 1
         busy = client.post("/api/v1/tts/sync", text="a", prompt_audio_id="voice_01")
         refused(busy, 503)

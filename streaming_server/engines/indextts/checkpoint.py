@@ -6,26 +6,32 @@ the model computes, nor requests, text or voices.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from streaming_server.engines.indextts.arrays import tensor_of
 from streaming_server.engines.indextts.conditioning import Conformer, Perceiver
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.gpt import Gpt, GptShape, Projection
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
-from streaming_server.engines.indextts.vocoder import Vocoder, VocoderShape
+from streaming_server.engines.indextts.vocoder import GeneratorShape, Vocoder
+from streaming_server.engines.indextts.weights import (
+    Misfit,
+    Shapes,
+    State,
+    fold_snakes,
+    fold_weight_norm,
+    load,
+    read_state,
+    refused,
+    shapes_of,
+)
 from streaming_server.errors import EngineUnavailable
 
 CONFIG = "config.yaml"
@@ -38,11 +44,8 @@ HOW_TO_GET_IT = (
     " (checkpoints/README.md tells more)"
 )
 
-State = Mapping[str, Tensor | npt.NDArray[np.generic]]
 Config = Mapping[str, Any]
 
-COMPUTED = (".filter", ".pe", ".num_batches_tracked", ".attn.bias", ".attn.masked_bias")
-"""Endings of keys that hold constants or training's book-keeping."""
 UNUSED = ("gpt.wte.", "inference_model.", "logit_scale")
 """Beginnings of keys that only training or the public program reads."""
 
@@ -71,19 +74,30 @@ def build(
         log_scale = config["bigvgan"]["snake_logscale"]
     except (KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT}") from error
-    load(gpt, gpt_state, GPT)
-    load(vocoder, fold_snakes(fold_weight_norm(vocoder_state), log_scale), VOCODER)
+    with refused(HOW_TO_GET_IT):
+        load(gpt, gpt_state, GPT, unneeded)
+        load(vocoder, fold_snakes(fold_weight_norm(vocoder_state, VOCODER), log_scale), VOCODER, unneeded)
     models: tuple[nn.Module, nn.Module] = (gpt, vocoder)
     for module in models:
         module.requires_grad_(requires_grad=False).eval()
         for name, child in module.named_children():
             child.to(device, torch.float32 if name in FLOAT32_PARTS else dtype)
-    for projection in gpt.modules():
-        if isinstance(projection, Projection) and dtype != torch.float32:
-            # Shape (in, out) as published, memory (out, in): the layout the half-precision kernels are made for. In
-            # float32 on the CPU it was measured slower, 14 GB/s against 22.
-            projection.weight.data = projection.weight.data.mT.contiguous().mT
+    pack(gpt)
     return Runtime(gpt, vocoder)
+
+
+def unneeded(key: str) -> bool:
+    return key.startswith(UNUSED)
+
+
+def pack(gpt: nn.Module) -> None:
+    """Lay the projections out in memory as half-precision kernels read them.
+
+    Shape (in, out) as published, memory (out, in). In float32 on the CPU it was measured slower, 14 GB/s against 22.
+    """
+    for projection in gpt.modules():
+        if isinstance(projection, Projection) and projection.weight.dtype != torch.float32:
+            projection.weight.data = projection.weight.data.mT.contiguous().mT
 
 
 FLOAT32_PARTS = ("conditioning_encoder", "perceiver_encoder", "speaker_encoder")
@@ -100,8 +114,13 @@ def assemble(config: Config, gpt_state: State, vocoder_state: State) -> tuple[Gp
 
 
 def assemble_gpt(config: Config, shapes: Shapes) -> Gpt:
-    c = config["gpt"]
-    shape = GptShape(
+    shape = gpt_shape(config["gpt"])
+    bands = config["bigvgan"].get("num_mels", 100)
+    return Gpt(shape, *assemble_reader(config["gpt"]["condition_module"], shapes, "", bands, shape.width))
+
+
+def gpt_shape(c: Config) -> GptShape:
+    return GptShape(
         width=c["model_dim"],
         layers=c["layers"],
         heads=c["heads"],
@@ -114,39 +133,33 @@ def assemble_gpt(config: Config, shapes: Shapes) -> Gpt:
         start_mel=c["start_mel_token"],
         stop_mel=c["stop_mel_token"],
     )
-    condition = c["condition_module"]
-    width, heads = condition["output_size"], condition["attention_heads"]
+
+
+def assemble_reader(c: Config, shapes: Shapes, prefix: str, bands: int, out_width: int) -> tuple[Conformer, Perceiver]:
+    """A Conformer over frames of ``bands`` numbers and the Perceiver behind it; ``prefix`` begins their keys."""
+    width, heads = c["output_size"], c["attention_heads"]
     conformer = Conformer(
-        n_mels=config["bigvgan"].get("num_mels", 100),
+        n_mels=bands,
         width=width,
-        inner=condition["linear_units"],
+        inner=c["linear_units"],
         heads=heads,
-        blocks=condition["num_blocks"],
-        kernel=shapes.size("conditioning_encoder.encoders.0.conv_module.depthwise_conv.weight", 2, 15),
+        blocks=c["num_blocks"],
+        kernel=shapes.size(f"{prefix}conditioning_encoder.encoders.0.conv_module.depthwise_conv.weight", 2, 15),
     )
     perceiver = Perceiver(
-        width=shape.width,
+        width=out_width,
         context_width=width,
         heads=heads,
-        head_width=shapes.size("perceiver_encoder.layers.0.0.to_q.weight", 0, 64 * heads) // heads,
-        inner=int(shape.width * condition["perceiver_mult"] * 2 / 3),
-        depth=shapes.count("perceiver_encoder.layers.", ".0.to_q.weight", 2),
-        latents=shapes.size("perceiver_encoder.latents", 0, 32),
+        head_width=shapes.size(f"{prefix}perceiver_encoder.layers.0.0.to_q.weight", 0, 64 * heads) // heads,
+        inner=int(out_width * c["perceiver_mult"] * 2 / 3),
+        depth=shapes.count(f"{prefix}perceiver_encoder.layers.", ".0.to_q.weight", 2),
+        latents=shapes.size(f"{prefix}perceiver_encoder.latents", 0, 1 if prefix else 32),
     )
-    return Gpt(shape, conformer, perceiver)
+    return conformer, perceiver
 
 
 def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
-    shape = VocoderShape(
-        latent_width=c["gpt_dim"],
-        speaker_width=c["speaker_embedding_dim"],
-        first_width=c["upsample_initial_channel"],
-        rates=tuple(c["upsample_rates"]),
-        kernels=tuple(c["upsample_kernel_sizes"]),
-        block_kernels=tuple(c["resblock_kernel_sizes"]),
-        block_dilations=tuple(tuple(dilations) for dilations in c["resblock_dilation_sizes"]),
-        speaker_in_each_stage=c["cond_d_vector_in_each_upsampling_layer"],
-    )
+    shape = GeneratorShape.read(c, frame_width=c["gpt_dim"])
     first = "speaker_encoder.blocks.0.conv.conv.weight"
     block = "speaker_encoder.blocks.1."
     speaker = SpeakerEncoder(
@@ -158,76 +171,34 @@ def assemble_vocoder(c: Config, shapes: Shapes) -> Vocoder:
         squeeze=shapes.size(block + "se_block.conv1.conv.weight", 0, 128),
         attention=shapes.size("speaker_encoder.asp.tdnn.conv.conv.weight", 0, 128),
         pooled=shapes.size("speaker_encoder.mfa.conv.conv.weight", 0, 1536),
-        size=shape.speaker_width,
+        size=c["speaker_embedding_dim"],
     )
-    return Vocoder(shape, speaker)
+    return Vocoder(shape, speaker, c["cond_d_vector_in_each_upsampling_layer"])
 
 
-class Shapes:
-    """Sizes that no configuration holds, read off the weights; where those lack the key, the published size."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def size(self, key: str, axis: int, published: int) -> int:
-        return int(self._state[key].shape[axis]) if key in self._state else published
-
-    def count(self, beginning: str, ending: str, published: int) -> int:
-        return sum(key.startswith(beginning) and key.endswith(ending) for key in self._state) or published
-
-
-def fold_weight_norm(state: State) -> dict[str, Tensor]:
-    """``weight_g`` and ``weight_v`` → ``weight = v · g / ‖v‖``, the norm over all axes but the first."""
-    folded: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key.endswith(".weight_v"):
-            stem = key.removesuffix("_v")
-            if stem + "_g" not in state:
-                raise mismatch(VOCODER, f"the key {stem}_g is missing")
-            v, g = tensor_of(value), tensor_of(state[stem + "_g"])
-            axes = list(range(1, v.ndim))
-            if g.shape != (v.shape[0], *[1 for _ in axes]):
-                raise mismatch(VOCODER, f"{stem}_g has the shape {list(g.shape)}, {stem}_v {list(v.shape)}")
-            folded[stem] = v * (g / v.norm(dim=axes, keepdim=True))
-        elif not key.endswith(".weight_g") or key.removesuffix("_g") + "_v" not in state:
-            folded[key] = tensor_of(value)
-    return folded
-
-
-def fold_snakes(state: Mapping[str, Tensor], log_scale: bool) -> dict[str, Tensor]:
-    """``alpha`` and ``beta`` → the factor in the sine and the factor of its square; in float32, once."""
-    folded = dict(state)
-    for key, value in state.items():
-        if key.endswith((".act.alpha", ".act.beta")):
-            linear = value.float().exp() if log_scale else value.float()
-            folded[key] = linear if key.endswith("alpha") else 1 / (linear + 1e-9)
-    return folded
-
-
-def load(module: nn.Module, state: State, file: str) -> None:
-    """Put the arrays in place, strictly.
+def read_config(folder: Path, how_to_get_it: str) -> Config:
+    """The parsed ``config.yaml`` of a folder.
 
     Raises:
-        EngineUnavailable: naming the first key that is missing, has another shape, or is unknown.
+        EngineUnavailable: it is missing, or no YAML.
     """
-    wanted = {key: value for key, value in module.state_dict().items() if not key.endswith(COMPUTED)}
-    given = {k: v for k, v in state.items() if not k.endswith(COMPUTED) and not k.startswith(UNUSED)}
-    for key, parameter in wanted.items():
-        if key not in given:
-            raise mismatch(file, f"the key {key} is missing")
-        if tuple(given[key].shape) != tuple(parameter.shape):
-            raise mismatch(
-                file, f"{key} has the shape {list(given[key].shape)} instead of {list(parameter.shape)}"
-            )  # fmt: skip
-    unknown = next((key for key in given if key not in wanted), None)
-    if unknown is not None:
-        raise mismatch(file, f"the key {unknown} is unknown")
-    tensors = {key: tensor_of(value).float() for key, value in given.items()}
-    module.load_state_dict(tensors, strict=False, assign=True)
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EngineUnavailable(f"{folder / CONFIG} is missing; {how_to_get_it}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EngineUnavailable(f"{folder / CONFIG} is no YAML; {how_to_get_it}") from error
+    return config if isinstance(config, dict) else {}
 
 
-def mismatch(file: str, what: str) -> EngineUnavailable:
-    return EngineUnavailable(f"{file} does not fit {CONFIG}: {what}; {HOW_TO_GET_IT}")
+def require_sections(config: Config, folder: Path, sections: Sequence[str], how_to_get_it: str) -> None:
+    """
+    Raises:
+        EngineUnavailable: the configuration lacks a section.
+    """
+    for section in sections:
+        if not isinstance(config.get(section), dict):
+            raise EngineUnavailable(f"{folder / CONFIG} has no section `{section}`; {how_to_get_it}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +218,8 @@ class Checkpoint:
         for name in (CONFIG, TEXT_MODEL, GPT, VOCODER):
             if not (folder / name).is_file():
                 raise EngineUnavailable(f"{folder / name} is missing; {HOW_TO_GET_IT}")
-        try:
-            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise EngineUnavailable(f"{folder / CONFIG} is no YAML; {HOW_TO_GET_IT}") from error
-        for section in ("gpt", "bigvgan"):
-            if not isinstance(config, dict) or not isinstance(config.get(section), dict):
-                raise EngineUnavailable(f"{folder / CONFIG} has no section `{section}`; {HOW_TO_GET_IT}")
+        config = read_config(folder, HOW_TO_GET_IT)
+        require_sections(config, folder, ("gpt", "bigvgan"), HOW_TO_GET_IT)
         checkpoint = cls(folder, config)
         checkpoint.check()
         return checkpoint
@@ -285,7 +251,8 @@ class Checkpoint:
         except (RuntimeError, OSError) as error:
             raise EngineUnavailable(f"{path} is truncated or no sentencepiece model; {HOW_TO_GET_IT}") from error
         if frontend.vocabulary_size > self.config["gpt"]["number_text_tokens"] + 1:
-            raise mismatch(TEXT_MODEL, f"it has {frontend.vocabulary_size} tokens")
+            with refused(HOW_TO_GET_IT):
+                raise Misfit.of(TEXT_MODEL, f"it has {frontend.vocabulary_size} tokens")
         return frontend
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Runtime:
@@ -298,20 +265,5 @@ class Checkpoint:
         return build(self.config, gpt_state, vocoder_state, device, dtype)
 
     def _states(self) -> tuple[State, State]:
-        return read_state(self.folder / GPT, "model"), read_state(self.folder / VOCODER, "generator")
-
-
-def shapes_of(state: State) -> State:
-    return {key: torch.empty(tuple(value.shape), device="meta") for key, value in state.items()}
-
-
-def read_state(path: Path, nested: str) -> dict[str, Tensor]:
-    """The state dict of a file, bare or under the key ``nested``; mapped into memory where the format allows."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise EngineUnavailable(f"{path} is truncated or no checkpoint; {HOW_TO_GET_IT}") from error
-    state = content.get(nested, content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EngineUnavailable(f"{path} holds no state dict; {HOW_TO_GET_IT}")
-    return state
+        with refused(HOW_TO_GET_IT):
+            return read_state(self.folder / GPT, "model"), read_state(self.folder / VOCODER, "generator")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.gpt import Cache, Gpt
+from streaming_server.engines.indextts.gpt import Cache, CodeGpt
 from streaming_server.engines.indextts.graphs import Graphs
 from streaming_server.engines.indextts.sampling import Sampling, Warp
 
@@ -36,7 +36,7 @@ LAG = {"cuda": 2}
 class Decoder:
     """One batch of decodings over buffers that keep their place in memory."""
 
-    def __init__(self, gpt: Gpt, rows: int, slots: int, max_codes: int) -> None:
+    def __init__(self, gpt: CodeGpt, rows: int, slots: int, max_codes: int) -> None:
         self.gpt = gpt
         self.rows = rows
         weight = gpt.mel_head.weight

@@ -6,38 +6,29 @@ One owner thread touches the model. This module does not know HTTP, the slot, or
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from streaming_server.audio.decode import decode_native
-from streaming_server.domain import AudioChunk, Generation, Granularity, SpeechRequest
+from streaming_server.domain import Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
+from streaming_server.engines.indextts.owned import Device, ModelEngine, Precision
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import KnownVoice, Voices
-from streaming_server.engines.threads import OwnerThread
-from streaming_server.errors import EngineNotReady, EngineUnavailable
+from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
-
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["fp16", "bf16", "fp32"]
-
-DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 WARM_UP_TEXTS = ("你好。", "Hello.")
 """One for each of the normalisers, which load when they are first used."""
 
 
-class IndexTTSEngine:
+class IndexTTSEngine(ModelEngine):
     """An ``Engine`` around one checkpoint folder.
 
     Args:
@@ -56,19 +47,13 @@ class IndexTTSEngine:
         self, *, model_dir: Path, device: Device = "auto", precision: Precision | None = None,
         look_ahead: LookAhead = "exact", voice_cache_size: int = 64,
     ) -> None:  # fmt: skip
-        self._device = choose_device(device)
-        precision = precision or ("fp16" if self._device.type == "cuda" else "fp32")
-        if precision == "fp16" and self._device.type == "cpu":
-            raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+        super().__init__(device, precision)
         if look_ahead != "exact" and look_ahead < 1:
             raise EngineUnavailable(f"the look-ahead must be `exact` or at least 1 code, not {look_ahead}")
-        self._dtype = DTYPES[precision]
         self._look_ahead = look_ahead
         self._voice_cache_size = voice_cache_size
         self._checkpoint = Checkpoint.open(model_dir)
         self._frontend = self._checkpoint.frontend()
-        self._owner = OwnerThread("indextts")
-        self._loaded: Loaded | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -76,6 +61,7 @@ class IndexTTSEngine:
             name="indextts",
             model_version=self._checkpoint.version,
             sample_rate_hz=SAMPLE_RATE_HZ,
+            model_type="IndexTTS",
             device=str(self._device),
             is_fp16=self._dtype == torch.float16,
             use_cuda_kernel=False,
@@ -98,51 +84,10 @@ class IndexTTSEngine:
             },
         )
 
-    async def warm(self) -> None:
-        if self._loaded is None:
-            self._loaded = await self._owner.call(self._load)
-
-    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of the request's audio. Closing it stops the decoding within one code.
-
-        Raises:
-            EngineNotReady: ``warm`` has not ended.
-            VoiceFileMissing: the voice's recording is gone.
-            VoiceUnreadable: the voice's recording cannot be decoded.
-        """
-        loaded = self._loaded
-        if loaded is None:
-            raise EngineNotReady
-        cancelled = threading.Event()
-
-        def produce(emit: Callable[[AudioChunk], bool]) -> None:
-            with closing(loaded.speak(request)) as audio:
-                for samples in audio:
-                    if cancelled.is_set():
-                        return
-                    if samples is not None and samples.size and not emit(AudioChunk(samples)):
-                        return
-
-        async with aclosing(self._owner.iterate(produce)) as chunks:
-            try:
-                async for chunk in chunks:
-                    yield chunk
-            finally:
-                cancelled.set()  # seen at the next code, long before the next chunk could be refused
-
-    async def aclose(self) -> None:
-        if self._loaded is not None:
-            await self._owner.call(self._loaded.close)
-            self._loaded = None
-        await self._owner.aclose()
-
     def _load(self) -> Loaded:
-        try:
-            runtime = self._checkpoint.load(self._device, self._dtype)
-            loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._voice_cache_size)
-            loaded.warm()
-        except torch.OutOfMemoryError as error:
-            raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
+        runtime = self._checkpoint.load(self._device, self._dtype)
+        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._voice_cache_size)
+        loaded.warm()
         return loaded
 
 
@@ -170,9 +115,9 @@ class Loaded:
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
         voice = self._voices.get(request.voice.path)
-        if request.granularity is Granularity.TOKEN:
-            return self._narrator.speak_by_token(voice, segments, generation)
-        return self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
+        if request.granularity is Granularity.SENTENCE:
+            return self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
+        return self._narrator.speak_by_token(voice, segments, generation)
 
     def warm(self) -> None:
         """Record what can be recorded, then speak a little: the first request is as fast as the next."""
@@ -192,16 +137,3 @@ class Loaded:
         self._narrator.close()
         if self._runtime.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def choose_device(wanted: Device) -> torch.device:
-    """The device to compute on.
-
-    Raises:
-        EngineUnavailable: the wanted device is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    kind = next(kind for kind, there in available.items() if there) if wanted == "auto" else wanted
-    if not available[kind]:
-        raise EngineUnavailable(f"the device {kind} was asked for, but torch finds none; take --device auto")
-    return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece
 from wetext import Normalizer
@@ -46,6 +47,20 @@ HYPHENS = frozenset(("-",))
 APOSTROPHES = frozenset(("'", WORD + "'"))
 
 
+SpelledOutLanguage = Literal["zh", "en"]
+
+
+@cache
+def normalizer(language: SpelledOutLanguage) -> Normalizer:
+    return Normalizer(lang=language, operator="tn")
+
+
+def spelled_out(text: str, language: SpelledOutLanguage) -> str:
+    """Numbers, dates and units as words."""
+    words: str = normalizer(language).normalize(text)
+    return words
+
+
 class Frontend:
     """Text → token ids of the model's sentencepiece vocabulary."""
 
@@ -56,18 +71,14 @@ class Frontend:
     def vocabulary_size(self) -> int:
         return int(self._pieces.vocab_size())
 
-    @cached_property
-    def _normalizers(self) -> dict[str, Normalizer]:
-        return {language: Normalizer(lang=language, operator="tn") for language in ("zh", "en")}
-
     def normalise(self, text: str) -> str:
         """Numbers, dates and units as words; full-width marks as plain ones; pinyin syllables untouched."""
-        normalizer = self._normalizers["zh" if IS_CJK.search(text) else "en"]
+        language: SpelledOutLanguage = "zh" if IS_CJK.search(text) else "en"
         parts, end = [], 0
         for syllable in PINYIN.finditer(text):
-            parts += [normalizer.normalize(text[end : syllable.start()]), spell(*syllable.groups())]
+            parts += [spelled_out(text[end : syllable.start()], language), spell(*syllable.groups())]
             end = syllable.end()
-        parts.append(normalizer.normalize(text[end:]))
+        parts.append(spelled_out(text[end:], language))
         return " ".join(part for part in parts if part).translate(PUNCTUATION)
 
     def tokens(self, text: str) -> list[str]:
@@ -76,10 +87,17 @@ class Frontend:
         tokens: list[str] = self._pieces.encode(" ".join(words), out_type=str)
         return tokens
 
-    def segments(self, text: str, longest: int) -> list[list[int]]:
-        """Any text → the ids of its segments, each of at most ``longest`` tokens."""
-        tokens = self.tokens(self.normalise(text))
-        return [self._pieces.piece_to_id(segment) for segment in split(tokens, longest)]
+    def segments(self, text: str, longest: int, opening: int | None = None) -> list[list[int]]:
+        """Any text → the ids of its segments, each of at most ``longest`` tokens.
+
+        With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+        """
+        segments = split(self.tokens(self.normalise(text)), longest)
+        if opening is not None and segments and len(segments[0]) > opening:
+            first, *rest = split(segments[0], opening)
+            if first[-1] in SENTENCE_ENDS | COMMAS:
+                segments[:1] = [first, [token for piece in rest for token in piece]]
+        return [self._pieces.piece_to_id(segment) for segment in segments]
 
 
 def spell(syllable: str, tone: str) -> str:

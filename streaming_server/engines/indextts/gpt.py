@@ -127,14 +127,12 @@ class Positions(nn.Module):
         self.emb = nn.Embedding(count, width)
 
 
-class Gpt(nn.Module):
-    """Conditioning latents and text in, one latent and one row of logits a code out."""
+class CodeGpt(nn.Module):
+    """A prefix and text in, one latent and one row of logits a code out; subclasses know what the prefix is."""
 
-    def __init__(self, shape: GptShape, conditioning_encoder: Conformer, perceiver_encoder: Perceiver) -> None:
+    def __init__(self, shape: GptShape) -> None:
         super().__init__()
         self.shape = shape
-        self.conditioning_encoder = conditioning_encoder
-        self.perceiver_encoder = perceiver_encoder
         self.text_embedding = nn.Embedding(shape.text_tokens + 1, shape.width)
         self.mel_embedding = nn.Embedding(shape.mel_codes, shape.width)
         self.text_pos_embedding = Positions(shape.max_text + 2, shape.width)
@@ -142,19 +140,17 @@ class Gpt(nn.Module):
         self.gpt = Transformer(shape)
         self.final_norm = nn.LayerNorm(shape.width)
         self.mel_head = nn.Linear(shape.width, shape.mel_codes)
-        self.text_head = nn.Linear(shape.width, shape.text_tokens + 1)
 
-    def condition(self, mel: Tensor) -> Tensor:
-        """Log-mel ``(mels, T)`` → conditioning ``(latents, width)``."""
-        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(mel.mT[None]))
-        return latents[0]
-
-    def prompt(self, conditioning: Tensor, text_ids: Tensor) -> Tensor:
-        """Conditioning ``(latents, width)``, ids ``(n,)`` → all inputs up to START_MEL ``(latents + n + 3, width)``."""
+    def words(self, text_ids: Tensor) -> Tensor:
+        """Ids ``(n,)`` → the inputs they are, between START and STOP ``(n + 2, width)``."""
         ids = F.pad(F.pad(text_ids, (1, 0), value=self.shape.start_text), (0, 1), value=self.shape.stop_text)
-        text = self.text_embedding(ids) + self.text_pos_embedding.emb.weight[: ids.shape[0]]
+        text: Tensor = self.text_embedding(ids) + self.text_pos_embedding.emb.weight[: ids.shape[0]]
+        return text
+
+    def started(self, prefix: Tensor) -> Tensor:
+        """All inputs before START_MEL ``(n, width)`` → with it ``(n + 1, width)``."""
         start = self.mel_embedding.weight[self.shape.start_mel] + self.mel_pos_embedding.emb.weight[0]
-        return torch.cat([conditioning.to(text.dtype), text, start[None]])
+        return torch.cat([prefix, start[None]])
 
     def codes(self, codes: Tensor, position: Tensor) -> Tensor:
         """Codes ``(B,)`` at mel position ``(1,)`` → inputs ``(B, 1, width)``."""
@@ -170,3 +166,23 @@ class Gpt(nn.Module):
         bias = bias.repeat_interleave(self.shape.heads, dim=0)
         latent: Tensor = self.final_norm(self.gpt(inputs, cache, slots, bias)[:, -1])
         return latent, self.mel_head(latent).float()
+
+
+class Gpt(CodeGpt):
+    """The GPT of 1.0 and 1.5: a voice is its conditioning latents."""
+
+    def __init__(self, shape: GptShape, conditioning_encoder: Conformer, perceiver_encoder: Perceiver) -> None:
+        super().__init__(shape)
+        self.conditioning_encoder = conditioning_encoder
+        self.perceiver_encoder = perceiver_encoder
+        self.text_head = nn.Linear(shape.width, shape.text_tokens + 1)
+
+    def condition(self, mel: Tensor) -> Tensor:
+        """Log-mel ``(mels, T)`` → conditioning ``(latents, width)``."""
+        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(mel.mT[None]))
+        return latents[0]
+
+    def prompt(self, conditioning: Tensor, text_ids: Tensor) -> Tensor:
+        """Conditioning ``(latents, width)``, ids ``(n,)`` → all inputs up to START_MEL ``(latents + n + 3, width)``."""
+        text = self.words(text_ids)
+        return self.started(torch.cat([conditioning.to(text.dtype), text]))

@@ -122,6 +122,7 @@ class SpeakerEncoder(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.n_mels = n_mels
+        self.size = size
         self.blocks = nn.ModuleList([Tdnn(n_mels, channels, kernel)])
         self.blocks.extend(SERes2Net(channels, scale, squeeze, block_kernel, dilation) for dilation in DILATIONS)
         self.mfa = Tdnn(len(DILATIONS) * channels, pooled)

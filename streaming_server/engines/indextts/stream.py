@@ -35,7 +35,7 @@ FADE_S = 0.005
 SEED_STRIDE = 0x9E3779B97F4A7C15
 """Between the seeds of a request's segments, so that no two of them draw alike."""
 
-Latents = TypeVar("Latents", bound=Tensor | None)
+Given = TypeVar("Given")
 
 Audio = Generator[FloatSamples | None, None, None]
 """Audio as it is settled, and None after a step that settled nothing: a chance to stop. Closing it ends the work."""
@@ -138,9 +138,9 @@ class SegmentAudio:
         return samples * slope(samples).flip(0) if self._fade_out else samples
 
 
-def slope(samples: Tensor) -> Tensor:
+def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
     """Factors for each of the samples ``(n,)``: from 0 to 1 within ``FADE_S``, then 1."""
-    rise = torch.arange(samples.numel(), device=samples.device) / (FADE_S * SAMPLE_RATE_HZ)
+    rise = torch.arange(samples.numel(), device=samples.device) / (FADE_S * rate_hz)
     return rise.clamp(max=1.0)
 
 
@@ -165,12 +165,12 @@ class VocoderThread:
             if not future.cancelled():
                 future.exception()
 
-    def submit(self, vocode: Callable[[Latents], Tensor], latents: Latents) -> None:
+    def submit(self, vocode: Callable[[Given], Tensor], given: Given) -> None:
         known = None
         if self._stream is not None:
             known = torch.cuda.Event()  # type: ignore[no-untyped-call]
             known.record(torch.cuda.current_stream(self._device))
-        self._pending.append(self._executor.submit(self._vocode, vocode, latents, known))
+        self._pending.append(self._executor.submit(self._vocode, vocode, given, known))
 
     def ready(self) -> FloatSamples | None:
         """The next audio, if it is done; never waits."""
@@ -185,13 +185,11 @@ class VocoderThread:
     def close(self) -> None:
         self._executor.shutdown()
 
-    def _vocode(
-        self, vocode: Callable[[Latents], Tensor], latents: Latents, known: torch.cuda.Event | None
-    ) -> FloatSamples:
+    def _vocode(self, vocode: Callable[[Given], Tensor], given: Given, known: torch.cuda.Event | None) -> FloatSamples:
         with torch.cuda.stream(self._stream):
             if self._stream is not None and known is not None:
                 self._stream.wait_event(known)
-            samples: FloatSamples = vocode(latents).cpu().numpy()
+            samples: FloatSamples = vocode(given).cpu().numpy()
             return samples
 
 

@@ -1,14 +1,16 @@
-"""BigVGAN: GPT latents and a speaker embedding → samples, whole or chunk by chunk.
+"""BigVGAN: frames, and in 1.5 a speaker embedding, → samples, whole or chunk by chunk.
 
-Attribute names are the checkpoint's, with weight norm and the snakes' scale already folded. This module does not know
-codes, text, files, threads or how many latents make a good chunk.
+A frame is a GPT latent in 1.5, a column of a mel spectrogram in 2.x. Attribute names are the checkpoint's, with weight
+norm and the snakes' scale already folded. This module does not know codes, text, files, threads or how many frames make
+a good chunk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from streaming_server.engines.indextts.arrays import Array, take
 from streaming_server.engines.indextts.graphs import Graphs
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
+
+Bound = Literal["tanh", "clamp"]
 
 EDGE_KERNEL = 7
 """Taps of the first and of the last convolution."""
@@ -29,37 +33,47 @@ ACTIVATION_REACH = 3
 
 
 @dataclass(frozen=True, slots=True)
-class VocoderShape:
-    """Sizes of the generator, as ``config.yaml`` and the checkpoint give them."""
+class GeneratorShape:
+    """Sizes of the generator, as its configuration gives them."""
 
-    latent_width: int
-    speaker_width: int
+    frame_width: int
     first_width: int
     rates: tuple[int, ...]
     kernels: tuple[int, ...]
     block_kernels: tuple[int, ...]
     block_dilations: tuple[tuple[int, ...], ...]
-    speaker_in_each_stage: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], frame_width: int) -> GeneratorShape:
+        """The sizes that a BigVGAN's section of the configuration gives, of whichever version."""
+        return cls(
+            frame_width=frame_width,
+            first_width=config["upsample_initial_channel"],
+            rates=tuple(config["upsample_rates"]),
+            kernels=tuple(config["upsample_kernel_sizes"]),
+            block_kernels=tuple(config["resblock_kernel_sizes"]),
+            block_dilations=tuple(tuple(dilations) for dilations in config["resblock_dilation_sizes"]),
+        )
 
     @property
-    def samples_per_code(self) -> int:
+    def samples_per_frame(self) -> int:
         return math.prod(self.rates)
 
     @property
     def reach(self) -> int:
-        """Codes to either side that a sample depends on: 31 for 1.5. With as many, a chunk equals the whole."""
-        codes = EDGE_KERNEL // 2 + 0.0
+        """Frames to either side that a sample depends on: 31 in 1.5, 34 in 2.x. With as many, a chunk is exact."""
+        frames = EDGE_KERNEL // 2 + 0.0
         rate = 1
         for up, kernel in zip(self.rates, self.kernels, strict=True):
-            codes += kernel / 2 / (rate * up)
+            frames += kernel / 2 / (rate * up)
             rate *= up
             samples = max(
                 sum((size // 2) * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations)
                 for size, dilations in zip(self.block_kernels, self.block_dilations, strict=True)
             )
-            codes += samples / rate
-        codes += (ACTIVATION_REACH + EDGE_KERNEL // 2) / rate
-        return math.ceil(codes)
+            frames += samples / rate
+        frames += (ACTIVATION_REACH + EDGE_KERNEL // 2) / rate
+        return math.ceil(frames)
 
 
 def low_pass() -> Tensor:
@@ -126,80 +140,117 @@ class ResidualBlock(nn.Module):
         return x
 
 
-class Vocoder(nn.Module):
-    """Latents ``(B, T, width)`` and embeddings ``(B, speaker width)`` → samples ``(B, T · samples_per_code)``."""
+class Generator(nn.Module):
+    """Frames ``(B, T, width)`` → samples ``(B, T · samples_per_frame)`` in -1 … 1.
 
-    def __init__(self, shape: VocoderShape, speaker_encoder: SpeakerEncoder) -> None:
+    Args:
+        shape: The sizes.
+        bound: What keeps the samples in their range: ``tanh`` bends them, ``clamp`` cuts them.
+        last_bias: Whether the last convolution has a bias.
+    """
+
+    def __init__(self, shape: GeneratorShape, bound: Bound = "tanh", last_bias: bool = True) -> None:
         super().__init__()
         self.shape = shape
-        self.speaker_encoder = speaker_encoder
-        widths = [shape.first_width // 2**stage for stage in range(len(shape.rates) + 1)]
-        self.conv_pre = nn.Conv1d(shape.latent_width, widths[0], EDGE_KERNEL, padding=EDGE_KERNEL // 2)
-        self.cond_layer = nn.Conv1d(shape.speaker_width, widths[0], 1)
+        self.bound = bound
+        self.widths = [shape.first_width // 2**stage for stage in range(len(shape.rates) + 1)]
+        self.conv_pre = nn.Conv1d(shape.frame_width, self.widths[0], EDGE_KERNEL, padding=EDGE_KERNEL // 2)
         self.ups = nn.ModuleList(
             nn.ModuleList([nn.ConvTranspose1d(wide, narrow, kernel, rate, padding=(kernel - rate) // 2)])
-            for wide, narrow, rate, kernel in zip(widths, widths[1:], shape.rates, shape.kernels, strict=False)
+            for wide, narrow, rate, kernel in zip(
+                self.widths, self.widths[1:], shape.rates, shape.kernels, strict=False
+            )
         )
-        stages = widths[1:] if shape.speaker_in_each_stage else []
-        self.conds = nn.ModuleList(nn.Conv1d(shape.speaker_width, width, 1) for width in stages)
         self.resblocks = nn.ModuleList(
             ResidualBlock(width, kernel, dilations)
-            for width in widths[1:]
+            for width in self.widths[1:]
             for kernel, dilations in zip(shape.block_kernels, shape.block_dilations, strict=True)
         )
-        self.activation_post = AliasFreeSnake(widths[-1])
-        self.conv_post = nn.Conv1d(widths[-1], 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
+        self.activation_post = AliasFreeSnake(self.widths[-1])
+        self.conv_post = nn.Conv1d(self.widths[-1], 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2, bias=last_bias)
 
-    def forward(self, latents: Tensor, speaker: Tensor) -> Tensor:
-        speaker = speaker[..., None]  # (B, speaker width, 1)
-        x = self.conv_pre(latents.mT) + self.cond_layer(speaker)  # (B, first width, T)
+    def forward(self, frames: Tensor, *voice: Tensor) -> Tensor:
+        first, stages = self.colours(*voice)
+        x = self.conv_pre(frames.mT)  # (B, first width, T)
+        if first is not None:
+            x = x + first
         branches = len(self.shape.block_kernels)
         for stage, up in enumerate(self.ups):
             assert isinstance(up, nn.ModuleList)
             x = up[0](x)
-            if self.conds:
-                x = x + self.conds[stage](speaker)
+            if stages:
+                x = x + stages[stage]
             blocks = self.resblocks[stage * branches : (stage + 1) * branches]
             x = torch.stack([block(x) for block in blocks]).mean(0)
-        return torch.tanh(self.conv_post(self.activation_post(x))).squeeze(1)
+        x = self.conv_post(self.activation_post(x)).squeeze(1)
+        return torch.tanh(x) if self.bound == "tanh" else x.clamp(-1, 1)
+
+    def colours(self, *_: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """What a voice adds behind the first convolution and in each stage: nothing here."""
+        return None, []
+
+
+class Vocoder(Generator):
+    """The generator of 1.5, coloured by embeddings ``(B, speaker width)``."""
+
+    def __init__(self, shape: GeneratorShape, speaker_encoder: SpeakerEncoder, speaker_in_each_stage: bool) -> None:
+        super().__init__(shape)
+        self.speaker_encoder = speaker_encoder
+        self.speaker_width = speaker_encoder.size
+        self.cond_layer = nn.Conv1d(self.speaker_width, self.widths[0], 1)
+        stages = self.widths[1:] if speaker_in_each_stage else []
+        self.conds = nn.ModuleList(nn.Conv1d(self.speaker_width, width, 1) for width in stages)
+
+    def colours(self, *voice: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        speaker = voice[0][..., None]  # (B, speaker width, 1)
+        return self.cond_layer(speaker), [cond(speaker) for cond in self.conds]
 
 
 class Windows:
-    """The vocoder over a few fixed lengths, each with buffers that keep their place and, on CUDA, a recorded graph."""
+    """The generator over a few fixed lengths, each with buffers that stay in place and, on CUDA, a recorded graph."""
 
-    def __init__(self, vocoder: Vocoder) -> None:
-        self._vocoder = vocoder
-        weight = vocoder.conv_post.weight
+    def __init__(self, generator: Generator, *voice_widths: int) -> None:
+        self._generator = generator
+        weight = generator.conv_post.weight
         self._graphs = Graphs(weight.device)
-        self._speaker = weight.new_zeros(1, vocoder.shape.speaker_width)
+        self._voice = [weight.new_zeros(1, width) for width in voice_widths]
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def lengths(self) -> list[int]:
         return sorted(self._buffers)
 
+    def fit(self, needed: int, available: int) -> int:
+        """Length of the window that ends at the last of so many frames: a recorded one, if one is long enough.
+
+        A longer left context changes nothing, and a length that was recorded is one launch instead of a thousand.
+        """
+        return next((size for size in self.lengths if needed <= size <= available), needed)
+
     def record(self, length: int) -> None:
-        shape = self._vocoder.shape
-        latents = self._speaker.new_zeros(1, length, shape.latent_width)
-        samples = self._speaker.new_zeros(1, length * shape.samples_per_code)
-        self._buffers[length] = latents, samples
+        shape = self._generator.shape
+        weight = self._generator.conv_post.weight
+        frames = weight.new_zeros(1, length, shape.frame_width)
+        samples = weight.new_zeros(1, length * shape.samples_per_frame)
+        self._buffers[length] = frames, samples
         self._graphs.record(length, lambda: self._fill(length))
 
-    def __call__(self, latents: Tensor, speaker: Tensor) -> Tensor:
-        """Latents ``(n, width)``, embedding ``(speaker width,)`` → samples ``(n · samples_per_code,)``."""
-        length = latents.shape[0]
+    def __call__(self, frames: Tensor, *voice: Tensor) -> Tensor:
+        """Frames ``(n, width)``, what the voice is, if anything → samples ``(n · samples_per_frame,)``."""
+        length = frames.shape[0]
         if length not in self._buffers:
-            whole: Tensor = self._vocoder(latents[None], speaker[None])
+            whole: Tensor = self._generator(frames[None], *(given[None] for given in voice))
             return whole[0]
         inputs, samples = self._buffers[length]
-        inputs[0] = latents
-        self._speaker[0] = speaker
+        inputs[0] = frames
+        for buffer, given in zip(self._voice, voice, strict=True):
+            buffer[0] = given
         self._graphs.run(length, lambda: self._fill(length))
         return samples[0].clone()
 
     def _fill(self, length: int) -> None:
-        latents, samples = self._buffers[length]
-        samples.copy_(self._vocoder(latents, self._speaker))
+        frames, samples = self._buffers[length]
+        samples.copy_(self._generator(frames, *self._voice))
 
 
 class ChunkedVocoder:
@@ -209,14 +260,14 @@ class ChunkedVocoder:
     ``look_ahead == reach`` the samples equal those of vocoding the whole.
     """
 
-    def __init__(self, windows: Windows, speaker: Tensor, shape: VocoderShape, look_ahead: int) -> None:
+    def __init__(self, windows: Windows, speaker: Tensor, shape: GeneratorShape, look_ahead: int) -> None:
         self._windows = windows
         self._speaker = speaker
-        self._samples_per_code = shape.samples_per_code
+        self._samples_per_code = shape.samples_per_frame
         self._reach = shape.reach
         self._look_ahead = look_ahead
         self._keep = max([shape.reach, *windows.lengths])
-        self._latents = speaker.new_empty(0, shape.latent_width)
+        self._latents = speaker.new_empty(0, shape.frame_width)
         self._behind = 0
         """Codes at the front of ``_latents`` whose samples have been given out."""
 
@@ -243,9 +294,7 @@ class ChunkedVocoder:
             return self._speaker.new_empty(0, dtype=torch.float32)
         length = self._latents.shape[0]
         needed = length - max(0, self._behind - self._reach)
-        # A longer left context changes nothing, and a length that was recorded is one launch instead of a thousand.
-        window = next((size for size in self._windows.lengths if needed <= size <= length), needed)
-        first = length - window
+        first = length - self._windows.fit(needed, length)
         samples = self._windows(self._latents[first:], self._speaker)
         end = None if ready == length else (ready - first) * self._samples_per_code
         chunk = samples[(self._behind - first) * self._samples_per_code : end]

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from streaming_server.domain import FloatSamples
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
+
+T = TypeVar("T")
 
 LONGEST_S = 60
 """Seconds of a recording that are listened to: the Conformer's memory grows with their square."""
@@ -35,17 +38,16 @@ class KnownVoice:
     """``(speaker width,)``"""
 
 
-class Voices:
-    """The last ``capacity`` voices that spoke, by the SHA-256 of their files."""
+class ByContent(Generic[T]):
+    """What was found out about the last ``capacity`` recordings, by the SHA-256 of their files."""
 
-    def __init__(self, runtime: Runtime, capacity: int, decode: Callable[[Path], tuple[FloatSamples, int]]) -> None:
-        self._runtime = runtime
+    def __init__(self, capacity: int, listen: Callable[[Path], T]) -> None:
         self._capacity = capacity
-        self._decode = decode
-        self._known: OrderedDict[bytes, KnownVoice] = OrderedDict()
+        self._listen = listen
+        self._known: OrderedDict[bytes, T] = OrderedDict()
 
-    def get(self, path: Path) -> KnownVoice:
-        """The voice of a recording; decoded and analysed only where its content is new.
+    def get(self, path: Path) -> T:
+        """What is known of a recording; it is listened to only where its content is new.
 
         Raises:
             VoiceFileMissing: there is no such file.
@@ -62,7 +64,16 @@ class Voices:
         self._known.move_to_end(content)
         return self._known[content]
 
-    def _listen(self, path: Path) -> KnownVoice:
+
+class Voices(ByContent[KnownVoice]):
+    """Voices as decoding and vocoding need them."""
+
+    def __init__(self, runtime: Runtime, capacity: int, decode: Callable[[Path], tuple[FloatSamples, int]]) -> None:
+        super().__init__(capacity, self._analyse)
+        self._runtime = runtime
+        self._decode = decode
+
+    def _analyse(self, path: Path) -> KnownVoice:
         samples, rate_hz = self._decode(path)
         wav = self._runtime.resample(torch.from_numpy(samples[: LONGEST_S * rate_hz]), rate_hz)
         if wav.numel() < SHORTEST_S * SAMPLE_RATE_HZ:

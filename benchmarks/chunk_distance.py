@@ -1,0 +1,55 @@
+"""How far is IndexTTS 2's mel from the whole's when it is made chunk by chunk? On the tiny model, with random weights.
+
+``python -m benchmarks.chunk_distance`` needs no checkpoint, and ranks settings rather than telling what is heard; for
+that, ``streaming-server calibrate`` takes the real weights. This module knows the acoustics only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from streaming_server.engines.indextts2.calibration import Utterance, apart, mel_of
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
+from tests.engines.indextts2 import acoustic_parity
+
+STEPS = 25
+SILENT = 15
+"""Codes at the beginning of each utterance."""
+
+
+def main() -> None:
+    """How far the mel of chunks is from that of the whole, on the fixtures' weights, in shares of a yardstick.
+
+    The yardstick is the distance between two exact solves with different noise: what the model takes for the same.
+    """
+    print("| version | look-ahead, frames | own statistics | the voice's too |\n| --- | ---: | ---: | ---: |")
+    for version, enhanced in (("2.0", False), ("2.5", True)):
+        acoustics = acoustic_parity.build(enhanced)
+        utterance, earlier = some_codes(200, seed=7), some_codes(120, seed=9)
+        statistics = acoustics.statistics(earlier.codes, earlier.latents)
+        solve = partial(mel_of, acoustics, acoustic_parity.reference(), utterance)
+        whole = solve(SEGMENT, STEPS, seed=1)
+        yardstick = apart(solve(SEGMENT, STEPS, seed=2), whole)
+        for look_ahead in (0, 2, 4, 8, 16, 32):
+            pace = replace(CHUNK, look_ahead=look_ahead)
+            mels = (solve(pace, STEPS, seed=1, statistics=pooled) for pooled in (None, statistics))
+            shares = " | ".join(f"{apart(mel, whole) / yardstick:.4f}" for mel in mels)
+            print(f"| {version} | {look_ahead} | {shares} |", flush=True)
+        for steps in (12, 8, 4):
+            share = apart(solve(SEGMENT, steps, seed=1), whole) / yardstick
+            print(f"| {version} | whole, {steps} steps instead of {STEPS} | {share:.4f} | |", flush=True)
+
+
+def some_codes(count: int, seed: int) -> Utterance:
+    """Codes and latents, those of the beginning all alike, as where one is silent first."""
+    generator = torch.Generator().manual_seed(seed)
+    codes, latents = torch.randint(64, (count,), generator=generator), torch.randn(count, 1280, generator=generator)
+    codes[:SILENT], latents[:SILENT] = codes[0], 0.0
+    return Utterance(codes, latents, ())
+
+
+if __name__ == "__main__":
+    main()

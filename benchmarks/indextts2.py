@@ -1,0 +1,174 @@
+"""How fast are IndexTTS 2.0 and 2.5 on this machine, stage by stage, and how near to what the machine allows?
+
+``python -m benchmarks.indextts2`` takes the real sizes with random weights; ``--tiny`` takes sizes that take no time.
+Speed does not depend on what the weights are, so no checkpoint is needed. This module measures the models below HTTP,
+one stage after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from benchmarks.indextts import bandwidth, memory_mb, seconds_of
+from streaming_server.engines.indextts.gpt import Projection
+from streaming_server.engines.indextts.owned import DTYPES, choose_device
+from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ, Acoustics
+from streaming_server.engines.indextts2.calibration import Utterance, cost, decoded
+from streaming_server.engines.indextts2.checkpoint import build
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
+from streaming_server.engines.indextts2.flow import Reference, Slots
+from streaming_server.engines.indextts2.gpt import Gpt20
+from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.indextts2.synthesis import record
+from tests.engines.indextts2 import published, tiny
+
+TEXT_TOKENS = 40
+REFERENCE_S = 5
+REFERENCE_FRAMES = round(REFERENCE_S * SAMPLE_RATE_HZ / 256)
+STEPS = (25, 12, 8)
+PROBE = 4096
+"""Side of the matrices whose product tells what arithmetic the machine has."""
+PACES: Mapping[str, Pace] = {"chunk": CHUNK, "segment": SEGMENT}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="sizes that take no time, to try the benchmark itself")
+    parser.add_argument("--version", choices=published.VERSIONS, action="append", help="both where none is given")
+    parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
+    parser.add_argument("--precision", choices=list(DTYPES), default=None)
+    parser.add_argument("--steps", type=int, action="append", help="25, 12 and 8 where none is given")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of speech in the measured sentence")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    dtype = DTYPES[arguments.precision or ("bf16" if device.type == "cuda" else "fp32")]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    arithmetic, memory = flops(device, dtype), bandwidth(device)
+    print(f"{name}, {str(dtype).removeprefix('torch.')}: {arithmetic / 1e12:.2f} TFLOP/s, {memory / 1e9:.0f} GB/s")
+    for version in arguments.version or published.VERSIONS:
+        runtime = random_runtime(version, device, dtype, arguments.tiny)
+        print(f"\n{'tiny' if arguments.tiny else version} sizes of {version}\n")
+        measure(runtime, arguments.seconds, arguments.steps or STEPS, arithmetic, memory)
+
+
+def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmetic: float, memory: float) -> None:
+    acoustics, device = runtime.acoustics, runtime.device
+    if device.type == "cuda":
+        for pace in PACES.values():
+            record(acoustics, pace, REFERENCE_FRAMES, longest=round(seconds * SAMPLE_RATE_HZ / 256))
+    reference = Reference(
+        torch.randn(REFERENCE_FRAMES, acoustics.bands, device=device),
+        torch.randn(REFERENCE_FRAMES, acoustics.s2mel.estimator.shape.content_width, device=device),
+        torch.randn(acoustics.s2mel.estimator.shape.style_width, device=device),
+    )
+    count = next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
+    utterance = spoken_codes(runtime, count)
+    stages(acoustics, reference, utterance, arithmetic, memory, step_bytes(runtime))
+    print("\n| mode | steps | first audio, ms | of it codes | real-time factor | peak memory, MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, pace in PACES.items():
+        for steps in all_steps:
+            for _ in range(2 if device.type == "cuda" else 1):
+                spoken = cost(acoustics, MelStream(acoustics, reference, pace, steps, seed=1), pace, utterance)
+            first, codes = spoken.first_audio_s * 1e3, spoken.codes_s * 1e3
+            times = f"{first:.0f} | {codes:.0f} | {spoken.real_time_factor:.3f}"
+            print(f"| {name} | {steps} | {times} | {memory_mb(device):.0f} |", flush=True)
+
+
+def stages(
+    acoustics: Acoustics, reference: Reference, utterance: Utterance, arithmetic: float, memory: float, read: int
+) -> None:
+    """One row a stage; its floor is its arithmetic, or for the GPT its weights, at what this machine reaches."""
+    print("| stage | ms | floor, ms | times the floor |\n| --- | ---: | ---: | ---: |")
+    first, *later = utterance.times_s
+    row("text and first code", first, 0.0)
+    row("a code", (later[-1] - first) / len(later), read / memory)
+    codes, latents = utterance.codes[:30], utterance.latents[:30]
+    timed("conditions of 30 codes", acoustics.device, partial(acoustics.mu, codes, latents), arithmetic)
+    chunks = CHUNK.lengths(CHUNK.past)
+    for frames in (chunks[0], chunks[-1]):
+        slots = Slots(acoustics.s2mel.estimator, REFERENCE_FRAMES, frames)
+        content = acoustics.s2mel.estimator.shape.content_width
+        mu, noise = torch.randn(frames, content), torch.randn(frames, acoustics.bands)
+        slots.fill(reference, mu.to(acoustics.device), noise, 1)
+        rows = REFERENCE_FRAMES + frames
+        timed(f"a step over {rows} frames, not recorded", acoustics.device, slots.step, arithmetic)
+    for frames in (chunks[0], CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]):
+        mel = torch.randn(frames, acoustics.bands, device=acoustics.device)
+        timed(f"vocoder, {frames} frames", acoustics.device, partial(acoustics.sound, mel), arithmetic)
+
+
+def timed(name: str, device: torch.device, action: Callable[[], object], arithmetic: float) -> None:
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+        action()
+    row(name, min(seconds_of(device, action) for _ in range(3)), counter.get_total_flops() / arithmetic)
+
+
+def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+"""What torch's counter leaves out."""
+
+
+def row(name: str, seconds: float, floor: float) -> None:
+    times = f"{floor * 1e3:.1f} | {seconds / floor:.1f}" if floor else "|"
+    print(f"| {name} | {seconds * 1e3:.1f} | {times} |", flush=True)
+
+
+def spoken_codes(runtime: Runtime, count: int) -> Utterance:
+    """As many codes, the second of two runs on a GPU."""
+    gpt = runtime.gpt
+    width = gpt.mel_head.weight.shape[1]
+    speaker = torch.randn(gpt.perceiver_encoder.latents.shape[0] if isinstance(gpt, Gpt20) else 1, width)
+    for _ in range(2 if runtime.device.type == "cuda" else 1):
+        utterance = decoded(runtime.decode(speaker, torch.randn(width), range(2, 2 + TEXT_TOKENS), count))
+    return utterance
+
+
+def random_runtime(version: str, device: torch.device, dtype: torch.dtype, small: bool) -> Runtime:
+    """Random weights of the real sizes or of small ones, and a STOP that never comes."""
+    if small:
+        config = tiny.config_of(version) | {"bigvgan": tiny.BIGVGAN, "w2vbert": tiny.W2VBERT}
+        states: dict[str, Any] = tiny.random_states(config, version)
+    else:
+        config = published.config(version)
+        states = {
+            name: {key: random_like(shape) for key, shape in shapes.items()}
+            for name, shapes in published.shapes(version).items()
+        }
+    states["gpt"]["mel_head.bias"][config["gpt"]["stop_mel_token"]] = -1e4
+    rows = sum(config["emo_num"])
+    states["feat1"] = random_like([rows, config["s2mel"]["style_encoder"]["dim"]])
+    states["feat2"] = random_like([rows, config["gpt"]["model_dim"]])
+    return build(config, states, device, dtype)
+
+
+def random_like(shape: Sequence[int]) -> Tensor:
+    if len(shape) < 2:
+        return torch.ones(*shape) if shape else torch.tensor(0)
+    return torch.empty(*shape).normal_(std=torch.Size(shape[1:]).numel() ** -0.5)
+
+
+def step_bytes(runtime: Runtime) -> int:
+    """What one decoding step must read: the projections of all layers and the head."""
+    read = [module for module in runtime.gpt.gpt.modules() if isinstance(module, Projection)]
+    return sum(p.numel() * p.element_size() for module in [*read, runtime.gpt.mel_head] for p in module.parameters())
+
+
+def flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second in a product of large matrices, the best of a few."""
+    a = torch.randn(PROBE, PROBE, device=device).to(dtype)
+    return float(2 * PROBE**3 / min(seconds_of(device, lambda: a @ a) for _ in range(3)))
+
+
+if __name__ == "__main__":
+    main()

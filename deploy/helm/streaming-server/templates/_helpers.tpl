@@ -1,0 +1,53 @@
+{{- define "speech.name" -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "speech.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* What servers and workers have in common. */ -}}
+{{- define "speech.container" -}}
+image: "{{ .Values.image.repository }}:{{ .Values.image.tag }}"
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+{{- with .Values.existingSecret }}
+envFrom:
+  - secretRef:
+      name: {{ . }}
+{{- end }}
+volumeMounts:
+  - name: data
+    mountPath: /data
+  {{- if .Values.modelClaim }}
+  - name: model
+    mountPath: /app/checkpoints
+    readOnly: true
+  {{- end }}
+{{- end }}
+
+{{- define "speech.pod" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  fsGroup: 10001
+# Longer than SHUTDOWN_TIMEOUT_S.
+terminationGracePeriodSeconds: 40
+volumes:
+  - name: data
+    {{- if .Values.dataClaim }}
+    persistentVolumeClaim:
+      claimName: {{ .Values.dataClaim }}
+    {{- else }}
+    emptyDir: {}
+    {{- end }}
+  {{- with .Values.modelClaim }}
+  - name: model
+    persistentVolumeClaim:
+      claimName: {{ . }}
+  {{- end }}
+{{- end }}

@@ -1,0 +1,120 @@
+"""An engine around a model that one thread owns: loading, streaming, stopping within one step.
+
+What the model is, and how it speaks, subclasses know. This module does not know checkpoints, HTTP or the slot.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, closing
+from typing import Literal, Protocol
+
+import torch
+
+from streaming_server.domain import AudioChunk, SpeechRequest
+from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.indextts.stream import Audio
+from streaming_server.engines.threads import OwnerThread
+from streaming_server.errors import EngineNotReady, EngineUnavailable
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["fp16", "bf16", "fp32"]
+
+DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Loaded(Protocol):
+    """What is there once a model is loaded; touched by the owner thread only."""
+
+    def speak(self, request: SpeechRequest) -> Audio: ...
+
+    def close(self) -> None: ...
+
+
+class ModelEngine(ABC):
+    """An ``Engine`` around one checkpoint.
+
+    Args:
+        device: ``auto`` takes CUDA, else MPS, else the CPU.
+        precision: None takes fp16 on CUDA and fp32 elsewhere.
+
+    Raises:
+        EngineUnavailable: the device cannot be used, or cannot compute in that precision.
+    """
+
+    def __init__(self, device: Device, precision: Precision | None) -> None:
+        self._device = choose_device(device)
+        precision = precision or ("fp16" if self._device.type == "cuda" else "fp32")
+        if precision == "fp16" and self._device.type == "cpu":
+            raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+        self._dtype = DTYPES[precision]
+        self._owner = OwnerThread("indextts")
+        self._loaded: Loaded | None = None
+
+    @property
+    @abstractmethod
+    def info(self) -> EngineInfo:
+        """What is loaded; known before ``warm`` has ended."""
+
+    @abstractmethod
+    def _load(self) -> Loaded:
+        """Read the weights and speak once. Runs on the owner thread."""
+
+    async def warm(self) -> None:
+        if self._loaded is None:
+            self._loaded = await self._owner.call(self._loaded_or_refused)
+
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks of the request's audio. Closing it stops the decoding within one code.
+
+        Raises:
+            EngineNotReady: ``warm`` has not ended.
+            VoiceFileMissing: the voice's recording is gone.
+            VoiceUnreadable: the voice's recording cannot be decoded.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise EngineNotReady
+        cancelled = threading.Event()
+
+        def produce(emit: Callable[[AudioChunk], bool]) -> None:
+            with closing(loaded.speak(request)) as audio:
+                for samples in audio:
+                    if cancelled.is_set():
+                        return
+                    if samples is not None and samples.size and not emit(AudioChunk(samples)):
+                        return
+
+        async with aclosing(self._owner.iterate(produce)) as chunks:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            finally:
+                cancelled.set()  # seen at the next code, long before the next chunk could be refused
+
+    async def aclose(self) -> None:
+        if self._loaded is not None:
+            await self._owner.call(self._loaded.close)
+            self._loaded = None
+        await self._owner.aclose()
+
+    def _loaded_or_refused(self) -> Loaded:
+        try:
+            return self._load()
+        except torch.OutOfMemoryError as error:
+            raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        EngineUnavailable: the wanted device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(kind for kind, there in available.items() if there) if wanted == "auto" else wanted
+    if not available[kind]:
+        raise EngineUnavailable(f"the device {kind} was asked for, but torch finds none; take --device auto")
+    return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)

@@ -1,0 +1,218 @@
+"""A runtime from a configuration and state dicts: the version, the modules' sizes, the weights put in place.
+
+Strict on every needed key; what is known to be of no use is passed over, and what is unknown is logged. This module
+does not know files, nor how the models compute.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streaming_server.engines.indextts.arrays import tensor_of
+from streaming_server.engines.indextts.checkpoint import CONFIG, Config, assemble_reader, gpt_shape, pack
+from streaming_server.engines.indextts.weights import (
+    Shapes,
+    State,
+    fold_snakes,
+    fold_weight_norm,
+    load,
+    refused,
+)
+from streaming_server.engines.indextts2.acoustics import Acoustics
+from streaming_server.engines.indextts2.assembly import assemble_acoustics, unneeded
+from streaming_server.engines.indextts2.campplus import CampPlus, StyleShape
+from streaming_server.engines.indextts2.emotion import EmotionMatrix
+from streaming_server.engines.indextts2.features import MelShape
+from streaming_server.engines.indextts2.gpt import EmotionGpt, Gpt20, Gpt25
+from streaming_server.engines.indextts2.languages import COMMON
+from streaming_server.engines.indextts2.runtime import Hearing, Runtime
+from streaming_server.engines.indextts2.w2vbert import W2vBert
+from streaming_server.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+HOW_TO_GET_IT = {
+    "2.0": "download the model with `huggingface-cli download IndexTeam/IndexTTS-2 --local-dir checkpoints`"
+    " (checkpoints/README.md tells more)",
+    "2.5": "download the model with `huggingface-cli download IndexTeam/IndexTTS-2.5 --local-dir checkpoints`"
+    " (checkpoints/README.md tells more)",
+}
+
+FILES = {
+    "gpt": "gpt.pth", "s2mel": "s2mel.pth", "codec": "the semantic codec", "campplus": "CAM++'s file",
+    "bigvgan": "bigvgan_generator.pt", "w2vbert": "w2v-BERT's model.safetensors",
+}  # fmt: skip
+"""What the state dicts are called in sentences."""
+
+GPT_UNUSED = ("gpt.wte.", "inference_model.", "logit_scale", "text_head.")
+"""Beginnings of keys that only training or the public program reads."""
+FLOAT32_PARTS = (
+    "conditioning_encoder", "perceiver_encoder", "spk_emb_proj",
+    "emo_conditioning_encoder", "emo_perceiver_encoder", "emovec_layer", "emo_layer",
+)  # fmt: skip
+"""Of the GPT: what runs once a voice or an emotion."""
+
+WRAPPERS = ("model", "net", "generator", "state_dict")
+"""Under which of these a file may hold its state dict."""
+
+
+def version_of(config: Config, states: Mapping[str, State] | None = None) -> str:
+    """``2.0`` or ``2.5``: what the configuration says, or where it is silent what the GPT is made of.
+
+    Raises:
+        EngineUnavailable: another version.
+    """
+    said = config.get("version")
+    if said is None and states is not None:
+        return "2.5" if "spk_emb_proj.weight" in states["gpt"] else "2.0"
+    version = ".".join([*str(said).split("."), "0"][:2])
+    if version not in HOW_TO_GET_IT:
+        raise EngineUnavailable(f"{CONFIG} has version: {said}; this runtime knows only 2.0 and 2.5")
+    return version
+
+
+def build(
+    config: Config, states: Mapping[str, Any],
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+) -> Runtime:  # fmt: skip
+    """A runtime from the parsed configuration and arrays by key.
+
+    Args:
+        config: ``config.yaml``, with the ``config.json`` of the two external models as ``bigvgan`` and ``w2vbert``.
+        states: ``gpt``, ``s2mel``, ``codec``, ``campplus``, ``bigvgan``, ``w2vbert``, as their files hold them; the
+            matrices ``feat1`` and ``feat2``; and, where features are to be normalised, ``stats`` of ``mean`` and
+            ``var``.
+        device: Where the models go.
+        dtype: Of the GPT and the vocoder; the flow computes in bfloat16 where it is half. What listens to recordings
+            stays in float32.
+
+    Raises:
+        EngineUnavailable: a needed key is missing or of another shape; a setting is missing or unknown.
+    """
+    flat = {name: flattened(state) for name, state in states.items() if isinstance(state, Mapping)}
+    version = version_of(config, flat)
+    enhanced = version == "2.5"
+    try:
+        with torch.device("meta"):
+            gpt = assemble_gpt(config, Shapes(flat["gpt"]), enhanced)
+            s2mel, codec, vocoder = assemble_acoustics(config, flat, enhanced)
+            campplus = CampPlus(style_shape(Shapes(flat["campplus"])))
+            w2vbert = W2vBert(config["w2vbert"])
+        mel = mel_shape(config["s2mel"]["preprocess_params"])
+        sizes = tuple(int(size) for size in numbers(config["emo_num"]))
+        log_scale = config["bigvgan"].get("snake_logscale", True)
+        parts = {"gpt": (gpt, unneeded_by_gpt), "campplus": (campplus, nothing)} | {
+            name: (module, unneeded(config, enhanced, name))
+            for name, module in {"s2mel": s2mel, "codec": codec, "bigvgan": vocoder}.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT[version]}") from error
+    with refused(HOW_TO_GET_IT[version]):
+        for name, (module, passed_over) in parts.items():
+            folded = fold_weight_norm(flat[name], FILES[name])
+            if name == "bigvgan":
+                folded = fold_snakes(folded, log_scale)
+            load(module, folded, FILES[name], passed_over, tolerant=True)
+        load(w2vbert.model, without_prefix(flat["w2vbert"]), FILES["w2vbert"], w2vbert.unneeded, tolerant=True)
+    for module in (gpt, s2mel, codec, campplus, vocoder, w2vbert):
+        module.requires_grad_(requires_grad=False).eval().to(device)
+    for name, child in gpt.named_children():
+        child.to(torch.float32 if name in FLOAT32_PARTS else dtype)
+    pack(gpt)
+    s2mel.estimator.to(torch.float32 if dtype == torch.float32 else torch.bfloat16)
+    vocoder.to(dtype)
+    features = config["semantic_codec"]["hidden_size"]
+    stats = flat.get("stats", {"mean": torch.zeros(features), "var": torch.ones(features)})
+    mean, variance = (tensor_of(stats[name]).float().to(device) for name in ("mean", "var"))
+    hearing = Hearing(w2vbert, campplus, mean, variance.sqrt(), mel)
+    emotions = EmotionMatrix(matrix(states["feat1"], device), matrix(states["feat2"], device), sizes)
+    return Runtime(gpt, hearing, emotions, Acoustics(s2mel, codec, vocoder), config.get("lang_id_25", COMMON))
+
+
+def unneeded_by_gpt(key: str) -> bool:
+    return key.startswith(GPT_UNUSED)
+
+
+def nothing(_: str) -> bool:
+    return False
+
+
+def assemble_gpt(config: Config, shapes: Shapes, enhanced: bool) -> EmotionGpt:
+    c = config["gpt"]
+    shape, features = gpt_shape(c), config["semantic_codec"]["hidden_size"]
+    emotion_width = shapes.size("emo_perceiver_encoder.latents", 1, 1024)
+    emotion = assemble_reader(c["emo_condition_module"], shapes, "emo_", features, emotion_width)
+    if enhanced:
+        style = shapes.size("spk_emb_proj.weight", 1, config["s2mel"]["style_encoder"]["dim"])
+        return Gpt25(shape, style, shapes.size("lang_embedding.weight", 0, 107), emotion)
+    return Gpt20(shape, assemble_reader(c["condition_module"], shapes, "", features, shape.width), emotion)
+
+
+def style_shape(shapes: Shapes) -> StyleShape:
+    published = StyleShape()
+    first, dense = "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1."
+    head = shapes.size("head.conv1.weight", 0, published.head)
+    return StyleShape(
+        bands=shapes.size(first, 1, head * published.bands // 8) // head * 8,
+        head=head,
+        first=shapes.size(first, 0, published.first),
+        first_kernel=shapes.size(first, 2, published.first_kernel),
+        growth=shapes.size(dense + "cam_layer.linear_local.weight", 0, published.growth),
+        inner=shapes.size(dense + "linear1.weight", 0, published.inner),
+        kernel=shapes.size(dense + "cam_layer.linear_local.weight", 2, published.kernel),
+        squeezed=shapes.size(dense + "cam_layer.linear1.weight", 0, published.squeezed),
+        layers=tuple(
+            shapes.count(f"xvector.block{block}.", ".linear1.weight", layers) // 2 or layers
+            for block, layers in enumerate(published.layers, 1)
+        ),
+        size=shapes.size("xvector.dense.linear.weight", 0, published.size),
+    )
+
+
+def mel_shape(c: Config) -> MelShape:
+    spectrum = c["spect_params"]
+    highest = spectrum.get("fmax")
+    return MelShape(
+        rate_hz=c["sr"],
+        fft=spectrum["n_fft"],
+        window=spectrum["win_length"],
+        hop=spectrum["hop_length"],
+        bands=spectrum["n_mels"],
+        lowest_hz=float(spectrum.get("fmin", 0)),
+        highest_hz=None if highest in {None, "None"} else float(highest),
+    )
+
+
+def flattened(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict out of its wrapper, nested ones joined by dots, without what ``DataParallel`` puts in front."""
+    for wrapper in WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            return flattened(state[wrapper])
+    flat: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": array for inner, array in flattened(value).items()}
+        elif hasattr(value, "shape"):
+            flat[key] = tensor_of(value)
+    return {re.sub(r"(^|\.)module\.", r"\1", key): value for key, value in flat.items()}
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("wav2vec2_bert."): value for key, value in state.items()}
+
+
+def matrix(content: Any, device: torch.device | str) -> Tensor:
+    """A matrix that a file holds bare or as the only entry of a dict."""
+    if isinstance(content, Mapping):
+        (content,) = content.values()
+    return tensor_of(content).float().to(device)
+
+
+def numbers(value: Any) -> list[Any]:
+    return value.split(",") if isinstance(value, str) else list(value)

@@ -1,0 +1,227 @@
+"""The official folders of 2.0 and 2.5 as they are, with the four external models beside them or elsewhere.
+
+A sentence says what is missing and how to get it. Opening a folder reads shapes alone; only ``load`` reads weights.
+This module does not know how the models compute, nor requests or voices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from streaming_server.engines.indextts.checkpoint import Config, read_config, require_sections
+from streaming_server.engines.indextts.weights import Misfit, read_content, refused
+from streaming_server.engines.indextts2.checkpoint import HOW_TO_GET_IT, build, version_of
+from streaming_server.engines.indextts2.reading import LanguageReader, PlainReader, Reader
+from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.errors import EngineUnavailable
+
+CACHE = "hf_cache"
+BPE, TIKTOKEN = "bpe.model", "multilingual_zh_ja_yue_char_del.tiktoken"
+CLASSIFIER = "qwen0.6bemo4-merge"
+"""Folder of the model that turns a description of an emotion into numbers; it may be missing."""
+
+OWN_FILES = {
+    "gpt": "gpt.pth",
+    "s2mel": "s2mel.pth",
+    "feat1": "feat1.pt",
+    "feat2": "feat2.pt",
+    "stats": "wav2vec2bert_stats.pt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where models of other publishers lie; None: where the public program puts them, below the model's folder."""
+
+    w2vbert: Path | None = None
+    """Folder of w2v-BERT 2.0."""
+    campplus: Path | None = None
+    """File of CAM++."""
+    bigvgan: Path | None = None
+    """Folder of BigVGAN v2."""
+    semantic_codec: Path | None = None
+    """File of the semantic codec: in 2.0 MaskGCT's, in 2.5 the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file of another publisher, and what to do where it is missing."""
+
+    path: Path
+    setting: str
+    download: str
+
+    def require(self) -> None:
+        if not self.path.is_file():
+            raise EngineUnavailable(
+                f"{self.path} is missing; get it with `{self.download}`, or say with {self.setting} where it is"
+            )
+
+
+def places(folder: Path, external: External, version: str) -> dict[str, Place]:
+    cache = folder / CACHE
+    w2vbert = external.w2vbert or cache / "w2v-bert-2.0"
+    bigvgan = external.bigvgan or cache / "bigvgan"
+    get = "huggingface-cli download"
+    w2vbert_download = f"{get} facebook/w2v-bert-2.0 config.json model.safetensors --local-dir {w2vbert}"
+    bigvgan_download = (
+        f"{get} nvidia/bigvgan_v2_22khz_80band_256x config.json bigvgan_generator.pt --local-dir {bigvgan}"
+    )
+    found = {
+        "w2vbert_config": Place(w2vbert / "config.json", "W2VBERT_DIR", w2vbert_download),
+        "w2vbert": Place(w2vbert / "model.safetensors", "W2VBERT_DIR", w2vbert_download),
+        "bigvgan_config": Place(bigvgan / "config.json", "BIGVGAN_DIR", bigvgan_download),
+        "bigvgan": Place(bigvgan / "bigvgan_generator.pt", "BIGVGAN_DIR", bigvgan_download),
+        "campplus": Place(
+            external.campplus or cache / "campplus_cn_common.bin",
+            "CAMPPLUS_FILE",
+            f"{get} funasr/campplus campplus_cn_common.bin --local-dir {cache}",
+        ),
+    }
+    if version == "2.5":
+        codec = external.semantic_codec or folder / "codec.pth"
+        own = f"{get} IndexTeam/IndexTTS-2.5 codec.pth --local-dir {folder}"
+        return found | {"codec": Place(codec, "SEMANTIC_CODEC_FILE", own)}
+    codec = external.semantic_codec or cache / "semantic_codec_model.safetensors"
+    maskgct = f"{get} amphion/MaskGCT semantic_codec/model.safetensors --local-dir {cache}"
+    if external.semantic_codec is None and not codec.exists():
+        codec = cache / "semantic_codec" / "model.safetensors"  # where that command puts it
+    return found | {"codec": Place(codec, "SEMANTIC_CODEC_FILE", maskgct)}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder whose configurations have been read and whose files are there."""
+
+    folder: Path
+    config: Config
+    """``config.yaml`` with the configurations of w2v-BERT and BigVGAN as ``w2vbert`` and ``bigvgan``."""
+    version: str
+    """``2.0`` or ``2.5``."""
+    places: Mapping[str, Place]
+
+    @classmethod
+    def open(cls, folder: Path, external: External = External()) -> Checkpoint:
+        """Look at the folder without reading weights.
+
+        Raises:
+            EngineUnavailable: a file is missing or plainly broken; the sentence names it and how to get it.
+        """
+        config = read_config(folder, HOW_TO_GET_IT["2.0"])
+        version = version_of(config)
+        how = HOW_TO_GET_IT[version]
+        for name in (TIKTOKEN if version == "2.5" else BPE, *OWN_FILES.values()):
+            if not (folder / name).is_file():
+                raise EngineUnavailable(f"{folder / name} is missing; {how}")
+        require_sections(config, folder, ("gpt", "s2mel", "semantic_codec"), how)
+        found = places(folder, external, version)
+        for place in found.values():
+            place.require()
+        parts = {name: read_json(found[f"{name}_config"]) for name in ("w2vbert", "bigvgan")}
+        checkpoint = cls(folder, {**config, **parts}, version, found)
+        build(checkpoint.config, checkpoint.states(only_shapes=True), device="meta")
+        return checkpoint
+
+    @property
+    def model_version(self) -> str:
+        """As ``2.0.0``."""
+        return f"{self.version}.0"
+
+    @property
+    def max_mel_tokens(self) -> int:
+        return int(self.config["gpt"]["max_mel_tokens"])
+
+    @property
+    def classifier(self) -> Path | None:
+        """Folder of the model that reads emotions off a description, where it is there."""
+        folder = self.folder / CLASSIFIER
+        return folder if (folder / "config.json").is_file() else None
+
+    def reader(self, language: str | None) -> Reader:
+        """Read the vocabulary.
+
+        Raises:
+            EngineUnavailable: it is truncated, or has more tokens than the model.
+        """
+        path = self.folder / (TIKTOKEN if self.version == "2.5" else BPE)
+        how = HOW_TO_GET_IT[self.version]
+        try:
+            reader: Reader = LanguageReader(path, language) if self.version == "2.5" else PlainReader(path)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise EngineUnavailable(f"{path} is truncated or no vocabulary; {how}") from error
+        with refused(how):
+            if reader.vocabulary_size > self.config["gpt"]["number_text_tokens"] + 1:
+                raise Misfit.of(path.name, f"it has {reader.vocabulary_size} tokens")
+        return reader
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Runtime:
+        """Read the weights.
+
+        Raises:
+            EngineUnavailable: a file is truncated, or does not fit the configuration.
+        """
+        return build(self.config, self.states(), device, dtype)
+
+    def states(self, only_shapes: bool = False) -> dict[str, Any]:
+        """What the files hold, by the names that `build` takes; without memory where the shapes are enough.
+
+        Raises:
+            EngineUnavailable: a file is truncated or of another kind.
+        """
+        paths = {name: self.folder / file for name, file in OWN_FILES.items()}
+        paths |= {name: self.places[name].path for name in ("codec", "campplus", "bigvgan", "w2vbert")}
+        with refused(HOW_TO_GET_IT[self.version]):
+            return {name: (read_shapes if only_shapes else read)(path) for name, path in paths.items()}
+
+
+def read_json(place: Place) -> dict[str, Any]:
+    try:
+        content = json.loads(place.path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineUnavailable(f"{place.path} is no JSON; get it again with `{place.download}`") from error
+    return content if isinstance(content, dict) else {}
+
+
+def read(path: Path) -> Any:
+    """The content of a file that torch or safetensors has written, tensors and containers only.
+
+    Raises:
+        Misfit: the file is truncated, or would run code.
+    """
+    return read_tensors(path, lambda file, key: file.get_tensor(key)) or read_content(path)
+
+
+def read_shapes(path: Path) -> Any:
+    """As ``read``, with tensors that have no memory."""
+
+    def shape(file: Any, key: str) -> Tensor:
+        return torch.empty(file.get_slice(key).get_shape(), device="meta")
+
+    return read_tensors(path, shape) or without_memory(read_content(path))
+
+
+def read_tensors(path: Path, tensor: Callable[[Any, str], Tensor]) -> dict[str, Tensor]:
+    """What ``tensor`` makes of each entry of a safetensors file; nothing where it is of another kind."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tensor(file, key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Misfit(f"{path} is truncated or no safetensors file") from error
+
+
+def without_memory(content: Any) -> Any:
+    if isinstance(content, Tensor):
+        return torch.empty(content.shape, device="meta")
+    if isinstance(content, Mapping):
+        return {key: without_memory(value) for key, value in content.items()}
+    return content

@@ -1,0 +1,100 @@
+"""The GPTs of IndexTTS 2.0 and 2.5: that of 1.5 behind a prefix in which voice and emotion are told apart.
+
+Attribute names are the checkpoint's. This module does not know audio, languages' names, sampling or files.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from streaming_server.engines.indextts.conditioning import Conformer, Perceiver
+from streaming_server.engines.indextts.gpt import CodeGpt, GptShape
+
+SPEEDS = 2
+"""Rows of 2.0's speed embedding. Both always stand in the prefix, the second first."""
+
+
+Reader = tuple[Conformer, Perceiver]
+"""What reads a recording's features into a few vectors."""
+
+
+class EmotionGpt(CodeGpt):
+    """What 2.0 and 2.5 share: an emotion vector, read from the features of a recording."""
+
+    speaker_rows: int
+    """Inputs that tell the voice; the emotion vector is added to each of them."""
+    speaks_by_style: bool
+    """Whether the voice is told by its style, or by its features."""
+
+    def __init__(self, shape: GptShape, emotion: Reader) -> None:
+        super().__init__(shape)
+        self.emo_conditioning_encoder, self.emo_perceiver_encoder = emotion
+        self.emovec_layer = nn.Linear(self.emo_perceiver_encoder.latents.shape[1], shape.width)
+        self.emo_layer = nn.Linear(shape.width, shape.width)
+
+    @property
+    def prefix_rows(self) -> int:
+        return self.speaker_rows + SPEEDS
+
+    def emotion(self, features: Tensor) -> Tensor:
+        """Features ``(T, features)`` → emotion vector ``(width,)``."""
+        read: Tensor = self.emo_perceiver_encoder(self.emo_conditioning_encoder(features[None]))[0, 0]
+        vector: Tensor = self.emo_layer(self.emovec_layer(read))
+        return vector
+
+    def speaker(self, heard: Tensor) -> Tensor:
+        """What 2.0 or 2.5 tells a voice by → speaker tokens ``(n, width)``.
+
+        ``heard`` is w2v-BERT's features ``(T, features)`` in 2.0, CAM++'s style ``(192,)`` in 2.5.
+        """
+        raise NotImplementedError
+
+    def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
+        """Speaker tokens ``(n, width)``, emotion ``(width,)``, ids → all inputs before START_MEL.
+
+        They are ``(n + 2 + ids + 2, width)``. ``language`` is a row of 2.5's language embedding; 2.0 has none.
+        """
+        raise NotImplementedError
+
+
+class Gpt20(EmotionGpt):
+    """2.0: the voice is as many tokens as the Perceiver has latents."""
+
+    speaks_by_style = False
+
+    def __init__(self, shape: GptShape, voice: Reader, emotion: Reader) -> None:
+        super().__init__(shape, emotion)
+        self.conditioning_encoder, self.perceiver_encoder = voice
+        self.speaker_rows = self.perceiver_encoder.latents.shape[0]
+        self.speed_emb = nn.Embedding(SPEEDS, shape.width)
+
+    def speaker(self, heard: Tensor) -> Tensor:
+        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(heard[None]))
+        return latents[0]
+
+    def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
+        text = self.words(text_ids)
+        return torch.cat([(speaker + emotion).to(text.dtype), self.speed_emb.weight.flip(0), text])
+
+
+class Gpt25(EmotionGpt):
+    """2.5: the voice is one token, projected from its style; each text position carries its language."""
+
+    speaker_rows = 1
+    speaks_by_style = True
+
+    def __init__(self, shape: GptShape, style: int, languages: int, emotion: Reader) -> None:
+        super().__init__(shape, emotion)
+        self.spk_emb_proj = nn.Linear(style, shape.width)
+        self.lang_embedding = nn.Embedding(languages, shape.width)
+
+    def speaker(self, heard: Tensor) -> Tensor:
+        token: Tensor = self.spk_emb_proj(heard[None])
+        return token
+
+    def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
+        text = self.words(text_ids)
+        if language is not None:
+            text = text + self.lang_embedding.weight[language]
+        return torch.cat([(speaker + emotion).to(text.dtype), text.new_zeros(SPEEDS, text.shape[1]), text])

@@ -1,0 +1,165 @@
+"""The models as one object: what is heard in a recording, emotion vectors, codes, sound. Tensors in, tensors out.
+
+Arrays may have leading axes of one; what comes back has none. This module does not know files, text, requests, threads
+or how a stream is cut into chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from streaming_server.engines.indextts import features as common
+from streaming_server.engines.indextts.arrays import Array, take
+from streaming_server.engines.indextts.codes import CodesAndLatents, CodeWriter, DecodedBatch
+from streaming_server.engines.indextts.decoding import PositionRule
+from streaming_server.engines.indextts.sampling import Sampling
+from streaming_server.engines.indextts2 import features
+from streaming_server.engines.indextts2.acoustics import Acoustics
+from streaming_server.engines.indextts2.campplus import CampPlus
+from streaming_server.engines.indextts2.emotion import EmotionMatrix, merged
+from streaming_server.engines.indextts2.features import MelShape
+from streaming_server.engines.indextts2.gpt import EmotionGpt
+from streaming_server.engines.indextts2.stages import AcousticStages
+from streaming_server.engines.indextts2.w2vbert import W2vBert
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What listens to recordings, in float32."""
+
+    w2vbert: W2vBert
+    campplus: CampPlus
+    mean: Tensor
+    """Of w2v-BERT's features over the training data, ``(features,)``, as ``deviation`` is."""
+    deviation: Tensor
+    mel: MelShape
+
+
+class Runtime(AcousticStages):
+    """All models on one device. Not to be called by two threads at once, but for the acoustics beside ``decode``."""
+
+    def __init__(
+        self, gpt: EmotionGpt, hearing: Hearing, emotions: EmotionMatrix, acoustics: Acoustics, language: int
+    ) -> None:
+        self.gpt = gpt
+        self.hearing = hearing
+        self.emotions = emotions
+        self.acoustics = acoustics
+        self.device = gpt.mel_head.weight.device
+        self.dtype = gpt.mel_head.weight.dtype
+        self.language = language
+        self._writer = CodeWriter(gpt, gpt.prefix_rows)
+
+    @property
+    def sounds(self) -> int:
+        """The codes below it stand for sound. The model may draw START, which stands for none."""
+        return min(self.gpt.shape.start_mel, self.gpt.shape.stop_mel)
+
+    # What is heard; waves and features on the CPU, what the models make of them on the device, all float32
+
+    def resample(self, wav: Array, from_hz: int, to_hz: int) -> Tensor:
+        return common.resample(take(wav, 1, CPU, torch.float32), from_hz, to_hz)
+
+    def mel22(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 22 050 Hz → log-mel ``(80, n // 256)``."""
+        return features.log_mel(take(wav, 1, CPU, torch.float32), self.hearing.mel)
+
+    def kaldi_fbank(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 16 kHz → logarithmic filter banks ``(frames, 80)``."""
+        return features.kaldi_fbank(take(wav, 1, CPU, torch.float32))
+
+    def seamless_feat(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 16 kHz → w2v-BERT's input ``(T, 160)``."""
+        return features.semantic_input(take(wav, 1, CPU, torch.float32))[0]
+
+    def seamless_mask(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 16 kHz → 1 for each frame of ``seamless_feat`` that holds no padding ``(T,)``."""
+        return features.semantic_input(take(wav, 1, CPU, torch.float32))[1]
+
+    def hidden(self, frames: Array, mask: Array | None = None) -> tuple[Tensor, ...]:
+        """w2v-BERT's input ``(T, 160)`` → its projection and every layer's output ``(T, features)``."""
+        inputs = self._take(frames, 2)
+        seen = torch.ones(inputs.shape[0]) if mask is None else mask
+        states = self.hearing.w2vbert.hidden(inputs[None], self._take(seen, 1, torch.int32)[None])
+        return tuple(state[0] for state in states)
+
+    def features(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 16 kHz → normalised semantic features ``(T, features)`` at 50 Hz."""
+        frames, mask = features.semantic_input(take(wav, 1, CPU, torch.float32))
+        heard: Tensor = self.hearing.w2vbert(frames[None].to(self.device), mask[None].to(self.device))[0]
+        return (heard - self.hearing.mean) / self.hearing.deviation
+
+    def campplus_style(self, wav: Array) -> Tensor:
+        """Samples ``(n,)`` at 16 kHz → style ``(192,)``."""
+        frames = features.style_input(take(wav, 1, CPU, torch.float32))
+        style: Tensor = self.hearing.campplus(frames[None].to(self.device))
+        return style[0]
+
+    # Voice and emotion
+
+    def spk_cond(self, heard: Array) -> Tensor:
+        """Speaker tokens ``(n, width)``: of the features ``(T, features)`` in 2.0, of the style ``(192,)`` in 2.5."""
+        return self.gpt.speaker(self._take(heard, 1 if self.gpt.speaks_by_style else 2))
+
+    def emo(self, features: Array) -> Tensor:
+        """Normalised features ``(T, features)`` → emotion vector ``(width,)``."""
+        return self.gpt.emotion(self._take(features, 2))
+
+    def emo_merged(self, base: Array, reference: Array, alpha: float) -> Tensor:
+        return merged(self._take(base, 1), self._take(reference, 1), alpha)
+
+    def emo_index(self, style: Array) -> Tensor:
+        """The style ``(192,)`` → each emotion's nearest row, counted inside its group ``(8,)``."""
+        return self.emotions.nearest(self._take(style, 1))
+
+    def emo_from_vector(self, vector: Array, style: Array, base: Array) -> Tensor:
+        """Eight numbers, the voice's style ``(192,)`` and own emotion ``(width,)`` → emotion vector ``(width,)``."""
+        weights: list[float] = take(vector, 1, CPU, torch.float32).tolist()
+        return self.emotions.vector(weights, self.emo_index(style), self._take(base, 1))
+
+    # The words; ``language`` is a row of 2.5's language embedding, the configuration's own where it is None
+
+    def prefix(self, spk_cond: Array, emotion: Array, text_ids: Array, language: int | None = None) -> Tensor:
+        """All inputs before START_MEL: ``(speaker tokens + 2 + ids + 2, width)``.
+
+        Raises:
+            ValueError: more text than the model has positions for.
+        """
+        ids = self._writer.check(self._take(text_ids, 1, torch.long))
+        language = self.language if language is None else language
+        return self.gpt.prefix(self._take(spk_cond, 2), self._take(emotion, 1), ids, language)
+
+    def decode(
+        self, spk_cond: Array, emotion: Array, text_ids: Array, max_codes: int, do_sample: bool = True,
+        top_p: float = 0.8, top_k: int = 30, temperature: float = 0.8, repetition_penalty: float = 10.0,
+        positions: PositionRule = "aligned", generator: torch.Generator | None = None, language: int | None = None,
+    ) -> CodesAndLatents:  # fmt: skip
+        """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
+
+        Raises:
+            ValueError: more text than the model has positions for.
+        """
+        sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
+        prompt = self.gpt.started(self.prefix(spk_cond, emotion, text_ids, language))
+        return self._writer.write(prompt, max_codes, sampling, generator, positions)
+
+    def decode_batch(
+        self, prefixes: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
+        length_penalty: float = 0.0, generators: Sequence[torch.Generator | None] | None = None,
+    ) -> DecodedBatch:  # fmt: skip
+        """Codes and latents of several prefixes, decoded together: see `CodeWriter.write_together`."""
+        prompts = [self.gpt.started(prefix) for prefix in prefixes]
+        return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
+
+    def record(self, spk_cond: Tensor, emotion: Tensor) -> None:
+        """Record the decoding step; without CUDA, run it once."""
+        self._writer.record(self.gpt.started(self.prefix(spk_cond, emotion, [])))
+
+    def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return take(array, dimensions, self.device, dtype)

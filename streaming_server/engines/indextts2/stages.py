@@ -1,0 +1,81 @@
+"""Each stage from codes to sound under the name that the published numbers give it, whole and alone.
+
+What speaks goes through `Acoustics`; these are for holding a runtime against numbers and for looking inside it. Arrays
+in, float32 tensors out, without batch axes. This module does not know the GPT, recordings, files or chunks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from streaming_server.engines.indextts.arrays import Array, take
+from streaming_server.engines.indextts2.acoustics import Acoustics
+from streaming_server.engines.indextts2.flow import Reference
+
+
+class AcousticStages:
+    """What a `Runtime` offers of its acoustics."""
+
+    acoustics: Acoustics
+
+    def rep_codes(self, features: Array) -> Tensor:
+        """Features ``(T, features)`` → the codes they are quantised to ``(T,)``; 2.0 only."""
+        return self.acoustics.quantize(features)[0]
+
+    def rep_emb(self, features: Array) -> Tensor:
+        """Features ``(T, features)`` → what these codes embed to ``(T, features)``; 2.0 only."""
+        return self.acoustics.quantize(features)[1]
+
+    def vq2emb(self, codes: Array) -> Tensor:
+        """Codes ``(n,)`` → ``(n, features)``."""
+        return self.acoustics.vq2emb(self._codes(codes))
+
+    def dec25(self, codes: Array) -> Tensor:
+        """Codes ``(n,)`` → content ``(2 n, features)``; 2.5 only."""
+        return self.acoustics.decode_codes(self._codes(codes))
+
+    def gpt_layer(self, latents: Array) -> Tensor:
+        """Latents ``(n, latent width)`` → what they add to the content ``(n, features)``; 2.0 only."""
+        return self.acoustics.gpt_layer(latents)
+
+    def mu20(self, codes: Array, latents: Array) -> Tensor:
+        """Codes ``(n,)`` with their latents → conditions ``(frames, content width)``."""
+        return self.acoustics.mu(self._codes(codes), latents)
+
+    def mu25(self, codes: Array, duration_factor: float = 1.0) -> Tensor:
+        """Codes ``(n,)`` → conditions ``(frames, content width)``."""
+        return self.acoustics.mu(self._codes(codes), duration_factor=duration_factor)
+
+    def dit_step(self, x: Array, mu: Array, prompt: Array, style: Array, t: float) -> Tensor:
+        """One direction, told everything: mel ``(bands, T)``, conditions ``(T, content width)`` → ``(bands, T)``."""
+        return self.acoustics.dit_step(x, mu, prompt, style, t)
+
+    def cfm(
+        self, mu: Array, prompt: Array, style: Array, noise: Array, steps: int, prompt_mu: Array | None = None
+    ) -> Tensor:
+        """The target's mel ``(bands, n)``.
+
+        Args:
+            mu: Conditions of prompt and target ``(P + n, content width)``; of the target alone with ``prompt_mu``.
+            prompt: Mel of the prompt ``(bands, P)``.
+            style: ``(style width,)``.
+            noise: Of prompt and target ``(bands, P + n)``, or of the target alone ``(bands, n)``.
+            steps: Of Euler's method.
+            prompt_mu: Conditions of the prompt ``(P, content width)``.
+        """
+        device = self.acoustics.device
+        told, mel, drawn = (take(array, 2, device, torch.float32) for array in (mu, prompt, noise))
+        if prompt_mu is not None:
+            told = torch.cat([take(prompt_mu, 2, device, torch.float32), told])
+        frames = mel.shape[1]
+        reference = Reference(mel.mT.contiguous(), told[:frames], take(style, 1, device, torch.float32))
+        target = told[frames:]
+        return self.acoustics.cfm(target, reference, drawn[:, drawn.shape[1] - target.shape[0] :], steps)
+
+    def wav(self, mel: Array) -> Tensor:
+        """Mel ``(bands, n)`` → samples ``(n · 256,)``."""
+        return self.acoustics.vocode(mel)
+
+    def _codes(self, codes: Array) -> Tensor:
+        return take(codes, 1, self.acoustics.device, torch.long)

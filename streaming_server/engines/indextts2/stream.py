@@ -1,0 +1,172 @@
+"""From segments of text to audio: whole segments, each solved once, or chunks while the codes still come.
+
+The calling thread decodes; a second one makes the sound behind it. This module does not know text, files, requests or
+asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from streaming_server.domain import Generation
+from streaming_server.engines.indextts.codes import DecodedBatch
+from streaming_server.engines.indextts.stream import Audio, VocoderThread, generators, sampling_of, slope
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
+from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts2.reading import Segment
+from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.indextts2.synthesis import Synthesis
+from streaming_server.engines.indextts2.voices import KnownVoice
+
+PAUSE_S = 0.2
+"""Silence between two segments, as in the public program."""
+
+Codes = tuple[Tensor, Tensor]
+"""Codes ``(n,)`` and their latents ``(n, width)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How a request's text is to be said."""
+
+    voice: KnownVoice
+    emotion: Tensor
+    """``(width,)``."""
+    generation: Generation
+    duration_factor: float = 1.0
+    """How much longer than by itself; 2.5 only."""
+
+
+class Narrator:
+    """Speaks one request at a time with a runtime; the calling thread must be the runtime's owner.
+
+    Args:
+        runtime: The models.
+        steps: Of the flow's solves.
+        pace: Where speech below the segment is cut.
+    """
+
+    def __init__(self, runtime: Runtime, steps: int, pace: Pace = CHUNK) -> None:
+        self._runtime = runtime
+        self._steps = steps
+        self._pace = pace
+        self._vocoding = VocoderThread(runtime.device)
+
+    def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
+        """Audio in chunks while the codes come, one beam."""
+        runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
+        sampling = sampling_of(generation)
+        chances = generators(runtime.device, generation, len(segments))
+        with self._vocoding as vocoding:
+            for index, (segment, chance) in enumerate(zip(segments, chances, strict=True)):
+                pairs = runtime.decode(
+                    voice.conditioning, delivery.emotion, segment.ids, generation.max_mel_tokens, sampling.do_sample,
+                    sampling.top_p, sampling.top_k, sampling.temperature, sampling.repetition_penalty,
+                    generator=chance, language=segment.language,
+                )  # fmt: skip
+                speech = self._synthesis(delivery, self._pace, chance.initial_seed())
+                audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
+                ends = self._pace.code_counts(runtime.acoustics, delivery.duration_factor)
+                known, end = 0, next(ends)
+                codes: list[int] = []
+                latents: list[Tensor] = []
+                for code, latent in pairs:
+                    if code < self._runtime.sounds:
+                        codes.append(code)
+                        latents.append(latent)
+                    if known + len(codes) == end:
+                        vocoding.submit(audio.push, gathered(codes, latents))
+                        known, end = end, next(ends)
+                        codes, latents = [], []
+                    yield vocoding.ready()
+                vocoding.submit(audio.finish, gathered(codes, latents) if codes else None)
+            yield from vocoding.rest()
+
+    def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
+        """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
+        chances = generators(self._runtime.device, delivery.generation, len(segments))
+        with self._vocoding as vocoding:
+            for start in range(0, len(segments), batch):
+                decoding = self._decode(delivery, segments[start : start + batch], chances[start : start + batch])
+                while True:
+                    try:
+                        next(decoding)
+                    except StopIteration as end:
+                        decoded: list[tuple[list[int], Tensor]] = end.value
+                        break
+                    yield vocoding.ready()
+                for index, (codes, latents) in enumerate(decoded, start):
+                    row = torch.tensor(codes)
+                    sounds = row < self._runtime.sounds
+                    if sounds.any():
+                        speech = self._synthesis(delivery, SEGMENT, chances[index].initial_seed())
+                        audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
+                        vocoding.submit(audio.finish, (row[sounds], latents[sounds.to(latents.device)]))
+            yield from vocoding.rest()
+
+    def close(self) -> None:
+        self._vocoding.close()
+
+    def _decode(
+        self, delivery: Delivery, segments: Sequence[Segment], chances: Sequence[torch.Generator]
+    ) -> DecodedBatch:
+        """One segment with one beam by the recorded steps, all else by steps of its own shape."""
+        runtime, generation = self._runtime, delivery.generation
+        sampling = sampling_of(generation)
+        conditioning, emotion = delivery.voice.conditioning, delivery.emotion
+        if len(segments) == generation.num_beams == 1:
+            codes: list[int] = []
+            latents: list[Tensor] = []
+            for code, latent in runtime.decode(
+                conditioning, emotion, segments[0].ids, generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
+                sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=chances[0],
+                language=segments[0].language,
+            ):  # fmt: skip
+                codes.append(code)
+                latents.append(latent)
+                yield
+            return [(codes, torch.stack(latents))] if codes else [(codes, conditioning[:0])]
+        prefixes = [runtime.prefix(conditioning, emotion, segment.ids, segment.language) for segment in segments]
+        batch = yield from runtime.decode_batch(
+            prefixes, generation.max_mel_tokens, sampling, generation.num_beams, generation.length_penalty, chances
+        )
+        return batch
+
+    def _synthesis(self, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
+        voice = delivery.voice
+        acoustics, reference = self._runtime.acoustics, voice.part if pace.chunks else voice.whole
+        mel = MelStream(
+            acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics
+        )  # fmt: skip
+        return Synthesis(acoustics, mel)
+
+
+class SegmentAudio:
+    """The samples of one segment, faded and with a pause in front where another one joins it."""
+
+    def __init__(self, speech: Synthesis, pause: bool, fade_out: bool) -> None:
+        self._speech = speech
+        self._pause = pause
+        self._fade_out = fade_out
+
+    def push(self, codes: Codes) -> Tensor:
+        return self._begun(self._speech.push(*codes))
+
+    def finish(self, codes: Codes | None) -> Tensor:
+        """The rest. What is kept back for the look-ahead holds more than the fade."""
+        samples = self._begun(self._speech.finish(*(codes or (None, None))))
+        return samples * slope(samples, SAMPLE_RATE_HZ).flip(0) if self._fade_out else samples
+
+    def _begun(self, samples: Tensor) -> Tensor:
+        if not self._pause or not samples.numel():
+            return samples
+        self._pause = False
+        return torch.cat([samples.new_zeros(round(PAUSE_S * SAMPLE_RATE_HZ)), samples * slope(samples, SAMPLE_RATE_HZ)])
+
+
+def gathered(codes: Sequence[int], latents: Sequence[Tensor]) -> Codes:
+    return torch.tensor(codes), torch.stack(list(latents))

@@ -1,0 +1,1 @@
+"""More than one process: imported only where it is configured."""

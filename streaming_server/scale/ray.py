@@ -1,0 +1,67 @@
+"""The server as a Ray Serve deployment: ``serve run deploy/ray.yaml``.
+
+Each replica is a whole server with its own engine and slot. Ray hands a replica several requests at a time and the slot
+orders them: with one at a time the device would idle between two. Knows Ray Serve; nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from ray import serve
+from starlette.applications import Starlette
+
+from streaming_server import logs
+from streaming_server.app import create_app
+from streaming_server.core.speech import EngineState, SpeechService
+from streaming_server.errors import EngineNotReady
+from streaming_server.settings import Settings
+
+_MOST_ONGOING = 8
+"""One is spoken, the next few must be at hand; the rest wait where a new replica can still take them."""
+
+
+def application(options: Mapping[str, str]) -> serve.Application:
+    """What ``serve run`` deploys.
+
+    Args:
+        options: settings by their variables' names, which go before the environment.
+
+    Raises:
+        InvalidSetting: one of them has a wrong value.
+    """
+    settings = Settings.from_env(os.environ | options)
+
+    def build() -> Starlette:
+        logs.configure()
+        app = create_app(settings)
+        app.router.lifespan_context = _until_ready(app)
+        return app
+
+    deploy = serve.deployment(
+        name="speech",
+        max_ongoing_requests=_MOST_ONGOING,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+    )
+    return deploy(serve.ingress(build)()).bind()
+
+
+def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
+    """A lifespan that has begun once the engine is warm: Ray sends no request before."""
+    inner = app.router.lifespan_context
+    service: SpeechService = app.state.service
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with inner(app):
+            while service.state is EngineState.LOADING:
+                await asyncio.sleep(0.05)
+            if service.state is EngineState.FAILED:
+                raise EngineNotReady
+            yield
+
+    return lifespan

@@ -1,0 +1,164 @@
+"""The containers' descriptions, checked by linters and played through where no container engine is at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import yaml
+
+from streaming_server.settings import Settings
+from tests.live.process import ServerProcess, server_process
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+LINES = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+STEPS = [line.split(maxsplit=1) for line in LINES if line and not line.startswith("#")]
+SETTINGS = {name.upper() for name in Settings.__dataclass_fields__}
+OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+OF_WORKERS = {"CELERY_BROKER_URL", "DATABASE_URL", "DATA_DIR"}
+
+
+def steps(instruction: str) -> list[str]:
+    return [argument for name, argument in STEPS if name == instruction]
+
+
+def tool(name: str) -> str:
+    """One that was installed into the environment of these tests, or with the system."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found, f"{name} is not installed"
+    return found
+
+
+def copied() -> list[tuple[str, str]]:
+    """What is copied from the repository, and where to."""
+    pairs = [shlex.split(step) for step in steps("COPY") if not step.startswith("--from")]
+    return [(source, target) for *sources, target in pairs for source in sources]
+
+
+def test_the_linter_finds_nothing() -> None:
+    result = subprocess.run([tool("hadolint"), "-t", "style", DEPLOY / "Dockerfile"], capture_output=True, check=False)
+    assert (result.stdout, result.returncode) == (b"", 0)
+
+
+def test_every_stage_and_file_that_is_copied_exists() -> None:
+    stages = [shlex.split(step)[-1] for step in steps("FROM")]
+    assert {"cpu", "cuda"} <= set(stages)
+    for step in steps("COPY"):
+        if step.startswith("--from"):
+            assert step.split()[0].removeprefix("--from=") in stages
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    for source, _ in copied():
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in ignored, f"{source} is not in the build's context"
+    for line in ignored:
+        if line.startswith("!"):
+            assert line[1:] in {source for source, _ in copied()}, f"{line} is sent and never used"
+
+
+def test_every_extra_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for step in steps("ARG"):
+        assert set(step.removeprefix("EXTRAS=").split(",")) <= set(extras)
+
+
+def test_every_variable_is_one_that_something_reads() -> None:
+    given = {pair.partition("=")[0] for step in steps("ENV") for pair in shlex.split(step)}
+    assert given <= SETTINGS | OTHERS | OF_WORKERS
+
+
+def test_the_server_does_not_run_as_root() -> None:
+    last_user = steps("USER")[-1]
+    assert last_user == "10001"
+    assert f"--uid {last_user}" in "".join(steps("RUN"))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """What the image holds and runs, in a folder: the package as it is built, and what is copied."""
+    root = tmp_path_factory.mktemp("image")
+    for source, target in copied():
+        destination = root / "build" / target / (Path(source).name if target.endswith("/") else "")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, destination)
+    install = ["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(root / "site"), "."]
+    subprocess.run([sys.executable, "-m", "pip", *install], cwd=root / "build", check=True)
+    app = root / "app"
+    app.mkdir()
+    for folder in ("reference_audios", "checkpoints"):
+        (root / "build" / folder).rename(app / folder)
+    [entrypoint], [*arguments] = (json.loads(steps(name)[-1]) for name in ("ENTRYPOINT", "CMD"))
+    assert (root / "site" / "bin" / entrypoint).exists()
+    start = f"import os, sys; os.chdir({str(app)!r}); sys.path.insert(0, {str(root / 'site')!r}); sys.argv[0] = 'x'; "
+    start += "from streaming_server import cli; assert '/site/' in cli.__file__; sys.exit(cli.main())"
+    with server_process(sys.executable, "-I", "-c", start, *arguments, MODEL_DIR="/nowhere") as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_what_is_built_speaks_and_calls_itself_healthy(image: ServerProcess) -> None:
+    with httpx.Client(base_url=image.url, timeout=30) as client:
+        assert client.post("/synthesize", json={"text": "Hello.", "reference_audio_index": 10}).status_code == 200
+        assert client.get("/player").status_code == client.get("/static/player.js").status_code == 200
+    [_, command] = steps("HEALTHCHECK")[0].split("CMD", 1)
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    for port, status in ((image.port, 0), (1, 1)):
+        environment = os.environ | {"PORT": str(port)}
+        result = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
+        assert result.returncode == status
+
+
+def compose(*files: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    names = [argument for name in files for argument in ("-f", str(DEPLOY / name))]
+    command = [tool("docker-compose"), *names, "--profile", "fleet", "config"]
+    clean = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    return subprocess.run(command, env=clean | environment, capture_output=True, check=False)
+
+
+def composed(*files: str) -> dict[str, Any]:
+    result = compose(*files, POSTGRES_PASSWORD="x")
+    assert result.returncode == 0, result.stderr
+    described: dict[str, Any] = yaml.safe_load(result.stdout)
+    return described
+
+
+def test_compose_has_what_the_server_and_its_workers_need() -> None:
+    services = composed("compose.yaml")["services"]
+    assert {"server", "worker", "redis", "postgres", "gateway"} == set(services)
+    assert services["worker"]["command"] == ["worker"]
+    for name in ("server", "worker"):
+        given = services[name]["environment"]
+        assert set(given) <= SETTINGS | OF_WORKERS
+        assert set(given) >= OF_WORKERS
+        for url in (given["CELERY_BROKER_URL"], given["DATABASE_URL"]):
+            host = urlsplit(url).hostname
+            assert host in services[name]["depends_on"]
+        assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
+
+
+def test_compose_without_a_password_says_what_is_needed() -> None:
+    result = compose("compose.yaml")
+    assert result.returncode
+    assert b"is needed" in result.stderr
+
+
+def test_on_gpus_server_and_worker_have_one_each() -> None:
+    services = composed("compose.yaml", "compose.cuda.yaml")["services"]
+    for name, gpu in (("server", "0"), ("worker", "1")):
+        [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["device_ids"] == [gpu]
+    assert services["worker"]["build"]["target"] == "cuda"
+    assert services["worker"]["command"] == ["worker"]

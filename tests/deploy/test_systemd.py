@@ -1,0 +1,29 @@
+"""What systemd itself says of the unit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from streaming_server.settings import Settings
+
+UNIT = Path(__file__).parents[2] / "deploy" / "streaming-server.service"
+
+
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    here = Path(sys.executable).parent / "streaming-server"
+    text = UNIT.read_text().replace("/opt/streaming-server/.venv/bin/streaming-server", str(here))
+    assert f"ExecStart={here} serve" in text
+    (tmp_path / UNIT.name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)]
+    result = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert [line for line in result.stderr.splitlines() if UNIT.name in line] == []
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_stop_waits_longer_than_the_server_does() -> None:
+    found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) > Settings().shutdown_timeout_s

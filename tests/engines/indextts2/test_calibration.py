@@ -1,0 +1,70 @@
+"""What ``streaming-server calibrate`` measures and recommends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streaming_server import cli
+from streaming_server.engines.indextts2 import calibration
+from streaming_server.engines.indextts2.calibration import Cost, Way, recommended
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
+
+SENTENCE = "The first train leaves at six, and the sea is far."
+
+
+def way(stream: str, distance: float, first_audio_s: float, factor: float, steps: int = 25) -> Way:
+    look_ahead = int(stream) if stream.isdigit() else 0
+    pace = replace(CHUNK, look_ahead=look_ahead) if stream.isdigit() else SEGMENT
+    return Way(pace, steps, Cost(first_audio_s, 0.0, factor), distance)
+
+
+@pytest.mark.parametrize(
+    ("ways", "best"),
+    [
+        ([way("segment", 0, 0.2, 0.1), way("8", 0.3, 0.05, 0.3), way("16", 0.2, 0.06, 0.3)], 2),  # 8 is too far
+        ([way("segment", 0, 0.2, 0.1), way("16", 0.2, 0.06, 0.9)], 0),  # 16 would falter
+        ([way("segment", 0, 0.2, 0.1), way("segment", 0.1, 0.1, 0.05, steps=8)], 1),
+        ([way("segment", 0, 9, 3), way("segment", 0.1, 5, 2, steps=8), way("16", 0.1, 1, 4)], 1),  # none is fast
+        ([way("segment", 0, 9, 3), way("16", 0.9, 1, 0.5)], 0),  # near enough goes before fast
+    ],
+)
+def test_the_first_heard_of_the_near_and_fast_is_recommended(ways: Sequence[Way], best: int) -> None:
+    assert recommended(ways) is ways[best]
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.5"])
+def test_both_ways_are_measured_and_settings_named(
+    folders: dict[str, Path], version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "STEPS", (6, 2))
+    monkeypatch.setattr(calibration, "LOOK_AHEADS", (0, 16))
+    assert cli.main(["calibrate", "--model_dir", str(folders[version]), "--device", "cpu", "--text", SENTENCE]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["way", "steps", "distance*", "first", "audio,", "ms", "real-time", "factor"]
+    rows = [line.rsplit(maxsplit=4) for line in lines[:6]]
+    assert [(row[0], row[1]) for row in rows] == [
+        (name, steps) for steps in ("6", "2") for name in ("segment", "chunk, look-ahead 0", "chunk, look-ahead 16")
+    ]
+    distances = [float(row[2]) for row in rows]
+    assert distances[0] == 0
+    assert all(0 < distance < 1 for distance in distances[3:])
+    assert all(float(number) > 0 for row in rows for number in row[3:])
+    assert lines[-1].startswith("INDEXTTS2_STREAM=")
+    assert " INDEXTTS2_STEPS=" in lines[-1]
+
+
+def test_a_text_without_a_cut_is_refused(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "MOST_CODES", 5)
+    assert cli.main(["calibrate", "--model_dir", str(folders["2.5"]), "--device", "cpu", "--text", SENTENCE]) == 1
+    assert "too short to be cut" in capsys.readouterr().err
+
+
+def test_another_engine_has_nothing_to_calibrate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "--engine", "espeak"]) == 1
+    assert "nothing to calibrate but IndexTTS 2.0 and 2.5" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""What is installed, and what a server says that lacks it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.process import server_process
+
+ROOT = Path(__file__).parent.parent
+PYTHON = """#!/bin/sh
+# Stands for Python and for what it makes: a venv holds this file, pip writes its arguments down.
+case "$1 $2" in
+    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip") echo "$@" >>installed ;;
+    "-m streaming_server.cli") echo "$@" >>started ;;
+    --version*) echo Python 3.11.0 ;;
+esac
+"""
+WITHOUT = "import sys; sys.modules[{0!r}] = None; from streaming_server.cli import main; sys.exit(main({1!r}))"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The start script with all that it reads, and an interpreter that does nothing."""
+    for name in ("start_api.sh", "pyproject.toml", "constraints.txt", "scripts/install"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> str:
+    """What was installed."""
+    clean = {"PATH": os.environ["PATH"], "PYTHON": str(folder / "python")}
+    subprocess.run(
+        ["./start_api.sh", *arguments], cwd=folder, env=clean | environment, check=True, capture_output=True, timeout=60
+    )
+    written = folder / "installed"
+    installed = written.read_text() if written.exists() else ""
+    written.unlink(missing_ok=True)
+    return installed
+
+
+@pytest.mark.parametrize(
+    ("environment", "extras"),
+    [
+        ({}, "espeak"),
+        ({"CELERY_BROKER_URL": "redis://localhost"}, "espeak,celery"),
+        ({"CELERY_BROKER_URL": "amqp://localhost", "ENGINE": "indextts"}, "indextts,celery"),
+        ({"DATABASE_URL": "postgresql://localhost/a"}, "espeak,postgresql"),
+        ({"DATABASE_URL": "sqlite:///a.db"}, "espeak"),
+        ({"FILES_URL": "s3://bucket"}, "espeak,s3"),
+        (
+            {"CELERY_BROKER_URL": "redis://a", "DATABASE_URL": "postgres://a/b", "FILES_URL": "s3://c"},
+            "espeak,celery,postgresql,s3",
+        ),
+    ],
+)
+def test_the_start_script_installs_what_its_variables_need(
+    folder: Path, environment: dict[str, str], extras: str
+) -> None:
+    installed = start(folder, "--port", "0", **environment)
+    assert installed.strip().endswith(f"--constraint constraints.txt --editable .[{extras}]")
+    assert (folder / "started").read_text() == "-m streaming_server.cli serve --port 0\n"
+
+
+def test_a_broker_that_is_set_later_is_installed_for_later(folder: Path) -> None:
+    assert "[espeak]" in start(folder)
+    assert start(folder) == ""
+    assert "[celery]" in start(folder, CELERY_BROKER_URL="redis://localhost")
+    assert start(folder, CELERY_BROKER_URL="redis://localhost") == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "environment", "sentence"),
+    [
+        ("celery", ["serve", "--port", "0"], {"CELERY_BROKER_URL": "redis://a"}, "CELERY_BROKER_URL needs celery"),
+        ("celery", ["worker"], {"CELERY_BROKER_URL": "redis://a"}, "a worker needs celery"),
+        ("boto3", ["serve", "--port", "0"], {"FILES_URL": "s3://bucket"}, "FILES_URL needs boto3"),
+        ("none", ["worker"], {}, "CELERY_BROKER_URL is not set"),
+        ("none", ["worker"], {"FILES_URL": "ftp://a", "CELERY_BROKER_URL": "redis://a"}, "FILES_URL=ftp://a: s3://"),
+    ],
+)
+def test_what_is_missing_is_a_sentence(
+    module: str, command: list[str], environment: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(module, command)],
+        env=os.environ | {"DATA_DIR": str(tmp_path)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"streaming-server: {sentence}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_without_celery_the_server_serves(tmp_path: Path) -> None:
+    code = WITHOUT.format("celery", ["serve"])
+    with server_process(sys.executable, "-c", code, DATA_DIR=str(tmp_path)) as server:
+        body = {"workflow_config": {"workflow_chain": ["indextts.health_check"]}}
+        assert httpx.post(server.url + "/v1/workflows", json=body).json()["status"] == "healthy"
