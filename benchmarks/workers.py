@@ -36,7 +36,7 @@ def main(seconds: float, tasks: int) -> None:
     with TemporaryDirectory() as folder:
         redis = Redis(Path(folder))
         try:
-            with fleet(redis.url) as many:
+            with fleet(redis) as many:
                 found = {count: rate(many, count, tasks * count, seconds) for count in COUNTS}
         finally:
             redis.stop()

@@ -10,11 +10,13 @@ import asyncio
 import json
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeGuard, TypeVar
 
 from celery import Celery
+from celery.worker import state
 
 from streaming_server.api.http import status_of, validated
 from streaming_server.api.workflows import SHAPE, Planner, error_body, failure_of, result_of
@@ -57,7 +59,8 @@ def create_celery(settings: Settings) -> Celery:
     if is_redis:
         # Keys of our own: other programs on the same database keep their own time for what is not acknowledged.
         own = {name: f"streaming_server.{name}" for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
-        transport |= {"visibility_timeout": _VISIBILITY_S, "socket_connect_timeout": _CONNECT_S, **own}
+        often = {"unacked_restore_interval": _RETRY_S, "unacked_restore_throttle": 1}  # else it looks every 100 s
+        transport |= {"visibility_timeout": _VISIBILITY_S, "socket_connect_timeout": _CONNECT_S, **often, **own}
     celery = Celery("streaming_server", broker=url, backend=url if is_redis else "rpc://")
     celery.conf.update(
         # Acknowledged when done, and one at a time: a worker that is busy holds no message that an idle one could have.
@@ -116,7 +119,14 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
         _register(sender.celery, worker, create_planner(settings, worker), loop)
         try:
             options = f"--pool=threads --concurrency=1 --hostname={worker.id} --loglevel=WARNING"
-            sender.celery.worker_main(["--quiet", "worker", *options.split(), "--without-gossip", "--without-mingle"])
+            arguments = ["--quiet", "worker", *options.split(), "--without-gossip", "--without-mingle"]
+            while True:
+                sender.celery.worker_main(arguments)
+                if state.should_stop is not None or state.should_terminate is not None:
+                    break
+                # RabbitMQ closes the channel of whoever works at one task for half an hour, and then Celery ends.
+                log.warning("Celery has given up its connection to the broker; it begins anew")
+                time.sleep(_RETRY_S)
         finally:
             loop.run(_end(worker, background))
 

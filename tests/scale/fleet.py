@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.live.process import ROOT
 from tests.live.server import LiveServer, eventually, running, speaking
-from tests.scale.services import Service
+from tests.scale.services import Broker, Service
 
 CLI = (sys.executable, "-m", "streaming_server.cli", "worker")
 TIMED = (sys.executable, "-m", "tests.scale.worker")
@@ -88,15 +88,16 @@ class Fleet:
 
 
 @contextmanager
-def fleet(broker_url: str, **environment: str) -> Iterator[Fleet]:
+def fleet(broker: Broker, **environment: str) -> Iterator[Fleet]:
     """A server without workers yet; ``environment`` is theirs and, where they share settings, the server's."""
     settings: dict[str, Any] = {"task_lease_s": float(environment.get("TASK_LEASE_S", 6))}
+    broker.clear()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder)
         engine = speaking()
-        server = stack.enter_context(running(engine, data_dir=data_dir, celery_broker_url=broker_url, **settings))
+        server = stack.enter_context(running(engine, data_dir=data_dir, celery_broker_url=broker.url, **settings))
         own = {
-            "CELERY_BROKER_URL": broker_url,
+            "CELERY_BROKER_URL": broker.url,
             "DATA_DIR": folder,
             "REFERENCE_AUDIO_DIR": str(ROOT / "reference_audios"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

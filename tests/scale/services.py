@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+import amqp
 import boto3
 import pytest
 
@@ -31,6 +32,9 @@ class Broker(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def clear(self) -> None:
+        """Forget what was left there for others."""
 
 
 class Service:
@@ -91,6 +95,9 @@ class Redis:
     def stop(self) -> None:
         self._service.stop()
 
+    def clear(self) -> None:
+        subprocess.run(["redis-cli", "-p", str(self._port), "FLUSHALL"], check=True, stdout=subprocess.DEVNULL)
+
 
 class RabbitMQ:
     """One node, with a name server of its own; what is not acknowledged within `PATIENCE_S` is handed out again."""
@@ -131,6 +138,10 @@ class RabbitMQ:
 
     def stop(self) -> None:
         self._service.stop()
+
+    def clear(self) -> None:
+        with amqp.Connection(f"127.0.0.1:{self._port}") as connection, connection.channel() as channel:
+            channel.queue_delete("celery")
 
     def close(self) -> None:
         self.stop()

@@ -175,7 +175,7 @@ class TestPair:
 
 
 def test_monitoring_tells_of_the_real_workers(broker: Broker) -> None:
-    with fleet(broker.url) as many:
+    with fleet(broker) as many:
         many.start(2)
         base = "/api/v1/monitoring"
         assert many.server.get(f"{base}/statistics").json()["workers"] == {"total": 2, "active": 0, "idle": 2}
@@ -200,7 +200,7 @@ def test_monitoring_tells_of_the_real_workers(broker: Broker) -> None:
 
 
 def test_a_killed_workers_task_is_finished_by_another_within_ten_seconds(broker: Broker) -> None:
-    with fleet(broker.url) as many:
+    with fleet(broker) as many:
         many.start(2)
         accepted = many.submit(takes(1), "killed.wav")
         eventually(lambda: many.is_running(accepted["workflow_id"]), within_s=30)
@@ -214,7 +214,7 @@ def test_a_killed_workers_task_is_finished_by_another_within_ten_seconds(broker:
 def test_kills_lose_no_task_and_none_has_two_outputs(redis: Redis) -> None:
     """`WORKER_KILLS=30` makes it long."""
     chance = random.Random(7)
-    with fleet(redis.url, TASK_LEASE_S="1") as many:
+    with fleet(redis, TASK_LEASE_S="1") as many:
         count_finishes(many)
         many.start(2)
         tasks: list[str] = []
@@ -237,7 +237,7 @@ def test_kills_lose_no_task_and_none_has_two_outputs(redis: Redis) -> None:
 
 
 def test_a_broker_that_is_restarted_in_the_middle_loses_nothing(broker: Redis | RabbitMQ) -> None:
-    with fleet(broker.url) as many:
+    with fleet(broker) as many:
         count_finishes(many)
         many.start(2)
         accepted = [many.submit(takes(1.5), f"{index}.wav") for index in range(5)]
@@ -255,7 +255,7 @@ def test_a_broker_that_is_restarted_in_the_middle_loses_nothing(broker: Redis | 
 
 def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
     length_s = 2 * RabbitMQ.PATIENCE_S + 1
-    with fleet(broker.url, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
+    with fleet(broker, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
         count_finishes(many)
         many.start(2)
         accepted = many.submit(takes(length_s), "long.wav")
@@ -265,10 +265,14 @@ def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
         eventually(lambda: many.is_completed(accepted["workflow_id"]), within_s=30)
         assert [attempts for (attempts,) in many.rows("attempts")] == [1, 1]
         assert len(finishes(many)) == 2
+        for index in range(4):  # and nobody has stopped to listen
+            accepted = many.submit(takes(0.2), f"after-{index}.wav")
+            eventually(lambda: many.is_completed(accepted["workflow_id"]), within_s=30)  # noqa: B023
+        assert {attempts for (attempts,) in many.rows("attempts")} == {1}
 
 
 def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker) -> None:
-    with fleet(broker.url, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
+    with fleet(broker, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
         count_finishes(many)
         many.start(2)
         program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(2), "a.wav")]), (SPEECH, []), (HEALTH, [])])
