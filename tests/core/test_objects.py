@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -131,7 +132,7 @@ def test_a_store_that_is_away_is_no_missing_file(
 
 def test_servers_that_share_only_the_store_and_the_database(s3: str, tmp_path: Path, database_url: str) -> None:
     """What one accepted, another serves: uploads, audio and files of workflows."""
-    common = {"files_url": s3, "database_url": database_url}
+    common: dict[str, Any] = {"files_url": s3, "database_url": database_url}
     engine = speaking(tone(0.3))
     content = (RECORDINGS / "voice_06.wav").read_bytes()
     with (

@@ -90,7 +90,7 @@ class Fleet:
 @contextmanager
 def fleet(broker: Broker, **environment: str) -> Iterator[Fleet]:
     """A server without workers yet; ``environment`` is theirs and, where they share settings, the server's."""
-    settings = {"task_lease_s": float(environment.get("TASK_LEASE_S", 6))}
+    settings: dict[str, Any] = {"task_lease_s": float(environment.get("TASK_LEASE_S", 6))}
     broker.clear()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder)
