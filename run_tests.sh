@@ -29,5 +29,5 @@ if [ ${#packages[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak indextts2 postgresql celery s3 ray test
+scripts/install espeak indextts2 japanese higgs postgresql celery s3 ray test
 exec .venv/bin/python -m pytest "$@"

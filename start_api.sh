@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 # Which engine is meant decides what is installed; the server itself reads the same arguments once more.
-engine=${ENGINE:-auto} model_dir=${MODEL_DIR:-checkpoints} option=
+engine=${ENGINE:-auto} model_dir=${MODEL_DIR:-checkpoints} model_path=${MODEL_PATH:-} option=
 for argument in "$@"; do
     case $argument in
         --*=*) option=${argument%%=*} value=${argument#*=} ;;
@@ -14,6 +14,7 @@ for argument in "$@"; do
     case $option in
         --engine) engine=$value ;;
         --model_dir | --model-dir) model_dir=$value ;;
+        --model-path) model_path=$value ;;
     esac
 done
 
@@ -23,6 +24,8 @@ if [ "$engine" = indextts ] || { [ "$engine" = auto ] && [ -f "$model_dir/config
     if grep -qE "^version: *['\"]?2" "$model_dir/config.yaml" 2>/dev/null; then
         extras=(indextts2)
     fi
+elif [ "$engine" = higgs ] || { [ "$engine" = auto ] && [ -f "${model_path:-none}/config.json" ]; }; then
+    extras=(higgs)
 fi
 [ -z "${CELERY_BROKER_URL:-}" ] || extras+=(celery)
 case ${DATABASE_URL:-} in postgres*) extras+=(postgresql) ;; esac

@@ -16,12 +16,13 @@ ALLOWED = {
     "errors": set[str](),
     "text": set[str](),
     "logs": set[str](),
-    "settings": {"errors"},
+    "environment": {"errors"},
+    "settings": {"environment"},
     "audio": {"audio", "domain", "errors"},
     "engines": {"engines", "audio", "domain", "errors"},
     "core": {"core", "engines.base", "audio", "domain", "errors", "text"},
     "scale": {"scale", "core", "app", "api", "settings", "errors", "logs", "engines.base"},
-    "api": {"api", "core", "domain", "errors", "audio", "settings", "text", "logs"},
+    "api": {"api", "core", "domain", "errors", "audio", "settings", "environment", "text", "logs"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
 

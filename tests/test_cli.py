@@ -9,6 +9,10 @@ import pytest
 
 from streaming_server import __version__
 from streaming_server.audio.decode import decode_native
+from streaming_server.core.jobs import NewJob
+from streaming_server.core.stages import SPEECH
+from streaming_server.errors import LeaseLost
+from tests.services import files_below, opened_storage
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,6 +59,17 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
         (["say", "a"], "-o/--output"),
         (["serve", "--port", "70000"], "70000 is not from 0 to 65535"),
         (["serve", "--nonsense"], "--nonsense"),
+        (["serve", "--max-new-tokens", "4097"], "4097 is not from 1 to 4096"),
+        (["serve", "--engine", "higgs", "--model-path", "nonsense"], "neither a folder nor a name"),
+        (["test", "--test", "dance"], "invalid choice"),
+        (["test", "--url", "http://127.0.0.1:1"], "http://127.0.0.1:1/info"),
+        (["test", "--url", "nonsense"], "nonsense/info"),
+        (["serve", "--deepspeed"], "--deepspeed: there is no DeepSpeed in here; --fp16 or --bf16"),
+        (["serve", "--cuda_kernel"], "--cuda_kernel: the runtime records its own CUDA graphs"),
+        (["serve", "--workers", "2"], "run one server a GPU behind a balancer"),
+        (["jobs", "--limit", "0"], "0 is not from 1 to 1000000"),
+        (["jobs", "--cancel"], "--cancel"),
+        (["jobs", "--clear", "--cancel", "a"], "not allowed with"),
         (["dance"], "invalid choice"),
         ([], "required"),
     ],
@@ -79,6 +94,49 @@ def test_voices_are_listed(tmp_path: Path) -> None:
     empty = run("voices", REFERENCE_AUDIO_DIR=str(tmp_path))
     assert (empty.stdout, empty.returncode) == (b"", 0)
     assert b"no recordings" in empty.stderr
+
+
+def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str) -> None:
+    environment = {"DATA_DIR": str(tmp_path), "DATABASE_URL": database_url}
+    with opened_storage(tmp_path, database_url) as storage:
+        pending, running, done = (storage.jobs.submit([NewJob(name * 32, SPEECH, "")])[0].id for name in "abc")
+        storage.jobs.cancel(done)
+        storage.jobs.delete(done)
+        job = storage.jobs.submit([NewJob("d" * 32, SPEECH, "")])[0]
+        finished = storage.jobs.claim("me")
+        assert finished is not None
+        (tmp_path / "source").write_bytes(b"RIFF")
+        storage.jobs.finish(finished, "", lambda: storage.files.put(f"audio/{finished.id}.wav", tmp_path / "source"))
+        held = storage.jobs.claim("me")
+        assert held is not None
+
+        listed = run("jobs", **environment)
+        assert [line.split()[:3:2] for line in listed.stdout.decode().splitlines()] == [
+            *([job.id, "0%"], [running, "0%"]),
+            [pending, "100%"],
+        ]
+        assert [line.split()[1] for line in listed.stdout.decode().splitlines()] == ["pending", "running", "completed"]
+        assert b"3 of 3" in listed.stderr
+        assert len(run("jobs", "--limit", "1", **environment).stdout.splitlines()) == 1
+
+        cancelled = run("jobs", "--cancel", job.id, held.id, **environment)
+        assert cancelled.returncode == 0
+        assert cancelled.stdout.decode().split() == [job.id, "cancelled", held.id, "cancelled"]
+        with pytest.raises(LeaseLost):
+            storage.jobs.renew(held, 0.5)
+        unknown = run("jobs", "--cancel", "nothing", **environment)
+        assert (unknown.returncode, b"no such task" in unknown.stderr) == (1, True)
+
+        assert run("jobs", "--clear", **environment).stdout == b"3 forgotten\n"
+        assert storage.jobs.page(9) == ([], 0)
+        assert files_below(tmp_path) == []
+
+
+def test_jobs_of_a_database_that_is_away_are_a_sentence(tmp_path: Path) -> None:
+    result = run("jobs", DATA_DIR=str(tmp_path), DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert result.returncode == 1
+    assert b"cannot be used" in result.stderr
+    assert b"Traceback" not in result.stderr
 
 
 def test_version() -> None:

@@ -16,18 +16,28 @@ from tests.live.process import ServerProcess, server_process
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
+STARTS = ("curl ", ".venv/bin/streaming-server ")
 BLOCKS = re.compile("```sh\n(.*?)```", re.DOTALL)
 
 
 def commands(name: str) -> list[str]:
-    lines = [line for block in BLOCKS.findall((ROOT / name).read_text()) for line in block.splitlines()]
-    return [line for line in lines if line.startswith(("curl ", ".venv/bin/streaming-server "))]
+    """Lines that stand alone, and whole blocks whose lines go on with what earlier ones found."""
+    found = []
+    for block in BLOCKS.findall((ROOT / name).read_text()):
+        lines = [block] if "=$(curl" in block else block.splitlines()
+        found += [line for line in lines if "=$(curl" in line or line.startswith(STARTS)]
+    return found
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with server_process() as running:
+def server(data_dir: Path) -> Iterator[ServerProcess]:
+    with server_process(DATA_DIR=str(data_dir)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -36,6 +46,16 @@ def test_both_readmes_show_every_route(name: str) -> None:
     for path in (
         *("/synthesize_stream_opus", "/synthesize_stream ", "/synthesize ", "/synthesize_simple", "/opus_queue_status"),
         *("/v1/audio/speech", "/v1/audio/voices", "/v1/models", "/tts_url", "/tts ", "/synthesize_stream_opus --data"),
+        *("/info", "/voices", "/scenes", "/generate ", "/generate-stream", "/generate-upload"),
+        *(
+            "/api/v1/upload/audio",
+            "/api/v1/file/",
+            "/api/v1/tts ",
+            "/api/v1/tts/sync",
+            "/api/v1/task/",
+            "/api/v1/tasks",
+        ),
+        *("/api/v1/audio/", "/api/v1/health", "/metrics", "-X DELETE http://localhost:8000/api/v1/task/"),
         *("/v1/workflows ", "/v1/workflows/status/", "/monitoring/gpu-lock/health", "/monitoring/heartbeat/all"),
         *("/monitoring/statistics",),
         *("/reference_audios", "/download_reference_audio/0", "/health", "/model_info", "/test ", "/test_stream"),
@@ -47,12 +67,16 @@ def test_both_readmes_show_every_route(name: str) -> None:
 @pytest.mark.parametrize(
     "command", [pytest.param(command, id=command[:60]) for name in READMES for command in commands(name)]
 )
-def test_a_command_of_the_readme(command: str, server: ServerProcess, tmp_path: Path) -> None:
-    here = command.replace("http://localhost:8000", server.url)
+def test_a_command_of_the_readme(command: str, server: ServerProcess, data_dir: Path, tmp_path: Path) -> None:
+    here = command.replace("http://localhost:8000", server.url).replace("@reference", f"@{ROOT}/reference")
     here = here.replace(".venv/bin/streaming-server", f"{sys.executable} -m streaming_server.cli")
-    quiet = {"SDL_AUDIODRIVER": "dummy", "REFERENCE_AUDIO_DIR": str(ROOT / "reference_audios")}
+    quiet = {
+        "SDL_AUDIODRIVER": "dummy",
+        "REFERENCE_AUDIO_DIR": str(ROOT / "reference_audios"),
+        "DATA_DIR": str(data_dir),
+    }
     result = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", here.replace("curl ", "curl --fail-with-body ", 1)],
+        ["bash", "-e", "-o", "pipefail", "-c", here.replace("curl ", "curl --fail-with-body ")],
         cwd=tmp_path,
         env=os.environ | quiet,
         capture_output=True,
@@ -67,4 +91,4 @@ def test_a_command_of_the_readme(command: str, server: ServerProcess, tmp_path: 
             samples, rate_hz = decode_native(path)
             assert samples.size / rate_hz > 0.3
     if not written and "ffplay" not in command:
-        assert result.stdout.strip()
+        assert (result.stdout or result.stderr).strip()

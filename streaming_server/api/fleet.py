@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from streaming_server.api.native_operations import Health
 from streaming_server.api.queue_operations import FleetServer, FleetStatus, QueueEvent
-from streaming_server.settings import InvalidSetting
+from streaming_server.environment import InvalidSetting
 
 _PATIENCE_S = 2.0
 _EVENT = TypeAdapter(QueueEvent)

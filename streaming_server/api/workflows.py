@@ -236,9 +236,15 @@ def result_of(job: Job) -> Mapping[str, Any]:
         "text_length": len(speech.request.text),
         "processing_time": _processing_time(job),
         "model_info": made["model_info"],
-        "parameters": memo.get("parameters", {}),
+        "parameters": memo.get("parameters", {}) | _reading(speech, made),
     }
     return result
+
+
+def _reading(speech: SpeechJob, made: Mapping[str, Any]) -> dict[str, str]:
+    """Who read the emotion's description: a classifier or a list of words."""
+    emotion = speech.request.emotion
+    return {"emotion_text_by": made["emotion_text_by"]} if emotion and emotion.text and made["emotion_text_by"] else {}
 
 
 def failure_of(job: Job) -> tuple[int, ErrorCode]:

@@ -160,14 +160,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """A transaction that writes; it holds SQLite's one write lock from its beginning.
+
+        Args:
+            durable: it outlives a power cut. Without that it outlives the process alone, and waits for no disk.
 
         Raises:
             StorageFull: there is no space left.
             StorageUnavailable: the database fails.
         """
-        with _explained(), self._transaction(write=True) as connection:
+        with _explained(), self._transaction(write=True, durable=durable) as connection:
             yield connection
 
     def insert_if_new(self, table: sa.Table, values: Mapping[str, Any]) -> postgresql.Insert | sqlite.Insert:
@@ -179,11 +182,13 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
-        options: dict[str, Any] = {"write": write}
+    def _transaction(self, *, write: bool, durable: bool = True) -> Iterator[sa.Connection]:
+        options: dict[str, Any] = {"write": write, "durable": durable}
         if not (write or self.is_sqlite):
             options["isolation_level"] = "REPEATABLE READ"
         with self._engine.connect().execution_options(**options) as connection, connection.begin():
+            if not (durable or self.is_sqlite):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     def _migrate(self, connection: sa.Connection) -> None:
@@ -209,14 +214,15 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins no transaction by itself
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # what was accepted outlives a power cut too
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later would fail, not wait, where another wrote in between.
-    write = connection.get_execution_options().get("write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    options = connection.get_execution_options()
+    if options["write"]:
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options['durable'] else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options["write"] else "BEGIN")
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class JobStore:
         }
         abandoned = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now)
         wanted = sa.true() if job_id is None else jobs.c.id == job_id
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # what a power cut forgets is claimed anew
             # Two looks into the index by state; one condition for both would read all jobs that have ended too.
             for claimable in (abandoned, jobs.c.state == JobState.PENDING):
                 oldest = sa.select(jobs.c.number).where(claimable, wanted).order_by(jobs.c.number).limit(1)
@@ -175,7 +175,7 @@ class JobStore:
         Raises:
             LeaseLost: it was cancelled, deleted or taken over.
         """
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             _change(connection, job, progress=progress, lease_until_s=self._database.now() + self.lease_s)
 
     def release(self, job: Job, message: str) -> None:

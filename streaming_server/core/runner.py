@@ -207,6 +207,7 @@ class JobRunner:
                 "duration": round(stream.stats.audio_s, 6),
                 "size": size,
                 "model_info": model_identity(self._service),
+                "emotion_text_by": self._service.engine.info.emotion_text_by,
             }
             deliver = partial(self._files.put, speech.output, path)
             return await _whole(self._store.finish, job, json.dumps(result), deliver)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from streaming_server.core.jobs import NewJob
 from streaming_server.core.stages import SPEECH
@@ -197,6 +198,64 @@ def test_expiry_and_submission_at_once(folder: Path, database_url: str, content:
             reaper.join()
         assert accepted
         assert refused
+
+
+def test_expiry_waits_for_a_submission_that_has_seen_the_upload(
+    folder: Path, database_url: str, content: bytes
+) -> None:
+    """Its time is over after the look and before the job's need of it is written."""
+    with opened_storage(folder, database_url, keep_s=0.5) as storage:
+        upload, _ = received(storage, content)
+        reaper = threading.Thread(target=storage.uploads.delete_expired)
+
+        def meanwhile(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("INSERT INTO job_uploads"):
+                time.sleep(0.7)
+                reaper.start()
+                reaper.join(0.5)
+
+        sa.event.listen(storage.database._engine, "before_cursor_execute", meanwhile)
+        needing(storage, upload)
+        reaper.join()
+        assert storage.uploads.get(upload.id) == upload
+        assert storage.files.local(f"uploads/{upload.id}").read_bytes() == content
+
+
+def test_expiry_waits_for_an_upload_of_the_same_content(
+    folder: Path, database_url: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened_storage(folder, database_url, keep_s=0.3) as storage:
+        first, _ = received(storage, content)
+        time.sleep(0.5)
+        reaper = threading.Thread(target=storage.uploads.delete_expired)
+        put = storage.files.put
+
+        def put_meanwhile(key: str, source: Path) -> None:
+            put(key, source)
+            reaper.start()
+            reaper.join(0.2)
+
+        monkeypatch.setattr(storage.files, "put", put_meanwhile)
+        received(storage, content)
+        reaper.join()
+        assert storage.files.local(f"uploads/{first.id}").read_bytes() == content
+
+
+def test_no_record_is_told_before_its_file_is_there(
+    folder: Path, database_url: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who dies between the two leaves a file, which is found, and never a record, which is believed."""
+    with opened_storage(folder, database_url) as storage:
+        found: list[Upload | None] = []
+        put = storage.files.put
+
+        def watched_put(key: str, source: Path) -> None:
+            found.append(storage.uploads.get(key.removeprefix("uploads/")))
+            put(key, source)
+
+        monkeypatch.setattr(storage.files, "put", watched_put)
+        received(storage, content)
+        assert found == [None]
 
 
 def test_expiry_and_upload_at_once(folder: Path, database_url: str, content: bytes) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from streaming_server.app import create_app
-from streaming_server.settings import InvalidSetting, Settings
+from streaming_server.environment import InvalidSetting
+from streaming_server.settings import Settings
 from tests.fakes import FakeEngine, Step, tone
 from tests.live.gateway import free_port
 from tests.live.server import LiveServer, RawClient, by_text, eventually, running

@@ -17,19 +17,33 @@ import pytest
 from streaming_server.audio.decode import decode_native
 from tests.engines.indextts2.tiny import make_checkpoint
 from tests.live.process import ServerProcess, server_process
+from tests.live.server import eventually
 
 TEXT = "你好，世界。Hello world, this is a test. 今天天气很好，我们去公园。"
 RATE_HZ = 22_050
 SERVE = (sys.executable, "-m", "streaming_server.cli", "serve")
+VECTOR = [0.8, 0, 0, 0, 0, 0, 0.2, 0]
 METHODS: dict[str, dict[str, Any]] = {
     "voice": {"emo_control_method": 0},
     "recording": {"emo_control_method": 1, "emo_ref_path": "voice_05.wav", "emo_weight": 0.65},
-    "vector": {"emo_control_method": 2, "emo_vec": [0.8, 0, 0, 0, 0, 0, 0.2, 0]},
-    "drawn": {"emo_control_method": 2, "emo_vec": [0.8, 0, 0, 0, 0, 0, 0.2, 0], "emo_random": True},
+    "vector": {"emo_control_method": 2, "emo_vec": VECTOR},
+    "drawn": {"emo_control_method": 2, "emo_vec": VECTOR, "emo_random": True},
     "description": {"emo_control_method": 3, "emo_text": "难过，孤独"},
 }
 
 
+TASK_METHODS: dict[str, dict[str, Any]] = {
+    "voice": {},
+    "recording": {"emo_control_method": 1, "emo_audio_id": "voice_05", "emo_weight": 0.65},
+    "vector": {"emo_control_method": 2, "emo_vector": VECTOR, "emo_random": True},
+    "description": {"emo_control_method": 3, "emo_text": "难过，孤独"},
+}
+WORKFLOW_METHODS: dict[str, dict[str, Any]] = {
+    "voice": {},
+    "recording": {"emotion_reference": "voice_05"},
+    "vector": {"emotion_vector": VECTOR, "use_random": True},
+    "description": {"emotion_text": "难过，孤独"},
+}
 BOTH = pytest.mark.parametrize("version", ["2.0", "2.5"])
 
 
@@ -84,6 +98,46 @@ def test_each_emotion_method_gives_a_file(client: httpx.Client, method: str, tmp
     samples, rate_hz = decode_native(tmp_path / "a.wav")
     assert rate_hz == RATE_HZ
     assert samples.size > RATE_HZ
+
+
+@BOTH
+@pytest.mark.parametrize("method", TASK_METHODS)
+def test_each_emotion_method_of_a_task(client: httpx.Client, method: str, tmp_path: Path) -> None:
+    body = {"text": "你好，世界。", "prompt_audio_id": "voice_01", **TASK_METHODS[method]}
+    task_id = client.post("/api/v1/tts", json=body).raise_for_status().json()["task_id"]
+
+    def task() -> dict[str, Any]:
+        found: dict[str, Any] = client.get(f"/api/v1/task/{task_id}").json()
+        return found
+
+    eventually(lambda: task()["status"] in {"completed", "failed"}, within_s=60)
+    assert task()["status"] == "completed", task()["message"]
+    (tmp_path / "a.wav").write_bytes(client.get(f"/api/v1/audio/{task_id}").raise_for_status().content)
+    assert decode_native(tmp_path / "a.wav")[1] == RATE_HZ
+
+
+@BOTH
+@pytest.mark.parametrize("method", WORKFLOW_METHODS)
+def test_each_emotion_method_of_a_workflow(client: httpx.Client, version: str, method: str) -> None:
+    config = {"text": "你好，世界。", "output_path": f"/share/{method}.wav", **WORKFLOW_METHODS[method]}
+    chain = {"workflow_chain": ["indextts.generate_speech"], "indextts_config": config}
+    result = client.post("/v1/workflows", json={"workflow_config": chain}).raise_for_status().json()
+    assert (result["status"], result["sample_rate"]) == ("success", RATE_HZ)
+    model = {"model_type": "IndexTTS2", "model_version": f"{version}.0", "device": "cpu"}
+    assert result["model_info"] == model
+    assert result["parameters"].get("emotion_text_by") == ("words" if method == "description" else None)
+    asked = client.post("/v1/workflows", json={"workflow_config": {"workflow_chain": ["indextts.get_model_info"]}})
+    told = asked.json()["model_info"]
+    assert {key: told[key] for key in model} == model
+    assert told["capabilities"]["emotion_control"] is True
+
+
+@BOTH
+def test_the_higgs_dialect_plays_a_dialogue(client: httpx.Client) -> None:
+    body = {"text": "[SPEAKER0] 你好。 [SPEAKER1] Hello.", "ref_audio": "voice_01,voice_05", "seed": 3}
+    answer = client.post("/generate", json=body).raise_for_status().json()
+    assert (answer["success"], answer["sampling_rate"]) == (True, 24_000)
+    assert answer["duration"] > 0.2
 
 
 def test_instructions_are_an_emotion(serve: Callable[[str], Served], client: httpx.Client) -> None:

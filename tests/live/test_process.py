@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -159,3 +163,41 @@ def test_the_log_is_one_json_object_a_line() -> None:
     assert record["message"] == "request"
     wanted = {"route", "voice", "characters", "wait_s", "first_audio_s", "audio_s", "real_time_factor", "outcome"}
     assert wanted <= set(record)
+
+
+def test_a_server_that_reloads_begins_again_when_its_code_changes(tmp_path: Path) -> None:
+    module = Path(__file__).parents[2] / "streaming_server" / "__init__.py"
+    environment = os.environ | {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "streaming_server.cli", "serve", "--reload"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, cwd=module.parents[1], start_new_session=True)
+    try:
+
+        def started() -> list[str]:
+            return re.findall("Started server process", (tmp_path / "log").read_text())
+
+        eventually(started, within_s=60)
+        (url,) = re.findall(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "log").read_text())
+        eventually(lambda: answers(url), within_s=60)
+        module.touch()
+        eventually(lambda: len(started()) == 2, within_s=60)
+        eventually(lambda: answers(url), within_s=60)
+        process.terminate()
+        assert process.wait(30) in {0, -signal.SIGTERM}
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_log_can_be_kept_on_the_console_alone(tmp_path: Path) -> None:
+    with server_process(DATA_DIR=str(tmp_path), LOG_FILE="none") as server:
+        httpx.get(server.url + "/health")
+    assert not list(tmp_path.glob("*.log*"))

@@ -21,7 +21,7 @@ from streaming_server.domain import Emotion, SpeechRequest
 from tests.fakes import FakeEngine, Step, tone
 from tests.live.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
 from tests.recordings import made
-from tests.services import files_below
+from tests.services import PostgreSQL, files_below
 
 VOICE = (RECORDINGS / "voice_05.wav").read_bytes()
 VOICE_ID = hashlib.sha256(VOICE).hexdigest()
@@ -458,6 +458,26 @@ def test_what_was_accepted_outlives_a_restart(tmp_path: Path) -> None:
     )
 
 
+def test_a_database_that_is_away_for_a_moment_loses_nothing(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    engine = by_text({"slow": SLOW[:60], "next": [tone(0.1)]})
+    url = postgresql.new_database()
+    with running(engine, data_dir=tmp_path, database_url=url, task_lease_s=2.0) as live:
+        client = Client(live)
+        tasks = [client.submit(text) for text in ("slow", "next")]
+        eventually(lambda: client.task(tasks[0])["progress"] > 0)
+        postgresql.stop()
+        try:
+            message = refused(client.get("/api/v1/tasks"), 500, "try again later")
+            assert "psycopg" not in message
+            refused(client.post("/api/v1/tts", text="next", prompt_audio_id="voice_01"), 500)
+            assert client.get("/health").status_code == 200
+            time.sleep(0.6)
+        finally:
+            postgresql.start()
+        eventually(lambda: all(client.task(task_id)["status"] == "completed" for task_id in tasks), 30)
+        assert audio_s(client.get(f"/api/v1/audio/{tasks[0]}").content) == pytest.approx(3.0)
+
+
 def test_a_key_is_asked_for() -> None:
     with running(FakeEngine(), api_keys=("secret",)) as live:
         client = Client(live)
@@ -492,7 +512,7 @@ def test_full_queues() -> None:
         client.submit()
         client.submit()
         full = client.post("/api/v1/tts", text="a", prompt_audio_id="voice_01")
-        refused(full, 429, "2 tasks are pending")
+        refused(full, 503, "2 tasks are pending")
         assert int(full.headers["retry-after"]) >= 1
         busy = client.post("/api/v1/tts/sync", text="a", prompt_audio_id="voice_01")
         refused(busy, 503)

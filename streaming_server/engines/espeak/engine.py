@@ -50,6 +50,7 @@ class EspeakEngine:
                 "emotion_reference": False,
                 "emotion_random": True,
             },
+            emotion_text_by="words",
         )
 
     async def warm(self) -> None:

@@ -96,9 +96,7 @@ def kaldi_filters() -> Tensor:
     bounds = [1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, nyquist)]
     edges = torch.linspace(bounds[0], bounds[1], FBANK_BANDS + 2, dtype=torch.float64)
     bins = 1127 * (torch.linspace(0, nyquist, FBANK_FFT // 2 + 1, dtype=torch.float64) / 700).log1p()
-    filters = triangles(edges, bins)
-    filters[:, -1] = 0  # Kaldi leaves the topmost bin out
-    return filters.T.float()
+    return triangles(edges, bins).T.float()
 
 
 def kaldi_fbank(wav: Tensor) -> Tensor:

@@ -172,6 +172,17 @@ def test_as_many_frames_as_the_vocoder_reaches_make_it_exact(both: Both) -> None
         assert ((part - middle).abs().max() < 1e-6) == exact
 
 
+def test_as_many_codes_as_the_codec_reaches_make_it_exact(both: Both) -> None:
+    new = both[1]
+    codes = torch.arange(60) * 7 % 64
+    whole = new.decode_codes(codes)[:40]
+    errors = [float((new.decode_codes(codes[: 20 + ahead])[:40] - whole).abs().max()) for ahead in (0, 4, 8, 13)]
+    assert new.codec.shape.reach == 12  # and one more for the convolution at twice the rate
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] > 1e-6
+    assert errors[3] < 1e-6
+
+
 def test_pooled_statistics_bring_a_beginning_nearer(both: Both) -> None:
     """As the facts say: without them conditions of a short beginning are off by tens of percent."""
     old = both[0]

@@ -70,7 +70,7 @@ def vector_of(**parts: float) -> tuple[float, ...]:
 @pytest.mark.parametrize(
     ("answer", "vector"),
     [
-        ('<think>\n\n</think>\n{"高兴": 0.7, "惊讶": 0.2}', vector_of(happy=0.7, surprised=0.2)),
+        ('<think>愤怒: 0.9</think>\n{"高兴": 0.7, "惊讶": 0.2}', vector_of(happy=0.7, surprised=0.2)),
         ('{"愤怒": 1.5, "悲伤": -1}', vector_of(angry=1.0)),
         ('{"emotion": "恐惧"}', vector_of(afraid=1.0)),
         ('{"情绪": "低落", "反感": "0.5"}', vector_of(melancholic=1.0, disgusted=0.5)),

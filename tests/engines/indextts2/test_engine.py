@@ -453,6 +453,30 @@ def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> Non
     assert voice.statistics is None
 
 
+def test_a_voice_is_heard_at_22_050_hz_and_from_there_at_16(tiny: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the public program: also where the recording has a higher rate."""
+    heard_by: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> None:
+        method = getattr(Runtime, name)
+
+        def watched(self: Runtime, wav: torch.Tensor) -> torch.Tensor:
+            heard_by[name] = wav
+            result: torch.Tensor = method(self, wav)
+            return result
+
+        monkeypatch.setattr(Runtime, name, watched)
+
+    for name in ("features", "mel22", "campplus_style"):
+        watch(name)
+    wav = noise(2)
+    Voices(tiny, 1, decode_native, 2.0, None).heard(wav, 48_000)
+    wide = tiny.resample(torch.from_numpy(wav), 48_000, SAMPLE_RATE_HZ)
+    assert torch.equal(heard_by["mel22"], wide)
+    assert torch.equal(heard_by["features"], tiny.resample(wide, SAMPLE_RATE_HZ, 16_000))
+    assert torch.equal(heard_by["features"], heard_by["campplus_style"])
+
+
 def test_a_closed_narration_decodes_no_more(tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
     for way in ("chunk", "segment"):
         narrator = Narrator(tiny, steps=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,15 +106,26 @@ def test_japanese_is_cut_into_words_where_it_can_be(
     assert read(reader, tokens, "今日はいい") == ["<|ja|> 今日 はいい"]
 
 
-def test_without_a_segmenter_a_sentence_says_how_to_get_it(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def forgotten_tagger() -> Iterator[None]:
     reading.japanese_tagger.cache_clear()
-    try:
-        tagger = reading.japanese_tagger()
-        words = reading.words_of_japanese("今日はいい")
-        assert "".join(words) == "今日はいい"
-        assert (tagger is None) == ("streaming-server[japanese]" in caplog.text)
-    finally:
-        reading.japanese_tagger.cache_clear()
+    yield
+    reading.japanese_tagger.cache_clear()
+
+
+@pytest.mark.usefixtures("forgotten_tagger")
+def test_without_a_segmenter_a_sentence_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "fugashi", None)
+    assert reading.words_of_japanese("今日はいい") == ["今日はいい"]
+    assert "pip install 'streaming-server[japanese]'" in caplog.text
+
+
+@pytest.mark.usefixtures("forgotten_tagger")
+def test_with_a_segmenter_there_are_words() -> None:
+    pytest.importorskip("fugashi")
+    assert reading.words_of_japanese("今日は天気がいい")[:3] == ["今日", "は", "天気"]
 
 
 def test_segments_stay_below_their_budget_and_lose_nothing(reader: LanguageReader, tokens: tiktoken.Encoding) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,11 @@ def test_code_by_code_is_the_same_and_comes_when_announced(acoustics: Acoustics)
     assert torch.equal(torch.cat([*pieces, speech.finish()]), spoken(acoustics, QUICK))
 
 
+def test_only_a_codec_that_looks_ahead_waits_for_more_codes(acoustics: Acoustics) -> None:
+    waits = [sum(islice(replace(QUICK, code_look_ahead=codes).code_counts(acoustics), 5)) for codes in (0, 2)]
+    assert waits[1] - waits[0] == (10 if acoustics.decodes_ahead else 0)
+
+
 @pytest.mark.parametrize("duration_factor", [1.0, 1.3, 0.6])
 def test_one_solve_equals_the_plain_way(acoustics: Acoustics, duration_factor: float) -> None:
     expected = plain(acoustics, duration_factor=duration_factor)
@@ -144,15 +149,17 @@ def settled(chunks: Sequence[MelChunk]) -> Tensor:
     return torch.cat([chunk.settled for chunk in chunks])
 
 
-def test_more_look_ahead_is_nearer_to_the_whole(acoustics: Acoustics) -> None:
+def test_more_look_ahead_and_more_past_are_nearer_to_the_whole(acoustics: Acoustics) -> None:
     """By how much the tiny model allows; noise that did not belong to the frame would be far from it."""
     whole = settled(chunks_of(acoustics, SEGMENT))
-    errors = [
-        float((settled(chunks_of(acoustics, replace(CHUNK, look_ahead=ahead))) - whole).square().mean().sqrt())
-        for ahead in (0, 4, 32)
-    ]
+
+    def error(pace: Pace) -> float:
+        return float((settled(chunks_of(acoustics, pace)) - whole).square().mean().sqrt())
+
+    errors = [error(replace(CHUNK, look_ahead=frames)) for frames in (0, 4, 32)]
     assert errors == sorted(errors, reverse=True)
-    assert errors[2] < 0.006 * float(whole.square().mean().sqrt())
+    assert errors[-1] < 0.006 * float(whole.square().mean().sqrt())
+    assert error(replace(CHUNK, past=0)) > 1.1 * error(replace(CHUNK, past=20))
 
 
 def test_a_chunk_begins_as_the_one_before_expected(acoustics: Acoustics, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +229,8 @@ def test_a_solve_in_slots_that_are_too_many_is_the_same_solve() -> None:
         expected = acoustics.flow.solve(reference, mu, noise, STEPS)
         roomy = Flow(acoustics.s2mel.estimator)
         roomy.record(61, 90)
-        for _ in range(2):  # the second time over what the first has left behind
+        for left_behind in (0.0, torch.nan):
+            roomy.solve(reference, mu.repeat(2, 1), torch.full((2 * len(mu), 80), left_behind), STEPS)
             assert (roomy.solve(reference, mu, noise, STEPS) - expected).abs().max() < 1e-5
 
 

@@ -1,0 +1,244 @@
+"""HiggsAudio v2 as an engine of the server: requests in, audio chunks out.
+
+One owner thread touches the model. This module does not know HTTP, the slot, or how the model computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from streaming_server.audio.decode import decode_mono
+from streaming_server.domain import AudioChunk, Generation, SpeechRequest, Turn, Voice
+from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.higgs.checkpoint import SAMPLE_RATE_HZ, Checkpoint
+from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, Undelayed
+from streaming_server.engines.higgs.prompt import KnownVoice, PromptWriter, Said, text_of
+from streaming_server.engines.higgs.sampling import draw
+from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_SHORTEST_S, _LONGEST_S = 0.2, 60.0
+"""Of a recording: the codec's encoder needs some, and a model's memory grows with what it hears."""
+
+
+class HiggsEngine:
+    """An ``Engine`` around one checkpoint.
+
+    A voice is an earlier turn of the conversation where a text file of its name says what is said in the recording,
+    else a part of the scene.
+    """
+
+    def __init__(
+        self, *, model_path: str, audio_tokenizer_path: str, device: str = "auto",
+        precision: Literal["fp16", "bf16", "fp32"] | None = None, look_ahead: int | Literal["exact"] = "exact",
+        voice_cache_size: int = 64,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            model_path: a folder, or a name on the Hugging Face hub.
+            audio_tokenizer_path: the codec, likewise.
+            device: ``auto`` takes an accelerator where there is one.
+            precision: None takes bf16 on CUDA and fp32 elsewhere.
+            look_ahead: frames known beyond what is decoded; fewer than 10 speak earlier and only resemble the whole.
+            voice_cache_size: recordings whose codes are kept.
+
+        Raises:
+            EngineUnavailable: the checkpoint is not there or is another model's, or the device cannot be used.
+        """
+        self._device = _usable(device)
+        precision = precision or ("bf16" if self._device.type == "cuda" else "fp32")
+        if precision == "fp16" and self._device.type == "cpu":
+            raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+        self._dtype = _DTYPES[precision]
+        self._look_ahead = CONTEXT_FRAMES if look_ahead == "exact" else look_ahead
+        self._voice_cache_size = voice_cache_size
+        self._checkpoint = Checkpoint.open(model_path, audio_tokenizer_path)
+        self._owner = OwnerThread("higgs")
+        self._loaded: Loaded | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            name="higgs",
+            model_version="2",
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            device=str(self._device),
+            is_fp16=self._dtype == torch.float16,
+            model_dir=self._checkpoint.model,
+            capabilities={
+                "text_to_speech": True,
+                "voice_cloning": True,
+                "multi_language": True,
+                "generation_parameters": True,
+                "token_streaming": True,
+                "seed": True,
+                "speed": False,
+                "emotion_control": False,
+                "dialogue": True,
+                "scene": True,
+                "smart_voice": True,
+            },
+        )
+
+    async def warm(self) -> None:
+        if self._loaded is None:
+            self._loaded = await self._owner.call(self._load)
+
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks of the request's audio. Closing it stops the drawing within one frame.
+
+        Raises:
+            EngineNotReady: ``warm`` has not ended.
+            VoiceFileMissing: a voice's recording is gone.
+            VoiceUnreadable: a voice's recording cannot be decoded.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise EngineNotReady
+        cancelled = threading.Event()
+
+        def produce(emit: Emit[AudioChunk]) -> None:
+            try:
+                loaded.speak(request, emit, cancelled)
+            except _NobodyListensError:
+                log.debug("stopped in the middle")
+
+        async with aclosing(self._owner.iterate(produce)) as chunks:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            finally:
+                cancelled.set()  # seen at the next frame, long before the next chunk could be refused
+
+    async def aclose(self) -> None:
+        self._loaded = None
+        await self._owner.aclose()
+
+    def _load(self) -> Loaded:
+        try:
+            model, tokenizer, codec = self._checkpoint.load(self._device, self._dtype)
+            loaded = Loaded(model, tokenizer, codec, self._device, self._look_ahead, self._voice_cache_size)
+            warm_up = SpeechRequest("Hello.", Voice("", Path()), Generation(max_mel_tokens=24, seed=0), own_voices=True)
+            loaded.speak(warm_up, lambda _: True, threading.Event())
+        except torch.OutOfMemoryError as error:
+            raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
+        return loaded
+
+
+class _NobodyListensError(Exception):
+    """Ends the drawing from inside."""
+
+
+class Loaded:
+    """What is there once the model is loaded; touched by the owner thread only."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, codec: Any, device: torch.device, look_ahead: int, voice_cache_size: int
+    ) -> None:
+        self._model = model
+        self._codec = codec
+        self._device = device
+        self._look_ahead = look_ahead
+        self._writer = PromptWriter(tokenizer, model.config, device)
+        self._listen = lru_cache(voice_cache_size)(self._listen_anew)
+
+    def speak(self, request: SpeechRequest, emit: Emit[AudioChunk], cancelled: threading.Event) -> None:
+        """Make all pieces of a request, each knowing those before it.
+
+        Raises:
+            VoiceFileMissing, VoiceUnreadable: a recording is not there or cannot be heard.
+        """
+        if request.emotion is not None:
+            log.warning("HiggsAudio takes emotion from the scene and the voice: the one asked for is ignored")
+        script = request.script or ((Turn(request.text, request.voice),),)
+        cast = {turn.speaker: turn.voice for piece in script for turn in piece}
+        speakers = sorted(cast, key=lambda speaker: speaker or 0)
+        voices = {} if request.own_voices else {speaker: self._voice(voice) for speaker, voice in cast.items()}
+        before: deque[Said] = deque(maxlen=request.generation.context_pieces)
+        for number, piece in enumerate(script):
+            inputs = self._writer.write(piece, speakers, voices, request.scene, list(before))
+            if request.verbose:
+                log.info("piece %d: %d tokens of prompt, %s", number, inputs["input_ids"].shape[1], request.generation)
+            codes = self._make(inputs, _for_piece(request.generation, number), emit, cancelled)
+            if codes is not None:
+                before.append(Said(text_of(piece), codes))
+
+    def _make(
+        self,
+        inputs: dict[str, torch.Tensor],
+        generation: Generation,
+        emit: Emit[AudioChunk],
+        cancelled: threading.Event,
+    ) -> torch.Tensor | None:
+        """Speak one piece; its codes, ``(C, F)``, if it has any."""
+        config = self._model.config
+        undelayed = Undelayed(config.num_codebooks, config.audio_stream_bos_id, config.audio_stream_eos_id)
+        decoder = ChunkDecoder(self._codec, self._device, self._look_ahead)
+
+        def receive(frame: torch.Tensor) -> None:
+            if cancelled.is_set():
+                raise _NobodyListensError
+            whole = undelayed.push(frame)
+            samples = decoder.push(whole) if whole is not None else None
+            if samples is not None and not emit(AudioChunk(samples)):
+                raise _NobodyListensError
+
+        draw(self._model, inputs, generation, receive)
+        if not undelayed.ended:
+            log.warning("a piece ended at %d codes, before the model did", generation.max_mel_tokens)
+        rest = decoder.finish()
+        if rest.size and not emit(AudioChunk(rest)):
+            raise _NobodyListensError
+        return decoder.codes if decoder.count else None
+
+    def _voice(self, voice: Voice) -> KnownVoice:
+        transcript = voice.path.with_suffix(".txt")
+        try:
+            stat = voice.path.stat()
+            text = transcript.read_text(errors="replace").strip() if transcript.is_file() else ""
+        except OSError as error:
+            raise VoiceFileMissing(voice.path.name) from error
+        return KnownVoice(self._listen(voice.path, stat.st_mtime_ns, stat.st_size), text)
+
+    @torch.inference_mode()
+    def _listen_anew(self, path: Path, _mtime_ns: int, _size: int) -> torch.Tensor:
+        samples = decode_mono(path, SAMPLE_RATE_HZ, _LONGEST_S)
+        if samples.size < _SHORTEST_S * SAMPLE_RATE_HZ:
+            raise VoiceUnreadable(path.name)
+        wave = torch.from_numpy(samples)[None, None].to(self._device)  # (1, 1, n)
+        codes: torch.Tensor = self._codec.encode(wave).audio_codes[0]
+        return codes.cpu()
+
+
+def _for_piece(generation: Generation, number: int) -> Generation:
+    """Of one request no two pieces draw the same numbers."""
+    if generation.seed is None or number == 0:
+        return generation
+    return replace(generation, seed=(generation.seed + number) % 2**63)
+
+
+def _usable(name: str) -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        EngineUnavailable: the wanted device is not there.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise EngineUnavailable(f"the device {name} cannot be used; take --device auto") from error
