@@ -202,3 +202,14 @@ def test_what_a_dead_worker_had_is_sent_again_once(workforce: Workforce, store: 
     assert states(store) == ["pending"]
     with pytest.raises(LeaseLost):
         store.finish(held, "{}")
+
+
+def test_a_workflow_is_forgotten_as_a_whole(store: JobStore) -> None:
+    accepted = chain(store, "a", "b")
+    for left in (accepted, []):
+        job = store.claim("w")
+        assert job is not None
+        store.finish(job, "{}")
+        forgotten = store.delete_ended(0)
+        assert len(store.chain("workflow_1")) == len(left)
+    assert sorted(forgotten) == [job.id for job in accepted]
