@@ -49,9 +49,7 @@ def probe(path: Path, longest_s: float) -> Recording:
     # Only these formats are tried and no protocol is at hand: others, such as playlists, open further files and hosts.
     with path.open("rb") as file:
         try:
-            with av.open(
-                file, "r", options={"format_whitelist": "wav,mp3,flac,mov", "err_detect": "crccheck"}
-            ) as container:
+            with av.open(file, "r", options={"format_whitelist": "wav,mp3,flac,mov"}) as container:
                 recording = _decoded(container, longest_s)
         except (av.FFmpegError, ValueError):
             raise RecordingRefused("the file is not a wav, mp3, m4a or flac recording, or it is damaged") from None
@@ -78,6 +76,8 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     if len(container.streams.audio) != 1 or not all(video.disposition & cover for video in container.streams.video):
         raise RecordingRefused("the file is not a recording: one audio track and no video are needed")
     stream = container.streams.audio[0]
+    if container.format.name == "flac":  # every frame has a checksum; a mismatch is passed over where nobody asks
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
     rate_hz = stream.rate
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordingRefused(f"the sample rate is {rate_hz} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are allowed")

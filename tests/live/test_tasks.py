@@ -341,14 +341,18 @@ def test_what_is_not_there(client: Client) -> None:
     refused(client.post("/api/v1/tts", text="a", prompt_audio_id="voice_77"), 400, "prompt_audio_id", "voice_01")
 
 
-def test_deleting_what_is_finished(client: Client, live: LiveServer) -> None:
-    task_id = client.submit()
-    client.ended(task_id)
-    answer = client.delete(task_id).json()
-    assert (answer["success"], answer["task_id"]) == (True, task_id)
-    refused(client.get(f"/api/v1/task/{task_id}"), 404)
-    refused(client.get(f"/api/v1/audio/{task_id}"), 404)
-    refused(client.delete(task_id), 404)
+def test_deleting_what_is_finished(tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live:
+        client = Client(live)
+        task_id = client.submit()
+        client.ended(task_id)
+        assert files_below(tmp_path) == [f"audio/{task_id}.wav"]
+        answer = client.delete(task_id).json()
+        assert (answer["success"], answer["task_id"]) == (True, task_id)
+        assert files_below(tmp_path) == []
+        refused(client.get(f"/api/v1/task/{task_id}"), 404)
+        refused(client.get(f"/api/v1/audio/{task_id}"), 404)
+        refused(client.delete(task_id), 404)
 
 
 def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(tmp_path: Path) -> None:
