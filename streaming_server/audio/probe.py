@@ -76,7 +76,8 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     if len(container.streams.audio) != 1 or not all(video.disposition & cover for video in container.streams.video):
         raise RecordingRefused("the file is not a recording: one audio track and no video are needed")
     stream = container.streams.audio[0]
-    if container.format.name == "flac":  # every frame has a checksum; a mismatch is passed over where nobody asks
+    is_flac = container.format.name == "flac"
+    if is_flac:  # a frame whose checksum does not fit is then left out, and is missed at the end
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     rate_hz = stream.rate
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
@@ -90,6 +91,7 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     duration_s = samples / rate_hz
     if not samples:
         raise RecordingRefused("the recording is empty")
-    if duration_s < announced_s - _MISSING_S:
-        raise RecordingRefused(f"the file is cut off: {duration_s:.2f} of {announced_s:.2f} s are there")
+    if duration_s < announced_s - (1 / rate_hz if is_flac else _MISSING_S):
+        message = f"the file is cut off or damaged: {duration_s:.2f} of {announced_s:.2f} s are there"
+        raise RecordingRefused(message)
     return Recording(FORMATS[container.format.name], rate_hz, duration_s)

@@ -17,6 +17,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from streaming_server.core import runner
 from streaming_server.domain import Emotion, SpeechRequest
 from tests.fakes import FakeEngine, Step, tone
 from tests.live.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
@@ -355,7 +356,9 @@ def test_deleting_what_is_finished(tmp_path: Path) -> None:
         refused(client.delete(task_id), 404)
 
 
-def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(tmp_path: Path) -> None:
+def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = by_text({"running": SLOW, "pending": SLOW, "next": [tone(0.1)]})
     with running(engine, data_dir=tmp_path) as live:
         client = Client(live)
@@ -363,6 +366,8 @@ def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
         eventually(lambda: client.task(first)["progress"] > 0)
         refused(client.get(f"/api/v1/audio/{first}"), 400, "processing")
         refused(client.get(f"/api/v1/audio/{second}"), 400, "pending")
+        monkeypatch.setattr(runner, "_REPORT_S", 60.0)  # it is told, and does not only find out
+        time.sleep(0.3)
         assert client.delete(second).status_code == 200
         assert client.delete(first).status_code == 200
         assert eventually(lambda: not engine.running and not live.queue()["is_processing"]) < 0.5
