@@ -49,9 +49,7 @@ def probe(path: Path, longest_s: float) -> Recording:
     # Only these formats are tried and no protocol is at hand: others, such as playlists, open further files and hosts.
     with path.open("rb") as file:
         try:
-            with av.open(
-                file, "r", options={"format_whitelist": "wav,mp3,flac,mov", "err_detect": "crccheck"}
-            ) as container:
+            with av.open(file, "r", options={"format_whitelist": "wav,mp3,flac,mov"}) as container:
                 recording = _decoded(container, longest_s)
         except (av.FFmpegError, ValueError):
             raise RecordingRefused("the file is not a wav, mp3, m4a or flac recording, or it is damaged") from None
@@ -78,6 +76,9 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     if len(container.streams.audio) != 1 or not all(video.disposition & cover for video in container.streams.video):
         raise RecordingRefused("the file is not a recording: one audio track and no video are needed")
     stream = container.streams.audio[0]
+    is_flac = container.format.name == "flac"
+    if is_flac:  # a frame whose checksum does not fit is then left out, and is missed at the end
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
     rate_hz = stream.rate
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordingRefused(f"the sample rate is {rate_hz} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are allowed")
@@ -90,6 +91,7 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     duration_s = samples / rate_hz
     if not samples:
         raise RecordingRefused("the recording is empty")
-    if duration_s < announced_s - _MISSING_S:
-        raise RecordingRefused(f"the file is cut off: {duration_s:.2f} of {announced_s:.2f} s are there")
+    if duration_s < announced_s - (1 / rate_hz if is_flac else _MISSING_S):
+        message = f"the file is cut off or damaged: {duration_s:.2f} of {announced_s:.2f} s are there"
+        raise RecordingRefused(message)
     return Recording(FORMATS[container.format.name], rate_hz, duration_s)

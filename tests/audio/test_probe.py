@@ -68,6 +68,16 @@ def test_a_cut_m4a_whose_index_comes_first(share: float, tmp_path: Path) -> None
     refusal(path)
 
 
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a"])
+def test_bytes_that_were_altered(suffix: str, tmp_path: Path) -> None:
+    path = made(tmp_path / f"a.{suffix}", seconds=3.0)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(byte ^ 0x55 for byte in content[middle : middle + 200])
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_header_alone(suffix: str, tmp_path: Path) -> None:
     path = made(tmp_path / f"a.{suffix}")

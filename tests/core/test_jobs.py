@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from streaming_server.core.database import Database
 from streaming_server.core.jobs import Job, JobState, JobStore, NewJob
@@ -298,3 +299,19 @@ def test_pages_and_counts(tmp_path: Path, database_url: str) -> None:
         assert ids(9, 0, JobState.FAILED, JobState.COMPLETED) == (newest[5:], 2)
         counts = {"blocked": 0, "pending": 4, "running": 1, "completed": 1, "failed": 1, "cancelled": 0}
         assert store.counts() == counts
+
+
+def test_a_page_and_its_total_are_of_one_moment(storage: Storage) -> None:
+    submitted(storage.jobs)
+    other = threading.Thread(target=lambda: submitted(storage.jobs))
+
+    def meanwhile(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "count(" in statement and not other.ident:
+            other.start()
+            other.join()
+
+    sa.event.listen(storage.database._engine, "before_cursor_execute", meanwhile)
+    page, total = storage.jobs.page(10)
+    assert other.ident
+    assert len(page) == total
+    assert storage.jobs.page(10)[1] == 2

@@ -17,6 +17,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from streaming_server.core import runner
 from streaming_server.domain import Emotion, SpeechRequest
 from tests.fakes import FakeEngine, Step, tone
 from tests.live.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
@@ -341,17 +342,23 @@ def test_what_is_not_there(client: Client) -> None:
     refused(client.post("/api/v1/tts", text="a", prompt_audio_id="voice_77"), 400, "prompt_audio_id", "voice_01")
 
 
-def test_deleting_what_is_finished(client: Client, live: LiveServer) -> None:
-    task_id = client.submit()
-    client.ended(task_id)
-    answer = client.delete(task_id).json()
-    assert (answer["success"], answer["task_id"]) == (True, task_id)
-    refused(client.get(f"/api/v1/task/{task_id}"), 404)
-    refused(client.get(f"/api/v1/audio/{task_id}"), 404)
-    refused(client.delete(task_id), 404)
+def test_deleting_what_is_finished(tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live:
+        client = Client(live)
+        task_id = client.submit()
+        client.ended(task_id)
+        assert files_below(tmp_path) == [f"audio/{task_id}.wav"]
+        answer = client.delete(task_id).json()
+        assert (answer["success"], answer["task_id"]) == (True, task_id)
+        assert files_below(tmp_path) == []
+        refused(client.get(f"/api/v1/task/{task_id}"), 404)
+        refused(client.get(f"/api/v1/audio/{task_id}"), 404)
+        refused(client.delete(task_id), 404)
 
 
-def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(tmp_path: Path) -> None:
+def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = by_text({"running": SLOW, "pending": SLOW, "next": [tone(0.1)]})
     with running(engine, data_dir=tmp_path) as live:
         client = Client(live)
@@ -359,6 +366,8 @@ def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
         eventually(lambda: client.task(first)["progress"] > 0)
         refused(client.get(f"/api/v1/audio/{first}"), 400, "processing")
         refused(client.get(f"/api/v1/audio/{second}"), 400, "pending")
+        monkeypatch.setattr(runner, "_REPORT_S", 60.0)  # it is told, and does not only find out
+        time.sleep(0.3)
         assert client.delete(second).status_code == 200
         assert client.delete(first).status_code == 200
         assert eventually(lambda: not engine.running and not live.queue()["is_processing"]) < 0.5
