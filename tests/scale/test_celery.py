@@ -275,9 +275,10 @@ def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker
     with fleet(broker, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
         count_finishes(many)
         many.start(2)
-        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(2), "a.wav")]), (SPEECH, []), (HEALTH, [])])
+        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(3), "a.wav")]), (SPEECH, []), (HEALTH, [])])
         eventually(lambda: many.rows("state") == [("running",)], within_s=60)
         ((task_id,),) = many.rows("id")
+        time.sleep(1.5)  # by now an acknowledgement that came too early would have left
         many.kill(many.worker_of(task_id))
         output, _ = program.communicate(timeout=120)
         assert json.loads(output)["result"]["status"] == "healthy"
