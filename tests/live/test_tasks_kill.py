@@ -183,7 +183,8 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, request: pytest.Fixture
     assert uploads >= batch.uploads
     for name in uploads:
         assert hashlib.sha256((tmp_path / "uploads" / name).read_bytes()).hexdigest() == name
-    assert len(left) == len(known) + len(uploads), "something temporary is left"
+    others = {name for name in left if not name.startswith(("audio/", "uploads/"))}
+    assert others <= {"api_server.log"}, "something temporary is left"
     assert interrupted, "the server was never killed in the middle of anything"
     print(f"{kind}: {runs} kills, {interrupted} with files under way; {len(known)} tasks, {len(uploads)} uploads")
 
