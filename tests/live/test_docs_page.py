@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.fakes import FakeEngine, tone
-from tests.live.server import LiveServer, running, speaking
+from tests.live.server import RECORDINGS, LiveServer, running, speaking
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +121,16 @@ def test_it_fits_a_phone(page: Page) -> None:
     page.set_viewport_size(wide)
 
 
+RECORDING = RECORDINGS / "voice_01.wav"
+
+
 def test_curl_lines_work_as_they_stand(page: Page, tmp_path: Path) -> None:
     open_all(page)
     for line in page.locator("details.operation pre > code").all_inner_texts():
-        if "STREAM_ID" in line or any(endless in line for endless in ("/events'", "/test_stream'")):
+        if re.search("[A-Z]+_ID", line) or any(endless in line for endless in ("/events'", "/test_stream'")):
             continue
         result = subprocess.run(
-            ["bash", "-c", line.replace("curl ", "curl -sS --fail-with-body ", 1)],
+            ["bash", "-c", f"curl -sS --fail-with-body {line.removeprefix('curl ').replace('@FILE', f'@{RECORDING}')}"],
             cwd=tmp_path,
             capture_output=True,
             check=False,
