@@ -176,6 +176,10 @@ def test_defaults_are_those_of_the_contract(server: LiveServer) -> None:
             "repetition_penalty": 10.0,
             "max_mel_tokens": 600,
             "seed": None,
+            # Not of this dialect:
+            "ras_window": 7,
+            "ras_repeats": 2,
+            "context_pieces": 2,
             "max_text_tokens_per_sentence": 120,
         }
 
