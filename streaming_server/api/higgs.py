@@ -59,6 +59,8 @@ from streaming_server.settings import Settings
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
+_FILE = "ref_audio_file"
+_SHORTEST_S = 0.25
 _LISTENED_S = 30.0
 """Of an uploaded recording, to find out whether it is one."""
 
@@ -135,16 +137,17 @@ class HiggsDialect:
     async def generate_upload(self, request: Request) -> WholeResponse:
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
-            form = await files.enter_async_context(read_form(request, "ref_audio_file", path, limit))
+            form = await files.enter_async_context(read_form(request, _FILE, path, limit))
             given = validated(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
                 try:
-                    await anyio.to_thread.run_sync(decode_native, form.file, _LISTENED_S)
+                    samples, rate_hz = await anyio.to_thread.run_sync(decode_native, form.file, _LISTENED_S)
                 except VoiceUnreadable:
-                    field = "ref_audio_file"
-                    raise InvalidRequest(f"{field} is no recording that can be decoded", field) from None
+                    raise InvalidRequest(f"{_FILE} is no recording that can be decoded", _FILE) from None
+                if samples.size < _SHORTEST_S * rate_hz:
+                    raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
             speech = await self._speech(GenerateBody(**given), uploaded)
             return WholeResponse(self, speech, files.pop_all())
         raise AssertionError("unreachable")

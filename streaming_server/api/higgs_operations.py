@@ -47,9 +47,9 @@ class GenerateBody(SamplingBody):
     """A name of `GET /voices`; for a dialogue several, separated by commas: the first for `[SPEAKER0]`."""
     scene_prompt: str | None = DEFAULT_SCENE
     """A name of `GET /scenes`; null for none."""
-    ras_win_len: int = 7
+    ras_win_len: Annotated[int, Field(le=4096)] = 7
     """Repetition-aware sampling: how many codes are looked back at; 0 or less leaves it out."""
-    ras_win_max_num_repeat: Annotated[int, Field(ge=1)] = 2
+    ras_win_max_num_repeat: Annotated[int, Field(ge=1, le=4096)] = 2
     """How often a code may occur among those before it is drawn again."""
     chunk_method: Literal["speaker", "word"] | None = None
     """How the text is cut into pieces; null leaves it whole."""
@@ -57,7 +57,7 @@ class GenerateBody(SamplingBody):
     """Most words of a piece, with `word`; a Han character counts as one."""
     chunk_max_num_turns: Annotated[int, Field(ge=1)] = 1
     """Most turns of a piece, with `speaker`."""
-    generation_chunk_buffer_size: Annotated[int, Field(ge=0)] | None = None
+    generation_chunk_buffer_size: Annotated[int, Field(ge=0, le=4096)] | None = None
     """How many earlier pieces stay as context; null for all."""
 
 

@@ -88,7 +88,8 @@ class TasksDialect:
 
     async def submit(self, request: Request) -> Response:
         speech = await self._speech_request(request)
-        self._check_ready()
+        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, and these may come later
+            self._check_ready()
         job = await self.backlog.submit(speech)
         record = task_record(job)
         body: Submitted = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
@@ -39,7 +39,7 @@ class TaskBody(SamplingBody):
     """The voice to clone: a `file_id` of an upload, or the name of a voice of the server."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
     """Emotion: 0 as the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
-    emo_audio_id: str | None = Field(None, validation_alias=AliasChoices("emo_audio_id", "emo_audio_path"))
+    emo_audio_id: str | None = None
     """As `prompt_audio_id`: whose emotion to take, for method 1. `emo_audio_path` is another name of it."""
     emo_weight: _Share = 1.0
     """How strong."""
@@ -51,6 +51,13 @@ class TaskBody(SamplingBody):
     """Draw the emotion's rendering anew for each request."""
     max_text_tokens_per_segment: PositiveInt = 120
     """A longer sentence is cut."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_name(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("emo_audio_id") is None and "emo_audio_path" in content:
+            return content | {"emo_audio_id": content["emo_audio_path"]}
+        return content
 
     def generation(self) -> Generation:
         sampling = {name: getattr(self, name) for name in SamplingBody.model_fields}

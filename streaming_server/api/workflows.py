@@ -244,7 +244,8 @@ def result_of(job: Job) -> Mapping[str, Any]:
 def _reading(speech: SpeechJob, made: Mapping[str, Any]) -> dict[str, str]:
     """Who read the emotion's description: a classifier or a list of words."""
     emotion = speech.request.emotion
-    return {"emotion_text_by": made["emotion_text_by"]} if emotion and emotion.text and made["emotion_text_by"] else {}
+    reader = made.get("emotion_text_by")
+    return {"emotion_text_by": reader} if reader and emotion and emotion.text else {}
 
 
 def failure_of(job: Job) -> tuple[int, ErrorCode]:
@@ -262,7 +263,7 @@ def _status(jobs: Sequence[Job]) -> WorkflowStatus:
     unfinished = next((job for job in jobs if job.state in UNFINISHED), None)
     current = failed or unfinished or jobs[-1]
     status: Status = "failed" if failed else "completed" if unfinished is None else "running"
-    if unfinished is jobs[0] and unfinished.state is JobState.PENDING:
+    if not failed and unfinished is jobs[0] and unfinished.state is JobState.PENDING:
         status = "pending"
     times = [time for job in jobs for time in (job.created_s, job.started_s, job.ended_s) if time is not None]
     return {

@@ -69,7 +69,7 @@ _EXAMPLE = {
 
 
 class WorkflowBody(Body):
-    video_path: str = ""
+    video_path: Annotated[str, Field(max_length=4096)] = ""
     """Carried along, not opened."""
     workflow_config: Annotated[WorkflowConfig, Field(examples=[_EXAMPLE])]
 

@@ -51,7 +51,7 @@ def comment(path: Path) -> str:
             return str(container.metadata.get("comment", ""))
     except FileNotFoundError as error:
         raise VoiceFileMissing(path.name) from error
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, AttributeError) as error:  # a stream without a decoder has no rate
         raise VoiceUnreadable(path.name) from error
 
 
@@ -78,7 +78,7 @@ def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[Flo
             parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
     except FileNotFoundError as error:
         raise VoiceFileMissing(path.name) from error
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, AttributeError) as error:  # a stream without a decoder has no rate
         raise VoiceUnreadable(path.name) from error
     if not parts:
         raise VoiceUnreadable(path.name)

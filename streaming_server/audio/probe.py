@@ -21,6 +21,8 @@ FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,m
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
 """A file may be so much shorter than it says: lossy formats round to their frames."""
+_MOST_CHUNKS = 1000
+_MOST_CHANNELS = 8
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF}
 """What a WAV file says of its length whose writer could not go back to its beginning."""
 
@@ -62,7 +64,9 @@ def _missing_bytes(file: BinaryIO) -> int:
     """How many bytes of its samples a WAV file promises and does not hold; FFmpeg takes what there is."""
     size = file.seek(0, 2)
     position = 12
-    while position + 8 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > size:
+            break
         file.seek(position)
         name, length = struct.unpack("<4sI", file.read(8))
         if name == b"data":
@@ -79,7 +83,11 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     is_flac = container.format.name == "flac"
     if is_flac:  # a frame whose checksum does not fit is then left out, and is missed at the end
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
-    rate_hz = stream.rate
+    rate_hz = getattr(stream, "rate", 0)  # one that nothing here decodes has none
+    if not rate_hz:
+        raise RecordingRefused("the file is in a coding that cannot be decoded")
+    if stream.channels > _MOST_CHANNELS:
+        raise RecordingRefused(f"the recording has {stream.channels} channels; at most {_MOST_CHANNELS} are allowed")
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordingRefused(f"the sample rate is {rate_hz} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are allowed")
     announced_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0

@@ -61,7 +61,11 @@ class FolderFiles:
 
     def check(self, key: str) -> None:
         path, root = self._path(key), self._folders[PurePosixPath(key).parts[0]]
-        if not path.resolve().is_relative_to(root.resolve()) or path.is_dir():
+        try:
+            is_inside = path.resolve().is_relative_to(root.resolve()) and not path.is_dir()
+        except (OSError, RuntimeError):  # links in a circle
+            is_inside = False
+        if not is_inside:
             raise FileOutside
         if any(parent.exists() and not parent.is_dir() for parent in path.parents):
             raise FileOutside

@@ -28,7 +28,7 @@ class SceneLibrary:
     def list(self) -> list[Scene]:
         """Sorted by file name; empty where there is no folder."""
         paths = sorted(path for path in self._folder.glob("*.txt") if path.is_file() and path.name.isprintable())
-        return [Scene(path.stem, path, path.read_text(errors="replace").strip()) for path in paths]
+        return [Scene(path.stem, path, path.read_text(encoding="utf-8", errors="replace").strip()) for path in paths]
 
     def find(self, name: str) -> Scene | None:
         """The scene of a name. No path is built from it."""

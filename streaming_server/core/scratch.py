@@ -60,7 +60,7 @@ def _is_held(path: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
+    except OSError:  # held, or another user's: not ours to remove
         return True
     return False
 

@@ -15,6 +15,8 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import sqlalchemy as sa
 
 from streaming_server.audio.probe import Recording, probe
@@ -67,6 +69,8 @@ class Uploads:
         self._files = files
         self._scratch = scratch
         self._limits = limits
+        # One at a time, and not in the threads that everything else needs: a file may be made to take long.
+        self._probing = anyio.CapacityLimiter(1)
 
     async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
         """Store a recording as it comes; the record, and whether there was one of that content already.
@@ -78,7 +82,7 @@ class Uploads:
         path = self._scratch.new()
         try:
             digest, size = await self._write(path, pieces)
-            recording = await asyncio.to_thread(probe, path, self._limits.longest_s)
+            recording = await anyio.to_thread.run_sync(probe, path, self._limits.longest_s, limiter=self._probing)
             return await asyncio.to_thread(self._keep, path, digest, size, filename, recording)
         finally:
             path.unlink(missing_ok=True)

@@ -98,7 +98,12 @@ class Workforce:
 
     def activity(self, limit: int) -> list[Activity]:
         """The latest jobs that were claimed."""
-        claimed = sa.select(jobs).where(jobs.c.owner.is_not(None)).order_by(jobs.c.number.desc()).limit(limit)
+        claimed = (
+            sa.select(jobs)
+            .where(jobs.c.owner.is_not(None))
+            .order_by(sa.case((jobs.c.state == JobState.RUNNING, 0), else_=1), jobs.c.number.desc())
+            .limit(limit)
+        )
         with self._database.read() as connection:
             return [
                 Activity(

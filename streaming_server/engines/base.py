@@ -136,7 +136,7 @@ def create_engine(options: EngineOptions) -> Engine:
     if name == "higgs":
         try:
             from streaming_server.engines.higgs.engine import HiggsEngine
-        except ModuleNotFoundError as error:
+        except ImportError as error:  # an older transformers has the package and not the model
             raise EngineUnavailable(
                 f"the higgs engine needs {error.name}: pip install 'streaming-server[higgs]'"
             ) from error

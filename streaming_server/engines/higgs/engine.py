@@ -208,7 +208,7 @@ class Loaded:
         transcript = voice.path.with_suffix(".txt")
         try:
             stat = voice.path.stat()
-            text = transcript.read_text(errors="replace").strip() if transcript.is_file() else ""
+            text = transcript.read_text(encoding="utf-8", errors="replace").strip() if transcript.is_file() else ""
         except OSError as error:
             raise VoiceFileMissing(voice.path.name) from error
         return KnownVoice(self._listen(voice.path, stat.st_mtime_ns, stat.st_size), text)

@@ -57,6 +57,10 @@ def draw(model: Any, inputs: dict[str, Tensor], generation: Generation, receive:
         receive(frame)
 
 
+_COLDEST = 1e-4
+"""Colder than that and the logits overflow."""
+
+
 def _config(model: Any, generation: Generation) -> Any:
     unnamed = (generation.temperature, generation.top_k) == (_USUAL.temperature, _USUAL.top_k)
     config = copy.deepcopy(model.generation_config)
@@ -66,7 +70,7 @@ def _config(model: Any, generation: Generation) -> Any:
     config.max_length = None
     config.do_sample = generation.do_sample
     if generation.do_sample:
-        config.temperature = _OWN_TEMPERATURE if unnamed else generation.temperature
+        config.temperature = _OWN_TEMPERATURE if unnamed else max(generation.temperature, _COLDEST)
         config.top_k = _OWN_TOP_K if unnamed else generation.top_k
         config.top_p = generation.top_p
     else:

@@ -6,6 +6,7 @@ One owner thread touches the model. This module does not know HTTP, the slot, or
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.owned import Device, ModelEngine, Precision
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
-from streaming_server.engines.indextts.voices import KnownVoice, Voices
+from streaming_server.engines.indextts.voices import LONGEST_S, KnownVoice, Voices
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Loaded:
         self._frontend = frontend
         self._look_ahead = look_ahead
         self._narrator = Narrator(runtime, look_ahead)
-        self._voices = Voices(runtime, voice_cache_size, decode_native)
+        self._voices = Voices(runtime, voice_cache_size, partial(decode_native, limit_s=LONGEST_S))
 
     def speak(self, request: SpeechRequest) -> Audio:
         generation = request.generation

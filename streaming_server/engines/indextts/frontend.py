@@ -56,9 +56,12 @@ def normalizer(language: SpelledOutLanguage) -> Normalizer:
 
 
 def spelled_out(text: str, language: SpelledOutLanguage) -> str:
-    """Numbers, dates and units as words."""
-    words: str = normalizer(language).normalize(text)
-    return words
+    """Numbers, dates and units as words; what the normaliser fails at stays as it is written."""
+    try:
+        return str(normalizer(language).normalize(text))
+    except Exception:  # wetext fails at blank lines, brackets, signs and more, and then at all that stands beside them
+        words = text.split()
+        return " ".join(spelled_out(word, language) for word in words) if len(words) > 1 else text
 
 
 class Frontend:

@@ -127,7 +127,7 @@ def build(
     pack(gpt)
     s2mel.estimator.to(torch.float32 if dtype == torch.float32 else torch.bfloat16)
     vocoder.to(dtype)
-    features = config["semantic_codec"]["hidden_size"]
+    features = w2vbert.model.config.hidden_size
     stats = flat.get("stats", {"mean": torch.zeros(features), "var": torch.ones(features)})
     mean, variance = (tensor_of(stats[name]).float().to(device) for name in ("mean", "var"))
     hearing = Hearing(w2vbert, campplus, mean, variance.sqrt(), mel)

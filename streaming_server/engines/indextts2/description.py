@@ -71,7 +71,7 @@ class Classifier:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # each of the libraries has errors of its own for a broken file
             raise EngineUnavailable(
                 f"{folder} holds no model that reads emotions ({error}); get it again, or remove the folder: "
                 "descriptions are then read by a list of words"

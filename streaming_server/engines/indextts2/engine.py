@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -149,8 +150,9 @@ class Loaded:
         self._pace = replace(CHUNK, look_ahead=options.look_ahead)
         self._narrator = Narrator(runtime, options.steps, self._pace)
         sentence, *_ = reader.segments(STEADYING_TEXT, runtime.gpt.shape.max_text)
-        self._voices = Voices(runtime, voice_cache_size, decode_native, options.reference_s, sentence)
-        self._feelings = Feelings(runtime, voice_cache_size, decode_native)
+        decode = partial(decode_native, limit_s=LONGEST_S)
+        self._voices = Voices(runtime, voice_cache_size, decode, options.reference_s, sentence)
+        self._feelings = Feelings(runtime, voice_cache_size, decode)
 
     def speak(self, request: SpeechRequest) -> Audio:
         generation = request.generation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_server.engines.indextts.checkpoint import TEXT_MODEL
-from streaming_server.engines.indextts.frontend import Frontend, split
+from streaming_server.engines.indextts.frontend import Frontend, spelled_out, split
 from tests.engines.indextts.parity import DATA
 
 CASES = json.loads((DATA / "segments.json").read_text(encoding="utf-8"))
@@ -75,3 +76,22 @@ def test_segments_are_ids_of_the_vocabulary(frontend: Frontend) -> None:
     assert all(len(ids) <= 20 for ids in segments)
     assert all(isinstance(token, int) and token > 2 for ids in segments for token in ids)
     assert frontend.segments("   ", 20) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello.\n\nNext paragraph.",
+        "Hello \nthere",
+        "Hello   there",
+        "Room #1",
+        "See [1].",
+        "5€",
+        "*1",
+        "[SPEAKER0] Hello",
+    ],
+)
+def test_what_the_normaliser_fails_at_stays_as_it_is_written(text: str) -> None:
+    said = spelled_out(text, "en")
+    assert all(word in said for word in re.findall("[a-z]+", text))
+    assert spelled_out("Room #1 has 2 doors.", "en").split()[-2:] == ["two", "doors."]
