@@ -99,6 +99,7 @@ class Storage:
         return len(ended)
 
     def close(self) -> None:
+        self.uploads.close()
         self.scratch.close()
         self.database.close()
 

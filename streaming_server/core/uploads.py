@@ -10,13 +10,12 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import sqlalchemy as sa
 
 from streaming_server.audio.probe import Recording, probe
@@ -70,7 +69,7 @@ class Uploads:
         self._scratch = scratch
         self._limits = limits
         # One at a time, and not in the threads that everything else needs: a file may be made to take long.
-        self._probing = anyio.CapacityLimiter(1)
+        self._probing = ThreadPoolExecutor(1, "probe")
 
     async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
         """Store a recording as it comes; the record, and whether there was one of that content already.
@@ -82,10 +81,15 @@ class Uploads:
         path = self._scratch.new()
         try:
             digest, size = await self._write(path, pieces)
-            recording = await anyio.to_thread.run_sync(probe, path, self._limits.longest_s, limiter=self._probing)
+            loop = asyncio.get_running_loop()
+            recording = await loop.run_in_executor(self._probing, probe, path, self._limits.longest_s)
             return await asyncio.to_thread(self._keep, path, digest, size, filename, recording)
         finally:
             path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait for what is being looked at, and end."""
+        self._probing.shutdown()
 
     def get(self, upload_id: str) -> Upload | None:
         """The record of an upload that is there: it has not expired, or an unfinished job needs it."""
