@@ -7,7 +7,7 @@ import pytest
 from streaming_server.core.paths import workflow_key
 from streaming_server.errors import FileOutside
 
-ROOT = Path("/srv/work")
+ROOT = Path("/srv/media")
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ ROOT = Path("/srv/work")
         ("/share/workflows/output/a.wav", "workflows/output/a.wav"),
         ("//share/a.wav", "a.wav"),
         ("/share/share/a.wav", "share/a.wav"),
-        ("/srv/work/a.wav", "a.wav"),
-        ("/srv/work/out/a.wav", "out/a.wav"),
+        ("/srv/media/a.wav", "a.wav"),
+        ("/srv/media/out/a.wav", "out/a.wav"),
         ("/share/b/../a.wav", "a.wav"),
         ("b/../a.wav", "a.wav"),
         ("share/a.wav", "share/a.wav"),
@@ -38,8 +38,8 @@ def test_what_lies_below_the_root(path: str, key: str) -> None:
     "path",
     [
         *("", ".", "/", "/share", "/share/", "/share/.", "..", "../a.wav", "a/../../b.wav", "/share/../a.wav"),
-        *("/share/../share/../a.wav", "/a.wav", "/sharex/a.wav", "/srv/a.wav", "/srv/work", "/srv/work/../a.wav"),
-        *("/srv/workx/a.wav", "a\0.wav", "a\n\x1f.wav", "\ud800.wav", "a" * 201, "语" * 67, "a/" * 512 + "b"),
+        *("/share/../share/../a.wav", "/a.wav", "/sharex/a.wav", "/srv/a.wav", "/srv/media", "/srv/media/../a.wav"),
+        *("/srv/mediax/a.wav", "a\0.wav", "a\n\x1f.wav", "\ud800.wav", "a" * 201, "语" * 67, "a/" * 512 + "b"),
         "/etc/passwd",
     ],
 )

@@ -5,6 +5,8 @@ Attribute names are the checkpoint's. This module does not know audio, languages
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ Reader = tuple[Conformer, Perceiver]
 """What reads a recording's features into a few vectors."""
 
 
-class EmotionGpt(CodeGpt):
+class EmotionGpt(CodeGpt, ABC):
     """What 2.0 and 2.5 share: an emotion vector, read from the features of a recording."""
 
     speaker_rows: int
@@ -43,19 +45,19 @@ class EmotionGpt(CodeGpt):
         vector: Tensor = self.emo_layer(self.emovec_layer(read))
         return vector
 
+    @abstractmethod
     def speaker(self, heard: Tensor) -> Tensor:
         """What 2.0 or 2.5 tells a voice by → speaker tokens ``(n, width)``.
 
         ``heard`` is w2v-BERT's features ``(T, features)`` in 2.0, CAM++'s style ``(192,)`` in 2.5.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
         """Speaker tokens ``(n, width)``, emotion ``(width,)``, ids → all inputs before START_MEL.
 
         They are ``(n + 2 + ids + 2, width)``. ``language`` is a row of 2.5's language embedding; 2.0 has none.
         """
-        raise NotImplementedError
 
 
 class Gpt20(EmotionGpt):
