@@ -20,9 +20,9 @@ import psutil
 
 from benchmarks.common import SENTENCE, first_audio_ms, percentile, running_server, table
 from benchmarks.disconnect import freed_ms
-from tests.live.gateway import free_port, gateway
-from tests.live.server import RawClient
-from tests.scale.serving import ray_serve
+from tests.support.gateway import free_port, gateway
+from tests.support.server import RawClient
+from tests.support.serving import ray_serve
 
 OPUS, PCM = "/synthesize_stream_opus", "/synthesize_stream"
 CLIENTS = 16

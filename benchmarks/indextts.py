@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
-from streaming_server.engines.indextts.gpt import Projection
-from streaming_server.engines.indextts.owned import DTYPES, choose_device
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
 from streaming_server.engines.indextts.voices import KnownVoice
+from streaming_server.engines.torch.gpt import Projection
+from streaming_server.engines.torch.model_engine import DTYPES, choose_device
 from tests.engines.indextts.tiny import SIZES
 
 REAL_SIZES = Path(__file__).parents[1] / "tests" / "data" / "indextts15" / "config_1.5.yaml"

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import sqlalchemy as sa
 
 from benchmarks.common import percentile, table
-from streaming_server.core.database import Database, jobs
-from streaming_server.core.jobs import JobState, JobStore, NewJob
-from streaming_server.core.stages import SPEECH
+from streaming_server.jobs.database import Database, jobs
+from streaming_server.jobs.inspection import SPEECH
+from streaming_server.jobs.store import JobState, JobStore, NewJob
 
 SIZES = (100, 10_000, 100_000)
 BARS_MS = {"list 50": 20.0, "claim": 5.0}

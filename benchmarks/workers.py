@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.common import percentile, table
-from tests.live.server import eventually
-from tests.scale.fleet import Fleet, fleet
-from tests.scale.services import Redis
-from tests.scale.worker import takes
+from tests.support.brokers import Redis
+from tests.support.fleet import Fleet, fleet
+from tests.support.server import eventually
+from tests.support.timed_worker import takes
 
 COUNTS = (1, 2, 4)
 

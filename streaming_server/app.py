@@ -18,34 +18,38 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from streaming_server.api import higgs, native, openai, tasks, workflows
-from streaming_server.api.docs import Docs
 from streaming_server.api.fleet import Fleet
+from streaming_server.api.higgs.routes import routes as higgs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
-from streaming_server.api.monitoring import Monitoring
-from streaming_server.api.queue import Queue
-from streaming_server.core.agent import start_agent
-from streaming_server.core.backlog import Backlog
-from streaming_server.core.buffers import ByteLimits
-from streaming_server.core.jobs import Job
-from streaming_server.core.lane import EncodeLane
-from streaming_server.core.metrics import Metrics
-from streaming_server.core.scenes import SceneLibrary
-from streaming_server.core.slot import Slot
-from streaming_server.core.speech import Resumption, SpeechService
-from streaming_server.core.storage import Storage, StorageOptions
-from streaming_server.core.stream import SpeechStats
-from streaming_server.core.uploads import UploadLimits
-from streaming_server.core.voices import VoiceLibrary
-from streaming_server.core.worker import Worker
+from streaming_server.api.native.queue import Queue
+from streaming_server.api.native.routes import routes as native
+from streaming_server.api.openai.routes import routes as openai
+from streaming_server.api.openapi import Docs
+from streaming_server.api.tasks.routes import routes as tasks
+from streaming_server.api.workflows.monitoring import Monitoring
+from streaming_server.api.workflows.routes import routes as workflows
 from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
+from streaming_server.jobs.service import Backlog
+from streaming_server.jobs.storage import Storage, StorageOptions
+from streaming_server.jobs.store import Job
+from streaming_server.jobs.uploads import UploadLimits
+from streaming_server.jobs.worker import Worker
+from streaming_server.ops.haproxy_agent import start_agent
+from streaming_server.ops.metrics import Metrics
 from streaming_server.settings import Settings
+from streaming_server.speech.buffers import ByteLimits
+from streaming_server.speech.encoder_pool import EncoderPool
+from streaming_server.speech.scenes import SceneLibrary
+from streaming_server.speech.service import Resumption, SpeechService
+from streaming_server.speech.slot import Slot
+from streaming_server.speech.stream import SpeechStats
+from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
-    from streaming_server.scale.celery import Sender
+    from streaming_server.scale.celery_worker import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -64,7 +68,7 @@ def create_service(
     return SpeechService(
         engine or create_engine(engine_options(settings)),
         Slot(settings.max_queue, settings.queue_timeout_s, live_first=settings.live_first),
-        EncodeLane(settings.encode_threads),
+        EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
         observe,
@@ -232,7 +236,7 @@ def _queue(slot: Slot) -> Mapping[str, float]:
 
 def _sender(settings: Settings) -> Sender:
     try:
-        from streaming_server.scale.celery import Sender
+        from streaming_server.scale.celery_worker import Sender
     except ModuleNotFoundError as error:
         raise StorageUnavailable(
             f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"

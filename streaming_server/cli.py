@@ -21,12 +21,12 @@ from tqdm import tqdm
 from streaming_server import __version__, client, logs
 from streaming_server.app import create_service, create_storage, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
-from streaming_server.core.storage import Storage
-from streaming_server.core.voices import VoiceLibrary
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.engines.base import create_engine
 from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
+from streaming_server.jobs.storage import Storage
 from streaming_server.settings import Settings
+from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.text import estimated_duration_s, forbidden_character
 
 CALIBRATION_TEXT = (
@@ -188,7 +188,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     if not settings.celery_broker_url:
         raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server itself does the tasks")
     try:
-        from streaming_server.scale.celery import run_worker
+        from streaming_server.scale.celery_worker import run_worker
     except ModuleNotFoundError as error:
         raise StorageUnavailable(f"a worker needs {error.name}: pip install 'streaming-server[celery]'") from error
     sys.setswitchinterval(0.0005)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ("tests.services", "tests.scale.services")
+pytest_plugins = ("tests.support.postgres", "tests.support.brokers")
 
 
 @pytest.fixture

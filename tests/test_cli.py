@@ -9,10 +9,10 @@ import pytest
 
 from streaming_server import __version__
 from streaming_server.audio.decode import decode_native
-from streaming_server.core.jobs import NewJob
-from streaming_server.core.stages import SPEECH
 from streaming_server.errors import LeaseLost
-from tests.services import files_below, opened_storage
+from streaming_server.jobs.inspection import SPEECH
+from streaming_server.jobs.store import NewJob
+from tests.support.postgres import files_below, opened_storage
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streaming_server.audio.decode import decode_native
-from tests.live.process import ServerProcess, server_process
+from tests.support.process import ServerProcess, server_process
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")

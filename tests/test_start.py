@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.process import server_process
+from tests.support.process import server_process
 
 ROOT = Path(__file__).parent.parent
 PYTHON = """#!/bin/sh

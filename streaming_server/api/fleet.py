@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import httpx
 from pydantic import TypeAdapter
 
-from streaming_server.api.native_operations import Health
-from streaming_server.api.queue_operations import FleetServer, FleetStatus, QueueEvent
+from streaming_server.api.native.queue_schemas import FleetServer, FleetStatus, QueueEvent
+from streaming_server.api.native.schemas import Health
 from streaming_server.environment import InvalidSetting
 
 _PATIENCE_S = 2.0

@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from streaming_server.api.http import MAX_BODY_BYTES
 from streaming_server.api.multipart import PartHead, events
-from streaming_server.core.files import full_disk
 from streaming_server.errors import InvalidRequest, UploadTooLarge
+from streaming_server.jobs.file_store import full_disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
-from streaming_server.core.metrics import MEDIA_TYPE, Metrics
+from streaming_server.ops.metrics import MEDIA_TYPE, Metrics
 
 _TAG = Tag("Metrics", "What the server counts.")
 _METRICS = Operation("All counters", [Answer("Prometheus' text form.", None, ["text/plain"])])

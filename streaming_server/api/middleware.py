@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming_server.api.http import ErrorShapes, error_response
-from streaming_server.core.metrics import Metrics
 from streaming_server.errors import ShuttingDown, Unauthorized
 from streaming_server.logs import request_id
+from streaming_server.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -18,10 +18,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from streaming_server.api.http import RangeNotSatisfiable
 from streaming_server.audio.encoders import AudioEncoder, PcmEncoder, wav_header
-from streaming_server.core.speech import SpeechService
-from streaming_server.core.stream import SpeechStream
 from streaming_server.domain import SpeechRequest
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError, StreamNotFound
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.stream import SpeechStream
 
 log = logging.getLogger(__name__)
 

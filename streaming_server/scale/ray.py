@@ -17,9 +17,9 @@ from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
-from streaming_server.core.speech import EngineState, SpeechService
 from streaming_server.errors import EngineNotReady
 from streaming_server.settings import Settings
+from streaming_server.speech.service import EngineState, SpeechService
 
 _MOST_ONGOING = 8
 """One is spoken, the next few must be at hand; the rest wait where a new replica can still take them."""

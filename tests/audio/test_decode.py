@@ -11,7 +11,7 @@ from streaming_server.audio.encoders import wav_header
 from streaming_server.audio.pcm import to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
-from tests.fakes import tone
+from tests.support.fakes import tone
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "m4a", "ogg", "opus"])

@@ -15,7 +15,7 @@ from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEnc
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import IntSamples
 from tests.audio.test_ogg import pages_of
-from tests.fakes import tone
+from tests.support.fakes import tone
 
 
 def speechlike(samples: int, rate_hz: int = 24000) -> IntSamples:

@@ -18,8 +18,8 @@ from streaming_server.audio.containers import AAC_BITRATE_BPS, MP3_BITRATE_BPS, 
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, AudioEncoder, PcmEncoder
 from streaming_server.audio.pcm import Resampler, to_float32
 from streaming_server.domain import IntSamples
-from tests.decoders import decodable_s, ffmpeg_decode, ffprobe
-from tests.ear import STRINGS, agreement, recognise_digits, say, say_digits
+from tests.support.decoders import decodable_s, ffmpeg_decode, ffprobe
+from tests.support.ear import STRINGS, agreement, recognise_digits, say, say_digits
 
 RATES_HZ = (16000, 22050, 24000, 44100, 48000)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_server.audio.pcm import Resampler, to_float32, to_int16
-from tests.fakes import tone
+from tests.support.fakes import tone
 
 
 def test_every_16_bit_value_survives_the_way_through_float() -> None:

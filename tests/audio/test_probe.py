@@ -10,7 +10,7 @@ import pytest
 
 from streaming_server.audio.probe import probe
 from streaming_server.errors import RecordingRefused
-from tests.recordings import SUFFIXES, cut, made
+from tests.support.recordings import SUFFIXES, cut, made
 
 LONGEST_S = 20.0
 

@@ -15,8 +15,8 @@ from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.audio.stretch import TimeStretch, stretched
 from streaming_server.domain import IntSamples
 from streaming_server.engines.espeak.library import Timbre
-from tests.decoders import ffmpeg_decode
-from tests.ear import STRINGS, agreement, recognise_digits, say, say_digits
+from tests.support.decoders import ffmpeg_decode
+from tests.support.ear import STRINGS, agreement, recognise_digits, say, say_digits
 
 SPEEDS = (0.25, 0.3, 0.5, 0.8, 0.99, 1.25, 2.0, 3.0, 4.0)
 

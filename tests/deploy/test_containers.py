@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from streaming_server.settings import Settings
-from tests.live.process import ServerProcess, server_process
+from tests.support.process import ServerProcess, server_process
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

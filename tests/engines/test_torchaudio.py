@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 USE = (
-    "from streaming_server.engines.torchaudio import settle_torchaudio as settle; settle(); settle(); "
+    "from streaming_server.engines.torch.torchaudio import settle_torchaudio as settle; settle(); settle(); "
     "from transformers import Wav2Vec2BertModel; import sys; "
     "print(getattr(sys.modules.get('torchaudio'), 'whose', 'none of ours'))"
 )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import tone
-from tests.live.server import LiveServer, running, speaking
+from tests.support.fakes import tone
+from tests.support.server import LiveServer, running, speaking
 
 STREAMS = ["/synthesize_stream", "/synthesize_stream_opus"]
 EVERY_FIELD = ["/synthesize", *STREAMS]

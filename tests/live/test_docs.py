@@ -18,15 +18,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from streaming_server.api.docs import document
 from streaming_server.api.http import Body, ErrorShape, ErrorShapes
 from streaming_server.api.middleware import ApiKeys
-from streaming_server.api.native import ERRORS
+from streaming_server.api.native.routes import ERRORS
+from streaming_server.api.openapi import document
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
 from streaming_server.app import create_app
 from streaming_server.settings import Settings
-from tests.fakes import FakeEngine, tone
-from tests.live.server import RECORDINGS, LiveServer, eventually, running, speaking
+from tests.support.fakes import FakeEngine, tone
+from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
 
 DATA = TemporaryDirectory()
 APP = create_app(Settings(reference_audio_dir=RECORDINGS, data_dir=Path(DATA.name)), engine=FakeEngine())

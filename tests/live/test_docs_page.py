@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.fakes import FakeEngine, tone
-from tests.live.server import RECORDINGS, LiveServer, running, speaking
+from tests.support.fakes import FakeEngine, tone
+from tests.support.server import RECORDINGS, LiveServer, running, speaking
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from streaming_server.api.operations import ApiRoute
-from streaming_server.core.speech import EngineState
 from streaming_server.domain import SpeechRequest
-from tests.fakes import FakeEngine, Step, tone
-from tests.live.gateway import Gateway, free_port, gateway
-from tests.live.process import server_process
-from tests.live.server import LiveServer, RawClient, by_text, eventually, running
+from streaming_server.speech.service import EngineState
+from tests.support.fakes import FakeEngine, Step, tone
+from tests.support.gateway import Gateway, free_port, gateway
+from tests.support.process import server_process
+from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
 SCRIPTS: dict[str, list[Step]] = {

@@ -21,9 +21,9 @@ from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import FloatSamples
 from streaming_server.engines.espeak.voices import PRESETS
-from tests.ear import DIGITS, STRINGS, agreement, recognise_digits
-from tests.fakes import tone
-from tests.live.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
+from tests.support.ear import DIGITS, STRINGS, agreement, recognise_digits
+from tests.support.fakes import tone
+from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GENERATE, STREAM, UPLOAD = "/generate", "/generate-stream", "/generate-upload"

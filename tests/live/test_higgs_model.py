@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from tests.engines.higgs.tiny import make_checkpoint
-from tests.live.browser import chromium
-from tests.live.process import ROOT, ServerProcess, server_process
-from tests.live.server import eventually
+from tests.support.browser import chromium
+from tests.support.process import ROOT, ServerProcess, server_process
+from tests.support.server import eventually
 
 FEATURES = ["单说话人音频生成", "多说话人音频生成", "语音克隆", "智能语音", "场景描述", "流式生成"]
 SHORT = {"max_new_tokens": 40, "seed": 3}

@@ -16,8 +16,8 @@ import pytest
 
 from streaming_server.audio.decode import decode_native
 from tests.engines.indextts2.tiny import make_checkpoint
-from tests.live.process import ServerProcess, server_process
-from tests.live.server import eventually
+from tests.support.process import ServerProcess, server_process
+from tests.support.server import eventually
 
 TEXT = "你好，世界。Hello world, this is a test. 今天天气很好，我们去公园。"
 RATE_HZ = 22_050

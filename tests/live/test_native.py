@@ -16,10 +16,10 @@ import pytest
 
 from streaming_server import __version__
 from streaming_server.audio.pcm import to_int16
-from streaming_server.core.slot import Slot
 from streaming_server.domain import Generation, Granularity, IntSamples
-from tests.fakes import tone
-from tests.live.server import RECORDINGS, LiveServer, eventually, running, speaking
+from streaming_server.speech.slot import Slot
+from tests.support.fakes import tone
+from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
 
 AUDIO = tone(1.0)
 

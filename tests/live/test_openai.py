@@ -20,9 +20,9 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Emotion, FloatSamples
-from tests.ear import STRINGS, agreement, recognise_digits
-from tests.fakes import tone
-from tests.live.server import LiveServer, RawClient, running, speaking
+from tests.support.ear import STRINGS, agreement, recognise_digits
+from tests.support.fakes import tone
+from tests.support.server import LiveServer, RawClient, running, speaking
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MEDIA_TYPES = {

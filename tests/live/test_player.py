@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, expect
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import FloatSamples
-from tests.fakes import RATE_HZ, Step, tone
-from tests.live.browser import LAN_HOST, Player, chromium, player
-from tests.live.proxy import cutting_proxy
-from tests.live.server import LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.browser import LAN_HOST, Player, chromium, player
+from tests.support.fakes import RATE_HZ, Step, tone
+from tests.support.proxy import cutting_proxy
+from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
 FIRST_SOUND_MS = 150
 MANY = [tone(0.3, frequency) for frequency in range(200, 600, 40)]

@@ -20,8 +20,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.live.process import ServerProcess, server_process
-from tests.live.server import RawClient, eventually
+from tests.support.process import ServerProcess, server_process
+from tests.support.server import RawClient, eventually
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. 今天天气很好。"
 

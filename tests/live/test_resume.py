@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_server.audio.pcm import to_int16
-from tests.fakes import tone
-from tests.live.server import LiveServer, RawClient, eventually, running, speaking
+from tests.support.fakes import tone
+from tests.support.server import LiveServer, RawClient, eventually, running, speaking
 
 OPUS, PCM = "/synthesize_stream_opus", "/synthesize_stream"
 

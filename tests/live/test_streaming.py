@@ -12,8 +12,8 @@ import pytest
 
 from streaming_server.audio.pcm import to_int16
 from streaming_server.errors import EngineFailed
-from tests.fakes import FakeEngine, tone
-from tests.live.server import LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.fakes import FakeEngine, tone
+from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
 

@@ -17,12 +17,12 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from streaming_server.core import runner
 from streaming_server.domain import Emotion, SpeechRequest
-from tests.fakes import FakeEngine, Step, tone
-from tests.live.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
-from tests.recordings import made
-from tests.services import PostgreSQL, files_below
+from streaming_server.jobs import runner
+from tests.support.fakes import FakeEngine, Step, tone
+from tests.support.postgres import PostgreSQL, files_below
+from tests.support.recordings import made
+from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
 
 VOICE = (RECORDINGS / "voice_05.wav").read_bytes()
 VOICE_ID = hashlib.sha256(VOICE).hexdigest()

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fakes import FakeEngine
-from tests.live.server import RECORDINGS, LiveServer, eventually, running
-from tests.recordings import SUFFIXES, cut, made
-from tests.services import PostgreSQL, files_below
+from tests.support.fakes import FakeEngine
+from tests.support.postgres import PostgreSQL, files_below
+from tests.support.recordings import SUFFIXES, cut, made
+from tests.support.server import RECORDINGS, LiveServer, eventually, running
 
 VOICE = (RECORDINGS / "voice_01.wav").read_bytes()
 SECRET = "the-secret-of-another-folder"

@@ -24,9 +24,9 @@ import numpy as np
 import pytest
 import requests
 
-from tests.live.process import ROOT, ServerProcess, server_process
-from tests.live.server import eventually
-from tests.services import PostgreSQL, files_below
+from tests.support.postgres import PostgreSQL, files_below
+from tests.support.process import ROOT, ServerProcess, server_process
+from tests.support.server import eventually
 
 SERVE = (sys.executable, "-m", "streaming_server.cli", "serve", "--engine", "espeak")
 SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "

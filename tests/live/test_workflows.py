@@ -18,9 +18,9 @@ import pytest
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Emotion
 from streaming_server.errors import EngineFailed
-from tests.fakes import FakeEngine, tone
-from tests.live.process import server_process
-from tests.live.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.fakes import FakeEngine, tone
+from tests.support.process import server_process
+from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
 INFO, PRESETS = "indextts.get_model_info", "indextts.list_voice_presets"

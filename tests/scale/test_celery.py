@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from streaming_server.audio.decode import decode_native
-from tests.live.process import ROOT
-from tests.live.server import eventually
-from tests.scale.fleet import CLI, Fleet, fleet, speech
-from tests.scale.services import Broker, RabbitMQ, Redis, Service
-from tests.scale.worker import takes
+from tests.support.brokers import Broker, RabbitMQ, Redis, Service
+from tests.support.fleet import CLI, Fleet, fleet, speech
+from tests.support.process import ROOT
+from tests.support.server import eventually
+from tests.support.timed_worker import takes
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
 INFO, PRESETS = "indextts.get_model_info", "indextts.list_voice_presets"
@@ -68,7 +68,7 @@ class Pair:
     def pipeline(self, *chains: list[tuple[str, list[Any]]]) -> list[dict[str, Any]]:
         """What another program hears of its chains."""
         done = subprocess.run(
-            [sys.executable, "-m", "tests.scale.pipeline", self.broker_url],
+            [sys.executable, "-m", "tests.support.pipeline", self.broker_url],
             input="".join(json.dumps(chain) + "\n" for chain in chains),
             cwd=ROOT,
             capture_output=True,
@@ -289,7 +289,7 @@ def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker
 def begin_pipeline(broker_url: str, chain: list[tuple[str, list[Any]]]) -> subprocess.Popen[str]:
     """Another program at its chain; it writes down what came of it."""
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.scale.pipeline", broker_url],
+        [sys.executable, "-m", "tests.support.pipeline", broker_url],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.live.server import RawClient, eventually
-from tests.scale.serving import RayServe, ray_serve
+from tests.support.server import RawClient, eventually
+from tests.support.serving import RayServe, ray_serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PCM = "/synthesize_stream"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 
-from streaming_server.engines.torchaudio import settle_torchaudio
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
 settle_torchaudio()

@@ -15,13 +15,13 @@ import torch
 import yaml
 from torch import nn
 
-from streaming_server.engines.indextts.conditioning import Conformer, Perceiver
 from streaming_server.engines.indextts.frontend import Frontend
-from streaming_server.engines.indextts.gpt import Gpt, GptShape, Projection
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
-from streaming_server.engines.indextts.vocoder import GeneratorShape, Vocoder
-from streaming_server.engines.indextts.weights import (
+from streaming_server.engines.torch.conditioning import Conformer, Perceiver
+from streaming_server.engines.torch.gpt import Gpt, GptShape, Projection
+from streaming_server.engines.torch.vocoder import GeneratorShape, Vocoder
+from streaming_server.engines.torch.weights import (
     Misfit,
     Shapes,
     State,

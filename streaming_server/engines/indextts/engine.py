@@ -17,10 +17,10 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
-from streaming_server.engines.indextts.owned import Device, ModelEngine, Precision
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import LONGEST_S, KnownVoice, Voices
+from streaming_server.engines.torch.model_engine import Device, ModelEngine, Precision
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)

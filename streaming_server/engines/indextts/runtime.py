@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.indextts import features
-from streaming_server.engines.indextts.arrays import Array, take
-from streaming_server.engines.indextts.codes import CodesAndLatents, CodeWriter, DecodedBatch
-from streaming_server.engines.indextts.decoding import PositionRule
-from streaming_server.engines.indextts.gpt import Gpt
-from streaming_server.engines.indextts.sampling import Sampling
-from streaming_server.engines.indextts.vocoder import ChunkedVocoder, Vocoder, Windows
+from streaming_server.engines.torch.arrays import Array, take
+from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch
+from streaming_server.engines.torch.decoding import PositionRule
+from streaming_server.engines.torch.gpt import Gpt
+from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.vocoder import ChunkedVocoder, Vocoder, Windows
 
 CPU = torch.device("cpu")
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from streaming_server.domain import FloatSamples, Generation
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.sampling import Sampling
 from streaming_server.engines.indextts.voices import KnownVoice
+from streaming_server.engines.torch.sampling import Sampling
 
 CHUNKS = (4, 8, 16, 32)
 """Codes of a segment's first chunks; the last size is that of all that follow. Early sound, then few launches."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streaming_server.engines.indextts.arrays import Array, take
-from streaming_server.engines.indextts.vocoder import Generator, Windows
 from streaming_server.engines.indextts2.codec import Codec, EnhancedCodec, RepCodec
 from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.indextts2.regulator import LengthRegulator
 from streaming_server.engines.indextts2.wavenet import mirrored
+from streaming_server.engines.torch.arrays import Array, take
+from streaming_server.engines.torch.vocoder import Generator, Windows
 
 SAMPLE_RATE_HZ = 22_050
 FRAMES_PER_CONTENT = 1.72

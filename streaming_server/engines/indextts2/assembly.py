@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from streaming_server.engines.indextts.checkpoint import CONFIG, Config
-from streaming_server.engines.indextts.vocoder import Generator, GeneratorShape
-from streaming_server.engines.indextts.weights import Shapes, State
 from streaming_server.engines.indextts2.acoustics import S2Mel
 from streaming_server.engines.indextts2.codec import Codec, CodecShape, EnhancedCodec, RepCodec
 from streaming_server.engines.indextts2.dit import Estimator, EstimatorShape
 from streaming_server.engines.indextts2.regulator import LengthRegulator
+from streaming_server.engines.torch.vocoder import Generator, GeneratorShape
+from streaming_server.engines.torch.weights import Shapes, State
 from streaming_server.errors import EngineUnavailable
 
 REQUIRED_SETTINGS: Mapping[tuple[str, ...], object] = {

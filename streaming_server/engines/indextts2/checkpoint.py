@@ -14,16 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.arrays import tensor_of
 from streaming_server.engines.indextts.checkpoint import CONFIG, Config, assemble_reader, gpt_shape, pack
-from streaming_server.engines.indextts.weights import (
-    Shapes,
-    State,
-    fold_snakes,
-    fold_weight_norm,
-    load,
-    refused,
-)
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.assembly import assemble_acoustics, unneeded
 from streaming_server.engines.indextts2.campplus import CampPlus, StyleShape
@@ -33,6 +24,15 @@ from streaming_server.engines.indextts2.gpt import EmotionGpt, Gpt20, Gpt25
 from streaming_server.engines.indextts2.languages import COMMON
 from streaming_server.engines.indextts2.runtime import Hearing, Runtime
 from streaming_server.engines.indextts2.w2vbert import W2vBert
+from streaming_server.engines.torch.arrays import tensor_of
+from streaming_server.engines.torch.weights import (
+    Shapes,
+    State,
+    fold_snakes,
+    fold_weight_norm,
+    load,
+    refused,
+)
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from itertools import chain, count, repeat
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.arrays import Array, take
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.flow import Noise, Reference
+from streaming_server.engines.torch.arrays import Array, take
 
 FADE = 8
 """Frames over which a chunk takes over from what the chunk before it expected: 93 ms."""

@@ -19,7 +19,7 @@ import torch
 from streaming_server.domain import EMOTIONS, EmotionVector
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.indextts2.emotion import of_scores
-from streaming_server.engines.torchaudio import settle_torchaudio
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)

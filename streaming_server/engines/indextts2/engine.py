@@ -19,7 +19,6 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Emotion, FloatSamples, Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo, IndexTTS2Options
 from streaming_server.engines.indextts.checkpoint import CONFIG
-from streaming_server.engines.indextts.owned import Device, ModelEngine, Precision
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.indextts2.calibration import Way, calibrate, recommended
 from streaming_server.engines.indextts2.chunks import CHUNK, Pace
@@ -33,6 +32,7 @@ from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import LONGEST_S, Feelings, KnownVoice, Voices
+from streaming_server.engines.torch.model_engine import Device, ModelEngine, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)

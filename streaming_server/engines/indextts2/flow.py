@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.graphs import Graphs
 from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
 from streaming_server.engines.indextts2.wavenet import mirrored
+from streaming_server.engines.torch.graphs import Graphs
 
 GUIDANCE = 0.7
 """How far to go beyond the told direction, away from the one of a network that is told nothing."""

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from streaming_server.engines.indextts.checkpoint import Config, read_config, require_sections
-from streaming_server.engines.indextts.weights import Misfit, read_content, refused
 from streaming_server.engines.indextts2.checkpoint import HOW_TO_GET_IT, build, version_of
 from streaming_server.engines.indextts2.reading import LanguageReader, PlainReader, Reader
 from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.torch.weights import Misfit, read_content, refused
 from streaming_server.errors import EngineUnavailable
 
 CACHE = "hf_cache"

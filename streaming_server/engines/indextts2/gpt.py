@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from streaming_server.engines.indextts.conditioning import Conformer, Perceiver
-from streaming_server.engines.indextts.gpt import CodeGpt, GptShape
+from streaming_server.engines.torch.conditioning import Conformer, Perceiver
+from streaming_server.engines.torch.gpt import CodeGpt, GptShape
 
 SPEEDS = 2
 """Rows of 2.0's speed embedding. Both always stand in the prefix, the second first."""

@@ -13,10 +13,6 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.indextts import features as common
-from streaming_server.engines.indextts.arrays import Array, take
-from streaming_server.engines.indextts.codes import CodesAndLatents, CodeWriter, DecodedBatch
-from streaming_server.engines.indextts.decoding import PositionRule
-from streaming_server.engines.indextts.sampling import Sampling
 from streaming_server.engines.indextts2 import features
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.campplus import CampPlus
@@ -25,6 +21,10 @@ from streaming_server.engines.indextts2.features import MelShape
 from streaming_server.engines.indextts2.gpt import EmotionGpt
 from streaming_server.engines.indextts2.stages import AcousticStages
 from streaming_server.engines.indextts2.w2vbert import W2vBert
+from streaming_server.engines.torch.arrays import Array, take
+from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch
+from streaming_server.engines.torch.decoding import PositionRule
+from streaming_server.engines.torch.sampling import Sampling
 
 CPU = torch.device("cpu")
 

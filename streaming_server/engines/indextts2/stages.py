@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.arrays import Array, take
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.flow import Reference
+from streaming_server.engines.torch.arrays import Array, take
 
 
 class AcousticStages:

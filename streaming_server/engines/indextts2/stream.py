@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import Generation
-from streaming_server.engines.indextts.codes import DecodedBatch
 from streaming_server.engines.indextts.stream import Audio, VocoderThread, generators, sampling_of, slope
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
@@ -21,6 +20,7 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.engines.indextts2.voices import KnownVoice
+from streaming_server.engines.torch.codes import DecodedBatch
 
 PAUSE_S = 0.2
 """Silence between two segments, as in the public program."""

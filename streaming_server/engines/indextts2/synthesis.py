@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.arrays import Array
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import MelChunk, MelStream, Pace
+from streaming_server.engines.torch.arrays import Array
 
 
 class Synthesis:

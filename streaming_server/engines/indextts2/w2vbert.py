@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from streaming_server.engines.torchaudio import settle_torchaudio
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 
 LAYERS = 17
 """The layer whose output IndexTTS 2 reads; those behind it are neither loaded nor run."""

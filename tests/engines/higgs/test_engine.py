@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from streaming_server.audio.decode import decode_mono
-from streaming_server.core.dialogue import Cutting, script_of
 from streaming_server.domain import Emotion, FloatSamples, Generation, SpeechRequest, Voice
 from streaming_server.engines.base import EngineOptions, create_engine
 from streaming_server.engines.higgs import engine as higgs
@@ -25,6 +24,7 @@ from streaming_server.engines.higgs.codes import Undelayed
 from streaming_server.engines.higgs.engine import HiggsEngine
 from streaming_server.engines.higgs.prompt import PromptWriter
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+from streaming_server.speech.dialogue import Cutting, script_of
 
 ROOT = Path(__file__).parents[3]
 BELINDA = Voice("belinda", ROOT / "examples" / "voice_prompts" / "belinda.wav")

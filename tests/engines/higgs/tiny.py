@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from streaming_server.engines.torchaudio import settle_torchaudio
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 
 settle_torchaudio()
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from streaming_server.engines.indextts.checkpoint import build
-from streaming_server.engines.indextts.decoding import PositionRule
 from streaming_server.engines.indextts.runtime import Runtime
+from streaming_server.engines.torch.decoding import PositionRule
 from tests.engines.indextts.weights import state
 
 DATA = Path(__file__).parents[2] / "data" / "indextts15"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from streaming_server.engines.indextts import decoding
-from streaming_server.engines.indextts.beams import Sentence
-from streaming_server.engines.indextts.decoding import Decoder
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.indextts.sampling import Sampling, Warp
+from streaming_server.engines.torch import decoding
+from streaming_server.engines.torch.beams import Sentence
+from streaming_server.engines.torch.decoding import Decoder
+from streaming_server.engines.torch.sampling import Sampling, Warp
 from tests.engines.indextts import parity
 
 TEXTS = [[5, 9, 30, 7], [44, 3], [8, 8, 61, 100, 23, 4, 19, 2, 70], [90]]

@@ -19,11 +19,11 @@ from streaming_server.domain import FloatSamples, Generation, Granularity, Speec
 from streaming_server.engines.base import Engine
 from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
-from streaming_server.engines.indextts.decoding import Decoder
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.stream import Narrator, SegmentAudio, without_long_silence
 from streaming_server.engines.indextts.voices import KnownVoice, Voices
+from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 
 TEXT = "你好, 世界. Hello world! 今天天气很好。"

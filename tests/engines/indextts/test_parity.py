@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from streaming_server.engines.indextts import decoding, features, vocoder
-from streaming_server.engines.indextts.decoding import Decoder
+from streaming_server.engines.indextts import features
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.indextts.sampling import Sampling
+from streaming_server.engines.torch import decoding, vocoder
+from streaming_server.engines.torch.decoding import Decoder
+from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts import parity
 
 

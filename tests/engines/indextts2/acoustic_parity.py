@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from streaming_server.engines.indextts.weights import fold_snakes, fold_weight_norm, load
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.assembly import assemble_acoustics, unneeded
 from streaming_server.engines.indextts2.flow import Reference
+from streaming_server.engines.torch.weights import fold_snakes, fold_weight_norm, load
 from tests.engines.indextts import parity as parity15
 from tests.engines.indextts.weights import state
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from streaming_server.engines.indextts.weights import Misfit, load
 from streaming_server.engines.indextts2 import acoustics as stages
 from streaming_server.engines.indextts2 import codec, dit, flow, regulator, wavenet
 from streaming_server.engines.indextts2.acoustics import Acoustics
@@ -21,6 +20,7 @@ from streaming_server.engines.indextts2.assembly import assemble_acoustics, unne
 from streaming_server.engines.indextts2.chunks import SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Noise, Reference
 from streaming_server.engines.indextts2.synthesis import Synthesis
+from streaming_server.engines.torch.weights import Misfit, load
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from streaming_server.domain import EMOTIONS
 from streaming_server.engines.indextts2.description import Classifier, Words, describer, scores_of
 from streaming_server.engines.indextts2.emotion import EmotionMatrix, capped, weakened
-from streaming_server.engines.torchaudio import settle_torchaudio
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
 CPU = torch.device("cpu")

@@ -18,7 +18,6 @@ import torch
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Emotion, FloatSamples, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.engines.base import IndexTTS2Options
-from streaming_server.engines.indextts.owned import ModelEngine
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
@@ -28,6 +27,7 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Narrator
 from streaming_server.engines.indextts2.voices import Voices
+from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.engines.indextts.test_engine import counted, spoken, write_voice
 

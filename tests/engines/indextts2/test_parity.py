@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streaming_server.engines.indextts import decoding
 from streaming_server.engines.indextts2 import campplus, features
 from streaming_server.engines.indextts2.gpt import Gpt20
 from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.torch import decoding
 from tests.engines.indextts2 import parity
 from tests.engines.indextts2.parity import Check
 

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from streaming_server.engines.indextts.vocoder import Generator, GeneratorShape
 from streaming_server.engines.indextts2 import chunks
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelChunk, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Flow, Noise, Reference
 from streaming_server.engines.indextts2.synthesis import Synthesis, record
+from streaming_server.engines.torch.vocoder import Generator, GeneratorShape
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity
 

@@ -19,13 +19,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streaming_server.engines.indextts.weights import Shapes
 from streaming_server.engines.indextts2.assembly import assemble_acoustics
 from streaming_server.engines.indextts2.campplus import CampPlus, StyleShape
 from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.folder import BPE, CACHE, TIKTOKEN
 from streaming_server.engines.indextts2.vocabulary import SPECIAL_NAMES
 from streaming_server.engines.indextts2.w2vbert import W2vBert
+from streaming_server.engines.torch.weights import Shapes
 from tests.engines.indextts.tiny import VOCABULARY, make_it_stop, train_vocabulary
 from tests.engines.indextts.weights import state, weight
 from tests.engines.indextts2.acoustic_parity import shapes as published_shapes

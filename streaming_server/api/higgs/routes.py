@@ -1,0 +1,304 @@
+"""The HiggsAudio dialect: ``/info``, ``/voices``, ``/scenes`` and ``/generate*``, on whatever engine is loaded.
+
+Knows its own paths, fields and error shape; what a request does is the core's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
+
+from streaming_server.api.forms import read_form
+from streaming_server.api.higgs.routes import schemas as operations
+from streaming_server.api.higgs.schemas import (
+    DONE_MESSAGE,
+    FEATURES,
+    OWN_FEATURES,
+    TAG,
+    GenerateBody,
+    HiggsError,
+    Info,
+    PromptVoices,
+    Scenes,
+    UploadBody,
+)
+from streaming_server.api.http import ErrorShape, check_text, parse_body, validated
+from streaming_server.api.operations import ApiRoute
+from streaming_server.api.responses import Connection, SpeechResponse
+from streaming_server.audio.decode import decode_native
+from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
+from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.errors import (
+    AudioTooLarge,
+    InvalidRequest,
+    ReaderTooSlow,
+    SpeechServerError,
+    VoiceUnknown,
+    VoiceUnreadable,
+)
+from streaming_server.jobs.scratch import Scratch
+from streaming_server.logs import request_id
+from streaming_server.settings import Settings
+from streaming_server.speech.dialogue import Cutting, is_dialogue, script_of
+from streaming_server.speech.scenes import SceneLibrary
+from streaming_server.speech.service import EngineState, SpeechService
+from streaming_server.speech.stream import SpeechStream
+from streaming_server.speech.voices import VoiceLibrary
+from streaming_server.text import estimated_duration_s
+
+log = logging.getLogger(__name__)
+_FILE = "ref_audio_file"
+_SHORTEST_S = 0.25
+_LISTENED_S = 30.0
+"""Of an uploaded recording, to find out whether it is one."""
+
+
+def error_body(status: int, message: str, error: SpeechServerError | None) -> HiggsError:
+    """This dialect's shape."""
+    return {"success": False, "message": message}
+
+
+ERRORS = ErrorShape(error_body, HiggsError, invalid_status=422)
+SHAPES: Mapping[str, ErrorShape] = dict.fromkeys(("/info", "/voices", "/scenes", "/generate*"), ERRORS)
+
+
+@dataclass(frozen=True, slots=True)
+class HiggsDialect:
+    """The routes over one service."""
+
+    service: SpeechService
+    prompts: VoiceLibrary
+    """Voices of this dialect alone, listed first."""
+    voices: VoiceLibrary
+    scenes: SceneLibrary
+    scratch: Scratch
+    settings: Settings
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            ApiRoute("/info", self.info, TAG, operations.INFO),
+            ApiRoute("/voices", self.list_voices, TAG, operations.VOICES),
+            ApiRoute("/scenes", self.list_scenes, TAG, operations.SCENES),
+            ApiRoute("/generate", self.generate, TAG, operations.GENERATE, methods=["POST"]),
+            ApiRoute("/generate-stream", self.generate_stream, TAG, operations.GENERATE_STREAM, methods=["POST"]),
+            ApiRoute("/generate-upload", self.generate_upload, TAG, operations.GENERATE_UPLOAD, methods=["POST"]),
+        ]
+
+    async def info(self, request: Request) -> Response:
+        info = self.service.engine.info
+        body: Info = {
+            "model_name": info.model_dir or info.name,
+            "device": info.device,
+            "is_loaded": self.service.state is EngineState.READY,
+            "max_new_tokens": self.settings.max_new_tokens,
+            "supported_features": [
+                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or info.capabilities.get(name)
+            ],
+        }
+        return JSONResponse(body)
+
+    async def list_voices(self, request: Request) -> Response:
+        voices = self._all_voices()
+        body: PromptVoices = {
+            "voices": [
+                {"name": voice.name, "file": voice.path.as_posix(), "type": voice.path.suffix[1:].lower()}
+                for voice in voices
+            ],
+            "count": len(voices),
+        }
+        return JSONResponse(body)
+
+    async def list_scenes(self, request: Request) -> Response:
+        scenes = self.scenes.list()
+        body: Scenes = {
+            "scenes": [{"name": scene.name, "content": scene.text, "file": scene.path.as_posix()} for scene in scenes],
+            "count": len(scenes),
+        }
+        return JSONResponse(body)
+
+    async def generate(self, request: Request) -> WholeResponse:
+        return WholeResponse(self, await self._speech(await parse_body(request, GenerateBody)))
+
+    async def generate_stream(self, request: Request) -> EventResponse:
+        return EventResponse(self, await self._speech(await parse_body(request, GenerateBody)))
+
+    async def generate_upload(self, request: Request) -> WholeResponse:
+        path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
+        async with AsyncExitStack() as files:
+            form = await files.enter_async_context(read_form(request, _FILE, path, limit))
+            given = validated(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
+            uploaded = None
+            if form.file is not None:
+                uploaded = Voice("upload", form.file)
+                try:
+                    samples, rate_hz = await anyio.to_thread.run_sync(decode_native, form.file, _LISTENED_S)
+                except VoiceUnreadable:
+                    raise InvalidRequest(f"{_FILE} is no recording that can be decoded", _FILE) from None
+                if samples.size < _SHORTEST_S * rate_hz:
+                    raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
+            speech = await self._speech(GenerateBody(**given), uploaded)
+            return WholeResponse(self, speech, files.pop_all())
+        raise AssertionError("unreachable")
+
+    async def _speech(self, body: GenerateBody, uploaded: Voice | None = None) -> SpeechRequest:
+        """The request of a body.
+
+        Raises:
+            HTTPException: 404 for a voice or a scene that there is not.
+            InvalidRequest: a text that cannot be spoken, or that its voices are too few or too many for.
+        """
+        text = check_text(body.text, self.settings.max_text_characters)
+        given = [uploaded] if uploaded else await self._given(body.ref_audio or "")
+        if len(given) > 1 and not is_dialogue(text):
+            message = f"ref_audio names {len(given)} voices, but a text without [SPEAKERn] tags is spoken by one"
+            raise InvalidRequest(message, "ref_audio")
+        cast = given or self._all_voices()
+        if not cast:
+            raise HTTPException(404, "there are no voices to speak with: no recording is in the folders of voices")
+        cutting = Cutting(body.chunk_method, body.chunk_max_word_num, body.chunk_max_num_turns)
+        script = script_of(text, cast, cutting)
+        return SpeechRequest(
+            text,
+            script[0][0].voice,
+            self._generation(body),
+            request_id=request_id.get() or "",
+            script=script,
+            scene=self._scene(body),
+            own_voices=not given,
+        )
+
+    def _generation(self, body: GenerateBody) -> Generation:
+        most = body.max_new_tokens if "max_new_tokens" in body.model_fields_set else self.settings.max_new_tokens
+        return Generation(
+            do_sample=body.temperature > 0,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            temperature=body.temperature,
+            max_mel_tokens=min(most, self.service.engine.info.max_mel_tokens or most),
+            seed=body.seed,
+            ras_window=max(body.ras_win_len, 0),
+            ras_repeats=body.ras_win_max_num_repeat,
+            context_pieces=body.generation_chunk_buffer_size,
+        )
+
+    def _all_voices(self) -> list[Voice]:
+        """The prompts, then the reference recordings; of one name the first."""
+        prompts = [replace(voice, index=None) for voice in self.prompts.list()]
+        found: dict[str, Voice] = {}
+        for voice in (*prompts, *self.voices.list()):
+            found.setdefault(voice.name, voice)
+        return list(found.values())
+
+    async def _given(self, names: str) -> Sequence[Voice]:
+        voices = self._all_voices()
+        given = []
+        for name in (part.strip() for part in names.split(",") if names.strip()):
+            listed = next((voice for voice in voices if name in {voice.name, voice.path.name}), None)
+            voice = listed or await self.voices.find(name)
+            if voice is None:
+                raise HTTPException(404, str(VoiceUnknown(name, [voice.name for voice in voices], "ref_audio")))
+            given.append(voice)
+        return given
+
+    def _scene(self, body: GenerateBody) -> str:
+        scene = self.scenes.find(body.scene_prompt) if body.scene_prompt else None
+        # Who asked for none in particular is not to hear that the folder lacks the usual one.
+        if scene is None and body.scene_prompt and "scene_prompt" in body.model_fields_set:
+            known = ", ".join(scene.name for scene in self.scenes.list())
+            raise HTTPException(404, f"unknown scene_prompt {body.scene_prompt[:80]!r}; the scenes are: {known}")
+        return scene.text if scene else ""
+
+
+class _HiggsResponse(SpeechResponse):
+    """24 kHz PCM of a request, in this dialect's JSON."""
+
+    def __init__(self, dialect: HiggsDialect, request: SpeechRequest, files: AsyncExitStack | None = None) -> None:
+        """``files``: closed with the response."""
+        timeout_s = dialect.settings.send_timeout_s
+        super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
+        self._files = files or AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._files:
+            await super().__call__(scope, receive, send)
+
+    def facts(self, size: int) -> dict[str, Any]:
+        """What both answers say at their end; ``size``: bytes of PCM."""
+        duration_s = round(size / 2 / PCM_HZ, 3)
+        return {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+
+
+class WholeResponse(_HiggsResponse):
+    """One JSON object with a WAV file in it, written as it is read from the stream."""
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        try:
+            size = await stream.buffer.complete()
+        except ReaderTooSlow:
+            raise AudioTooLarge from None
+        open_end = json.dumps({"success": True, "message": DONE_MESSAGE, "audio_base64": ""}, ensure_ascii=False)
+        head = open_end.removesuffix('"}').encode()
+        tail = ('", ' + json.dumps(self.facts(size), ensure_ascii=False)[1:]).encode()
+        rest = wav_header(PCM_HZ, size // 2)
+        length = len(head) + 4 * -(-(len(rest) + size) // 3) + len(tail)
+        await connection.start(200, {"Content-Type": "application/json", "Content-Length": str(length)})
+        await connection.write(head)
+        position = 0
+        while piece := await stream.buffer.read(position):
+            position += len(piece)
+            rest += piece
+            whole = len(rest) - len(rest) % 3
+            await connection.write(base64.b64encode(rest[:whole]))
+            rest = rest[whole:]
+        await connection.write(base64.b64encode(rest) + tail)
+
+
+class EventResponse(_HiggsResponse):
+    """Server-sent events: progress and audio as it is made, then the end or what went wrong."""
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
+        piece = await stream.buffer.read(0)
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        await self.announce(stream, connection, **headers, **{"X-Accel-Buffering": "no"})
+        try:
+            await self._events(stream, connection, piece)
+        except ReaderTooSlow:
+            raise
+        except SpeechServerError as error:
+            log.warning("the events end with an error: %s", error)
+            await connection.write(_event("error", success=False, message=str(error)))
+            return error.code
+        return None
+
+    async def _events(self, stream: SpeechStream, connection: Connection, piece: bytes) -> None:
+        position, index = 0, 0
+        expected_s = max(estimated_duration_s(self.request.text), 0.1)
+        while piece:
+            progress = round(min(position / 2 / PCM_HZ / expected_s, 0.99), 3)
+            audio = base64.b64encode(piece).decode()
+            await connection.write(
+                _event("progress", progress=progress, message="音频生成中")
+                + _event("audio", index=index, audio_base64=audio, sampling_rate=PCM_HZ)
+            )
+            position, index = position + len(piece), index + 1
+            piece = await stream.buffer.read(position)
+        await connection.write(
+            _event("progress", progress=1.0, message=DONE_MESSAGE)
+            + _event("done", success=True, **self.facts(position))
+        )
+
+
+def _event(kind: str, **content: object) -> bytes:
+    return f"data: {json.dumps({'type': kind, **content}, ensure_ascii=False)}\n\n".encode()

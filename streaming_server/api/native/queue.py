@@ -1,0 +1,158 @@
+"""The queue and the streams that have left it: ``/opus_queue_status``, its events, ``/streams/{id}``.
+
+Part of the native dialect, true of every dialect's requests. Knows no engine and no format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from streaming_server.api.fleet import Fleet
+from streaming_server.api.http import head_response, parse_query
+from streaming_server.api.native.queue_schemas import (
+    DISCARD,
+    EVENTS,
+    RESUME,
+    STATUS,
+    TAG,
+    QueueEvent,
+    QueueStatus,
+    StatusQuery,
+    Waiting,
+)
+from streaming_server.api.operations import ApiRoute
+from streaming_server.api.responses import ResumedResponse
+from streaming_server.errors import InvalidRequest
+from streaming_server.settings import Settings
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.slot import Slot, SlotStatus
+from streaming_server.text import preview
+
+_KEEP_ALIVE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The routes over one service."""
+
+    service: SpeechService
+    settings: Settings
+    fleet: Fleet | None
+    """All servers behind one gateway, where there are more."""
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            ApiRoute("/opus_queue_status", self.opus_queue_status, TAG, STATUS),
+            ApiRoute("/opus_queue_status/events", self.opus_queue_events, TAG, EVENTS),
+            ApiRoute("/streams/{stream_id}", self.resume, TAG, RESUME),
+            ApiRoute("/streams/{stream_id}", self.discard, TAG, DISCARD, methods=["DELETE"]),
+        ]
+
+    async def resume(self, request: Request) -> Response | ResumedResponse:
+        stream_id = request.path_params["stream_id"]
+        if request.method == "HEAD":
+            async with self.service.resume(stream_id) as stream:
+                return head_response(stream.media_type, {"X-Stream-Id": stream_id, "Accept-Ranges": "bytes"})
+        position, last, by_range = _resume_position(request)
+        timeout_s = self.settings.send_timeout_s
+        return ResumedResponse(self.service, stream_id, position, timeout_s, by_range=by_range, last=last)
+
+    async def discard(self, request: Request) -> Response:
+        await self.service.discard(request.path_params["stream_id"])
+        return Response(status_code=204)
+
+    async def opus_queue_status(self, request: Request) -> Response:
+        if not parse_query(request, StatusQuery).fleet:
+            return JSONResponse(_queue_status(self.service.slot.status()))
+        if self.fleet is None:
+            message = "fleet must be 0 here: this server knows of no others, since FLEET is not set"
+            raise InvalidRequest(message, "fleet", "query")
+        keys = {name: request.headers[name] for name in ("authorization", "x-api-key") if name in request.headers}
+        return JSONResponse(await self.fleet.status(keys))
+
+    async def opus_queue_events(self, request: Request) -> Response:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        if request.method == "HEAD":
+            return head_response("text/event-stream", headers)
+        ending = request.scope["state"].get("ending") or asyncio.Event()
+        return StreamingResponse(self._queue_events(ending), media_type="text/event-stream", headers=headers)
+
+    async def _queue_events(self, ending: asyncio.Event) -> AsyncIterator[str]:
+        slot = self.service.slot
+        end = asyncio.ensure_future(ending.wait())
+        change = asyncio.ensure_future(slot.change())
+        try:
+            yield _queue_event(slot)
+            while not end.done():
+                await asyncio.wait([change, end], timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                if change.done():
+                    change = asyncio.ensure_future(slot.change())
+                    # Once it is listening: what changes between here and there would be missed.
+                    await asyncio.sleep(0)
+                    yield _queue_event(slot)
+                elif not end.done():
+                    yield ": still here\n\n"
+        finally:
+            end.cancel()
+            change.cancel()
+
+
+def _queue_event(slot: Slot) -> str:
+    """The object of `_queue_status`, who waits, and for how long."""
+    status = slot.status()
+    queue: list[Waiting] = [
+        {
+            "request_id": request_id,
+            "position": position,
+            "expected_wait_seconds": round(slot.expected_wait_s(position), 2),
+        }
+        for position, request_id in enumerate(status.waiting, 1)
+    ]
+    body: QueueEvent = {**_queue_status(status), "waiting": len(queue), "queue": queue}
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+def _queue_status(status: SlotStatus) -> QueueStatus:
+    """The object of the contract."""
+    holder = status.holder
+    now = time.time()
+    body: QueueStatus = {
+        "is_processing": holder is not None,
+        "queue_available": holder is None,
+        "timestamp": now,
+    }
+    if holder is not None:
+        body["current_request"] = {
+            "text_preview": preview(holder.text),
+            "reference_audio_index": holder.reference_audio_index,
+            "processing_duration_seconds": round(max(0.0, now - holder.start_time_s), 2),
+            "start_time": holder.start_time_s,
+        }
+    return body
+
+
+def _resume_position(request: Request) -> tuple[int, int | None, bool]:
+    """First and last byte to send, and whether a ``Range`` header named them.
+
+    A range of another unit or form is ignored (RFC 9110, section 14.2).
+
+    Raises:
+        InvalidRequest: ``from`` is not a whole number.
+    """
+    if found := re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{1,18})?", request.headers.get("range", "").strip()):
+        first, last = int(found[1]), int(found[2]) if found[2] else None
+        if last is None or last >= first:
+            return first, last, True
+    text = request.query_params.get("from", "0")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InvalidRequest("from must be a whole number of bytes, at least 0", "from", "query")
+    return int(text), None, False

@@ -1,0 +1,126 @@
+"""What the queue's routes take and give.
+
+Data; what the routes do is in `queue`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Body
+from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
+from streaming_server.speech.service import EngineState
+
+_Byte = Annotated[int, Field(ge=0, default=0)]
+TAG = Tag("Queue and streams", "Who is being served, who waits, and how a broken stream is continued.")
+
+
+@described
+class CurrentRequest(TypedDict):
+    text_preview: str
+    """The first 50 characters."""
+    reference_audio_index: int | None
+    """Null for a voice that is no file of the reference folder."""
+    processing_duration_seconds: float
+    start_time: float
+    """UNIX seconds."""
+
+
+@described
+class QueueStatus(TypedDict):
+    is_processing: bool
+    queue_available: bool
+    timestamp: float
+    """UNIX seconds."""
+    current_request: NotRequired[CurrentRequest]
+    """Absent while nobody is being served."""
+
+
+@described
+class Waiting(TypedDict):
+    request_id: str
+    position: int
+    expected_wait_seconds: float
+
+
+@described
+class QueueEvent(QueueStatus):
+    waiting: int
+    queue: list[Waiting]
+
+
+@described
+class FleetServer(TypedDict):
+    url: str
+    status: EngineState | Literal["unreachable"]
+    error: NotRequired[str]
+    """Why it is unreachable; then nothing but these three is known."""
+    is_processing: NotRequired[bool]
+    queue_available: NotRequired[bool]
+    current_request: NotRequired[CurrentRequest]
+    waiting: NotRequired[int]
+
+
+@described
+class FleetStatus(TypedDict):
+    is_processing: bool
+    """Whether any server is speaking."""
+    queue_available: bool
+    """Whether any healthy server is free."""
+    timestamp: float
+    """UNIX seconds."""
+    processing: int
+    """How many servers are speaking."""
+    waiting: int
+    """How many requests wait at the servers; those that wait at a gateway before them are known to it alone."""
+    servers_total: int
+    servers_healthy: int
+    servers: list[FleetServer]
+
+
+class StatusQuery(Body):
+    fleet: bool = False
+    """Of all servers that `FLEET` names instead of this one."""
+
+
+_RESUMED_HEADERS = {"X-Stream-Id": "The stream's name.", "X-Stream-Offset": "The first byte's place in the stream."}
+_STREAM_ID = Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")
+STATUS = Operation(
+    "Who is being served",
+    [Answer("At this moment, here; of the whole fleet with `fleet=1`.", QueueStatus | FleetStatus)],
+    takes=StatusQuery,
+)
+EVENTS = Operation(
+    "The queue, live",
+    [Answer("Each event's `data` is this object, at once and at every change.", QueueEvent, ["text/event-stream"])],
+)
+RESUME = Operation(
+    "Continue a stream whose connection broke",
+    [
+        Answer(
+            "The stream from that byte on; while it is being made, as it is made.",
+            None,
+            ["audio/*", "application/octet-stream"],
+            _RESUMED_HEADERS,
+        ),
+        Answer(
+            "The rest of a stream that is complete, where `Range` was given.",
+            None,
+            ["audio/*", "application/octet-stream"],
+            {**_RESUMED_HEADERS, "Content-Range": "Its place in the whole."},
+            206,
+        ),
+    ],
+    parameters=[
+        _STREAM_ID,
+        Parameter("Range", "header", "`bytes=N-`: continue at byte N; `bytes=N-M` ends a complete stream at byte M."),
+        Parameter("from", "query", "The byte to continue at, for a client that cannot send `Range`.", _Byte),
+    ],
+    refusals=[404, 416, 422],
+)
+DISCARD = Operation(
+    "Forget a stream", [Answer("It is gone.", None, [], status=204)], parameters=[_STREAM_ID], refusals=[404]
+)

@@ -1,0 +1,225 @@
+"""What the native dialect takes and gives: its bodies, its answers, its operations.
+
+The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
+service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Body, Problem
+from streaming_server.api.operations import (
+    RESUMABLE,
+    SPEECH_REFUSALS,
+    STREAM_HEADERS,
+    Answer,
+    Operation,
+    Parameter,
+    Tag,
+    described,
+)
+from streaming_server.api.requests import PositiveInt, SamplingBody
+from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
+from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
+from streaming_server.speech.service import EngineState
+
+TAG = Tag(
+    "Native",
+    "The streaming server itself: raw PCM and Ogg Opus as the model speaks, whole WAV files, the reference voices.",
+)
+
+
+class SimpleBody(Body):
+    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    """Not blank."""
+    reference_audio_index: int = 0
+    """An index of `GET /reference_audios`."""
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        return SpeechRequest(self.text, voice, granularity=Granularity.SENTENCE)
+
+
+class GenerationBody(SimpleBody, SamplingBody):
+    verbose: bool = False
+    """Log the details of this request on the server."""
+    max_text_tokens_per_sentence: PositiveInt = 120
+    """A longer sentence is cut."""
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    """The same request gives the same audio on the same machine, where the engine can."""
+
+    def generation(self) -> Generation:
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
+
+
+class SynthesizeBody(GenerationBody):
+    use_fast_inference: bool = False
+    """Synthesise several sentences together."""
+    sentences_bucket_max_size: PositiveInt = 2
+    """Most sentences together, with `use_fast_inference` only."""
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        batch = self.sentences_bucket_max_size if self.use_fast_inference else 1
+        return SpeechRequest(self.text, voice, self.generation(), Granularity.SENTENCE, batch, self.verbose)
+
+
+class StreamBody(GenerationBody):
+    stream_granularity: Literal["token", "sentence"] = "token"
+    """Audio as the model decodes, or a whole sentence at a time."""
+
+    def request(self, voice: Voice) -> SpeechRequest:
+        granularity = Granularity(self.stream_granularity) if "stream_granularity" in self.model_fields_set else None
+        return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
+
+
+class OpusStreamBody(StreamBody):
+    format: Literal["ogg", "webm", "mp3"] = "ogg"
+    opus_bitrate: Annotated[int, Field(ge=BITRATE_BPS[0], le=BITRATE_BPS[-1])] = 32000
+    """In bit/s; not for `mp3`."""
+    opus_complexity: Annotated[int, Field(ge=COMPLEXITY[0], le=COMPLEXITY[-1])] = 10
+    """Effort of the encoder; not for `mp3`."""
+
+
+@described
+class NativeError(TypedDict):
+    detail: str | Sequence[Problem]
+    """A sentence; with 422 a list of what is wrong, by field."""
+
+
+@described
+class Root(TypedDict):
+    message: str
+    version: str
+    status: Literal["running"]
+    model_loaded: bool
+
+
+@described
+class Health(TypedDict):
+    status: EngineState
+    model_loaded: bool
+    timestamp: float
+    """UNIX seconds."""
+
+
+@described
+class ModelInfo(TypedDict):
+    model_loaded: bool
+    device: str
+    is_fp16: bool
+    use_cuda_kernel: bool
+    model_version: str
+    config_path: str
+    model_dir: str
+    engine: str
+    sample_rate: int
+    """In Hz."""
+    capabilities: dict[str, bool]
+    """By name, what the engine can."""
+
+
+@described
+class ReferenceAudio(TypedDict):
+    index: int
+    path: str
+    exists: bool
+    filename: str
+
+
+@described
+class ReferenceAudios(TypedDict):
+    reference_audios: list[ReferenceAudio]
+    total_count: int
+
+
+_DISPOSITION = {"Content-Disposition": "A name to save the file under."}
+_OPUS_HEADERS = {
+    **STREAM_HEADERS,
+    **_DISPOSITION,
+    "X-Opus-Sample-Rate": "48000 Hz; not for `mp3`.",
+    "X-Opus-Bitrate": "As asked for, in bit/s; not for `mp3`.",
+    "X-Opus-Complexity": "As asked for; not for `mp3`.",
+    "X-Original-Sample-Rate": "The model's own, in Hz.",
+    "X-Channels": "1.",
+    "X-Queue-Info": "How requests are served: one after the other.",
+}
+_WHOLE_WAV = Answer(
+    "A WAV file, 16-bit mono at the model's rate, once it is complete.", None, ["audio/wav"], _DISPOSITION
+)
+
+ROOT = Operation(
+    "Whether the server runs",
+    [
+        Answer("It runs.", Root),
+        Answer("For a browser: the player page.", None, [], {"Location": "The page."}, 303),
+    ],
+)
+PLAYER = Operation("The player page", [Answer("A page.", None, ["text/html"])])
+HEALTH = Operation(
+    "Whether the model is ready",
+    [Answer("It is.", Health), Answer("It is still loading, or has failed for good.", Health, status=503)],
+)
+MODEL_INFO = Operation("What is loaded", [Answer("What is really loaded, not what was asked for.", ModelInfo)])
+SYNTHESIZE = Operation("Speak a text into a whole WAV file", [_WHOLE_WAV], SynthesizeBody, refusals=SPEECH_REFUSALS)
+SYNTHESIZE_SIMPLE = Operation(
+    "Speak a text into a whole WAV file, all else at its default", [_WHOLE_WAV], SimpleBody, refusals=SPEECH_REFUSALS
+)
+SYNTHESIZE_STREAM = Operation(
+    "Speak a text as a stream of raw samples",
+    [
+        Answer(
+            "Signed 16-bit little-endian mono samples, as the model makes them.",
+            None,
+            ["application/octet-stream"],
+            {
+                **STREAM_HEADERS,
+                **_DISPOSITION,
+                "X-Sample-Rate": "The model's own, in Hz.",
+                "X-Bit-Depth": "16.",
+                "X-Channels": "1.",
+            },
+        )
+    ],
+    StreamBody,
+    parameters=[RESUMABLE],
+    refusals=SPEECH_REFUSALS,
+)
+SYNTHESIZE_STREAM_OPUS = Operation(
+    "Speak a text as a stream of Opus",
+    [
+        Answer(
+            "A file that plays from its first page on: Ogg or WebM with Opus in it, or MP3.",
+            None,
+            [FORMATS[name].media_type for name in ("ogg", "webm", "mp3")],
+            _OPUS_HEADERS,
+        )
+    ],
+    OpusStreamBody,
+    parameters=[RESUMABLE],
+    refusals=SPEECH_REFUSALS,
+    description="By GET the fields are the query, so that a media element can play the address.",
+)
+REFERENCE_AUDIOS = Operation("The reference voices", [Answer("Sorted by file name.", ReferenceAudios)])
+DOWNLOAD_REFERENCE_AUDIO = Operation(
+    "One reference recording",
+    [Answer("The file.", None, ["audio/*"], _DISPOSITION)],
+    parameters=[
+        Parameter(
+            "audio_index",
+            "path",
+            "An index of `GET /reference_audios`.",
+            Annotated[int, Field(ge=0, examples=[0])],
+        )
+    ],
+    refusals=[404],
+)
+TEST = Operation("Speak a fixed sentence, to see that all works", [_WHOLE_WAV], refusals=SPEECH_REFUSALS)
+TEST_STREAM = Operation(
+    "Ten lines, one a second, to see that nothing in between buffers", [Answer("The lines.", None, ["text/plain"])]
+)

@@ -1,0 +1,207 @@
+"""What the task dialect takes and gives: its bodies, its answers, its operations.
+
+The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
+service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Body
+from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
+from streaming_server.api.requests import PositiveInt, SamplingBody
+from streaming_server.domain import EMOTIONS, Generation
+from streaming_server.jobs.store import Job, JobState
+
+TAG = Tag("Tasks", "For batch clients: upload a voice, submit a text, poll, download. What was accepted is not lost.")
+
+TaskStatus = Literal["pending", "processing", "completed", "failed"]
+_STATUSES: Mapping[JobState, TaskStatus] = {
+    JobState.PENDING: "pending",
+    JobState.RUNNING: "processing",
+    JobState.COMPLETED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",
+}
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TaskBody(SamplingBody):
+    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    """Not blank."""
+    prompt_audio_id: Annotated[str, Field(examples=["voice_01"])]
+    """The voice to clone: a `file_id` of an upload, or the name of a voice of the server."""
+    emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
+    """Emotion: 0 as the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
+    emo_audio_id: str | None = None
+    """As `prompt_audio_id`: whose emotion to take, for method 1. `emo_audio_path` is another name of it."""
+    emo_weight: _Share = 1.0
+    """How strong."""
+    emo_vector: Annotated[list[_Share], Field(min_length=len(EMOTIONS), max_length=len(EMOTIONS))] | None = None
+    """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm, for method 2."""
+    emo_text: str | None = None
+    """The emotion in words, for method 3."""
+    emo_random: bool = False
+    """Draw the emotion's rendering anew for each request."""
+    max_text_tokens_per_segment: PositiveInt = 120
+    """A longer sentence is cut."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_name(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("emo_audio_id") is None and "emo_audio_path" in content:
+            return content | {"emo_audio_id": content["emo_audio_path"]}
+        return content
+
+    def generation(self) -> Generation:
+        sampling = {name: getattr(self, name) for name in SamplingBody.model_fields}
+        return Generation(**sampling, max_text_tokens_per_sentence=self.max_text_tokens_per_segment)
+
+
+class TasksQuery(Body):
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Most tasks to list."""
+    offset: Annotated[int, Field(ge=0, le=2**62)] = 0
+    """How many of the newest to leave out."""
+    status: TaskStatus | None = None
+    """Only those."""
+
+    @property
+    def states(self) -> list[JobState]:
+        return [state for state, status in _STATUSES.items() if status == self.status]
+
+
+class UploadForm(Body):
+    file: bytes
+    """A recording: wav, mp3, m4a or flac."""
+
+
+class TaskError(TypedDict):
+    success: Literal[False]
+    message: str
+
+
+@described
+class TaskHealth(TypedDict):
+    success: Literal[True]
+    status: Literal["healthy"]
+    model_loaded: Literal[True]
+    timestamp: float
+    """UNIX seconds."""
+
+
+class Submitted(TypedDict):
+    success: Literal[True]
+    task_id: str
+    status: TaskStatus
+    message: str
+
+
+@described
+class TaskRecord(TypedDict):
+    task_id: str
+    status: TaskStatus
+    progress: float
+    """0.0-1.0."""
+    message: str
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    """Null until the task has ended, well or not."""
+
+
+class Task(TaskRecord):
+    success: Literal[True]
+
+
+class Tasks(TypedDict):
+    success: Literal[True]
+    tasks: list[TaskRecord]
+    total: int
+
+
+class Deleted(TypedDict):
+    success: Literal[True]
+    task_id: str
+    message: str
+
+
+@described
+class FileRecord(TypedDict):
+    success: Literal[True]
+    file_id: str
+    """The SHA-256 of the content."""
+    filename: str
+    size: int
+    """In bytes."""
+    format: str
+    """`wav`, `mp3`, `m4a` or `flac`, as the content has it."""
+    sample_rate: int
+    """In Hz."""
+    duration: float
+    """In seconds."""
+    created_at: str
+    expires_at: str
+
+
+class Uploaded(FileRecord):
+    is_duplicate: bool
+
+
+def task_record(job: Job) -> TaskRecord:
+    """A job as this dialect shows it."""
+    return {
+        "task_id": job.id,
+        "status": _STATUSES[job.state],
+        "progress": round(job.progress, 3),
+        "message": job.message,
+        "created_at": iso(job.created_s),
+        "started_at": iso(job.started_s) if job.started_s else None,
+        "completed_at": iso(job.ended_s) if job.ended_s else None,
+    }
+
+
+def iso(unix_s: float) -> str:
+    """ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_TASK_ID = Parameter("task_id", "path", "The `task_id` of an answer.")
+_WAV = Answer("A WAV file, 16-bit mono at the model's rate.", None, ["audio/wav"])
+
+HEALTH = Operation("Whether the model is ready", [Answer("It is.", TaskHealth)], refusals=[503])
+SUBMIT = Operation(
+    "Queue a text",
+    [Answer("It is stored and will be spoken, also after a restart.", Submitted)],
+    TaskBody,
+    refusals=[404, 503, 507],
+)
+SYNC = Operation("Speak a text", [_WAV], TaskBody, refusals=[404, 500, 503])
+TASK = Operation("How far a task is", [Answer("At this moment.", Task)], parameters=[_TASK_ID], refusals=[404])
+DELETE = Operation(
+    "Delete a task and its audio",
+    [Answer("It is gone; one that was pending or running was cancelled first.", Deleted)],
+    parameters=[_TASK_ID],
+    refusals=[404],
+)
+AUDIO = Operation("The audio of a task", [_WAV], parameters=[_TASK_ID], refusals=[400, 404])
+TASKS = Operation("The tasks", [Answer("The newest first; `total` counts those that fit.", Tasks)], TasksQuery)
+UPLOAD = Operation(
+    "Upload a recording",
+    [Answer("It is stored, once for the same content.", Uploaded)],
+    UploadForm,
+    "multipart/form-data",
+    refusals=[507],
+)
+FILE = Operation(
+    "What an upload is",
+    [Answer("Its record.", FileRecord)],
+    parameters=[Parameter("file_id", "path", "The `file_id` of an upload: 64 hex digits.")],
+    refusals=[400, 404],
+)

@@ -1,0 +1,205 @@
+"""What the workflow dialect takes and gives: its bodies, its answers, its operations.
+
+The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
+service.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Body
+from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
+from streaming_server.api.requests import PositiveInt
+from streaming_server.domain import EMOTIONS
+from streaming_server.jobs.inspection import SPEECH
+
+TAG = Tag("Workflows", "Chains of tasks, as Celery pipelines name them; one after another, up to the first that fails.")
+MONITORING_TAG = Tag("Monitoring", "Who works at what.")
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+ErrorCode = Literal[
+    "INVALID_INPUT",
+    "MODEL_NOT_READY",
+    "GPU_UNAVAILABLE",
+    "INSUFFICIENT_MEMORY",
+    "TASK_TIMEOUT",
+    "PROCESSING_ERROR",
+    "NOT_FOUND",
+    "UNAUTHORIZED",
+]
+Status = Literal["pending", "running", "completed", "failed"]
+
+
+class SpeechConfig(Body):
+    text: str
+    """Not blank."""
+    output_path: str
+    """A WAV file to be made below the server's `WORKFLOW_ROOT`, for which a leading `/share` stands."""
+    reference_audio: str | None = None
+    """The voice: a file below that folder, the name of a voice, or the id of an upload; null: the first voice."""
+    emotion_reference: str | None = None
+    """As `reference_audio`: whose emotion to take."""
+    emotion_alpha: _Share = 0.65
+    """How strong."""
+    emotion_vector: Annotated[list[_Share], Field(min_length=len(EMOTIONS), max_length=len(EMOTIONS))] | None = None
+    """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm."""
+    emotion_text: str | None = None
+    """The emotion in words; it goes before the vector, and the vector before the reference."""
+    use_random: bool = False
+    """Draw the emotion's rendering anew for each request."""
+    max_text_tokens_per_segment: PositiveInt = 120
+    """A longer sentence is cut."""
+
+
+class WorkflowConfig(Body):
+    workflow_chain: Annotated[list[str], Field(min_length=1, max_length=100)]
+    """Names of tasks, in their order."""
+    indextts_config: SpeechConfig | None = None
+    """Required where the chain speaks."""
+
+
+_EXAMPLE = {
+    "workflow_chain": [SPEECH],
+    "indextts_config": {"text": "你好，欢迎使用语音合成。", "output_path": "/share/workflows/output/speech.wav"},
+}
+
+
+class WorkflowBody(Body):
+    video_path: Annotated[str, Field(max_length=4096)] = ""
+    """Carried along, not opened."""
+    workflow_config: Annotated[WorkflowConfig, Field(examples=[_EXAMPLE])]
+
+
+@described
+class WorkflowError(TypedDict):
+    status: Literal["error"]
+    error: str
+    error_code: ErrorCode
+    task_id: str | None
+    workflow_id: str | None
+
+
+class Accepted(TypedDict):
+    status: Literal["pending"]
+    workflow_id: str
+    task_id: str
+
+
+class Stage(TypedDict):
+    name: str
+    status: str
+    started_at: str | None
+    output: dict[str, Any]
+
+
+@described
+class WorkflowStatus(TypedDict):
+    workflow_id: str
+    status: Status
+    current_stage: str
+    """The one that runs, or failed, or was the last."""
+    progress: float
+    """0-100."""
+    stages: list[Stage]
+    created_at: str
+    updated_at: str
+
+
+class Lock(TypedDict):
+    lock_key: str
+    locked: bool
+    last_acquired: str | None
+    expires_at: str | None
+
+
+class Thresholds(TypedDict):
+    min_success_rate: float
+    max_timeout_rate: float
+
+
+class LockHealth(TypedDict):
+    status: Literal["healthy", "degraded"]
+    total_locks: int
+    active_locks: int
+    locks: list[Lock]
+    health_thresholds: Thresholds
+
+
+class Heartbeat(TypedDict):
+    task_id: str
+    task_name: str
+    worker_id: str
+    last_heartbeat: str
+    status: str
+
+
+class Heartbeats(TypedDict):
+    total_tasks: int
+    active_tasks: int
+    tasks: list[Heartbeat]
+
+
+class SystemNumbers(TypedDict):
+    total_tasks: int
+    successful_tasks: int
+    failed_tasks: int
+    success_rate: float
+    avg_processing_time: float
+
+
+class GpuNumbers(TypedDict):
+    utilization: float | None
+    memory_used: str | None
+    memory_total: str | None
+
+
+class WorkerNumbers(TypedDict):
+    total: int
+    active: int
+    idle: int
+
+
+class WorkflowStatistics(TypedDict):
+    system: SystemNumbers
+    gpu: GpuNumbers
+    workers: WorkerNumbers
+
+
+class SpeechResult(TypedDict):
+    """The result of generate_speech."""
+
+    status: Literal["success"]
+    workflow_id: str | None
+    task_id: str
+    output_path: str
+    duration: float
+    sample_rate: int
+    text_length: int
+    processing_time: float
+    model_info: dict[str, str]
+    parameters: dict[str, Any]
+
+
+SUBMIT = Operation(
+    "Run a chain of tasks",
+    [
+        Answer("The result of the last of them, once the chain is through.", dict[str, Any]),
+        Answer("It is accepted, where `wait` is false.", Accepted, status=202),
+    ],
+    WorkflowBody,
+    parameters=[Parameter("wait", "query", "Whether to answer at the chain's end or at once.", bool)],
+    refusals=[400, 404, 408, 500, 503],
+)
+STATUS = Operation(
+    "How far a workflow is",
+    [Answer("At this moment.", WorkflowStatus)],
+    parameters=[Parameter("workflow_id", "path", "The `workflow_id` of an answer.")],
+    refusals=[404],
+)
+LOCKS = Operation("Who holds a device", [Answer("One lock for each worker.", LockHealth)])
+HEARTBEATS = Operation("What the workers have in hand", [Answer("The latest tasks first.", Heartbeats)])
+STATISTICS = Operation("What came of the tasks that are kept", [Answer("In numbers.", WorkflowStatistics)])

@@ -1,1 +1,0 @@
-"""The services between the dialects and the engine: asyncio, but no HTTP."""

@@ -1,0 +1,1 @@
+"""What the PyTorch model runtimes share."""

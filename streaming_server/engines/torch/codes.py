@@ -1,0 +1,117 @@
+"""Codes and latents of prompts: one by one as they are decoded, or of several together.
+
+Keeps the decoders that are idle. This module does not know what a prompt is made of, audio, files or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from streaming_server.engines.torch import beams
+from streaming_server.engines.torch.beams import Hypothesis
+from streaming_server.engines.torch.decoding import Decoder, PositionRule
+from streaming_server.engines.torch.gpt import CodeGpt
+from streaming_server.engines.torch.sampling import Sampling
+
+CodesAndLatents = Generator[tuple[int, Tensor], None, None]
+DecodedBatch = Generator[None, None, list[tuple[list[int], Tensor]]]
+
+
+class CodeWriter:
+    """Decodes with one GPT; ``prefix_rows`` is how many inputs stand before the text."""
+
+    def __init__(self, gpt: CodeGpt, prefix_rows: int) -> None:
+        self._gpt = gpt
+        self._prefix_rows = prefix_rows
+        self._idle: list[Decoder] = []
+
+    def write(
+        self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None,
+        positions: PositionRule = "aligned",
+    ) -> CodesAndLatents:  # fmt: skip
+        """Codes as they are decoded, each with its latent ``(width,)``, until STOP or ``max_codes``.
+
+        Without a generator the draws come from torch's global one. Closing the iterator stops the decoding. With
+        ``cached`` positions the latents are, as in the public program, those of a second pass with aligned ones.
+        """
+        pairs = self._write(prompt, self._bounded(max_codes), sampling, generator, positions)
+        return pairs if positions == "aligned" else self._second_pass(prompt, pairs)
+
+    def _write(
+        self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None,
+        positions: PositionRule,
+    ) -> CodesAndLatents:  # fmt: skip
+        with self._decoder() as decoder:
+            for count, (code,) in enumerate(decoder.run([prompt], max_codes, sampling, [generator], positions)):
+                if code == self._gpt.shape.stop_mel:
+                    return
+                yield code, decoder.latents[0, count].clone()
+
+    def _second_pass(self, prompt: Tensor, pairs: CodesAndLatents) -> CodesAndLatents:
+        with self._decoder() as decoder:
+            decoder.start([prompt], Sampling())
+            for count, (code, _) in enumerate(pairs):
+                yield code, decoder.latents[0, count].clone()
+                decoder.feed(code)
+
+    def write_together(
+        self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
+        length_penalty: float = 0.0, generators: Sequence[torch.Generator | None] | None = None,
+    ) -> DecodedBatch:  # fmt: skip
+        """Codes and latents ``(codes, width)`` of several prompts.
+
+        Yields after every step, so that the caller may stop; the generators are one a prompt.
+        """
+        max_codes = self._bounded(max_codes)
+        slots = max(prompt.shape[0] for prompt in prompts) + max_codes
+        chances = generators or [None] * len(prompts)
+        decoder = Decoder(self._gpt, len(prompts) * num_beams, slots, max_codes)
+        if num_beams > 1:
+            found: list[Hypothesis] = yield from beams.search(
+                decoder, prompts, num_beams, max_codes, sampling, length_penalty, chances
+            )
+            return [(hypothesis.codes, hypothesis.latents) for hypothesis in found]
+        codes: list[list[int]] = [[] for _ in prompts]
+        stopped = [False] * len(prompts)
+        for step in decoder.run(prompts, max_codes, sampling, chances):
+            for row, code in enumerate(step):
+                stopped[row] = stopped[row] or code == self._gpt.shape.stop_mel
+                if not stopped[row]:
+                    codes[row].append(code)
+            yield
+            if all(stopped):
+                break
+        return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
+
+    def record(self, prompt: Tensor) -> None:
+        """Record the decoding step; without CUDA, run it once."""
+        with self._decoder() as decoder:
+            decoder.record(prompt)
+
+    def check(self, text_ids: Tensor) -> Tensor:
+        """The same ids.
+
+        Raises:
+            ValueError: more text than the model has positions for.
+        """
+        if text_ids.numel() > self._gpt.shape.max_text:
+            raise ValueError(f"{text_ids.numel()} text tokens; the model takes at most {self._gpt.shape.max_text}")
+        return text_ids
+
+    def _bounded(self, max_codes: int) -> int:
+        return min(max_codes, self._gpt.shape.max_mel)
+
+    @contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """A one-row decoder that no other decoding is using."""
+        shape = self._gpt.shape
+        slots = self._prefix_rows + shape.max_text + 3 + shape.max_mel
+        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel + 1)
+        try:
+            yield decoder
+        finally:
+            self._idle.append(decoder)

@@ -1,0 +1,185 @@
+"""Drives the GPT code by code: static buffers, the prompt, the step, and codes read back without waiting.
+
+Rows of a batch have prompts of different lengths, padded in front, so that all of them write the same cache slot and
+stand at the same mel position. This module does not know text, audio, beams or files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from streaming_server.engines.torch.gpt import Cache, CodeGpt
+from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.sampling import Sampling, Warp
+
+PositionRule = Literal["aligned", "cached"]
+"""``aligned``: codes 1, 2, 3 … stand at mel positions 1, 2, 3 …, as in training. ``cached``: at 2, 3, 4 …, as the
+public program's cached decoding has it; kept for comparison."""
+
+FIRST_CODE_POSITION: dict[PositionRule, int] = {"aligned": 1, "cached": 2}
+
+UNSAID_ID = 1
+"""Penalised from the start together with START_MEL: the prompt's place-holder in the public program's decoding."""
+
+SPAN = 256
+"""Attention reads the cache in multiples of so many slots: each multiple is one fixed shape."""
+
+LAG = {"cuda": 2}
+"""By device: steps that are queued before the host looks at a code; a stop is noticed that much later."""
+
+
+class Decoder:
+    """One batch of decodings over buffers that keep their place in memory."""
+
+    def __init__(self, gpt: CodeGpt, rows: int, slots: int, max_codes: int) -> None:
+        self.gpt = gpt
+        self.rows = rows
+        weight = gpt.mel_head.weight
+        device = weight.device
+        self.device = device
+        self.cache = Cache(gpt.shape, rows, slots, device, weight.dtype)
+        self.warp = Warp(device)
+        self.code = torch.zeros(rows, dtype=torch.long, device=device)
+        self.seen = torch.zeros(rows, gpt.shape.mel_codes, dtype=torch.bool, device=device)
+        self.noise = torch.ones(rows, gpt.shape.mel_codes, device=device)
+        self.logits = torch.zeros(rows, gpt.shape.mel_codes, device=device)
+        self.latent = torch.zeros(rows, gpt.shape.width, dtype=weight.dtype, device=device)
+        self.latents = torch.zeros(rows, max_codes, gpt.shape.width, dtype=weight.dtype, device=device)
+        self._slot = torch.zeros(1, dtype=torch.long, device=device)
+        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._count = torch.zeros(1, dtype=torch.long, device=device)
+        self._first_slot = torch.zeros(rows, 1, 1, dtype=torch.long, device=device)
+        self._all_slots = torch.arange(slots, device=device)
+        self._graphs = Graphs(device)
+        self.used = 0
+        """Slots that hold something, known without asking the device."""
+
+    def start(self, prompts: Sequence[Tensor], sampling: Sampling, positions: PositionRule = "aligned") -> None:
+        """Read the prompts, each ``(n, width)``; afterwards the first latent and its logits are there."""
+        shape = self.gpt.shape
+        longest = max(prompt.shape[0] for prompt in prompts)
+        inputs = torch.stack([torch.nn.functional.pad(p, (0, 0, longest - p.shape[0], 0)) for p in prompts])
+        first = torch.tensor([longest - p.shape[0] for p in prompts], device=self.device)
+        self._first_slot.copy_(first.view(-1, 1, 1))
+        slots = self._all_slots[:longest]
+        visible = (slots <= slots[:, None]) & (slots >= self._first_slot)  # (B, T, T)
+        visible |= slots == slots[:, None]  # padding sees itself, for a softmax over nothing is not a number
+        latent, logits = self.gpt(inputs, self.cache, slots, visible)
+        self.latent.copy_(latent)
+        self.logits.copy_(logits)
+        self.latents[:, 0] = latent
+        self.warp.set(sampling)
+        self.seen.zero_()
+        self.seen[:, UNSAID_ID] = True
+        self.seen[:, shape.start_mel] = True
+        self._slot.fill_(longest)
+        self._position.fill_(FIRST_CODE_POSITION[positions])
+        self._count.fill_(1)
+        self.used = longest
+
+    def choose(self) -> None:
+        """Draw the next code of each row from its logits and the noise."""
+        self.code.copy_(self.warp.draw(self.logits, self.seen, self.noise))
+        self.seen.scatter_(1, self.code[:, None], True)
+
+    def advance(self, span: int) -> None:
+        """Feed the codes: one more latent and its logits. Reads the first ``span`` slots of the cache."""
+        slots = self._all_slots[:span]
+        visible = (slots <= self._slot) & (slots >= self._first_slot)  # (B, 1, span)
+        latent, logits = self.gpt(self.gpt.codes(self.code, self._position), self.cache, self._slot, visible)
+        self.latent.copy_(latent)
+        self.logits.copy_(logits)
+        self.latents.index_copy_(1, self._count, latent[:, None])
+        self._slot += 1
+        self._position += 1
+        self._count += 1
+
+    def step(self) -> None:
+        """``advance`` and ``choose`` in one go, by a recorded graph where there is one."""
+        span = self._span(self.used + 1)
+        self._graphs.run(span, lambda: self._whole_step(span))
+        self.used += 1
+
+    def advance_once(self) -> None:
+        """``advance`` for callers that choose for themselves."""
+        self.advance(self._span(self.used + 1))
+        self.used += 1
+
+    def feed(self, code: int) -> None:
+        """Go on with a code that was chosen elsewhere."""
+        self.code.fill_(code)
+        self.advance_once()
+
+    def follow(self, rows: Tensor, codes: Tensor) -> None:
+        """Let row ``i`` be what row ``rows[i]`` was, and go on with ``codes[i]``."""
+        if rows.tolist() != list(range(self.rows)):
+            self.cache.reorder(rows, self.used)
+            self.latents.copy_(self.latents[rows])
+            self.seen.copy_(self.seen[rows])
+        self.code.copy_(codes)
+        self.seen.scatter_(1, codes[:, None], True)
+
+    def record(self, prompt: Tensor) -> None:
+        """Record a step for every span; the buffers are as after ``start`` and free for use."""
+        sampling = Sampling()
+        spans = sorted({self._span(used) for used in range(1, self.cache.slots + 1)})
+        for span in spans:
+            self.start([prompt] * self.rows, sampling)
+            self._graphs.record(span, lambda span=span: self._whole_step(span))  # type: ignore[misc]
+
+    def run(
+        self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling,
+        generators: Sequence[torch.Generator | None], positions: PositionRule = "aligned",
+    ) -> Iterator[list[int]]:  # fmt: skip
+        """The rows' codes, step by step, STOP included; a row that has stopped goes on with codes of no meaning.
+
+        After the ``n``-th item ``latents[:, n - 1]`` holds its latents. The caller ends the loop by closing it.
+        """
+        self.start(prompts, sampling, positions)
+        lag = LAG.get(self.device.type, 0)
+        unread: deque[Readback] = deque()
+        for count in range(max_codes):
+            if sampling.do_sample:
+                for noise, generator in zip(self.noise, generators, strict=True):
+                    noise.exponential_(generator=generator)
+            if count == 0:
+                self.choose()
+            else:
+                self.step()
+            unread.append(Readback(self.code))
+            if len(unread) > lag:
+                yield unread.popleft().wait()
+        while unread:
+            yield unread.popleft().wait()
+
+    def _whole_step(self, span: int) -> None:
+        self.advance(span)
+        self.choose()
+
+    def _span(self, used: int) -> int:
+        return min(-(-used // SPAN) * SPAN, self.cache.slots)
+
+
+class Readback:
+    """A small tensor on its way to the host: the copy is queued at once, the wait comes later."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(tensor.device))
+        else:
+            self._host = tensor.cpu().clone()
+
+    def wait(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        values: list[int] = self._host.tolist()
+        return values

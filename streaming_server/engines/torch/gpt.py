@@ -1,0 +1,188 @@
+"""The GPT-2 that writes audio codes: its layers, and a key-value cache of fixed shape.
+
+Attribute names are the checkpoint's. This module does not know sampling, beams, tokens' texts, files or CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from streaming_server.engines.torch.conditioning import Conformer, Perceiver
+
+
+@dataclass(frozen=True, slots=True)
+class GptShape:
+    """Sizes and special ids, as ``config.yaml`` gives them."""
+
+    width: int
+    layers: int
+    heads: int
+    max_mel: int
+    max_text: int
+    text_tokens: int
+    mel_codes: int
+    start_text: int
+    stop_text: int
+    start_mel: int
+    stop_mel: int
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+class Cache:
+    """Keys and values of all layers, ``(layers, 2, B, heads, slots, head width)``: written in place, never grown."""
+
+    def __init__(self, shape: GptShape, rows: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        size = (shape.layers, 2, rows, shape.heads, slots, shape.head_width)
+        self.layers = torch.zeros(size, device=device, dtype=dtype)
+
+    @property
+    def slots(self) -> int:
+        return self.layers.shape[4]
+
+    def reorder(self, rows: Tensor, used: int) -> None:
+        """Let row ``i`` go on from what row ``rows[i]`` has written in its first ``used`` slots."""
+        self.layers[:, :, :, :, :used] = self.layers[:, :, rows, :, :used]
+
+
+class Projection(nn.Module):
+    """A linear map stored ``(in, out)``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.mT, self.bias)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: GptShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.c_attn = Projection(shape.width, 3 * shape.width)
+        self.c_proj = Projection(shape.width, shape.width)
+
+    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
+        """Attend from ``x (B, T, width)``, written to ``slots (T,)``, to the slots of ``bias (B · heads, T, span)``."""
+        qkv = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
+        cache.index_copy_(3, slots, qkv[1:])
+        q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
+        keys, values = cache[:, :, :, : bias.shape[-1]].flatten(1, 2)  # each (B · heads, span, d)
+        weights = torch.baddbmm(bias, q, keys.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
+        mixed = torch.unflatten(torch.bmm(weights, values), 0, (-1, self.heads))  # (B, heads, T, d)
+        out: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = Projection(width, 4 * width)
+        self.c_proj = Projection(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, shape: GptShape) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(shape.width)
+        self.attn = Attention(shape)
+        self.ln_2 = nn.LayerNorm(shape.width)
+        self.mlp = FeedForward(shape.width)
+
+    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, slots, bias)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class Transformer(nn.Module):
+    def __init__(self, shape: GptShape) -> None:
+        super().__init__()
+        self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.ln_f = nn.LayerNorm(shape.width)
+
+    def forward(self, x: Tensor, cache: Cache, slots: Tensor, bias: Tensor) -> Tensor:
+        for block, layer in zip(self.h, cache.layers, strict=True):
+            x = block(x, layer, slots, bias)
+        out: Tensor = self.ln_f(x)
+        return out
+
+
+class Positions(nn.Module):
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(count, width)
+
+
+class CodeGpt(nn.Module):
+    """A prefix and text in, one latent and one row of logits a code out; subclasses know what the prefix is."""
+
+    def __init__(self, shape: GptShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.text_embedding = nn.Embedding(shape.text_tokens + 1, shape.width)
+        self.mel_embedding = nn.Embedding(shape.mel_codes, shape.width)
+        self.text_pos_embedding = Positions(shape.max_text + 2, shape.width)
+        self.mel_pos_embedding = Positions(shape.max_mel + 3, shape.width)
+        self.gpt = Transformer(shape)
+        self.final_norm = nn.LayerNorm(shape.width)
+        self.mel_head = nn.Linear(shape.width, shape.mel_codes)
+
+    def words(self, text_ids: Tensor) -> Tensor:
+        """Ids ``(n,)`` → the inputs they are, between START and STOP ``(n + 2, width)``."""
+        ids = F.pad(F.pad(text_ids, (1, 0), value=self.shape.start_text), (0, 1), value=self.shape.stop_text)
+        text: Tensor = self.text_embedding(ids) + self.text_pos_embedding.emb.weight[: ids.shape[0]]
+        return text
+
+    def started(self, prefix: Tensor) -> Tensor:
+        """All inputs before START_MEL ``(n, width)`` → with it ``(n + 1, width)``."""
+        start = self.mel_embedding.weight[self.shape.start_mel] + self.mel_pos_embedding.emb.weight[0]
+        return torch.cat([prefix, start[None]])
+
+    def codes(self, codes: Tensor, position: Tensor) -> Tensor:
+        """Codes ``(B,)`` at mel position ``(1,)`` → inputs ``(B, 1, width)``."""
+        x: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding.emb(position)
+        return x[:, None]
+
+    def forward(self, inputs: Tensor, cache: Cache, slots: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs ``(B, T, width)`` → the last one's latent ``(B, width)`` and its logits ``(B, codes)`` in float32.
+
+        ``slots (T,)`` is where the cache takes the inputs; ``visible (B, T, span)`` tells which slots an input sees.
+        """
+        bias = torch.where(visible, 0.0, -torch.inf).to(inputs.dtype)
+        bias = bias.repeat_interleave(self.shape.heads, dim=0)
+        latent: Tensor = self.final_norm(self.gpt(inputs, cache, slots, bias)[:, -1])
+        return latent, self.mel_head(latent).float()
+
+
+class Gpt(CodeGpt):
+    """The GPT of 1.0 and 1.5: a voice is its conditioning latents."""
+
+    def __init__(self, shape: GptShape, conditioning_encoder: Conformer, perceiver_encoder: Perceiver) -> None:
+        super().__init__(shape)
+        self.conditioning_encoder = conditioning_encoder
+        self.perceiver_encoder = perceiver_encoder
+        self.text_head = nn.Linear(shape.width, shape.text_tokens + 1)
+
+    def condition(self, mel: Tensor) -> Tensor:
+        """Log-mel ``(mels, T)`` → conditioning ``(latents, width)``."""
+        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(mel.mT[None]))
+        return latents[0]
+
+    def prompt(self, conditioning: Tensor, text_ids: Tensor) -> Tensor:
+        """Conditioning ``(latents, width)``, ids ``(n,)`` → all inputs up to START_MEL ``(latents + n + 3, width)``."""
+        text = self.words(text_ids)
+        return self.started(torch.cat([conditioning.to(text.dtype), text]))

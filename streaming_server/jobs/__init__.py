@@ -1,0 +1,1 @@
+"""Durable work: the job store, its runner, uploads, files and workers."""

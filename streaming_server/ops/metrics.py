@@ -1,0 +1,76 @@
+"""What the server counts, for Prometheus. One registry a server; knows names and numbers, not where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from streaming_server.speech.stream import SpeechStats
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+_LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_FACTORS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "speech_requests", "Requests that are over", ["method", "route", "status"], registry=self.registry
+        )
+        self._bytes = Counter("speech_response_bytes", "Bytes sent in bodies", ["route"], registry=self.registry)
+        self._disconnects = Counter(
+            "speech_disconnects", "Streams whose client left before their end", ["route"], registry=self.registry
+        )
+        self._waits = self._histogram("speech_wait_seconds", "Wait for the slot", _LATENCIES_S)
+        self._first_audio = self._histogram("speech_first_audio_seconds", "Request to first audio", _LATENCIES_S)
+        self._factor = self._histogram("speech_real_time_factor", "Seconds of synthesis a second of audio", _FACTORS)
+        self._audio_s = Counter("speech_audio_seconds", "Audio that was made", ["kind"], registry=self.registry)
+
+    def gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
+        """A number that is read when it is asked for, by the values of a label."""
+        self.registry.register(_Gauge(name, text, read, label))
+
+    def request(self, method: str, route: str, status: int | None, sent_bytes: int, *, left: bool) -> None:
+        """A request is over; ``left``: its client went away before the end, ``status`` None: before any answer."""
+        self._requests.labels(method, route, "none" if status is None else status).inc()
+        self._bytes.labels(route).inc(sent_bytes)
+        if left:
+            self._disconnects.labels(route).inc()
+
+    def speech(self, kind: str, stats: SpeechStats) -> None:
+        """A stream is over; ``kind``: ``live`` or ``job``."""
+        if stats.wait_s is not None:
+            self._waits.labels(kind).observe(stats.wait_s)
+        if stats.first_audio_s is not None:
+            self._first_audio.labels(kind).observe(stats.first_audio_s)
+        if stats.audio_s:
+            self._factor.labels(kind).observe(stats.synthesis_s / stats.audio_s)
+            self._audio_s.labels(kind).inc(stats.audio_s)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text form."""
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ["kind"], buckets=buckets, registry=self.registry)
+
+
+class _Gauge(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
+        self._name, self._text, self._read, self._label = name, text, read, label
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for value, number in self._read().items():
+            family.add_metric([value], number)
+        yield family
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Without this the registry would read the number at once."""
+        return []

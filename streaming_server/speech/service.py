@@ -1,0 +1,207 @@
+"""The engine behind its slot, and the streams that come out of it.
+
+Knows neither HTTP nor any engine or format in particular.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import anyio
+
+from streaming_server.audio.encoders import AudioEncoder
+from streaming_server.audio.stretch import stretched
+from streaming_server.domain import SpeechRequest
+from streaming_server.engines.base import Engine
+from streaming_server.errors import EngineNotReady, StreamNotFound
+from streaming_server.speech.buffers import ByteBudget, ByteLimits
+from streaming_server.speech.encoder_pool import EncoderPool
+from streaming_server.speech.slot import Slot
+from streaming_server.speech.stream import SpeechStats, SpeechStream
+
+log = logging.getLogger(__name__)
+
+_USUAL_DRAIN_S = 0.2
+
+
+class EngineState(StrEnum):
+    LOADING = "loading"
+    READY = "healthy"
+    FAILED = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How long a stream is kept for a reader whose connection broke."""
+
+    keep_s: float
+    """After its last reader has gone."""
+    grace_s: float
+    """For this long a resumable stream is also synthesised further."""
+    most_streams: int
+
+
+class SpeechService:
+    """All that speaks."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        slot: Slot,
+        lane: EncoderPool,
+        limits: ByteLimits,
+        resumption: Resumption,
+        observe: Callable[[str, SpeechStats], None] = lambda *_: None,
+    ) -> None:
+        """``observe``: called when the one who opened a stream leaves it, with ``live`` or ``job``."""
+        self.engine = engine
+        self.slot = slot
+        self.state = EngineState.LOADING
+        self.budget = ByteBudget(limits)
+        self._lane = lane
+        self._resumption = resumption
+        self._observe = observe
+        self._streams: dict[str, SpeechStream] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+        """Of the streams that nobody reads, the first to expire first."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._first_read: set[SpeechStream] = set()
+
+    @property
+    def draining(self) -> int:
+        """How many requests are still being sent though their synthesis is over; the usual moment does not count."""
+        return sum(stream.spoken_for_s > _USUAL_DRAIN_S for stream in self._first_read)
+
+    async def warm(self) -> None:
+        """Make the engine ready.
+
+        Raises:
+            SpeechServerError: it never will be; ``state`` says so too.
+        """
+        try:
+            await self.engine.warm()
+        except Exception:
+            self.state = EngineState.FAILED
+            raise
+        self.state = EngineState.READY
+
+    async def aclose(self) -> None:
+        """End every stream; free the engine and the encoding threads."""
+        self.state = EngineState.LOADING
+        while self._streams:
+            await self.discard(next(iter(self._streams)))
+        await asyncio.gather(*self._closing)
+        await self.engine.aclose()
+        self._lane.close()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        request: SpeechRequest,
+        encoder: AudioEncoder,
+        *,
+        keep: bool = False,
+        resumable: bool = False,
+        batch: bool = False,
+    ) -> AsyncIterator[SpeechStream]:
+        """Begin a synthesis; leaving the ``with`` ends it wherever it is and frees the slot.
+
+        Whatever goes wrong is raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`, `VoiceUnreadable`,
+        `EngineFailed`, `ReaderTooSlow`.
+
+        Args:
+            request: what to say.
+            encoder: a new one.
+            keep: let the bytes be read again by `resume` for a while.
+            resumable: with ``keep``, go on synthesising for a moment after the reader has gone.
+            batch: a job, which waits behind live requests for as long as it takes.
+
+        Raises:
+            EngineNotReady: the engine is loading, or has failed to.
+        """
+        if self.state is not EngineState.READY:
+            raise EngineNotReady
+        if request.verbose:
+            log.info("speech request", extra={"fields": asdict(request)})
+        info = self.engine.info
+        for asked, capability in ((request.scene, "scene"), (request.own_voices, "smart_voice")):
+            if asked and not info.capabilities.get(capability):
+                log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
+        if not info.capabilities.get("speed"):
+            encoder = stretched(encoder, request.speed)
+        grace_s = self._resumption.grace_s if keep and resumable else 0.0
+        buffer = self.budget.open()
+        stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s, batch=batch)
+        self._streams[stream.id] = stream
+        self._first_read.add(stream)
+        try:
+            async with self._reading(stream, keep=keep):
+                yield stream
+        finally:
+            self._observe("job" if batch else "live", stream.stats)
+            self._first_read.discard(stream)
+
+    @asynccontextmanager
+    async def resume(self, stream_id: str) -> AsyncIterator[SpeechStream]:
+        """Read a kept stream once more.
+
+        Raises:
+            StreamNotFound: there is none of that id, or no longer.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise StreamNotFound
+        async with self._reading(stream, keep=True):
+            yield stream
+
+    async def discard(self, stream_id: str) -> None:
+        """End a stream, free the slot if it holds it, and forget it.
+
+        Raises:
+            StreamNotFound: there is none of that id, or no longer.
+        """
+        if expiry := self._expiries.pop(stream_id, None):
+            expiry.cancel()
+        stream = self._streams.pop(stream_id, None)
+        if stream is None:
+            raise StreamNotFound
+        await stream.aclose()
+        self.budget.discard(stream.buffer)
+
+    @asynccontextmanager
+    async def _reading(self, stream: SpeechStream, *, keep: bool) -> AsyncIterator[None]:
+        if expiry := self._expiries.pop(stream.id, None):
+            expiry.cancel()
+        stream.attach()
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stream.detach()
+                if stream.id in self._streams and not stream.is_read:
+                    await self._keep(stream) if keep and self._resumption.keep_s else await self.discard(stream.id)
+
+    async def _keep(self, stream: SpeechStream) -> None:
+        loop = asyncio.get_running_loop()
+        self._expiries[stream.id] = loop.call_later(self._resumption.keep_s, self._expire, stream.id)
+        while len(self._expiries) > self._resumption.most_streams or self._idle_bytes > self.budget.limits.kept:
+            await self.discard(next(iter(self._expiries)))
+
+    @property
+    def _idle_bytes(self) -> int:
+        """What the streams hold that nobody reads, not encoded yet or encoded."""
+        return sum(self._streams[stream_id].held_bytes for stream_id in self._expiries)
+
+    def _expire(self, stream_id: str) -> None:
+        async def discard() -> None:
+            with suppress(StreamNotFound):  # ended by somebody else in the same moment
+                await self.discard(stream_id)
+
+        task = asyncio.create_task(discard())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

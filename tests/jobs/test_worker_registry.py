@@ -1,0 +1,215 @@
+"""Who works, and what a broker has lost sight of; and workflows in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streaming_server.errors import JobQueueFull, LeaseLost, UploadNotFound
+from streaming_server.jobs.storage import Storage
+from streaming_server.jobs.store import Job, JobState, JobStore, NewJob
+from streaming_server.jobs.worker_registry import Workforce
+from tests.support.postgres import opened_storage, together
+
+LEASE_S = 0.3
+
+
+@pytest.fixture
+def storage(tmp_path: Path, database_url: str) -> Iterator[Storage]:
+    with opened_storage(tmp_path, database_url, lease_s=LEASE_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(storage: Storage) -> JobStore:
+    return storage.jobs
+
+
+@pytest.fixture
+def workforce(storage: Storage) -> Workforce:
+    return storage.workforce
+
+
+def chain(store: JobStore, *names: str, workflow_id: str = "workflow_1") -> list[Job]:
+    new = [NewJob(f"{workflow_id}_{index}", name, "{}") for index, name in enumerate(names)]
+    return store.submit(new, workflow_id)
+
+
+def states(store: JobStore, workflow_id: str = "workflow_1") -> list[str]:
+    return [job.state.value for job in store.chain(workflow_id)]
+
+
+def test_a_chain_runs_in_its_order(store: JobStore) -> None:
+    accepted = chain(store, "a", "b", "c")
+    assert states(store) == ["pending", "blocked", "blocked"]
+    assert store.claim("w", accepted[1].id) is None
+    for index, name in enumerate("abc"):
+        job = store.claim("w")
+        assert job is not None
+        assert (job.name, job.position) == (name, index)
+        assert store.claim("w") is None
+        following = store.finish(job, "{}")
+        assert following == (store.get(accepted[index + 1].id) if index < 2 else None)
+    assert states(store) == ["completed"] * 3
+
+
+def test_a_failure_ends_what_follows_and_nothing_else(store: JobStore) -> None:
+    chain(store, "a", "b", "c")
+    chain(store, "d", "e", workflow_id="workflow_2")
+    first = store.claim("w")
+    assert first is not None
+    store.finish(first, "{}")
+    second = store.claim("w", "workflow_1_1")
+    assert second is not None
+    store.fail(second, "no", "engine_failed")
+    assert states(store) == ["completed", "failed", "cancelled"]
+    assert states(store, "workflow_2") == ["pending", "blocked"]
+    failed = store.get(second.id)
+    assert failed is not None
+    assert (failed.message, failed.error_code) == ("no", "engine_failed")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_cancelling_ends_what_follows(store: JobStore, index: int) -> None:
+    accepted = chain(store, "a", "b", "c")
+    running = store.claim("w")
+    assert running is not None
+    store.cancel(accepted[index].id)
+    assert states(store) == ["running" if index else "cancelled", "cancelled", "cancelled"]
+    if index:
+        assert store.finish(running, "{}") is None
+    else:
+        with pytest.raises(LeaseLost):
+            store.finish(running, "{}")
+    assert states(store)[1:] == ["cancelled", "cancelled"]
+
+
+def test_a_job_of_no_workflow_has_no_followers(store: JobStore) -> None:
+    one, other = (store.submit([NewJob(name, name, "{}")])[0] for name in ("one", "other"))
+    job = store.claim("w", one.id)
+    assert job is not None
+    store.fail(job, "no", "x")
+    assert store.get(other.id).state is JobState.PENDING  # type: ignore[union-attr]
+
+
+def test_a_chain_is_accepted_as_a_whole_or_not(store: JobStore) -> None:
+    with pytest.raises(UploadNotFound):
+        store.submit([NewJob("a", "a", "{}"), NewJob("b", "b", "{}", {"0" * 64})], "workflow_1")
+    assert store.chain("workflow_1") == []
+
+
+def test_blocked_jobs_do_not_fill_the_queue(tmp_path: Path, database_url: str) -> None:
+    with opened_storage(tmp_path, database_url, most_pending=2) as opened:
+        chain(opened.jobs, *"abcdef")
+        chain(opened.jobs, "g", workflow_id="workflow_2")
+        with pytest.raises(JobQueueFull):
+            chain(opened.jobs, "h", workflow_id="workflow_3")
+
+
+def test_workflows_are_not_on_the_page_of_the_jobs(store: JobStore) -> None:
+    chain(store, "a", "b")
+    alone = store.submit([NewJob("alone", "a", "{}")])
+    assert store.page(10) == (alone, 1)
+
+
+def test_a_worker_is_there_for_as_long_as_it_says_so(workforce: Workforce) -> None:
+    workforce.beat("one", None, {}, is_busy=False)
+    workforce.beat("two", 5.0, {"name": "a device"}, is_busy=True)
+    one, two = workforce.alive()
+    assert (one.id, one.entered_s, one.is_busy, one.device) == ("one", None, False, {})
+    assert (two.id, two.entered_s, two.is_busy, two.device) == ("two", 5.0, True, {"name": "a device"})
+    workforce.leave("two")
+    assert [worker.id for worker in workforce.alive()] == ["one"]
+    time.sleep(2.5 * LEASE_S)
+    assert workforce.alive() == []
+    workforce.beat("one", None, {}, is_busy=False)
+    assert [worker.id for worker in workforce.alive()] == ["one"]
+
+
+def test_one_that_has_a_job_is_busy_whatever_it_said_last(workforce: Workforce, store: JobStore) -> None:
+    workforce.beat("w", None, {}, is_busy=False)
+    chain(store, "a")
+    job = store.claim("w")
+    assert job is not None
+    assert [worker.is_busy for worker in workforce.alive()] == [True]
+    (beat,) = workforce.activity(10)
+    assert (beat.job_id, beat.job_name, beat.worker_id, beat.state) == (job.id, "a", "w", JobState.RUNNING)
+    assert beat.heartbeat_s == pytest.approx(time.time(), abs=5)
+    store.finish(job, "{}")
+    assert [worker.is_busy for worker in workforce.alive()] == [False]
+    assert [task.state for task in workforce.activity(10)] == [JobState.COMPLETED]
+
+
+def test_statistics(workforce: Workforce, store: JobStore) -> None:
+    assert (workforce.statistics().total, workforce.statistics().average_s) == (0, 0)
+    for index in range(4):
+        store.submit([NewJob(str(index), "a", "{}")])
+    for index in range(3):
+        job = store.claim("w")
+        assert job is not None
+        time.sleep(0.05)
+        store.finish(job, "{}") if index else store.fail(job, "no", "x")
+    again = store.claim("w")
+    assert again is not None
+    store.release(again, "later")
+    assert store.claim("w") is not None
+    found = workforce.statistics()
+    assert (found.total, found.completed, found.failed, found.retried) == (4, 2, 1, 1)
+    assert 0.05 <= found.average_s < 1
+
+
+def test_nothing_is_forgotten_while_messages_are_young_or_everybody_is_busy(
+    workforce: Workforce, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workforce.beat("w", None, {}, is_busy=False)
+    chain(store, "a")
+    assert workforce.forgotten() == []
+    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNSEEN_S", 0.05)
+    time.sleep(0.1)
+    assert workforce.forgotten() == [("workflow_1_0", "a", "workflow_1")]
+    assert workforce.forgotten() == []
+    time.sleep(0.1)
+    assert store.claim("w") is not None
+    chain(store, "b", workflow_id="workflow_2")
+    time.sleep(0.1)
+    assert workforce.forgotten() == []
+
+
+def test_as_many_are_sent_again_as_workers_are_idle(
+    workforce: Workforce, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNSEEN_S", 0.0)
+    for index in range(5):
+        store.submit([NewJob(str(index), "a", "{}")])
+    for name in ("one", "two"):
+        workforce.beat(name, None, {}, is_busy=False)
+    time.sleep(0.02)
+    assert [job_id for job_id, _, _ in workforce.forgotten()] == ["0", "1"]
+
+
+def test_what_a_dead_worker_had_is_sent_again_once(workforce: Workforce, store: JobStore) -> None:
+    chain(store, "a")
+    held = store.claim("dead")
+    assert held is not None
+    assert workforce.forgotten() == []
+    time.sleep(LEASE_S * 1.2)
+    found: list[str] = []
+    together(4, lambda _: found.extend(job_id for job_id, _, _ in workforce.forgotten()))
+    assert found == ["workflow_1_0"]
+    assert states(store) == ["pending"]
+    with pytest.raises(LeaseLost):
+        store.finish(held, "{}")
+
+
+def test_a_workflow_is_forgotten_as_a_whole(store: JobStore) -> None:
+    accepted = chain(store, "a", "b")
+    for left in (accepted, []):
+        job = store.claim("w")
+        assert job is not None
+        store.finish(job, "{}")
+        forgotten = store.delete_ended(0)
+        assert len(store.chain("workflow_1")) == len(left)
+    assert sorted(forgotten) == [job.id for job in accepted]

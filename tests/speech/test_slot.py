@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from streaming_server.errors import QueueFull, QueueTimeout
+from streaming_server.speech.priority_semaphore import PrioritySemaphore
+from streaming_server.speech.slot import Slot
+
+pytestmark = pytest.mark.anyio
+
+
+async def hold(slot: Slot, name: str, order: list[str], seconds: float = 0.0) -> None:
+    async with slot.enter(name, None, name):
+        order.append(name)
+        await asyncio.sleep(seconds)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_those_who_wait_enter_in_the_order_of_arrival() -> None:
+    slot, order = Slot(32, 10), list[str]()
+    await asyncio.gather(*(hold(slot, str(number), order) for number in range(20)))
+    assert order == [str(number) for number in range(20)]
+
+
+async def test_status_names_the_holder_and_counts_those_who_wait() -> None:
+    slot = Slot(32, 10)
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
+    async with slot.enter("first", 3):
+        waiting = asyncio.create_task(hold(slot, "second", []))
+        await settle()
+        holder = slot.status().holder
+        assert holder is not None
+        assert (holder.text, holder.reference_audio_index, slot.status().waiting) == ("first", 3, ("second",))
+    await waiting
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    slot, order = Slot(2, 10), list[str]()
+    async with slot.enter("holder", None):
+        waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
+        await settle()
+        with pytest.raises(QueueFull, match="2 requests"):
+            await hold(slot, "c", order)
+    await asyncio.gather(*waiting)
+    assert order == ["a", "b"]
+
+
+async def test_a_queue_of_none_lets_in_whoever_finds_the_slot_free() -> None:
+    slot, order = Slot(0, 10), list[str]()
+    await hold(slot, "a", order)
+    async with slot.enter("b", None):
+        with pytest.raises(QueueFull):
+            await hold(slot, "c", order)
+    await hold(slot, "d", order)
+    assert order == ["a", "d"]
+
+
+async def test_a_wait_ends_after_its_time_and_leaves_no_place_behind() -> None:
+    slot = Slot(2, 0.02)
+    async with slot.enter("holder", None):
+        with pytest.raises(QueueTimeout, match=r"0\.02 s"):
+            await hold(slot, "late", [])
+        assert slot.status().waiting == ()
+    await hold(slot, "next", [])
+
+
+async def test_who_leaves_while_waiting_loses_the_place_at_once() -> None:
+    slot, order = Slot(1, 10), list[str]()
+    async with slot.enter("holder", None):
+        leaving = asyncio.create_task(hold(slot, "leaving", order))
+        await settle()
+        leaving.cancel()
+        await settle()
+        assert slot.status().waiting == ()
+        staying = asyncio.create_task(hold(slot, "staying", order))
+        await settle()
+    await staying
+    assert order == ["staying"]
+
+
+async def test_the_slot_survives_any_mixture_of_leaving_and_failing() -> None:
+    chance = random.Random(4)
+    slot = Slot(1000, 10)
+    inside = 0
+
+    async def client() -> None:
+        nonlocal inside
+        async with slot.enter("", None):
+            inside += 1
+            assert inside == 1
+            try:
+                await asyncio.sleep(chance.choice([0, 0, 0.0005]))
+                if chance.random() < 0.2:
+                    raise ValueError
+            finally:
+                inside -= 1
+
+    tasks = []
+    for _ in range(500):
+        tasks.append(asyncio.create_task(client()))
+        await asyncio.sleep(0)
+        for task in chance.sample(tasks, min(len(tasks), 2)):
+            if chance.random() < 0.2:
+                task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (slot.status().holder, slot.status().waiting) == (None, ())
+    await hold(slot, "next", [])
+
+
+async def test_a_turn_that_comes_while_its_taker_is_cancelled_goes_to_the_next() -> None:
+    turnstile = PrioritySemaphore(1)
+    await turnstile.acquire()
+    first, second = (asyncio.create_task(turnstile.acquire()) for _ in range(2))
+    await settle()
+    turnstile.release()
+    first.cancel()
+    await asyncio.wait([first, second])
+    assert first.cancelled()
+    assert second.done()
+    assert not second.cancelled()
+
+
+async def test_the_lowest_priority_value_goes_first() -> None:
+    turnstile, order = PrioritySemaphore(1), list[float]()
+
+    async def take(priority: float) -> None:
+        await turnstile.acquire(priority)
+        order.append(priority)
+        turnstile.release()
+
+    await turnstile.acquire()
+    tasks = [asyncio.create_task(take(priority)) for priority in (3.0, 1.0, 2.0, 0.0)]
+    await settle()
+    turnstile.release()
+    await asyncio.gather(*tasks)
+    assert order == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_turn_is_not_given_to_one_who_has_just_been_cancelled() -> None:
+    turnstile = PrioritySemaphore(1)
+    await turnstile.acquire()
+    first, second = (asyncio.create_task(turnstile.acquire()) for _ in range(2))
+    await settle()
+    first.cancel()
+    turnstile.release()
+    await asyncio.wait([first, second], timeout=1)
+    assert first.cancelled()
+    assert second.done()
+    turnstile.release()
+    assert turnstile.is_open

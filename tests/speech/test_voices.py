@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
+from streaming_server.speech.voices import VoiceLibrary
+
+
+def folder_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_recordings_are_listed_by_name_and_other_files_are_not(tmp_path: Path) -> None:
+    folder_of(tmp_path, "b.wav", "a.MP3", "c.flac", "notes.txt", "d.m4a", "f.opus", "e.ogg", "noend")
+    voices = VoiceLibrary(tmp_path).list()
+    assert [(voice.index, voice.path.name, voice.name) for voice in voices] == [
+        *((0, "a.MP3", "a"), (1, "b.wav", "b"), (2, "c.flac", "c"), (3, "d.m4a", "d"), (4, "e.ogg", "e")),
+        (5, "f.opus", "f"),
+    ]
+
+
+def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
+    library = VoiceLibrary(tmp_path / "none")
+    assert library.list() == []
+    with pytest.raises(VoiceIndexOutOfRange, match="参考音频序号无效: 0"):
+        library.get(0)
+
+
+def test_an_index_means_the_same_file_until_the_next_listing(tmp_path: Path) -> None:
+    library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav", "c.wav"))
+    (tmp_path / "b.wav").unlink()
+    assert library.get(2).name == "c"
+    with pytest.raises(VoiceFileMissing, match=r"参考音频文件不存在: b\.wav"):
+        library.get(1)
+    assert [voice.name for voice in library.list()] == ["a", "c"]
+    assert library.get(1).name == "c"
+
+
+def test_a_file_that_came_since_the_listing_is_found(tmp_path: Path) -> None:
+    library = VoiceLibrary(folder_of(tmp_path, "a.wav"))
+    folder_of(tmp_path, "b.wav")
+    assert library.get(1).name == "b"
+
+
+@pytest.mark.parametrize("index", [-1, 3, 10**30])
+def test_an_index_out_of_range_names_the_range(index: int, tmp_path: Path) -> None:
+    library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav", "c.wav"))
+    with pytest.raises(VoiceIndexOutOfRange, match=rf"^参考音频序号无效: {index}\. 有效范围: 0-2$"):
+        library.get(index)

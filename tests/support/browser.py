@@ -1,0 +1,145 @@
+"""A real Chromium on the player page, with ears: what is scheduled, and what reaches the way out."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Browser, Page, Response, sync_playwright
+
+from streaming_server.domain import FloatSamples
+from tests.support.server import eventually
+
+LAN_HOST = "speech.lan"
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--autoplay-policy=no-user-gesture-required",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    # A name that is not this machine's makes plain HTTP what it is in a home network: no secure context.
+    f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
+]
+# Watches from outside the page's own code: the click as the browser dates it, every buffer that is given a time, and
+# the first moment at which the analyser sees sound.
+_EARS = """
+  globalThis.ears = { laid: [] };
+  addEventListener("click", (event) => {
+    if (event.target.closest("#play")) Object.assign(ears, { clicked: event.timeStamp, heard: null, laid: [] });
+  }, true);
+  setInterval(() => {
+    if (ears.clicked && ears.heard === null && playerState.level > 0.01) ears.heard = performance.now();
+  }, 1);
+  const start = AudioBufferSourceNode.prototype.start;
+  AudioBufferSourceNode.prototype.start = function (when) {
+    ears.laid.push({ when, rate: this.buffer.sampleRate, samples: this.buffer.getChannelData(0).slice() });
+    return start.call(this, when);
+  };
+  ears.base64 = () => {
+    const bytes = ears.laid.flatMap(({ samples }) => [...new Uint8Array(samples.buffer)]);
+    return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ""));
+  };
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    assert path, "the tests of the page need Debian's chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Player:
+    """The page, once it is ready."""
+
+    def __init__(
+        self, browser: Browser, port: int, *, host: str = "127.0.0.1", without: tuple[str, ...] = (), **context: Any
+    ) -> None:
+        self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.requested: list[str] = []
+        self.errors: list[str] = []
+        self.context.on("request", lambda request: self.requested.append(request.url))
+        self.stream_ids: list[str] = []
+        self.page.on("response", self._note_stream)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        for name in without:
+            self.page.add_init_script(f"delete globalThis.{name}")
+        self.page.add_init_script(_EARS)
+        self.page.goto(f"http://{host}:{port}/player")
+        self.page.wait_for_selector("#voices input")
+
+    def _note_stream(self, response: Response) -> None:
+        if "x-stream-id" in response.headers:
+            self.stream_ids.append(response.headers["x-stream-id"])
+
+    def download(self, folder: Path) -> Path:
+        with self.page.expect_download() as started:
+            self.page.click("#download")
+        path = folder / started.value.suggested_filename
+        started.value.save_as(path)
+        return path
+
+    def state(self, name: str) -> Any:
+        return self.page.evaluate(f"playerState.{name}")
+
+    def play(self, text: str = "a") -> None:
+        self.page.fill("#text", text)
+        self.page.click("#play")
+
+    def wait(self, condition: str, within_s: float = 15.0) -> None:
+        """Until an expression over ``playerState`` and ``ears`` holds."""
+        # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
+        eventually(lambda: self.page.evaluate(condition), within_s)
+
+    def play_whole(self, text: str = "a") -> None:
+        self.play(text)
+        self.wait("playerState.phase === 'done'", within_s=30)
+
+    def heard_ms(self) -> float:
+        """From the click to the first sound at the way out."""
+        self.wait("ears.heard !== null")
+        took: float = self.page.evaluate("ears.heard - ears.clicked")
+        return took
+
+    def laid(self) -> FloatSamples:
+        """All samples that were given a time, in their order."""
+        return np.frombuffer(base64.b64decode(self.page.evaluate("ears.base64()")), np.float32)
+
+    def seams(self) -> list[int]:
+        """Samples between the end of each buffer and the start of the next; 0 where they join."""
+        laid = self.page.evaluate("ears.laid.map(({ when, rate, samples }) => [when * rate, samples.length])")
+        ends = [start + length for start, length in laid]
+        return [round(start - end) for (start, _), end in zip(laid[1:], ends, strict=False)]
+
+    def bars(self) -> list[int]:
+        """Height of the waveform where it is drawn, in pixels, column by column."""
+        drawn: list[int] = self.page.evaluate(
+            """() => {
+              const { width, height } = document.getElementById("wave");
+              const { data } = document.getElementById("wave").getContext("2d").getImageData(0, 0, width, height);
+              const column = (x) => [...Array(height).keys()].filter((y) => data[(y * width + x) * 4 + 3] > 128).length;
+              return [...Array(width).keys()].map(column).filter((tall) => tall > 0);
+            }"""
+        )
+        return drawn
+
+
+@contextmanager
+def player(browser: Browser, port: int, **options: Any) -> Iterator[Player]:
+    page = Player(browser, port, **options)
+    try:
+        yield page
+    finally:
+        page.context.close()
+    assert not page.errors
