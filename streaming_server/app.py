@@ -19,17 +19,17 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from streaming_server.api.fleet import Fleet
-from streaming_server.api.higgs.routes import routes as higgs
+from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
-from streaming_server.api.native.routes import routes as native
-from streaming_server.api.openai.routes import routes as openai
+from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
-from streaming_server.api.tasks.routes import routes as tasks
+from streaming_server.api.tasks import routes as tasks
+from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.monitoring import Monitoring
-from streaming_server.api.workflows.routes import routes as workflows
 from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.service import Backlog

@@ -1,6 +1,6 @@
 """Another program: it knows the names of the tasks, what they take, and where the broker is.
 
-Usage: python -m tests.support.pipeline BROKER < chains; each line is a list of [name, arguments]. Prints a line for each.
+Usage: python -m tests.support.pipeline BROKER < chains; each line is a list of [name, arguments]. Prints one line each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A worker whose engine takes as long as its text says, for tests and benchmarks: ``python -m tests.support.timed_worker``.
+"""A worker whose engine takes as long as its text says: ``python -m tests.support.timed_worker``.
 
 The settings come from the environment, as those of ``streaming-server worker`` do.
 """

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from streaming_server.api.forms import read_form
-from streaming_server.api.higgs.routes import schemas as operations
+from streaming_server.api.higgs import schemas as operations
 from streaming_server.api.higgs.schemas import (
     DONE_MESSAGE,
     FEATURES,

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
 from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
-from streaming_server.api.native.routes import schemas as operations
+from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
     TAG,
     Health,

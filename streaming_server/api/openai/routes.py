@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server import __version__
 from streaming_server.api.http import ErrorShape, check_text, parse_body
-from streaming_server.api.openai.routes import schemas as operations
+from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.schemas import (
     FORMAT_NAMES,
     VOICES,

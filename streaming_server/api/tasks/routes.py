@@ -19,7 +19,7 @@ from streaming_server.api.multipart import file_part
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import emotion_source, emotion_vector, within_limit
 from streaming_server.api.responses import WholeSpeechResponse
-from streaming_server.api.tasks.routes import schemas as operations
+from streaming_server.api.tasks import schemas as operations
 from streaming_server.api.tasks.schemas import (
     TAG,
     Deleted,

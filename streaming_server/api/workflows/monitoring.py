@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.tasks.schemas import iso
-from streaming_server.api.workflows.routes import schemas as operations
+from streaming_server.api.workflows import schemas as operations
 from streaming_server.api.workflows.schemas import (
     MONITORING_TAG,
     Heartbeats,

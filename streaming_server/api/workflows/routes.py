@@ -21,7 +21,7 @@ from streaming_server.api.http import ErrorShape, MalformedBody, check_text, par
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import emotion_vector
 from streaming_server.api.tasks.schemas import iso
-from streaming_server.api.workflows.routes import schemas as operations
+from streaming_server.api.workflows import schemas as operations
 from streaming_server.api.workflows.schemas import (
     TAG,
     Accepted,
