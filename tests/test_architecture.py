@@ -23,7 +23,7 @@ ALLOWED = {
     "speech": {"speech", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "ops.gpu", "engines.base", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "errors", "domain"},
-    "scale": {"scale", "jobs", "app", "api", "settings", "errors", "logs", "engines.base"},
+    "scale": {"scale", "speech", "jobs", "app", "api", "settings", "errors", "logs", "engines.base"},
     "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
