@@ -22,6 +22,7 @@ from streaming_server import __version__, client, logs
 from streaming_server.app import create_service, create_storage, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.downloads import MODELS, download
 from streaming_server.engines.base import create_engine
 from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.storage import Storage
@@ -114,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         "-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)"
     )
     calibrate.set_defaults(command=_calibrate)
+
+    get = commands.add_parser("download", allow_abbrev=False, help="download a model with everything it needs")
+    get.add_argument("model", choices=list(MODELS), help="which model")
+    get.add_argument("--dir", type=Path, help="the folder to download into (below checkpoints)")
+    get.set_defaults(command=_download)
 
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
@@ -271,6 +277,14 @@ async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
         )
     finally:
         await engine.aclose()
+
+
+def _download(settings: Settings, options: argparse.Namespace) -> int:
+    model = MODELS[options.model]
+    folder = options.dir or Path(model.folder)
+    download(model.parts, folder, lambda line: print(line, flush=True))
+    print(f"{options.model} is complete; start the server with: ./start_api.sh {model.start.format(folder=folder)}")
+    return 0
 
 
 def _voices(settings: Settings, options: argparse.Namespace) -> int:
