@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser(
         "test", allow_abbrev=False, help="ask a running server to speak, in its HiggsAudio dialect"
     )
-    test.add_argument("--test", choices=list(client.TESTS), default="basic", help="what to ask for (basic)")
+    test.add_argument("--test", choices=list(client.TESTS), help="run this test alone (all)")
     test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
     test.set_defaults(command=_test)
     return parser
@@ -321,8 +321,9 @@ def _cancel(storage: Storage, job_id: str) -> int:
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
-    for line in client.TESTS[options.test](options.url.rstrip("/")):
-        print(line)
+    for name in [options.test] if options.test else client.TESTS:
+        for line in client.TESTS[name](options.url.rstrip("/")):
+            print(line)
     return 0
 
 
