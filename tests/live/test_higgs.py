@@ -19,6 +19,7 @@ import pytest
 
 from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.cli import main
 from streaming_server.domain import FloatSamples
 from streaming_server.engines.espeak.voices import PRESETS
 from tests.support.ear import DIGITS, STRINGS, agreement, recognise_digits
@@ -337,6 +338,23 @@ def test_openai_clients_can_name_a_voice_for_each_speaker() -> None:
 def upload(live: LiveServer, content: bytes | None, **fields: Any) -> httpx.Response:
     files = {"ref_audio_file": ("../../etc/passwd", content)} if content is not None else {"other": ("", b"")}
     return live.client.post(UPLOAD, data={"text": "Hello there.", **fields}, files=files)
+
+
+def test_no_limit_of_candidates(server: LiveServer) -> None:
+    server.post(GENERATE, {"text": "a", "top_k": None}).raise_for_status()
+    assert server.engine.requests[-1].generation.top_k == 0
+
+
+def test_the_test_client_runs_all_unless_told_which(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    assert main(["test", "--url", url]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("model fake", "voice belinda", "first audio after"):
+        assert expected in shown
+    assert main(["test", "--url", url, "--test", "voice-clone"]) == 0
+    shown = capsys.readouterr().out
+    assert "voice belinda" in shown
+    assert "model fake" not in shown
 
 
 def test_an_uploaded_recording_is_the_voice_and_is_gone_afterwards(speaker: LiveServer, data: Path) -> None:
