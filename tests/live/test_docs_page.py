@@ -64,5 +64,5 @@ def test_a_request_is_sent_with_a_key_and_its_audio_can_be_played(page: Page) ->
     operation.get_by_role("button", name="Try it out").click()
     operation.get_by_role("button", name="Execute").press("Enter")
     operation.locator("audio").wait_for()
-    assert operation.locator(".live-responses-table td.response-col_status").first.inner_text().startswith("200")
+    assert operation.locator(".live-responses-table tbody .response-col_status").first.inner_text().startswith("200")
     assert "Bearer secret" in operation.locator(".curl").inner_text()
