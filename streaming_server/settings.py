@@ -71,6 +71,10 @@ class Settings:
     max_text_characters: int = setting(20000, "Longest text of one request", least=1)
     max_queue: int = setting(32, "Most requests that may wait for the slot", least=0)
     queue_timeout_s: float = setting(120.0, "Longest wait for the slot, in seconds", least=0.001)
+    queue_preview: bool = setting(
+        True,
+        "`off`: the queue's status does not show the beginning of the text that is being synthesised",
+    )
     live_first: bool = setting(
         True,
         "A live request that waits for the slot goes before a task that waits; `false`: by arrival",
@@ -84,6 +88,8 @@ class Settings:
     audio_keep_s: float = setting(86400.0, "How long a task and its audio are kept, in seconds", least=1)
     upload_max_mb: int = setting(50, "Largest upload, in MiB", least=1)
     upload_max_s: float = setting(600.0, "Longest upload, in seconds of audio", least=1)
+    upload_timeout_s: float = setting(600.0, "Longest time in which an upload is received, in seconds", least=0.001)
+    max_uploads: int = setting(16, "Most uploads received at once", least=1)
     upload_keep_s: float = setting(
         3600.0,
         "How long an upload is kept, in seconds; one that a task needs stays until that has ended",
@@ -126,6 +132,23 @@ class Settings:
     fleet: tuple[str, ...] = setting(
         (),
         "Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`",
+    )
+    max_connections: int = setting(
+        768,
+        "Most open connections; never more than three quarters of the process's descriptors",
+        least=1,
+    )
+    max_connections_per_address: int = setting(256, "Most open connections of one client address", least=1)
+    header_timeout_s: float = setting(10.0, "Longest time for the head of a request, in seconds", least=0.001)
+    body_timeout_s: float = setting(
+        30.0,
+        "Longest time without a byte of a request's body, in seconds",
+        least=0.001,
+    )
+    body_min_rate: int = setting(
+        1024,
+        "Slowest body, in bytes a second on average, once it has taken `BODY_TIMEOUT_S`",
+        least=0,
     )
     shutdown_timeout_s: int = setting(30, "Seconds that running streams get to end at shutdown", least=0)
     api_keys: tuple[str, ...] = setting(
