@@ -68,7 +68,12 @@ def create_service(
     """
     return SpeechService(
         engine or create_engine(engine_options(settings)),
-        Slot(settings.max_queue, settings.queue_timeout_s, live_first=settings.live_first),
+        Slot(
+            settings.max_queue,
+            settings.queue_timeout_s,
+            live_first=settings.live_first,
+            shows_text=settings.queue_preview,
+        ),
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),

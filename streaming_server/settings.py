@@ -184,6 +184,11 @@ class Settings:
     queue_timeout_s: float = setting(
         120.0, "Longest wait for the slot, in seconds", "排队等待的最长时间（秒）", least=0.001
     )
+    queue_preview: bool = setting(
+        True,
+        "`off`: the queue's status does not show the beginning of the text that is being synthesised",
+        "`off`：队列状态不显示正在合成的文本开头",
+    )
     live_first: bool = setting(
         True,
         "A live request that waits for the slot goes before a task that waits; `false`: by arrival",

@@ -97,5 +97,5 @@ def _vector(emotion: Emotion) -> EmotionVector:
         return emotion.vector or _NEUTRAL
     found = vector_from_words(emotion.text)
     if found is None:
-        log.warning("espeak knows no emotion in the description %r: it is ignored", emotion.text)
+        log.warning("emotion ignored: espeak knows no emotion in the description")
     return found or _NEUTRAL
