@@ -105,7 +105,7 @@ class HiggsDialect:
             "is_loaded": self.service.state is EngineState.READY,
             "max_new_tokens": self.settings.max_new_tokens,
             "supported_features": [
-                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or info.capabilities.get(name)
+                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or name in info.capabilities
             ],
         }
         return JSONResponse(body)

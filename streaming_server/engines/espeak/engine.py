@@ -7,7 +7,15 @@ from collections.abc import AsyncGenerator, Callable
 from random import Random
 
 from streaming_server.audio.pcm import to_float32
-from streaming_server.domain import AudioChunk, Emotion, EmotionVector, Generation, IntSamples, SpeechRequest
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    Emotion,
+    EmotionVector,
+    Generation,
+    IntSamples,
+    SpeechRequest,
+)
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.espeak.emotion import with_emotion
@@ -36,20 +44,17 @@ class EspeakEngine:
             name="espeak",
             model_version=self._library.version,
             sample_rate_hz=self._library.sample_rate_hz,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": False,
-                "multi_language": True,
-                "generation_parameters": False,
-                "seed": False,
-                # Its own rate is up to a third beside the ratio asked for, as pauses follow it in another way.
-                "speed": False,
-                "emotion_control": True,
-                "emotion_vector": True,
-                "emotion_text": True,
-                "emotion_reference": False,
-                "emotion_random": True,
-            },
+            # No SPEED: its own rate is up to a third beside the ratio asked for, as pauses follow it in another way.
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.EMOTION_CONTROL,
+                    Capability.EMOTION_VECTOR,
+                    Capability.EMOTION_TEXT,
+                    Capability.EMOTION_RANDOM,
+                }
+            ),
             emotion_text_by="words",
         )
 
