@@ -20,6 +20,7 @@ async def test_the_totals_are_the_sums_over_the_streams() -> None:
             buffers.append(budget.open())
             positions[buffers[-1]] = 0
         buffer = rng.choice(buffers)
+        positions[buffer] = max(positions[buffer], buffer.first)
         try:
             match rng.choice(["push", "push", "read", "read", "again", "discard"]):
                 case "push":
@@ -35,8 +36,6 @@ async def test_the_totals_are_the_sums_over_the_streams() -> None:
         except ReaderTooSlow:
             buffers.remove(buffer)
             budget.discard(buffer)
-        positions[buffer] = max(positions[buffer], buffer.first)
         assert budget.unsent_bytes == sum(buffer.unsent_bytes for buffer in buffers)
         assert budget.kept_bytes == sum(buffer.kept_bytes for buffer in buffers)
         assert budget.unsent_bytes <= 8000
-        assert budget.kept_bytes <= 6000 + 1500
