@@ -230,6 +230,8 @@ class _HiggsResponse(SpeechResponse):
         timeout_s = dialect.settings.send_timeout_s
         super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
         self._files = files or AsyncExitStack()
+        honoured = dialect.service.engine.info.capabilities.get("seed", False)
+        self._seed_ignored = request.generation.seed is not None and not honoured
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._files:
@@ -238,7 +240,8 @@ class _HiggsResponse(SpeechResponse):
     def facts(self, size: int) -> dict[str, Any]:
         """What both answers say at their end; ``size``: bytes of PCM."""
         duration_s = round(size / 2 / PCM_HZ, 3)
-        return {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        facts = {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        return facts | ({"seed_ignored": True} if self._seed_ignored else {})
 
 
 class WholeResponse(_HiggsResponse):
