@@ -23,7 +23,7 @@ from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
-from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors, UploadGuard
 from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
@@ -68,7 +68,12 @@ def create_service(
     """
     return SpeechService(
         engine or create_engine(engine_options(settings)),
-        Slot(settings.max_queue, settings.queue_timeout_s, live_first=settings.live_first),
+        Slot(
+            settings.max_queue,
+            settings.queue_timeout_s,
+            live_first=settings.live_first,
+            shows_text=settings.queue_preview,
+        ),
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
@@ -220,6 +225,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 expose_headers=["*"],
             ),
             Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(
+                UploadGuard,
+                shapes=shapes,
+                origins=settings.cors_origins,
+                max_uploads=settings.max_uploads,
+                timeout_s=settings.upload_timeout_s,
+            ),
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},

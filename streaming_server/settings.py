@@ -184,6 +184,11 @@ class Settings:
     queue_timeout_s: float = setting(
         120.0, "Longest wait for the slot, in seconds", "排队等待的最长时间（秒）", least=0.001
     )
+    queue_preview: bool = setting(
+        True,
+        "`off`: the queue's status does not show the beginning of the text that is being synthesised",
+        "`off`：队列状态不显示正在合成的文本开头",
+    )
     live_first: bool = setting(
         True,
         "A live request that waits for the slot goes before a task that waits; `false`: by arrival",
@@ -201,6 +206,10 @@ class Settings:
     )
     upload_max_mb: int = setting(50, "Largest upload, in MiB", "上传文件的最大大小（MiB）", least=1)
     upload_max_s: float = setting(600.0, "Longest upload, in seconds of audio", "上传音频的最长时长（秒）", least=1)
+    upload_timeout_s: float = setting(
+        600.0, "Longest time in which an upload is received, in seconds", "接收单个上传的最长时间（秒）", least=0.001
+    )
+    max_uploads: int = setting(16, "Most uploads received at once", "同时接收的最大上传数", least=1)
     upload_keep_s: float = setting(
         3600.0,
         "How long an upload is kept, in seconds; one that a task needs stays until that has ended",
@@ -251,6 +260,30 @@ class Settings:
         (),
         "Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`",
         "同一网关后所有服务器的地址，以逗号分隔，用于 `/opus_queue_status?fleet=1`",
+    )
+    max_connections: int = setting(
+        768,
+        "Most open connections; never more than three quarters of the process's descriptors",
+        "最大连接数；不超过进程文件描述符上限的四分之三",
+        least=1,
+    )
+    max_connections_per_address: int = setting(
+        256, "Most open connections of one client address", "单个客户端地址的最大连接数", least=1
+    )
+    header_timeout_s: float = setting(
+        10.0, "Longest time for the head of a request, in seconds", "接收请求头的最长时间（秒）", least=0.001
+    )
+    body_timeout_s: float = setting(
+        30.0,
+        "Longest time without a byte of a request's body, in seconds",
+        "接收请求体时没有任何数据到达的最长时间（秒）",
+        least=0.001,
+    )
+    body_min_rate: int = setting(
+        1024,
+        "Slowest body, in bytes a second on average, once it has taken `BODY_TIMEOUT_S`",
+        "请求体接收时间超过 `BODY_TIMEOUT_S` 后的最低平均速率（字节/秒）",
+        least=0,
     )
     shutdown_timeout_s: int = setting(
         30, "Seconds that running streams get to end at shutdown", "关闭服务时留给正在进行的流的秒数", least=0

@@ -47,6 +47,8 @@ from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 _STATIC = Path(__file__).parents[2] / "static"
+_SWAGGER_UI = ("swagger_ui", "static")
+"""Package and folder of the assets of ``/docs``."""
 _SMOKE_TEXT = "欢迎使用TTS服务"
 _MEDIA_TYPES = {
     ".wav": "audio/wav",
@@ -92,7 +94,7 @@ class NativeDialect:
         return [
             ApiRoute("/", self.root, TAG, operations.ROOT),
             ApiRoute("/player", self.player, TAG, operations.PLAYER),
-            Mount("/static", _FreshFiles(directory=_STATIC)),
+            Mount("/static", _FreshFiles(directory=_STATIC, packages=[_SWAGGER_UI])),
             ApiRoute("/health", self.health, TAG, operations.HEALTH),
             ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
             ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),

@@ -107,5 +107,5 @@ def _vector(emotion: Emotion) -> EmotionVector:
         return emotion.vector or _NEUTRAL
     found = vector_from_words(emotion.text)
     if found is None:
-        log.warning("emotion description ignored, no known emotion in it: engine=espeak")
+        log.warning("emotion ignored: espeak knows no emotion in the description")
     return found or _NEUTRAL

@@ -113,12 +113,13 @@ class _Child:
         """
         self.number = 255
         """Of the current request; the child counts likewise, from 0."""
+        files = [str(path) for path in find_files()]
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, _MESSAGES)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *_COMMAND, *map(str, find_files())],
+                [sys.executable, *_COMMAND, *files],
                 stdin=subprocess.PIPE,
-                stdout=theirs,
+                stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env={"PYTHONPATH": str(_PACKAGES)},
