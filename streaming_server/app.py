@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter
@@ -31,7 +30,8 @@ from streaming_server.api.openapi import Docs
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.monitoring import Monitoring
-from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
+from streaming_server.engines.base import Engine
+from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.storage import Storage, StorageOptions
@@ -67,7 +67,7 @@ def create_service(
         EngineUnavailable: the engine cannot start.
     """
     return SpeechService(
-        engine or create_engine(engine_options(settings)),
+        engine or create_engine(settings.engine, settings.engine_options),
         Slot(
             settings.max_queue,
             settings.queue_timeout_s,
@@ -100,40 +100,6 @@ def create_storage(settings: Settings) -> Storage:
             settings.files_url,
         )
     )
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """What the settings say of the engine; their choices are the options' own."""
-    return EngineOptions(
-        name=settings.engine,  # type: ignore[arg-type]
-        model_dir=settings.model_dir,
-        model_path=settings.model_path,
-        audio_tokenizer_path=settings.audio_tokenizer_path,
-        device=settings.device,  # type: ignore[arg-type]
-        precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
-        look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
-        voice_cache_size=settings.voice_cache,
-        indextts2=indextts2_options(settings),
-    )
-
-
-def indextts2_options(settings: Settings) -> IndexTTS2Options:
-    return IndexTTS2Options(
-        stream=settings.indextts2_stream,  # type: ignore[arg-type]
-        steps=settings.indextts2_steps,
-        look_ahead=settings.indextts2_look_ahead,
-        reference_s=settings.indextts2_reference_s,
-        cap_emotion=settings.indextts2_emotion_cap == "on",
-        language=None if settings.tts_language == "auto" else settings.tts_language,
-        w2vbert_dir=_path(settings.w2vbert_dir),
-        campplus_file=_path(settings.campplus_file),
-        bigvgan_dir=_path(settings.bigvgan_dir),
-        semantic_codec_file=_path(settings.semantic_codec_file),
-    )
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 def create_worker(

@@ -44,10 +44,11 @@ async def spoken(process: EspeakProcess, *spoken_in_turn: Utterance) -> bytes:
 
 
 def child_of(process_id: int) -> psutil.Process:
+    """The process that the server started; orphans of a killed one may have come to this process too."""
     (child,) = [
         child
         for child in psutil.Process(process_id).children()
-        if "streaming_server.engines.espeak.child" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE and "streaming_server.engines.espeak.child" in child.cmdline()
     ]
     return child
 

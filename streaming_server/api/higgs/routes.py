@@ -40,7 +40,7 @@ from streaming_server.api.requests import voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
-from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
     AudioTooLarge,
     InvalidRequest,
@@ -105,7 +105,7 @@ class HiggsDialect:
             "is_loaded": self.service.state is EngineState.READY,
             "max_new_tokens": self.settings.max_new_tokens,
             "supported_features": [
-                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or info.capabilities.get(name)
+                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or name in info.capabilities
             ],
         }
         return JSONResponse(body)
@@ -230,8 +230,8 @@ class _HiggsResponse(SpeechResponse):
         timeout_s = dialect.settings.send_timeout_s
         super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
         self._files = files or AsyncExitStack()
-        honoured = dialect.service.engine.info.capabilities.get("seed", False)
-        self._seed_ignored = request.generation.seed is not None and not honoured
+        capabilities = dialect.service.engine.info.capabilities
+        self._seed_ignored = request.generation.seed is not None and Capability.SEED not in capabilities
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._files:

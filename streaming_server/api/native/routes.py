@@ -22,6 +22,7 @@ from streaming_server import __version__
 from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    SHOWN_WHERE_PRESENT,
     TAG,
     Health,
     ModelInfo,
@@ -38,7 +39,7 @@ from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import within_limit
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
-from streaming_server.domain import SpeechRequest
+from streaming_server.domain import Capability, SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
@@ -152,7 +153,11 @@ class NativeDialect:
             "model_dir": info.model_dir,
             "engine": info.name,
             "sample_rate": info.sample_rate_hz,
-            "capabilities": dict(info.capabilities),
+            "capabilities": {
+                capability: capability in info.capabilities
+                for capability in Capability
+                if capability in info.capabilities or capability not in SHOWN_WHERE_PRESENT
+            },
         }
         return JSONResponse(body)
 

@@ -72,6 +72,10 @@ class _Worker:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        self.kill()
+        self.wait()
+
     def wait(self) -> int:
         """Its exit code, negative where a signal killed it."""
         _, status = os.waitpid(self.pid, 0)
@@ -99,7 +103,7 @@ def serve(control: int, messages: socket.socket, library: EspeakLibrary) -> None
         if control in readable:
             cancels = os.read(control, 256)
             if not cancels:
-                current.kill()
+                current.end()
                 break
             if number in cancels:
                 cancelled = True
@@ -114,7 +118,7 @@ def serve(control: int, messages: socket.socket, library: EspeakLibrary) -> None
             current.release(number)
             messages.send(Kind.ENDED + b"0")
             spare = _Worker(work)
-    spare.kill()
+    spare.end()
 
 
 def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> None:

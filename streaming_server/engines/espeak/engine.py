@@ -10,7 +10,14 @@ from random import Random
 import anyio
 
 from streaming_server.audio.pcm import to_float32
-from streaming_server.domain import AudioChunk, Emotion, EmotionVector, Generation, SpeechRequest
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    Emotion,
+    EmotionVector,
+    Generation,
+    SpeechRequest,
+)
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.espeak.bounds import bounded
@@ -42,20 +49,18 @@ class EspeakEngine:
             name="espeak",
             model_version=self._process.version,
             sample_rate_hz=self._process.sample_rate_hz,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": False,
-                "multi_language": True,
-                "generation_parameters": False,
-                "seed": True,
-                # espeak-ng's own rate is up to a third beside the ratio asked for, since pauses follow it differently.
-                "speed": False,
-                "emotion_control": True,
-                "emotion_vector": True,
-                "emotion_text": True,
-                "emotion_reference": False,
-                "emotion_random": True,
-            },
+            # No SPEED: espeak-ng's own rate is up to a third beside the ratio asked for.
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.SEED,
+                    Capability.EMOTION_CONTROL,
+                    Capability.EMOTION_VECTOR,
+                    Capability.EMOTION_TEXT,
+                    Capability.EMOTION_RANDOM,
+                }
+            ),
             emotion_text_by="words",
         )
 

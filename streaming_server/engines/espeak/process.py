@@ -27,6 +27,7 @@ from streaming_server.errors import EngineFailed, EngineUnavailable
 log = logging.getLogger(__name__)
 
 _START_S = 60.0
+_END_S = 5.0
 _PART_BYTES = MAX_MESSAGE_BYTES // 2
 _COMMAND = ("-s", "-S", "-B", "-P", "-m", "streaming_server.engines.espeak.child")
 _PACKAGES = Path(__file__).parents[3]
@@ -185,15 +186,18 @@ class _Child:
 
     async def aclose(self) -> None:
         self._control.close()
-        with anyio.move_on_after(5):
-            while self._process.poll() is None:
+        with anyio.move_on_after(_END_S):
+            while not self.has_died():
                 await anyio.sleep(0.002)
         self.end()
 
 
 def _end(process: subprocess.Popen[bytes], messages: socket.socket, control: IO[bytes]) -> None:
-    """Kill the process; its worker ends with it."""
+    """The end of ``control`` ends the process and its workers."""
     control.close()
     messages.close()
-    process.kill()
-    process.wait()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from streaming_server.domain import FloatSamples, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Capability, FloatSamples, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.engines.base import Engine
 from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
@@ -139,8 +139,8 @@ def test_the_info_tells_the_truth(checkpoint: Path) -> None:
     assert info.max_mel_tokens == 200
     assert Path(info.config_path) == checkpoint / "config.yaml"
     assert Path(info.model_dir) == checkpoint
-    assert info.capabilities["token_streaming"]
-    assert not info.capabilities["emotion_control"]
+    assert Capability.TOKEN_STREAMING in info.capabilities
+    assert Capability.EMOTION_CONTROL not in info.capabilities
     asyncio.run(engine.aclose())
 
 
