@@ -26,6 +26,7 @@ from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
 from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.storage import Storage
+from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings
 from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.text import estimated_duration_s, forbidden_character
@@ -226,6 +227,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
         raise StorageUnavailable(f"a worker needs {error.name}: pip install 'streaming-server[celery]'") from error
     sys.setswitchinterval(0.0005)
     logs.configure()
+    dump_stacks_on_signal()
     run_worker(settings)
     return 0
 
