@@ -56,9 +56,7 @@ class EspeakLibrary:
         try:
             import espeakng_loader
         except ImportError as error:
-            raise EngineUnavailable(
-                "the espeak engine needs a package: pip install 'streaming-server[espeak]'"
-            ) from error
+            raise EngineUnavailable("the espeak engine needs a package: run scripts/install espeak") from error
         self._data = Path(espeakng_loader.get_data_path())
         self._library = _load_private_copy(Path(espeakng_loader.get_library_path()))
         data = str(self._data).encode()
