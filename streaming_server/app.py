@@ -81,7 +81,9 @@ def create_storage(settings: Settings) -> Storage:
     Raises:
         StorageUnavailable: it cannot be used.
     """
-    uploads = UploadLimits(settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s)
+    uploads = UploadLimits(
+        settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s, settings.max_task_attempts
+    )
     return Storage(
         StorageOptions(
             settings.data_dir,
@@ -90,6 +92,8 @@ def create_storage(settings: Settings) -> Storage:
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
+            settings.max_task_attempts,
+            settings.storage_wait_s,
             settings.workflow_root,
             settings.files_url,
         )
@@ -171,7 +175,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     if settings.celery_broker_url:
         sender = _sender(settings)
         announce = sender.announce
-        background.append(partial(sender.send_forgotten, storage.workforce))
+        background.append(partial(sender.resend, storage.workers))
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
@@ -189,7 +193,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         openai.OpenAIDialect(service, voices, settings),
         tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
         workflows.WorkflowsDialect(service, backlog, planner, settings),
-        Monitoring(storage.workforce, worker.id, service.slot),
+        Monitoring(storage.workers, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),

@@ -196,6 +196,18 @@ class Settings:
         "处理任务的进程失联该秒数后由其他进程接管",
         least=1,
     )
+    max_task_attempts: int = setting(
+        5,
+        "Attempts of a task whose engine fails or whose process dies; then it fails",
+        "引擎出错或进程崩溃时任务的最多尝试次数，之后任务失败",
+        least=1,
+    )
+    storage_wait_s: float = setting(
+        120.0,
+        "How long a workflow waits for storage that is full or away before it fails, in seconds; tasks wait on",
+        "存储已满或不可用时工作流的最长等待时间（秒），之后失败；普通任务会继续等待",
+        least=0.001,
+    )
     audio_keep_s: float = setting(
         86400.0, "How long a task and its audio are kept, in seconds", "任务及其音频的保留时间（秒）", least=1
     )

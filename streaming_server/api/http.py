@@ -205,6 +205,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.QueueTimeout: 503,
     errors.JobQueueFull: 503,
     errors.InsufficientMemory: 503,
+    errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }

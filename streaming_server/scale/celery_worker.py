@@ -29,7 +29,7 @@ from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.service import new_job
 from streaming_server.jobs.store import UNFINISHED, Job, JobState, NewJob
 from streaming_server.jobs.worker import Worker
-from streaming_server.jobs.worker_registry import Workforce
+from streaming_server.jobs.worker_registry import WorkerRegistry
 from streaming_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def create_celery(settings: Settings) -> Celery:
     """The application that sends and takes tasks."""
     url = settings.celery_broker_url
     is_redis = url.startswith("redis")
-    # A broker that is away costs whoever submits one attempt: `send_forgotten` makes the others.
+    # A broker that is away costs whoever submits one attempt: `resend` makes the others.
     transport: dict[str, Any] = {"max_retries": 0, "interval_start": 0}
     if is_redis:
         # Keys of our own: other programs on the same database keep their own time for what is not acknowledged.
@@ -85,15 +85,15 @@ class Sender:
         self.celery = create_celery(settings)
 
     def announce(self, job: Job) -> None:
-        """Tell a worker of a job. Where the broker is away that is left to `send_forgotten`."""
+        """Tell a worker of a job. Where the broker is away that is left to `resend`."""
         self._send(job.id, job.name, job.workflow_id)
 
-    async def send_forgotten(self, workforce: Workforce) -> None:
+    async def resend(self, registry: WorkerRegistry) -> None:
         """Until cancelled: tell the workers once more of what they have lost sight of."""
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                for job_id, name, workflow_id in await asyncio.to_thread(workforce.forgotten):
+                for job_id, name, workflow_id in await asyncio.to_thread(registry.take_unsent):
                     await asyncio.to_thread(self._send, job_id, name, workflow_id)
             except Exception:
                 log.exception("the tasks that wait could not be looked through")
@@ -133,7 +133,7 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
 
 async def _begin(worker: Worker, sender: Sender) -> list[asyncio.Task[None]]:
     await worker.service.warm()
-    background = (worker.live(), worker.tidy(), sender.send_forgotten(worker.storage.workforce))
+    background = (worker.live(), worker.tidy(), sender.resend(worker.storage.workers))
     return [asyncio.create_task(work) for work in background]
 
 

@@ -24,7 +24,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowStatistics,
 )
 from streaming_server.jobs.store import JobState
-from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, Workforce
+from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, WorkerRegistry
 from streaming_server.speech.slot import Slot
 
 _SHOWN = 100
@@ -35,7 +35,7 @@ _MIN_SUCCESS_RATE, _MAX_TIMEOUT_RATE = 0.8, 0.2
 class Monitoring:
     """The routes over one database."""
 
-    workforce: Workforce
+    registry: WorkerRegistry
     own_id: str
     slot: Slot
 
@@ -49,7 +49,7 @@ class Monitoring:
 
     async def locks(self, request: Request) -> Response:
         workers, activity, numbers = await asyncio.to_thread(
-            lambda: (self.workforce.alive(), self.workforce.activity(_SHOWN), self.workforce.statistics())
+            lambda: (self.registry.alive(), self.registry.activity(_SHOWN), self.registry.statistics())
         )
         locks = [self._lock(index, worker, activity) for index, worker in enumerate(workers)]
         is_healthy = (
@@ -66,7 +66,7 @@ class Monitoring:
         return JSONResponse(body)
 
     async def heartbeats(self, request: Request) -> Response:
-        activity = await asyncio.to_thread(self.workforce.activity, _SHOWN)
+        activity = await asyncio.to_thread(self.registry.activity, _SHOWN)
         body: Heartbeats = {
             "total_tasks": len(activity),
             "active_tasks": sum(task.state is JobState.RUNNING for task in activity),
@@ -84,7 +84,7 @@ class Monitoring:
         return JSONResponse(body)
 
     async def statistics(self, request: Request) -> Response:
-        workers, numbers = await asyncio.to_thread(lambda: (self.workforce.alive(), self.workforce.statistics()))
+        workers, numbers = await asyncio.to_thread(lambda: (self.registry.alive(), self.registry.statistics()))
         active = sum(self._is_busy(worker) for worker in workers)
         return JSONResponse(_statistics(numbers, workers, active))
 
@@ -96,7 +96,7 @@ class Monitoring:
             "lock_key": f"gpu_lock:{index}",
             "locked": self._is_busy(worker),
             "last_acquired": iso(entered_s) if entered_s else None,
-            "expires_at": iso(running[0].heartbeat_s + self.workforce.lease_s) if running else None,
+            "expires_at": iso(running[0].heartbeat_s + self.registry.lease_s) if running else None,
         }
 
     def _is_busy(self, worker: Worker) -> bool:
