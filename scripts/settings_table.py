@@ -1,4 +1,4 @@
-"""Write the settings table into README.md and README.zh.md, between its two markers."""
+"""Write the settings table into docs/settings.md and docs/settings.zh.md, between its two markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 BETWEEN = re.compile("(<!-- settings -->\n).*?(\n<!-- /settings -->)", re.DOTALL)
 
 if __name__ == "__main__":
-    for name, language in (("README.md", "en"), ("README.zh.md", "zh")):
+    for name, language in (("docs/settings.md", "en"), ("docs/settings.zh.md", "zh")):
         path = ROOT / name
         table = markdown_table(Settings, language)
         path.write_text(BETWEEN.sub(lambda found, table=table: found[1] + table + found[2], path.read_text()))  # type: ignore[misc]

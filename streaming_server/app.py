@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -230,6 +231,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.parsing = CapacityLimiter(1)
     return app
 
 

@@ -22,6 +22,7 @@ from streaming_server import __version__, client, logs
 from streaming_server.app import create_service, create_storage, engine_options
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.downloads import MODELS, download
 from streaming_server.engines.base import create_engine
 from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.storage import Storage
@@ -115,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.set_defaults(command=_calibrate)
 
+    get = commands.add_parser("download", allow_abbrev=False, help="download a model with everything it needs")
+    get.add_argument("model", choices=list(MODELS), help="which model")
+    get.add_argument("--dir", type=Path, help="the folder to download into (below checkpoints)")
+    get.set_defaults(command=_download)
+
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
 
@@ -127,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser(
         "test", allow_abbrev=False, help="ask a running server to speak, in its HiggsAudio dialect"
     )
-    test.add_argument("--test", choices=list(client.TESTS), default="basic", help="what to ask for (basic)")
+    test.add_argument("--test", choices=list(client.TESTS), help="run this test alone (all)")
     test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
     test.set_defaults(command=_test)
     return parser
@@ -273,6 +279,14 @@ async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
         await engine.aclose()
 
 
+def _download(settings: Settings, options: argparse.Namespace) -> int:
+    model = MODELS[options.model]
+    folder = options.dir or Path(model.folder)
+    download(model.parts, folder, lambda line: print(line, flush=True))
+    print(f"{options.model} is complete; start the server with: ./start_api.sh {model.start.format(folder=folder)}")
+    return 0
+
+
 def _voices(settings: Settings, options: argparse.Namespace) -> int:
     voices = VoiceLibrary(settings.reference_audio_dir).list()
     for voice in voices:
@@ -307,8 +321,9 @@ def _cancel(storage: Storage, job_id: str) -> int:
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
-    for line in client.TESTS[options.test](options.url.rstrip("/")):
-        print(line)
+    for name in [options.test] if options.test else client.TESTS:
+        for line in client.TESTS[name](options.url.rstrip("/")):
+            print(line)
     return 0
 
 

@@ -58,7 +58,7 @@ def test_imports_follow_the_layout(module: Path) -> None:
 def test_a_module_has_a_docstring_and_a_size_one_can_read(module: Path) -> None:
     text = module.read_text()
     assert ast.get_docstring(ast.parse(text)), "no docstring"
-    assert len(text.splitlines()) <= 320
+    assert len(text.splitlines()) <= 400
 
 
 def test_the_app_loads_nothing_heavy() -> None:

@@ -49,6 +49,6 @@ def test_a_wrong_value_names_the_variable_and_the_range(name: str, value: str, n
         Settings.from_env({name: value})
 
 
-@pytest.mark.parametrize(("file", "language"), [("README.md", "en"), ("README.zh.md", "zh")])
-def test_the_readme_shows_the_settings_as_they_are(file: str, language: str) -> None:
+@pytest.mark.parametrize(("file", "language"), [("docs/settings.md", "en"), ("docs/settings.zh.md", "zh")])
+def test_the_settings_pages_show_the_settings_as_they_are(file: str, language: str) -> None:
     assert markdown_table(Settings, language) in (ROOT / file).read_text(), "run: python scripts/settings_table.py"

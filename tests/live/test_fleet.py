@@ -13,8 +13,8 @@ import pytest
 from streaming_server.app import create_app
 from streaming_server.environment import InvalidSetting
 from streaming_server.settings import Settings
+from tests.support.children import free_port
 from tests.support.fakes import FakeEngine, Step, tone
-from tests.support.gateway import free_port
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 
 SCRIPTS: dict[str, list[Step]] = {"long": [tone(0.1), 30.0], "next": [tone(0.1)]}

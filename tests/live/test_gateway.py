@@ -18,8 +18,9 @@ import pytest
 from streaming_server.api.operations import ApiRoute
 from streaming_server.domain import SpeechRequest
 from streaming_server.speech.service import EngineState
+from tests.support.children import free_port
 from tests.support.fakes import FakeEngine, Step, tone
-from tests.support.gateway import Gateway, free_port, gateway
+from tests.support.gateway import Gateway, gateway
 from tests.support.process import server_process
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.children import end, spawn
 from tests.support.process import ServerProcess, server_process
 from tests.support.server import RawClient, eventually
 
@@ -170,7 +170,7 @@ def test_a_server_that_reloads_begins_again_when_its_code_changes(tmp_path: Path
     environment = os.environ | {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "streaming_server.cli", "serve", "--reload"]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stderr=log, cwd=module.parents[1], start_new_session=True)
+        process = spawn(command, env=environment, stderr=log, cwd=module.parents[1])
     try:
 
         def started() -> list[str]:
@@ -183,11 +183,9 @@ def test_a_server_that_reloads_begins_again_when_its_code_changes(tmp_path: Path
         eventually(lambda: len(started()) == 2, within_s=60)
         eventually(lambda: answers(url), within_s=60)
         process.terminate()
-        assert process.wait(30) in {0, -signal.SIGTERM}
+        assert process.wait(60) in {0, -signal.SIGTERM}
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
 
 
 def answers(url: str) -> bool:

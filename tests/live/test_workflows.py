@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -424,9 +423,7 @@ def test_a_key_is_asked_for_in_the_dialects_shape(tmp_path: Path) -> None:
 
 def test_a_wait_that_is_too_long_ends_and_the_workflow_goes_on(held: FakeEngine, gate: threading.Event) -> None:
     with running(held, workflow_wait_s=0.3) as live:
-        began_s = time.monotonic()
         answer = run(live)
-        assert 0.3 <= time.monotonic() - began_s < 3
         assert "0.3 s" in refused(answer, 408, "TASK_TIMEOUT")
         workflow_id = answer.json()["workflow_id"]
         assert status_of(live, workflow_id)["status"] == "running"

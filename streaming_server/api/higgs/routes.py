@@ -34,8 +34,9 @@ from streaming_server.api.higgs.schemas import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import ErrorShape, check_text, parse_body, validated
+from streaming_server.api.http import ErrorShape, check_text, parse_body, validated_text
 from streaming_server.api.operations import ApiRoute
+from streaming_server.api.requests import voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
@@ -138,7 +139,7 @@ class HiggsDialect:
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(read_form(request, _FILE, path, limit))
-            given = validated(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
+            given = validated_text(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
@@ -184,7 +185,7 @@ class HiggsDialect:
         return Generation(
             do_sample=body.temperature > 0,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=body.top_k or 0,
             temperature=body.temperature,
             max_mel_tokens=min(most, self.service.engine.info.max_mel_tokens or most),
             seed=body.seed,
@@ -204,7 +205,7 @@ class HiggsDialect:
     async def _given(self, names: str) -> Sequence[Voice]:
         voices = self._all_voices()
         given = []
-        for name in (part.strip() for part in names.split(",") if names.strip()):
+        for name in voice_names(names, "ref_audio") if names.strip() else ():
             listed = next((voice for voice in voices if name in {voice.name, voice.path.name}), None)
             voice = listed or await self.voices.find(name)
             if voice is None:
