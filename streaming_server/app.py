@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +31,17 @@ from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
+from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
 from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
+from streaming_server.jobs.chains import OrderPlanner
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.uploads import UploadLimits
 from streaming_server.jobs.worker import Worker
+from streaming_server.ops.gpu import gpus
 from streaming_server.ops.haproxy_agent import start_agent
 from streaming_server.ops.metrics import Metrics
 from streaming_server.settings import Settings
@@ -50,7 +54,7 @@ from streaming_server.speech.stream import SpeechStats
 from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
-    from streaming_server.scale.celery_worker import Sender
+    from streaming_server.jobs.celery_client import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -131,6 +135,10 @@ def indextts2_options(settings: Settings) -> IndexTTS2Options:
     )
 
 
+def _devices() -> list[dict[str, Any]]:
+    return [asdict(gpu) for gpu in gpus()]
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -148,13 +156,15 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    return Worker(service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), announce)
+    return Worker(
+        service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), _devices, announce
+    )
 
 
-def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
-    """What tells the meaning of a workflow's body."""
-    storage = worker.storage
-    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, settings.max_text_characters)
+def create_messages(settings: Settings, worker: Worker) -> Messages:
+    """The messages of workflows, for their routes and for Celery."""
+    planner = OrderPlanner(worker.presets, worker.storage.files, worker.storage.workflow_root)
+    return Messages(planner, settings.max_text_characters)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
@@ -181,7 +191,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
     backlog = Backlog(storage, announce, worker.runner.interrupt)
-    planner = create_planner(settings, worker)
+    messages = create_messages(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
     shapes = ErrorShapes(
@@ -193,8 +203,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
         tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
-        workflows.WorkflowsDialect(service, backlog, planner, settings),
-        Monitoring(storage.workers, worker.id, service.slot),
+        workflows.WorkflowsDialect(service, backlog, messages, settings),
+        Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
         Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
@@ -242,12 +252,12 @@ def _queue(slot: Slot) -> Mapping[str, float]:
 
 def _sender(settings: Settings) -> Sender:
     try:
-        from streaming_server.scale.celery_worker import Sender
+        from streaming_server.jobs.celery_client import Sender
     except ModuleNotFoundError as error:
         raise StorageUnavailable(
             f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
         ) from error
-    return Sender(settings)
+    return Sender(settings.celery_broker_url)
 
 
 def _lifespan(

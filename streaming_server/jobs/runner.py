@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
-from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.domain import Emotion, SpeechRequest, Voice
 from streaming_server.errors import (
     EngineNotReady,
     FileMissing,
@@ -31,7 +31,7 @@ from streaming_server.errors import (
     VoiceUnreadable,
 )
 from streaming_server.jobs.file_store import storage_errors
-from streaming_server.jobs.inspection import QUESTIONS, SPEECH, model_identity
+from streaming_server.jobs.inspection import SPEECH, Inspector
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job
 from streaming_server.speech.service import EngineState, SpeechService
@@ -82,6 +82,7 @@ class JobRunner:
         storage: Storage,
         service: SpeechService,
         voices: VoiceLibrary,
+        inspector: Inspector,
         announce: Callable[[Job], None] | None = None,
     ) -> None:
         """``announce``: called in a thread with the next job of a workflow once it can begin; None where `run` finds
@@ -92,6 +93,7 @@ class JobRunner:
         self._threads = storage.job_threads
         self._service = service
         self._voices = voices
+        self._inspector = inspector
         self._announce = announce
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -202,7 +204,7 @@ class JobRunner:
         """Do what a job says; returns the next job of its workflow."""
         if job.name == SPEECH:
             return await self._speak(job, SpeechJob.from_json(job.payload))
-        answer = await QUESTIONS[job.name](self._service, self._voices)
+        answer = await self._inspector.answer(job.name)
         return await self._threads.run_to_end(self._store.finish, job, json.dumps(answer))
 
     async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
@@ -234,13 +236,27 @@ class JobRunner:
                 "sample_rate": stream.rate_hz,
                 "duration": round(stream.stats.audio_s, 6),
                 "size": size,
-                "model_info": model_identity(self._service),
+                "model_info": self._inspector.model(),
                 "emotion_text_by": self._service.engine.info.emotion_text_by,
+                "emotion_ignored": self._ignored(request.emotion),
             }
             deliver = partial(self._files.put, speech.output, path)
             return await self._threads.run_to_end(self._store.finish, job, json.dumps(result), deliver)
         finally:
             self._scratch.remove(path)
+
+    def _ignored(self, emotion: Emotion | None) -> list[str]:
+        """The capabilities that an emotion needs and the engine lacks."""
+        if emotion is None:
+            return []
+        capabilities = self._service.engine.info.capabilities
+        needed = {
+            "emotion_reference": emotion.reference,
+            "emotion_vector": emotion.vector,
+            "emotion_text": emotion.text,
+            "emotion_random": emotion.random,
+        }
+        return [name for name, value in needed.items() if value and not capabilities.get(name)]
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
         """Renew the lease and report the progress until cancelled."""

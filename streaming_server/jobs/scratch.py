@@ -39,6 +39,7 @@ class Scratch:
             OSError: the folder is gone and cannot be made again.
         """
         if not self.path.is_dir():
+            self._lock.close()
             self._take()  # an outage of the storage took the folder with it
         return self.path / secrets.token_hex(8)
 

@@ -6,16 +6,18 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from streaming_server.domain import SpeechRequest, Voice
-from streaming_server.errors import JobNotFound
+from streaming_server.errors import JobNotFound, StorageUnavailable
+from streaming_server.jobs.chains import Plan
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.storage import Storage, audio_key
 from streaming_server.jobs.store import UNFINISHED, Job, JobState, NewJob
-from streaming_server.jobs.uploads import is_upload_id, upload_key
+from streaming_server.jobs.uploads import Upload, is_upload_id, upload_key
 from streaming_server.text import preview
 
 _ID = re.compile("[0-9a-f]{32}")
@@ -48,17 +50,13 @@ class Backlog:
         job_id = uuid.uuid4().hex
         return (await self._submit([new_job(job_id, SPEECH, SpeechJob(request, audio_key(job_id)))], None))[0]
 
-    async def submit_chain(self, names: Sequence[str], speech: SpeechJob | None) -> list[Job]:
+    async def submit_chain(self, plan: Plan) -> list[Job]:
         """Accept jobs that run one after another and stop at the first that fails.
-
-        Args:
-            names: their kinds.
-            speech: the payload of those that speak.
 
         Raises:
             JobQueueFull, UploadNotFound, StorageFull, StorageUnavailable: as `JobStore.submit`.
         """
-        chain = [new_job(f"task_{uuid.uuid4().hex}", name, speech) for name in names]
+        chain = [new_job(f"task_{uuid.uuid4().hex}", name, plan.speech) for name in plan.names]
         return await self._submit(chain, f"workflow_{uuid.uuid4().hex}")
 
     async def get(self, job_id: str) -> Job:
@@ -93,9 +91,10 @@ class Backlog:
         loop = asyncio.get_running_loop()
         until_s, pause_s = loop.time() + timeout_s, _POLLS_S[0]
         while True:
-            jobs = await self.chain(workflow_id)
-            if not any(job.state in UNFINISHED for job in jobs):
-                return jobs
+            with suppress(StorageUnavailable):  # the workflow goes on, and so does the wait
+                jobs = await self.chain(workflow_id)
+                if not any(job.state in UNFINISHED for job in jobs):
+                    return jobs
             if loop.time() >= until_s or await is_left():
                 return None
             await asyncio.sleep(min(pause_s, until_s - loop.time()))
@@ -112,6 +111,10 @@ class Backlog:
             FileMissing: it is gone.
         """
         return await self._run(self._storage.files.local, audio_key(job.id))
+
+    async def upload(self, upload_id: str) -> Upload | None:
+        """As `Uploads.get`."""
+        return await self._run(self._storage.uploads.get, upload_id)
 
     async def delete(self, job_id: str) -> None:
         """Delete a job and its audio; a running one is stopped.

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import anyio
 
 from streaming_server.errors import StorageFull, StorageUnavailable
+from streaming_server.jobs.inspection import Inspector, VoicePresets
 from streaming_server.jobs.runner import JobRunner
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job
-from streaming_server.ops.gpu import gpus
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
@@ -34,25 +33,28 @@ class Worker:
         service: SpeechService,
         storage: Storage,
         voices: VoiceLibrary,
+        devices: Callable[[], Sequence[Mapping[str, Any]]],
         announce: Callable[[Job], None] | None = None,
     ) -> None:
-        """``announce``: as for `JobRunner`; None where this process polls for jobs."""
+        """``devices``: the GPUs of this machine. ``announce``: as for `JobRunner`; None where this process polls."""
         self.id = storage.scratch.owner
         self.service = service
         self.storage = storage
         self.voices = voices
-        self.runner = JobRunner(storage, service, voices, announce)
+        self.presets = VoicePresets(voices)
+        self.runner = JobRunner(storage, service, voices, Inspector(service, self.presets, devices), announce)
+        self._devices = devices
 
     async def live(self) -> None:
         """Send heartbeats until cancelled."""
         registry, slot, threads = self.storage.workers, self.service.slot, self.storage.job_threads
         try:
             while True:
-                device = await asyncio.to_thread(_device)
+                devices = await asyncio.to_thread(self._devices)
                 is_busy = slot.status().holder is not None
                 try:
                     beat = partial(registry.beat, is_busy=is_busy)
-                    await threads.run(beat, self.id, slot.last_entered_s, device)
+                    await threads.run(beat, self.id, slot.last_entered_s, devices[0] if devices else {})
                 except (StorageFull, StorageUnavailable) as error:
                     log.warning("heartbeat failed: %s", error)
                 except Exception:
@@ -76,8 +78,3 @@ class Worker:
     async def aclose(self) -> None:
         await self.service.aclose()
         self.storage.close()
-
-
-def _device() -> dict[str, Any]:
-    found = gpus()
-    return asdict(found[0]) if found else {}

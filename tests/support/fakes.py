@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from streaming_server.domain import AudioChunk, FloatSamples, SpeechRequest, Voi
 from streaming_server.engines.base import EngineInfo
 
 RATE_HZ = 24000
+EMOTION_CAPABILITIES = ("emotion_control", "emotion_reference", "emotion_vector", "emotion_text", "emotion_random")
 Step = FloatSamples | float | BaseException | Callable[[], Awaitable[None]]
 """Samples to emit, seconds to sleep, an exception to raise, or something to await."""
 FOREVER = 3600.0
@@ -47,13 +48,14 @@ class FakeEngine:
     script: Callable[[SpeechRequest], list[Step]] = lambda _: [tone(0.2)]
     warming: list[Step] = field(default_factory=list)
     max_mel_tokens: int | None = 800
+    capabilities: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(EMOTION_CAPABILITIES, True))
     requests: list[SpeechRequest] = field(default_factory=list)
     running: int = 0
     closed: bool = False
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("fake", "1.0.0", RATE_HZ, max_mel_tokens=self.max_mel_tokens)
+        return EngineInfo("fake", "1.0.0", RATE_HZ, max_mel_tokens=self.max_mel_tokens, capabilities=self.capabilities)
 
     async def warm(self) -> None:
         for step in self.warming:

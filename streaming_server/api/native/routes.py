@@ -22,6 +22,7 @@ from streaming_server import __version__
 from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    HEALTH_STATUSES,
     TAG,
     Health,
     ModelInfo,
@@ -135,7 +136,11 @@ class NativeDialect:
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        body: Health = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        body: Health = {
+            "status": HEALTH_STATUSES[self.service.state],
+            "model_loaded": self._ready,
+            "timestamp": time.time(),
+        }
         return JSONResponse(body, 200 if self._ready else 503)
 
     async def model_info(self, request: Request) -> Response:

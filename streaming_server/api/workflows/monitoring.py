@@ -1,11 +1,7 @@
-"""The monitoring routes of the workflow dialect: locks, heartbeats, statistics, of those who really work.
-
-Knows the store of workers and this server's own slot; not what a task does.
-"""
+"""The monitoring routes of the workflow dialect: locks, heartbeats and statistics of the workers."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +20,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowStatistics,
 )
 from streaming_server.jobs.store import JobState
+from streaming_server.jobs.threads import StorageThreads
 from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, WorkerRegistry
 from streaming_server.speech.slot import Slot
 
@@ -36,6 +33,7 @@ class Monitoring:
     """The routes over one database."""
 
     registry: WorkerRegistry
+    threads: StorageThreads
     own_id: str
     slot: Slot
 
@@ -48,7 +46,7 @@ class Monitoring:
         ]
 
     async def locks(self, request: Request) -> Response:
-        workers, activity, numbers = await asyncio.to_thread(
+        workers, activity, numbers = await self.threads.run(
             lambda: (self.registry.alive(), self.registry.activity(_SHOWN), self.registry.statistics())
         )
         locks = [self._lock(index, worker, activity) for index, worker in enumerate(workers)]
@@ -66,7 +64,7 @@ class Monitoring:
         return JSONResponse(body)
 
     async def heartbeats(self, request: Request) -> Response:
-        activity = await asyncio.to_thread(self.registry.activity, _SHOWN)
+        activity = await self.threads.run(self.registry.activity, _SHOWN)
         body: Heartbeats = {
             "total_tasks": len(activity),
             "active_tasks": sum(task.state is JobState.RUNNING for task in activity),
@@ -84,7 +82,7 @@ class Monitoring:
         return JSONResponse(body)
 
     async def statistics(self, request: Request) -> Response:
-        workers, numbers = await asyncio.to_thread(lambda: (self.registry.alive(), self.registry.statistics()))
+        workers, numbers = await self.threads.run(lambda: (self.registry.alive(), self.registry.statistics()))
         active = sum(self._is_busy(worker) for worker in workers)
         return JSONResponse(_statistics(numbers, workers, active))
 
@@ -100,7 +98,7 @@ class Monitoring:
         }
 
     def _is_busy(self, worker: Worker) -> bool:
-        # What others said of themselves is some seconds old; of its own slot this process knows better.
+        # The heartbeats of other workers are some seconds old; this process knows its own slot.
         return self.slot.status().holder is not None if worker.id == self.own_id else worker.is_busy
 
 
