@@ -128,11 +128,14 @@ async def parse_body(request: Request, model: type[B]) -> B:
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
+    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise too_large  # before a client that waits for `100 Continue` sends it
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise too_large
     if len(body) <= _INLINE_BYTES:
         return parsed(model, bytes(body))
     # One at a time: each holds the interpreter's lock while it parses, and the event loop must get it in between.
@@ -256,10 +259,12 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
+    errors.UploadTimeout: 408,
     errors.UploadTooLarge: 413,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
@@ -267,6 +272,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,
     errors.JobQueueFull: 503,
+    errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
@@ -292,6 +298,8 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.UploadTimeout):
+        headers["Connection"] = "close"  # the rest of the body would have to be read before another request
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return JSONResponse(shape.body(status, str(error), error), status, headers)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.domain import Voice
+from streaming_server.domain import Capability, Voice
 from streaming_server.errors import SpeechServerError
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
@@ -22,7 +22,12 @@ Gender = Literal["male", "female"]
 DEFAULT = "default"
 PRESETS: Mapping[str, Gender] = {"male_01": "male", "female_01": "female"}
 """Names for the first voice of a gender."""
-_CAPABILITIES = ("text_to_speech", "voice_cloning", "emotion_control", "multi_language")
+CAPABILITIES = (
+    Capability.TEXT_TO_SPEECH,
+    Capability.VOICE_CLONING,
+    Capability.EMOTION_CONTROL,
+    Capability.MULTI_LANGUAGE,
+)
 _GENDERS_MEET_HZ = 165.0
 """Between the pitches of most men and of most women."""
 _LISTENED_S = 10.0
@@ -124,7 +129,7 @@ class Inspector:
             "model": self.model(),
             "model_path": info.model_dir,
             "engine_state": self._service.state,
-            "capabilities": [name for name in _CAPABILITIES if info.capabilities.get(name)],
+            "capabilities": [name for name in CAPABILITIES if name in info.capabilities],
         }
 
     async def _voice_presets(self) -> dict[str, Any]:

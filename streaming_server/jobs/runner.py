@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
-from streaming_server.domain import Emotion, SpeechRequest, Voice
+from streaming_server.domain import Capability, Emotion, SpeechRequest, Voice
 from streaming_server.errors import (
     EngineNotReady,
     FileMissing,
@@ -245,18 +245,18 @@ class JobRunner:
         finally:
             self._scratch.remove(path)
 
-    def _ignored(self, emotion: Emotion | None) -> list[str]:
+    def _ignored(self, emotion: Emotion | None) -> list[Capability]:
         """The capabilities that an emotion needs and the engine lacks."""
         if emotion is None:
             return []
         capabilities = self._service.engine.info.capabilities
         needed = {
-            "emotion_reference": emotion.reference,
-            "emotion_vector": emotion.vector,
-            "emotion_text": emotion.text,
-            "emotion_random": emotion.random,
+            Capability.EMOTION_REFERENCE: emotion.reference,
+            Capability.EMOTION_VECTOR: emotion.vector,
+            Capability.EMOTION_TEXT: emotion.text,
+            Capability.EMOTION_RANDOM: emotion.random,
         }
-        return [name for name, value in needed.items() if value and not capabilities.get(name)]
+        return [name for name, value in needed.items() if value and name not in capabilities]
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
         """Renew the lease and report the progress until cancelled."""

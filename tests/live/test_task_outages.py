@@ -9,7 +9,6 @@ import logging
 import os
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,11 +25,10 @@ from streaming_server.jobs.threads import StorageThreads
 from tests.support.fakes import FakeEngine, tone
 from tests.support.postgres import PostgreSQL
 from tests.support.process import ROOT, server_process
-from tests.support.scripted_server import kills
+from tests.support.scripted_server import SCRIPTED, killed_at
 from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
 
 SPEECH = "indextts.generate_speech"
-SCRIPTED = (sys.executable, "-m", "tests.support.scripted_server")
 
 
 def submit(live: LiveServer, text: str = "One.", voice: str = "voice_01") -> str:
@@ -167,7 +165,7 @@ def test_a_text_that_kills_the_process_is_tried_five_times(tmp_path: Path) -> No
     environment = {"DATA_DIR": str(tmp_path), "HOST": "127.0.0.1", "PORT": "0", "TASK_LEASE_S": "3600"}
     gate = tmp_path / "gate"
     with server_process(*SCRIPTED, **environment) as first:
-        bodies = [{"text": text, "prompt_audio_id": "voice_01"} for text in (kills(gate), "Next.")]
+        bodies = [{"text": text, "prompt_audio_id": "voice_01"} for text in (killed_at(gate), "Next.")]
         deadly, after = (httpx.post(f"{first.url}/api/v1/tts", json=body).json()["task_id"] for body in bodies)
         gate.touch()
         assert first.process.wait(60) == -9

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from streaming_server.domain import AudioChunk, FloatSamples, SpeechRequest, Voice
+from streaming_server.domain import AudioChunk, Capability, FloatSamples, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
 
 RATE_HZ = 24000
-EMOTION_CAPABILITIES = ("emotion_control", "emotion_reference", "emotion_vector", "emotion_text", "emotion_random")
+EMOTIONS_OF_ALL_KINDS = frozenset(name for name in Capability if name.startswith("emotion"))
 Step = FloatSamples | float | BaseException | Callable[[], Awaitable[None]]
 """Samples to emit, seconds to sleep, an exception to raise, or something to await."""
 FOREVER = 3600.0
@@ -48,7 +48,7 @@ class FakeEngine:
     script: Callable[[SpeechRequest], list[Step]] = lambda _: [tone(0.2)]
     warming: list[Step] = field(default_factory=list)
     max_mel_tokens: int | None = 800
-    capabilities: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(EMOTION_CAPABILITIES, True))
+    capabilities: frozenset[Capability] = EMOTIONS_OF_ALL_KINDS
     requests: list[SpeechRequest] = field(default_factory=list)
     running: int = 0
     closed: bool = False

@@ -1,14 +1,17 @@
-"""A server whose engine does what its text says: ``python -m tests.support.scripted_server``.
+"""A server whose engine does what the text says: ``python -m tests.support.scripted_server``.
 
 The settings come from the environment, as those of ``streaming-server serve`` do.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+import sys
+import uuid
 from pathlib import Path
+
+import anyio
 
 from streaming_server import logs
 from streaming_server.domain import SpeechRequest
@@ -16,21 +19,34 @@ from streaming_server.server import create_server
 from streaming_server.settings import Settings
 from tests.support.fakes import FakeEngine, Step, tone
 
+SCRIPTED = (sys.executable, "-m", "tests.support.scripted_server")
 
-def kills(gate: Path) -> str:
-    """A text at which the process is killed, once the file ``gate`` exists."""
-    return f"kill {gate}"
+
+def until(path: Path) -> str:
+    """A text that the engine begins, and ends when a file exists."""
+    return f"until {path} {uuid.uuid4()}"
+
+
+def killed_at(path: Path) -> str:
+    """A text at which the process dies once a file exists."""
+    return f"killed {path}"
 
 
 def script(request: SpeechRequest) -> list[Step]:
-    word, _, gate = request.text.partition(" ")
+    command, *arguments = request.text.split()
+    if command not in {"until", "killed"}:
+        return [tone(0.1)]
 
-    async def wait_and_die() -> None:
-        while not os.access(gate, os.F_OK):
-            await asyncio.sleep(0.01)
+    async def exists() -> None:
+        while not await anyio.Path(arguments[0]).exists():
+            await anyio.sleep(0.01)
+
+    async def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    return [wait_and_die] if word == "kill" else [tone(0.2)]
+    if command == "killed":
+        return [exists, die]
+    return [tone(0.1), exists, tone(0.1)]
 
 
 if __name__ == "__main__":

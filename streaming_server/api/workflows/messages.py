@@ -18,10 +18,10 @@ from streaming_server.api.workflows.schemas import (
     WorkflowBody,
     WorkflowError,
 )
-from streaming_server.domain import SpeechRequest
+from streaming_server.domain import Capability, SpeechRequest
 from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError
 from streaming_server.jobs.chains import OrderPlanner, Plan, SpeechOrder
-from streaming_server.jobs.inspection import DEFAULT, QUESTIONS, SPEECH
+from streaming_server.jobs.inspection import CAPABILITIES, DEFAULT, QUESTIONS, SPEECH
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.store import Job
 from streaming_server.speech.service import EngineState
@@ -50,12 +50,12 @@ _BY_CODE: Mapping[str, tuple[int, ErrorCode]] = {
 """Status of a failed task and its code, by the code of the error."""
 _EMOTION_ORDER = ("emotion_text", "emotion_vector", "emotion_reference")
 _EMOTION_FIELDS = {
-    "emotion_reference": "emotion_reference",
-    "emotion_vector": "emotion_vector",
-    "emotion_text": "emotion_text",
-    "emotion_random": "use_random",
+    Capability.EMOTION_REFERENCE: "emotion_reference",
+    Capability.EMOTION_VECTOR: "emotion_vector",
+    Capability.EMOTION_TEXT: "emotion_text",
+    Capability.EMOTION_RANDOM: "use_random",
 }
-"""The fields of the dialect by the engine's names."""
+"""The fields that need a capability of the engine."""
 _PRESETS = {
     DEFAULT: ("Default Voice", "默认语音"),
     "male_01": ("Male Voice", "男声"),
@@ -211,8 +211,7 @@ def _health(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_info(made: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("text_to_speech", "voice_cloning", "emotion_control", "multi_language")
-    capabilities = {name: name in made["capabilities"] for name in names}
+    capabilities = {name.value: name in made["capabilities"] for name in CAPABILITIES}
     return {
         "status": "success",
         "model_info": {
