@@ -21,13 +21,14 @@ from starlette.routing import Route
 
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
-from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.api.http import Dialect, ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors, UploadGuard
 from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
+from streaming_server.api.record import RequestRecord
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.messages import Messages
@@ -165,11 +166,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     messages = create_messages(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
-    shapes = ErrorShapes(
-        native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES
-    )
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    dialects = (
+    dialects: list[Dialect] = [
         native.NativeDialect(service, voices, settings),
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
@@ -178,12 +176,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
-        Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
-    )
+    ]
+    shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
+    dialects.append(Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, SpeechServerError):
-            request.scope["state"]["log"]["outcome"] = error.code
+            RequestRecord.of(request.scope).outcome = error.code
         if isinstance(error, HTTPException) and error.status_code == 405:
             # A route knows its own methods only; a path may have several routes.
             here = [

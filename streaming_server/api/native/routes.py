@@ -19,7 +19,15 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
+from streaming_server.api.http import (
+    Dialect,
+    ErrorShape,
+    MalformedBody,
+    check_text,
+    head_response,
+    parse_body,
+    parse_query,
+)
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
     HEALTH_STATUSES,
@@ -85,7 +93,7 @@ class _FreshFiles(StaticFiles):
 
 
 @dataclass(frozen=True, slots=True)
-class NativeDialect:
+class NativeDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from streaming_server.api.http import parse_body, status_of
+from streaming_server.api.http import Dialect, parse_body, status_of
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.tasks.schemas import iso
 from streaming_server.api.workflows import schemas as operations
@@ -41,13 +41,14 @@ SHAPES = dict.fromkeys(("/v1/workflows", "/api/v1/monitoring"), SHAPE)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowsDialect:
+class WorkflowsDialect(Dialect):
     """The routes over one backlog."""
 
     service: SpeechService
     backlog: Backlog
     messages: Messages
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         return [
