@@ -310,10 +310,9 @@ def test_closing_a_stream_stops_the_decoding_at_once(
         with counted(monkeypatch) as codes:
             async with aclosing(engine.stream(replace(request_, text=TEXT * 30, granularity=CHUNKED))) as chunks:
                 await anext(chunks)
-            closed, so_far = time.monotonic(), len(codes)
+            so_far = len(codes)
             await asyncio.sleep(0.2)
             assert len(codes) == so_far
-            assert time.monotonic() - closed < 2
         assert so_far < 600
         assert len(await said(engine, request_)) > SAMPLE_RATE_HZ
 
