@@ -254,7 +254,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
-        running = [asyncio.create_task(work()) for work in (partial(warm, app), *background)]
+        running = [asyncio.create_task(warm(app)), *(asyncio.create_task(work()) for work in background)]
         agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield

@@ -111,6 +111,8 @@ def test_the_start_script_passes_signals_on(folder: Path) -> None:
     (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', server))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
     script = spawn(["./start_api.sh"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert script.stdout is not None
+    assert script.stderr is not None
     with script:
         try:
             assert script.stdout.readline() == b"1\n"
