@@ -28,6 +28,7 @@ from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
+from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.monitoring import Monitoring
@@ -155,7 +156,8 @@ def create_worker(
 def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
     """What tells the meaning of a workflow's body."""
     storage = worker.storage
-    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, settings.max_text_characters)
+    requests = RequestBuilder(worker.service, worker.voices, settings)
+    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, requests)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
@@ -189,16 +191,17 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES
     )
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
+    requests = RequestBuilder(service, voices, settings)
     dialects = (
-        native.NativeDialect(service, voices, settings),
+        native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
-        openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
+        openai.OpenAIDialect(service, voices, requests, settings),
+        tasks.TasksDialect(service, voices, backlog, storage.uploads, requests, settings),
         workflows.WorkflowsDialect(service, backlog, planner, settings),
         Monitoring(storage.workforce, worker.id, service.slot),
         MetricsRoute(metrics),
-        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
-        Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
+        Docs(shapes, ApiKeys.OPEN, settings.max_text_characters, keys_needed=bool(settings.api_keys)),
     )
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:

@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server import errors
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, parse_body
+from streaming_server.api.http import ErrorShape, MalformedBody, parse_body
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import emotion_vector
+from streaming_server.api.requests import EmotionFields, RequestBuilder
 from streaming_server.api.tasks.schemas import iso
 from streaming_server.api.workflows import schemas as operations
 from streaming_server.api.workflows.schemas import (
@@ -34,7 +34,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowError,
     WorkflowStatus,
 )
-from streaming_server.domain import Emotion, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Generation, Voice
 from streaming_server.errors import (
     BlankText,
     EngineNotReady,
@@ -63,7 +63,6 @@ _FAILURES: Mapping[str, tuple[int, ErrorCode]] = {
     errors.InsufficientMemory.code: (503, "INSUFFICIENT_MEMORY"),
 }
 """By the code of the error that a task failed with."""
-_EMOTION_ORDER = ("emotion_text", "emotion_vector", "emotion_reference")
 _STATES: Mapping[JobState, str] = {
     JobState.BLOCKED: "pending",
     JobState.PENDING: "pending",
@@ -98,7 +97,7 @@ class Planner:
     voices: VoiceLibrary
     files: Files
     root: Path
-    longest_text: int
+    requests: RequestBuilder
 
     async def plan(self, body: WorkflowBody) -> tuple[Sequence[str], SpeechJob | None]:
         """The chain, and what those of it say that speak.
@@ -127,30 +126,22 @@ class Planner:
             raise InvalidRequest(f"indextts_config is required where the chain has {SPEECH}", "indextts_config")
         if found := forbidden_character(body.video_path):
             raise InvalidRequest(f"video_path has {found[0]} at position {found[1]}", "video_path")
-        text = check_text(config.text, self.longest_text)
-        if emotion_text := (config.emotion_text or "").strip():
-            check_text(emotion_text, self.longest_text, "emotion_text")
         output = await self._key(config.output_path, "output_path")
         if not output.lower().endswith(".wav"):
             raise InvalidRequest("output_path must end in .wav", "output_path")
-        values = (emotion_text, config.emotion_vector, config.emotion_reference)
-        given = [name for name, value in zip(_EMOTION_ORDER, values, strict=True) if value]
-        emotion = None
-        if given:
-            reference = config.emotion_reference if given[0] == "emotion_reference" else None
-            emotion = Emotion(
-                await self._voice(reference, "emotion_reference") if reference else None,
-                emotion_vector(config.emotion_vector or ()) if given[0] == "emotion_vector" else None,
-                emotion_text or None,
-                config.emotion_alpha,
-                config.use_random,
-            )
-        request = SpeechRequest(
-            text,
-            await self._voice(config.reference_audio, "reference_audio"),
+        fields = EmotionFields(
+            ("emotion_reference", config.emotion_reference),
+            ("emotion_vector", config.emotion_vector),
+            ("emotion_text", config.emotion_text),
+            config.emotion_alpha,
+            config.use_random,
+        )
+        given = fields.given()
+        request = self.requests.build(
+            config.text,
+            [await self._voice(config.reference_audio, "reference_audio")],
             Generation(max_text_tokens_per_sentence=config.max_text_tokens_per_segment),
-            Granularity.SENTENCE,
-            emotion=emotion,
+            emotion=await self.requests.emotion(fields, given[0] if given else None, self._voice),
         )
         memo = {
             "video_path": body.video_path,
