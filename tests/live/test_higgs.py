@@ -123,6 +123,16 @@ def test_generate_answers_with_a_wav_in_json(server: LiveServer) -> None:
     }
 
 
+def test_a_seed_that_the_engine_ignores_is_named(server: LiveServer) -> None:
+    answer = server.post(GENERATE, {"text": "a", "seed": 1}).json()
+    *_, done = events_of(server.post(STREAM, {"text": "a", "seed": 1}).text)
+    assert answer["seed_ignored"] is done["seed_ignored"] is True
+    with running() as live:
+        answers = [live.post(GENERATE, {"text": "Hello.", "seed": seed}).json() for seed in (1, 1)]
+    assert "seed_ignored" not in answers[0]
+    assert answers[0]["audio_base64"] == answers[1]["audio_base64"]
+
+
 @pytest.mark.parametrize("samples", [0, 1, 2, 3, 100_003])
 def test_any_length_is_valid_base64(samples: int) -> None:
     audio = tone(samples / 24000)

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server.api import sse
 from streaming_server.api.fleet import Fleet
-from streaming_server.api.http import head_response, parse_query
+from streaming_server.api.http import Dialect, head_response, parse_query
 from streaming_server.api.native.queue_schemas import (
     DISCARD,
     EVENTS,
@@ -39,7 +39,7 @@ from streaming_server.text import preview
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Dialect):
     """The routes over one service."""
 
     service: SpeechService

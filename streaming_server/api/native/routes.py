@@ -19,9 +19,17 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShape, MalformedBody, head_response, parse_body, parse_query
+from streaming_server.api.http import (
+    Dialect,
+    ErrorShape,
+    MalformedBody,
+    head_response,
+    parse_body,
+    parse_query,
+)
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    SHOWN_WHERE_PRESENT,
     TAG,
     GenerationBody,
     Health,
@@ -39,7 +47,7 @@ from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
-from streaming_server.domain import Generation, Granularity, SpeechRequest
+from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
@@ -82,7 +90,7 @@ class _FreshFiles(StaticFiles):
 
 
 @dataclass(frozen=True, slots=True)
-class NativeDialect:
+class NativeDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
@@ -152,7 +160,11 @@ class NativeDialect:
             "model_dir": info.model_dir,
             "engine": info.name,
             "sample_rate": info.sample_rate_hz,
-            "capabilities": dict(info.capabilities),
+            "capabilities": {
+                capability: capability in info.capabilities
+                for capability in Capability
+                if capability in info.capabilities or capability not in SHOWN_WHERE_PRESENT
+            },
         }
         return JSONResponse(body)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server import __version__
 from streaming_server.api import sse
-from streaming_server.api.http import ErrorShape, parse_body
+from streaming_server.api.http import Dialect, ErrorShape, parse_body
 from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.schemas import (
     FORMAT_NAMES,
@@ -75,8 +76,6 @@ SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
     "/models": ERRORS,
-}
-PATH_SHAPES: Mapping[str, ErrorShape] = {
     "/audio/speech": ERRORS,
     "/audio/voices": ERRORS,
     "/tts_url": TTS_ERRORS,
@@ -85,13 +84,14 @@ PATH_SHAPES: Mapping[str, ErrorShape] = {
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIDialect:
+class OpenAIDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
     voices: VoiceLibrary
     requests: RequestBuilder
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         both = [
