@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,18 @@ from streaming_server.api.record import RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
+from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
 from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
+from streaming_server.jobs.chains import OrderPlanner
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.uploads import UploadLimits
 from streaming_server.jobs.worker import Worker
+from streaming_server.ops.gpu import gpus
 from streaming_server.ops.haproxy_agent import start_agent
 from streaming_server.ops.metrics import Metrics
 from streaming_server.settings import Settings
@@ -52,7 +56,7 @@ from streaming_server.speech.stream import SpeechStats
 from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
-    from streaming_server.scale.celery_worker import Sender
+    from streaming_server.jobs.celery_client import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -89,7 +93,9 @@ def create_storage(settings: Settings) -> Storage:
     Raises:
         StorageUnavailable: it cannot be used.
     """
-    uploads = UploadLimits(settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s)
+    uploads = UploadLimits(
+        settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s, settings.max_task_attempts
+    )
     return Storage(
         StorageOptions(
             settings.data_dir,
@@ -98,10 +104,16 @@ def create_storage(settings: Settings) -> Storage:
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
+            settings.max_task_attempts,
+            settings.storage_wait_s,
             settings.workflow_root,
             settings.files_url,
         )
     )
+
+
+def _devices() -> list[dict[str, Any]]:
+    return [asdict(gpu) for gpu in gpus()]
 
 
 def create_worker(
@@ -117,14 +129,15 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    return Worker(service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), announce)
+    return Worker(
+        service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), _devices, announce
+    )
 
 
-def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
-    """What tells the meaning of a workflow's body."""
-    storage = worker.storage
-    requests = RequestBuilder(worker.service, worker.voices, settings)
-    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, requests)
+def create_messages(settings: Settings, worker: Worker) -> Messages:
+    """The messages of workflows, for their routes and for Celery."""
+    planner = OrderPlanner(worker.presets, worker.storage.files, worker.storage.workflow_root)
+    return Messages(planner, settings.max_text_characters)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
@@ -146,12 +159,12 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     if settings.celery_broker_url:
         sender = _sender(settings)
         announce = sender.announce
-        background.append(partial(sender.send_forgotten, storage.workforce))
+        background.append(partial(sender.resend, storage.workers))
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
     backlog = Backlog(storage, announce, worker.runner.interrupt)
-    planner = create_planner(settings, worker)
+    messages = create_messages(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
@@ -161,8 +174,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, requests, settings),
         tasks.TasksDialect(service, voices, backlog, storage.uploads, requests, settings),
-        workflows.WorkflowsDialect(service, backlog, planner, settings),
-        Monitoring(storage.workforce, worker.id, service.slot),
+        workflows.WorkflowsDialect(service, backlog, messages, settings),
+        Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
@@ -218,12 +231,12 @@ def _queue(slot: Slot) -> Mapping[str, float]:
 
 def _sender(settings: Settings) -> Sender:
     try:
-        from streaming_server.scale.celery_worker import Sender
+        from streaming_server.jobs.celery_client import Sender
     except ModuleNotFoundError as error:
         raise StorageUnavailable(
             f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
         ) from error
-    return Sender(settings)
+    return Sender(settings.celery_broker_url)
 
 
 def _lifespan(

@@ -293,6 +293,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.JobQueueFull: 503,
     errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
+    errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }

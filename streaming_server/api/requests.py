@@ -208,8 +208,8 @@ class RequestBuilder:
         limit = self.settings.max_text_characters
         return Emotion(
             await find(name, field) if name and field == reference_field else None,
-            _vector(numbers) if numbers and field == vector_field else None,
-            check_text(text, limit, field).strip() if text and field == text_field else None,
+            emotion_vector(numbers) if numbers and field == vector_field else None,
+            check_text(text, limit, field) if text and field == text_field else None,
             fields.weight,
             fields.random,
         )
@@ -223,6 +223,7 @@ class RequestBuilder:
         return replace(generation, max_mel_tokens=limit)
 
 
-def _vector(numbers: Sequence[float]) -> EmotionVector:
+def emotion_vector(numbers: Sequence[float]) -> EmotionVector:
+    """Eight numbers, counted by the body's model, each at most 1."""
     a, b, c, d, e, f, g, h = (min(number, 1.0) for number in numbers)
     return a, b, c, d, e, f, g, h

@@ -29,6 +29,7 @@ from streaming_server.api.http import (
 )
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    HEALTH_STATUSES,
     SHOWN_WHERE_PRESENT,
     TAG,
     GenerationBody,
@@ -145,7 +146,11 @@ class NativeDialect(Dialect):
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        body: Health = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        body: Health = {
+            "status": HEALTH_STATUSES[self.service.state],
+            "model_loaded": self._ready,
+            "timestamp": time.time(),
+        }
         return JSONResponse(body, 200 if self._ready else 503)
 
     async def model_info(self, request: Request) -> Response:

@@ -1,11 +1,7 @@
-"""The task dialect: ``/api/v1``. Upload a voice, submit a text, poll, download.
-
-Knows its own paths, fields and error shape; what a request does is the core's.
-"""
+"""The routes of the task dialect, ``/api/v1``: upload a voice, submit a text, poll, download."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from dataclasses import dataclass
@@ -30,6 +26,7 @@ from streaming_server.api.tasks.schemas import (
     TaskBody,
     TaskError,
     TaskHealth,
+    TaskRecord,
     Tasks,
     TasksQuery,
     Uploaded,
@@ -39,7 +36,7 @@ from streaming_server.api.tasks.schemas import (
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError, UploadNotFound, VoiceUnknown
 from streaming_server.jobs.service import Backlog
-from streaming_server.jobs.store import JobState
+from streaming_server.jobs.store import Job, JobState
 from streaming_server.jobs.uploads import Upload, Uploads, is_upload_id
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
@@ -47,7 +44,7 @@ from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.text import forbidden_character
 
 _SUFFIXES = (".wav", ".mp3", ".m4a", ".flac")
-_LONGEST_NAME = 255
+_MAX_NAME = 255
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> TaskError:
@@ -90,10 +87,10 @@ class TasksDialect(Dialect):
 
     async def submit(self, request: Request) -> Response:
         speech = await self._speech_request(request)
-        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, and these may come later
+        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, which may start later
             self._check_ready()
         job = await self.backlog.submit(speech)
-        record = task_record(job)
+        record = self._record(job)
         body: Submitted = {
             "success": True,
             "task_id": job.id,
@@ -106,7 +103,7 @@ class TasksDialect(Dialect):
         return WholeSpeechResponse(self.service, await self._speech_request(request), {}, self.settings.send_timeout_s)
 
     async def task(self, request: Request) -> Response:
-        body: Task = {"success": True, **task_record(await self.backlog.get(request.path_params["task_id"]))}
+        body: Task = {"success": True, **self._record(await self.backlog.get(request.path_params["task_id"]))}
         return JSONResponse(body)
 
     async def delete(self, request: Request) -> Response:
@@ -118,7 +115,7 @@ class TasksDialect(Dialect):
     async def audio(self, request: Request) -> Response:
         job = await self.backlog.get(request.path_params["task_id"])
         if job.state is not JobState.COMPLETED:
-            status = task_record(job)["status"]
+            status = self._record(job)["status"]
             raise InvalidRequest(f"the task is {status}, not completed: there is no audio", "task_id", "path")
         path = await self.backlog.audio(job)
         return FileResponse(path, media_type="audio/wav", filename=path.name)
@@ -126,14 +123,14 @@ class TasksDialect(Dialect):
     async def tasks(self, request: Request) -> Response:
         query = parse_query(request, TasksQuery)
         jobs, total = await self.backlog.page(query.limit, query.offset, query.states)
-        body: Tasks = {"success": True, "tasks": [task_record(job) for job in jobs], "total": total}
+        body: Tasks = {"success": True, "tasks": [self._record(job) for job in jobs], "total": total}
         return JSONResponse(body)
 
     async def upload(self, request: Request) -> Response:
         given, pieces = await file_part(request, "file", self.settings.upload_max_mb * 1024 * 1024)
         filename = re.split(r"[/\\]", given)[-1]  # some clients send a path; its last part names the file
-        if not 0 < len(filename) <= _LONGEST_NAME or forbidden_character(filename):
-            raise InvalidRequest(f"the file's name must have 1 to {_LONGEST_NAME} printable characters", "file")
+        if not 0 < len(filename) <= _MAX_NAME or forbidden_character(filename):
+            raise InvalidRequest(f"the file's name must have 1 to {_MAX_NAME} printable characters", "file")
         if not filename.lower().endswith(_SUFFIXES):
             raise InvalidRequest(f"the file's name must end in one of {', '.join(_SUFFIXES)}", "file")
         upload, is_duplicate = await self.uploads.receive(filename, pieces)
@@ -144,29 +141,32 @@ class TasksDialect(Dialect):
         file_id = request.path_params["file_id"]
         if not is_upload_id(file_id):
             raise InvalidRequest("file_id must be 64 lower-case hex digits, the SHA-256 of a file", "file_id", "path")
-        upload = await asyncio.to_thread(self.uploads.get, file_id)
+        upload = await self.backlog.upload(file_id)
         if upload is None:
             raise UploadNotFound(file_id)
         return JSONResponse(_file_record(upload))
 
+    def _record(self, job: Job) -> TaskRecord:
+        return task_record(job, self.settings.audio_keep_s)
+
     def _check_ready(self) -> None:
         """
         Raises:
-            EngineNotReady: as it says.
+            EngineNotReady: the model is loading or has failed to load.
         """
         if self.service.state is not EngineState.READY:
             raise EngineNotReady
 
     async def _speech_request(self, request: Request) -> SpeechRequest:
-        """What the body asks for.
+        """The request of a body.
 
         Raises:
-            InvalidRequest: a field that cannot be used, or one that the emotion's method lacks.
-            UploadNotFound: an id of a file that is not there.
+            InvalidRequest: a field cannot be used, or the emotion's method lacks its field.
+            UploadNotFound: the id of a file that does not exist.
         """
         body = await parse_body(request, TaskBody)
         fields = EmotionFields(
-            ("emo_audio_id", body.emo_audio_id),
+            body.emotion_audio,
             ("emo_vector", body.emo_vector),
             ("emo_text", body.emo_text),
             body.emo_weight,
@@ -185,7 +185,7 @@ class TasksDialect(Dialect):
         """The voice of an upload's id or of a name.
 
         Raises:
-            UploadNotFound: it is the id of a file that is not there.
+            UploadNotFound: it is the id of a file that does not exist.
             VoiceUnknown: it is neither.
         """
         voice = await self.voices.find(name)
