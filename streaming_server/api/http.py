@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar, get_args
 
 import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server import errors
@@ -46,24 +49,33 @@ class ErrorShape:
     """What ``body`` makes, for pydantic to describe."""
     invalid_status: int = 400
     """Of a field of the wrong type or out of range."""
+    key_header: str = ""
+    """A header in which the dialect's clients send the API key as it is, beside ``Authorization`` and ``X-API-Key``."""
+
+
+class Dialect(ABC):
+    """A set of routes, with the shapes of their errors."""
+
+    __slots__ = ()
+    shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
+    """By path or prefix of a path, where the shape is not the default one.
+
+    A prefix ends where a part of the path does, unless it ends with ``*``."""
+
+    @abstractmethod
+    def routes(self) -> list[BaseRoute]:
+        """What the server mounts."""
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: its own, or that of the longest prefix.
+    """The shape of a path's errors: that of the longest prefix."""
 
-    A prefix ends where a part of the path does, unless it ends with ``*``.
-    """
-
-    def __init__(
-        self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
-    ) -> None:
+    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+        """``by_prefix``: as in `Dialect`."""
         self._default = default
-        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
-        if path in self._by_path:
-            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
@@ -149,7 +161,7 @@ def parsed(model: type[B], content: bytes) -> B:
     """
     if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
         message = f"the body has more than {_MAX_VALUES} values"
-        raise MalformedBody([{"loc": ["body"], "msg": message, "type": "too_many_values"}])
+        raise MalformedBody([{"loc": ["body"], "msg": message, "type": "json_invalid"}])
     try:
         found = json.loads(content, parse_int=_integer, parse_float=_number)
     except (ValueError, RecursionError) as error:
@@ -193,12 +205,19 @@ def validated(model: type[B], content: object, where: str) -> B:
 
 
 def validated_text(model: type[B], content: Mapping[str, str], where: str) -> B:
-    """Validate fields whose values are text, as in a query or a form.
+    """Validate fields whose values are text, as in a query or a form; ``null`` is null where a field takes no text.
 
     Raises:
         MalformedBody: as `validated`.
     """
-    return _validated(model, content, where, lambda: model.model_validate_strings(content))
+    nullable = {
+        name
+        for name, field in model.model_fields.items()
+        if type(None) in get_args(field.annotation) and str not in get_args(field.annotation)
+    }
+    nulls = {name: None for name, value in content.items() if value == "null" and name in nullable}
+    rest = {name: value for name, value in content.items() if name not in nulls}
+    return _validated(model, rest, where, lambda: model.model_validate_strings(rest).model_copy(update=nulls))
 
 
 def _validated(model: type[B], content: object, where: str, validate: Callable[[], B]) -> B:
@@ -259,6 +278,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.LoopbackOnly: 403,
     errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
@@ -274,6 +294,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.JobQueueFull: 503,
     errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
+    errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }

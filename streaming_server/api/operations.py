@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, with_config
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from streaming_server.api.http import Body
 
+MAX_TEXT_CHARACTERS = "MAX_TEXT_CHARACTERS"
+"""Stands for the setting's value in the schema of a field."""
 described = with_config(ConfigDict(use_attribute_docstrings=True))
 """Decorates an answer's TypedDict whose attribute docstrings are to be read by clients."""
 
@@ -84,16 +85,12 @@ class ApiRoute(Route):
         self.tag = tag
         self.operation = operation
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["route"] = self.path  # what is counted by route, as paths are without number
-        await super().handle(scope, receive, send)
-
 
 RESUMABLE = Parameter(
     "X-Resumable",
     "header",
-    "Go on synthesising for a while when this connection breaks, so that `/streams/{stream_id}` can continue it.",
-    Literal["true", "1"],
+    "`true` or `1`: go on synthesising for a while when this connection breaks, so that `/streams/{stream_id}` can "
+    "continue it.",
 )
 STREAM_HEADERS: Mapping[str, str] = {
     "X-Stream-Id": "Names the stream for `/streams/{stream_id}`, should the connection break.",

@@ -123,6 +123,16 @@ def test_generate_answers_with_a_wav_in_json(server: LiveServer) -> None:
     }
 
 
+def test_a_seed_that_the_engine_ignores_is_named(server: LiveServer) -> None:
+    answer = server.post(GENERATE, {"text": "a", "seed": 1}).json()
+    *_, done = events_of(server.post(STREAM, {"text": "a", "seed": 1}).text)
+    assert answer["seed_ignored"] is done["seed_ignored"] is True
+    with running() as live:
+        answers = [live.post(GENERATE, {"text": "Hello.", "seed": seed}).json() for seed in (1, 1)]
+    assert "seed_ignored" not in answers[0]
+    assert answers[0]["audio_base64"] == answers[1]["audio_base64"]
+
+
 @pytest.mark.parametrize("samples", [0, 1, 2, 3, 100_003])
 def test_any_length_is_valid_base64(samples: int) -> None:
     audio = tone(samples / 24000)
@@ -345,6 +355,8 @@ def upload(live: LiveServer, content: bytes | None, **fields: Any) -> httpx.Resp
 def test_no_limit_of_candidates(server: LiveServer) -> None:
     server.post(GENERATE, {"text": "a", "top_k": None}).raise_for_status()
     assert server.engine.requests[-1].generation.top_k == 0
+    upload(server, (RECORDINGS / "voice_01.wav").read_bytes(), top_k="null", seed="null").raise_for_status()
+    assert (server.engine.requests[-1].generation.top_k, server.engine.requests[-1].generation.seed) == (0, None)
 
 
 def test_the_test_client_runs_all_unless_told_which(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -30,19 +31,26 @@ def until(path: Path) -> str:
     return f"until {path}"
 
 
+def killed_at(path: Path) -> str:
+    """A text at which the process dies once a file exists."""
+    return f"killed {path}"
+
+
 def script(request: SpeechRequest) -> list[Step]:
-    if request.text.startswith("takes "):
-        steps = max(1, round(float(request.text.split()[1]) * _STEPS_A_SECOND))
+    command, _, argument = request.text.partition(" ")
+    if command == "takes":
+        steps = max(1, round(float(argument.split()[0]) * _STEPS_A_SECOND))
         return [step for _ in range(steps) for step in (1 / _STEPS_A_SECOND, tone(0.01))]
-    if request.text.startswith("until "):
-        path = anyio.Path(request.text.removeprefix("until "))
 
-        async def exists() -> None:
-            while not await path.exists():
-                await anyio.sleep(0.01)
+    async def exists() -> None:
+        while not await anyio.Path(argument).exists():
+            await anyio.sleep(0.01)
 
-        return [tone(0.1), exists, tone(0.1)]
-    return [tone(0.1)]
+    async def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    scripts: dict[str, list[Step]] = {"until": [tone(0.1), exists, tone(0.1)], "killed": [exists, die]}
+    return scripts.get(command, [tone(0.1)])
 
 
 ENGINE = EngineSpec(

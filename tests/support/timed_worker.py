@@ -9,6 +9,7 @@ import os
 import sys
 
 from streaming_server import logs
+from streaming_server.jobs import celery_client
 from streaming_server.scale import celery_worker as celery
 from streaming_server.settings import Settings
 from tests.support.fakes import FakeEngine
@@ -16,7 +17,7 @@ from tests.support.scripted import script
 
 if __name__ == "__main__":
     if visibility_s := os.environ.get("TEST_VISIBILITY_S"):
-        celery._VISIBILITY_S = int(visibility_s)
+        celery_client._VISIBILITY_S = int(visibility_s)
     sys.setswitchinterval(0.0005)
     logs.configure()
     celery.run_worker(Settings.from_env(os.environ), FakeEngine(script))

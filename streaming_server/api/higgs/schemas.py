@@ -6,7 +6,7 @@ service.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -116,6 +116,8 @@ class Generated(TypedDict):
     duration: float
     """Seconds."""
     generated_text: str
+    seed_ignored: NotRequired[bool]
+    """True where a seed was given and the engine cannot repeat its audio; else absent."""
 
 
 _WHOLE = [Answer("The audio, once it is complete.", Generated)]
