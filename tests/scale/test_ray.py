@@ -19,7 +19,7 @@ PCM = "/synthesize_stream"
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServe]:
-    with ray_serve(tmp_path_factory.mktemp("ray"), **SCRIPTED) as running:
+    with ray_serve(tmp_path_factory.mktemp("ray"), environment=SCRIPTED) as running:
         yield running
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class RayServe:
 
 
 @contextmanager
-def ray_serve(folder: Path, replicas: int = 2, **environment: str) -> Iterator[RayServe]:
+def ray_serve(folder: Path, replicas: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[RayServe]:
     """So many replicas with these settings, by default with espeak, until the ``with`` ends.
 
     Args:
@@ -75,7 +75,7 @@ def ray_serve(folder: Path, replicas: int = 2, **environment: str) -> Iterator[R
     port = free_port()
     described["http_options"] |= {"host": "127.0.0.1", "port": port}
     [application] = described["applications"]
-    application["args"] = {"ENGINE": "espeak", "REFERENCE_AUDIO_DIR": str(RECORDINGS)} | environment
+    application["args"] = {"ENGINE": "espeak", "REFERENCE_AUDIO_DIR": str(RECORDINGS)} | dict(environment or {})
     application["deployments"][0]["autoscaling_config"]["min_replicas"] = replicas
     configuration = folder / "ray.yaml"
     configuration.write_text(yaml.safe_dump(described))
@@ -83,7 +83,7 @@ def ray_serve(folder: Path, replicas: int = 2, **environment: str) -> Iterator[R
         process = spawn(
             [Path(sys.executable).parent / "serve", "run", configuration],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | environment,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | dict(environment or {}),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
