@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from streaming_server.domain import AudioChunk, SpeechRequest
 from streaming_server.errors import EngineUnavailable
@@ -112,6 +112,13 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Give back threads, files and device memory."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An engine with work to do before the slot is entered: what needs no device, such as hashing recordings."""
+
+    async def prepare(self, request: SpeechRequest) -> None: ...
 
 
 def create_engine(options: EngineOptions) -> Engine:
