@@ -17,17 +17,21 @@ need redis-server redis-server
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ]; then
-        as_root=()
-    elif sudo -n true 2>/dev/null; then
-        as_root=(sudo -n)
-    else
-        echo "the tests need Debian packages; install them first: apt-get install ${packages[*]}" >&2
-        exit 1
+    as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        as_root=(sudo)
+        command="sudo apt-get install ${packages[*]}"
+        if [ ! -t 0 ]; then
+            echo "the tests need Debian packages; install them first: $command" >&2
+            exit 1
+        fi
+        read -rp "the tests need Debian packages; run \"$command\"? [y/N] " answer
+        [[ $answer == [yY]* ]] || exit 1
     fi
     "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${packages[@]}" >/dev/null
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
 scripts/install espeak indextts2 japanese higgs postgresql celery s3 ray test
-exec .venv/bin/python -m pytest "$@"
+# Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
+exec .venv/bin/python -m pytest -n auto --dist loadfile "$@" </dev/null

@@ -20,7 +20,8 @@ import psutil
 
 from benchmarks.common import SENTENCE, first_audio_ms, percentile, running_server, table
 from benchmarks.disconnect import freed_ms
-from tests.support.gateway import free_port, gateway
+from tests.support.children import free_port
+from tests.support.gateway import gateway
 from tests.support.server import RawClient
 from tests.support.serving import ray_serve
 

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+
 import pytest
+
+from tests.support import children
 
 pytest_plugins = ("tests.support.postgres", "tests.support.brokers")
 
@@ -8,3 +13,36 @@ pytest_plugins = ("tests.support.postgres", "tests.support.brokers")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Set before torch is imported: workers that run beside each other share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not _is_worker(config):
+        children.adopt_orphans()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than the cores, since tests wait as often as they compute."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Fail a run that leaves processes behind, name them, and kill them."""
+    yield
+    left = [] if _is_worker(session.config) else children.end_leftovers(float(os.environ.get("TEST_LEFTOVERS_S", "30")))
+    if not left:
+        return
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        text = "\n".join(["processes outlive the run:", *left])
+        report = pytest.TestReport("tests", ("tests", None, "the run"), {}, "failed", text, "teardown")
+        reporter.stats.setdefault("error", []).append(report)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this process is one of pytest-xdist's workers."""
+    return hasattr(config, "workerinput")

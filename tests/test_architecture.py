@@ -15,12 +15,13 @@ ALLOWED = {
     "domain": set[str](),
     "errors": set[str](),
     "text": set[str](),
+    "segmentation": set[str](),
     "logs": set[str](),
     "environment": {"errors"},
-    "settings": {"environment"},
+    "settings": {"engines.registry", "environment"},
     "audio": {"audio", "domain", "errors"},
-    "engines": {"engines", "audio", "domain", "errors"},
-    "speech": {"speech", "engines.base", "audio", "domain", "errors", "text"},
+    "engines": {"engines", "environment", "audio", "domain", "errors", "text", "segmentation"},
+    "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "ops.gpu", "engines.base", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "errors", "domain"},
     "scale": {"scale", "speech", "jobs", "app", "api", "settings", "errors", "logs", "engines.base"},
@@ -58,7 +59,7 @@ def test_imports_follow_the_layout(module: Path) -> None:
 def test_a_module_has_a_docstring_and_a_size_one_can_read(module: Path) -> None:
     text = module.read_text()
     assert ast.get_docstring(ast.parse(text)), "no docstring"
-    assert len(text.splitlines()) <= 320
+    assert len(text.splitlines()) <= 400
 
 
 def test_the_app_loads_nothing_heavy() -> None:

@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,6 +24,14 @@ from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError
 from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_PROBLEMS = 10
+"""Problems of one body that its answer lists."""
+_MAX_VALUES = 30_000
+"""Commas, brackets and braces of one JSON body: parsing takes time for each value, and holds the interpreter's lock."""
+_MAX_DIGITS = 400
+"""Of one integer: converting takes time by the square of them."""
+_INLINE_BYTES = 16 * 1024
+"""A larger body is parsed in a thread; a smaller one takes less time than the change of threads."""
 
 ErrorBody = Callable[[int, str, SpeechServerError | None], Mapping[str, Any]]
 """Status, sentence and, where there is one, the error → the JSON object."""
@@ -101,12 +110,15 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True)
 
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Fields that other dialects have and this one cannot honour: by name, the sentence that refuses them."""
+
 
 B = TypeVar("B", bound=Body)
 
 
 async def parse_body(request: Request, model: type[B]) -> B:
-    """Read and validate a JSON body.
+    """Read and validate a JSON body, in a thread where it is large.
 
     Raises:
         MalformedBody: not JSON, or a field that is missing, of the wrong type or out of range.
@@ -116,46 +128,100 @@ async def parse_body(request: Request, model: type[B]) -> B:
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
+    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise too_large  # before a client that waits for `100 Continue` sends it
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise too_large
+    if len(body) <= _INLINE_BYTES:
+        return parsed(model, bytes(body))
+    # One at a time: each holds the interpreter's lock while it parses, and the event loop must get it in between.
+    return await anyio.to_thread.run_sync(parsed, model, bytes(body), limiter=request.app.state.parsing)
+
+
+def parsed(model: type[B], content: bytes) -> B:
+    """
+    Raises:
+        MalformedBody: as `parse_body`.
+    """
+    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        message = f"the body has more than {_MAX_VALUES} values"
+        raise MalformedBody([{"loc": ["body"], "msg": message, "type": "too_many_values"}])
     try:
-        content = json.loads(bytes(body))
+        found = json.loads(content, parse_int=_integer, parse_float=_number)
     except (ValueError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
-    return validated(model, content, "body")
+    return validated(model, found, "body")
+
+
+def _integer(text: str) -> int:
+    """
+    Raises:
+        ValueError: the integer has more than `_MAX_DIGITS`.
+    """
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """A whole number as an integer: JSON has one type of numbers, so ``2.0`` is as good as ``2``."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def parse_query(request: Request, model: type[B]) -> B:
-    """Validate the query as if it were a body; every value is text there.
+    """Validate the query, whose values are text.
 
     Raises:
         MalformedBody: as `parse_body`.
     """
-    return validated(model, dict(request.query_params), "query")
+    return validated_text(model, dict(request.query_params), "query")
 
 
 def validated(model: type[B], content: object, where: str) -> B:
-    """
+    """Validate what JSON has types for: a number is no string, a boolean no number.
+
     Raises:
-        MalformedBody: a field that is missing, of the wrong type or out of range.
+        MalformedBody: a field that is missing, of the wrong type, out of range or refused.
     """
+    return _validated(model, content, where, lambda: model.model_validate(content, strict=True))
+
+
+def validated_text(model: type[B], content: Mapping[str, str], where: str) -> B:
+    """Validate fields whose values are text, as in a query or a form.
+
+    Raises:
+        MalformedBody: as `validated`.
+    """
+    return _validated(model, content, where, lambda: model.model_validate_strings(content))
+
+
+def _validated(model: type[B], content: object, where: str, validate: Callable[[], B]) -> B:
+    given = content if isinstance(content, Mapping) else {}
+    problems: list[Problem] = [
+        {"loc": [where, name], "msg": message, "type": "refused_field"}
+        for name, message in model.refused.items()
+        if given.get(name) is not None
+    ]
     try:
-        return model.model_validate(content)
+        body = validate()
     except ValidationError as error:
-        raise MalformedBody(
-            [
-                {
-                    "loc": [where, *problem["loc"]],
-                    "msg": "Input should be a JSON object" if problem["type"] == "model_type" else problem["msg"],
-                    "type": problem["type"],
-                }
-                for problem in error.errors(include_url=False, include_context=False, include_input=False)
-            ]
-        ) from None
+        problems += [
+            {
+                "loc": [where, *problem["loc"]],
+                "msg": "Input should be a JSON object" if problem["type"] == "model_type" else problem["msg"],
+                "type": problem["type"],
+            }
+            for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    if problems:
+        raise MalformedBody(problems[:MAX_PROBLEMS])
+    return body
 
 
 def check_text(text: str, limit: int, field: str = "text", place: str = "body") -> str:
@@ -193,10 +259,12 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
+    errors.UploadTimeout: 408,
     errors.UploadTooLarge: 413,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
@@ -204,6 +272,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,
     errors.JobQueueFull: 503,
+    errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
@@ -228,6 +297,8 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.UploadTimeout):
+        headers["Connection"] = "close"  # the rest of the body would have to be read before another request
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return JSONResponse(shape.body(status, str(error), error), status, headers)

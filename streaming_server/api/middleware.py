@@ -20,7 +20,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming_server.api.http import ErrorShapes, error_response
-from streaming_server.errors import ShuttingDown, Unauthorized
+from streaming_server.errors import (
+    OriginRefused,
+    ShuttingDown,
+    SpeechServerError,
+    TooManyUploads,
+    Unauthorized,
+    UploadTimeout,
+)
 from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
 
@@ -128,3 +135,63 @@ class ApiKeys:
         given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         # Every pair is compared, each in constant time: how long it takes tells nothing about the keys.
         return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in self._keys) > 0
+
+
+class UploadGuard:
+    """Bounds uploads in number and time, and refuses those that a page of another site sends without being allowed.
+
+    A browser sends a form to any site without asking first, so CORS alone does not keep such a page from uploading.
+    With API keys it has none to send, and `ApiKeys` refuses it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, shapes: ErrorShapes, origins: Sequence[str], max_uploads: int, timeout_s: float
+    ) -> None:
+        self._app = app
+        self._shapes = shapes
+        self._origins = origins
+        self._max_uploads = max_uploads
+        self._timeout_s = timeout_s
+        self._receiving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(raw=scope.get("headers", []))
+        if not headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._app(scope, receive, send)
+            return
+        error: SpeechServerError | None = None
+        if not self._is_allowed(headers):
+            error = OriginRefused(headers["origin"])
+        elif self._receiving >= self._max_uploads:
+            error = TooManyUploads(self._max_uploads)
+        if error is not None:
+            await error_response(error, self._shapes.of(scope["path"]), 1)(scope, receive, send)
+            return
+        is_complete = False
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+
+        def complete() -> None:
+            nonlocal is_complete
+            self._receiving -= not is_complete
+            is_complete = True
+
+        async def timed_receive() -> Message:
+            try:
+                async with asyncio.timeout_at(None if is_complete else deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise UploadTimeout(self._timeout_s) from None
+            if not message.get("more_body", False):
+                complete()
+            return message
+
+        self._receiving += 1
+        try:
+            await self._app(scope, timed_receive, send)
+        finally:
+            complete()
+
+    def _is_allowed(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        own = origin is not None and origin.partition("://")[2] == headers.get("host")
+        return origin is None or own or "*" in self._origins or origin in self._origins

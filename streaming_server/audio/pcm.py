@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ MAX_AMPLITUDE = 10.0
 damaged, and overflows half precision in a model."""
 
 
-def amplitude_problem(samples: npt.NDArray[np.floating]) -> str | None:
+def amplitude_problem(samples: npt.NDArray[Any]) -> str | None:
     """Why these cannot be the samples of a recording, as the rest of a sentence about it; None if they can."""
     peak = float(np.abs(samples).max(initial=0.0))  # not a number if any sample is not
     if not math.isfinite(peak):

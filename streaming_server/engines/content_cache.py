@@ -19,6 +19,9 @@ from streaming_server.errors import VoiceFileMissing
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+Version = tuple[Path, int, int, int]
+"""A file, its inode, its size and its time of modification in nanoseconds."""
+
 
 class LruCache(Generic[K, T]):
     """The ``capacity`` values that were used last. Thread-safe; two threads may compute the same value."""
@@ -28,12 +31,17 @@ class LruCache(Generic[K, T]):
         self._lock = threading.Lock()
         self._kept: OrderedDict[K, T] = OrderedDict()
 
-    def get(self, key: K, compute: Callable[[], T]) -> T:
-        """The value of a key, computed where it is not kept; what ``compute`` raises is not kept."""
+    def peek(self, key: K) -> T | None:
+        """The value of a key that is kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+            return self._kept.get(key)
+
+    def get(self, key: K, compute: Callable[[], T]) -> T:
+        """The value of a key, computed where it is not kept; what ``compute`` raises is not kept."""
+        if (value := self.peek(key)) is not None:
+            return value
         value = compute()
         with self._lock:
             self._kept[key] = value
@@ -48,7 +56,7 @@ class FileDigests:
     CAPACITY = 4096
 
     def __init__(self) -> None:
-        self._kept = LruCache[tuple[Path, int, int, int], bytes](self.CAPACITY)
+        self._kept = LruCache[Version, bytes](self.CAPACITY)
 
     def of(self, path: Path) -> bytes:
         """
@@ -56,10 +64,25 @@ class FileDigests:
             VoiceFileMissing: the file cannot be read.
         """
         try:
-            stat = path.stat()
-            return self._kept.get((path, stat.st_ino, stat.st_size, stat.st_mtime_ns), lambda: digest(path))
+            return self._kept.get(version(path), lambda: digest(path))
         except OSError as error:
             raise VoiceFileMissing(path.name) from error
+
+    def peek(self, path: Path) -> bytes | None:
+        """The digest of a file whose present version has been hashed.
+
+        Raises:
+            VoiceFileMissing: there is no such file.
+        """
+        try:
+            return self._kept.peek(version(path))
+        except OSError as error:
+            raise VoiceFileMissing(path.name) from error
+
+
+def version(path: Path) -> Version:
+    stat = path.stat()
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def digest(path: Path) -> bytes:
@@ -78,6 +101,15 @@ class ContentCache(Generic[T]):
     def __init__(self, capacity: int, digests: FileDigests) -> None:
         self._digests = digests
         self._kept = LruCache[bytes, T](capacity)
+
+    def peek(self, path: Path) -> T | None:
+        """The analysis of a recording where it is kept, without reading the file.
+
+        Raises:
+            VoiceFileMissing: there is no such file.
+        """
+        content = self._digests.peek(path)
+        return None if content is None else self._kept.peek(content)
 
     def get(self, path: Path, analyse: Callable[[Path], T]) -> T:
         """The analysis of a recording, made where its content is new.

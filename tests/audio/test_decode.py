@@ -59,7 +59,7 @@ def test_silence_and_noise_have_no_pitch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "problem"), [(np.nan, "not finite"), (-np.inf, "not finite"), (1e30, "e[+]\d+ times full scale")]
+    ("sample", "problem"), [(np.nan, "not finite"), (-np.inf, "not finite"), (1e30, r"e[+]\d+ times full scale")]
 )
 def test_samples_that_no_recording_has_are_refused(tmp_path: Path, sample: float, problem: str) -> None:
     path = float_wav(tmp_path / "a.wav", sample)

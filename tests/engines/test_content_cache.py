@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ def test_what_was_used_least_recently_goes_first() -> None:
     cache = LruCache[str, int](2)
     computed: list[str] = []
 
-    def get(key: str) -> int:
-        return cache.get(key, lambda: computed.append(key) or len(computed))
+    def compute(key: str) -> int:
+        computed.append(key)
+        return len(computed)
 
     for key in ("a", "b", "a", "c", "a", "b"):
-        get(key)
+        cache.get(key, partial(compute, key))
     assert computed == ["a", "b", "c", "b"]
 
 
@@ -34,7 +36,12 @@ def test_what_cannot_be_computed_is_tried_again() -> None:
 def test_a_file_is_hashed_once_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
     digest = content_cache.digest
-    monkeypatch.setattr(content_cache, "digest", lambda path: hashed.append(path) or digest(path))
+
+    def counted(path: Path) -> bytes:
+        hashed.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(content_cache, "digest", counted)
     digests, path = FileDigests(), tmp_path / "a.wav"
     path.write_bytes(b"one")
     first = digests.of(path)
@@ -49,8 +56,8 @@ def test_a_file_is_hashed_once_a_version(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_two_files_of_one_content_are_analysed_once(tmp_path: Path) -> None:
     cache = ContentCache[str](4, FileDigests())
-    analysed: list[str] = []
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"same")
-        assert cache.get(tmp_path / name, lambda path: analysed.append(path.name) or path.name) == "a"
-    assert analysed == ["a"]
+        assert cache.peek(tmp_path / name) is None
+        assert cache.get(tmp_path / name, lambda path: path.name) == "a"
+        assert cache.peek(tmp_path / name) == "a"

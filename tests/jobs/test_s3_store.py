@@ -13,7 +13,7 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.errors import FileMissing, StorageUnavailable
 from streaming_server.jobs import s3_store as objects
 from streaming_server.jobs.s3_store import ObjectFiles
-from tests.support.brokers import free_port
+from tests.support.children import free_port
 from tests.support.fakes import tone
 from tests.support.postgres import together
 from tests.support.server import RECORDINGS, eventually, running, speaking

@@ -13,6 +13,7 @@ from streaming_server.errors import StorageUnavailable
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import NewJob
+from tests.support.children import spawn
 from tests.support.postgres import files_below, opened_storage, together
 
 CHILD = """
@@ -27,7 +28,7 @@ time.sleep(60)
 
 
 def child(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
+    process = spawn([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from streaming_server.engines.base import Engine, IndexTTS2Options
+from streaming_server.engines.base import Engine
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
+from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from tests.engines.indextts import tiny
 from tests.engines.indextts2 import tiny as tiny2
 from tests.support.recordings import float_wav
@@ -27,8 +28,7 @@ BODY = {"text": "你好。", "seed": 5, "max_mel_tokens": 12}
 def engine_of(version: str, folder: Path) -> Engine:
     if version == "1.5":
         return IndexTTSEngine(model_dir=tiny.make_checkpoint(folder), device="cpu")
-    options = IndexTTS2Options(steps=2)
-    return IndexTTS2Engine(model_dir=tiny2.make_checkpoint(folder, version), options=options, device="cpu")
+    return IndexTTS2Engine(IndexTTS2Options(model_dir=tiny2.make_checkpoint(folder, version), steps=2, device="cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import requests
 
+from tests.support.children import end, spawn
 from tests.support.postgres import PostgreSQL, files_below
 from tests.support.process import ROOT, ServerProcess, server_process
 from tests.support.server import eventually
@@ -130,9 +131,9 @@ def half_an_upload(port: int) -> socket.socket:
 
 def killed_while_starting(after_s: float, environment: dict[str, str]) -> None:
     command = [*SERVE, "--host", "127.0.0.1", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
-        time.sleep(after_s)
-        process.kill()
+    process = spawn(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.DEVNULL)
+    time.sleep(after_s)
+    end(process, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from streaming_server.audio.decode import decode_native
 from tests.support.brokers import Broker, RabbitMQ, Redis, Service
+from tests.support.children import end, spawn
 from tests.support.fleet import CLI, Fleet, fleet, speech
 from tests.support.process import ROOT
 from tests.support.server import eventually
@@ -259,8 +261,8 @@ def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
         count_finishes(many)
         many.start(2)
         accepted = many.submit(takes(length_s), "long.wav")
-        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(length_s), "other.wav")])])
-        output, _ = program.communicate(timeout=120)
+        with pipeline(broker.url, [(SPEECH, [speech(takes(length_s), "other.wav")])]) as program:
+            output, _ = program.communicate()
         assert json.loads(output)["result"]["output_path"] == "/share/other.wav"
         eventually(lambda: many.is_completed(accepted["workflow_id"]), within_s=30)
         assert [attempts for (attempts,) in many.rows("attempts")] == [1, 1]
@@ -275,20 +277,22 @@ def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker
     with fleet(broker, TASK_LEASE_S="1", TEST_VISIBILITY_S="2") as many:
         count_finishes(many)
         many.start(2)
-        program = begin_pipeline(broker.url, [(SPEECH, [speech(takes(3), "a.wav")]), (SPEECH, []), (HEALTH, [])])
-        eventually(lambda: many.rows("state") == [("running",)], within_s=60)
-        ((task_id,),) = many.rows("id")
-        time.sleep(1.5)  # by now an acknowledgement that came too early would have left
-        many.kill(many.worker_of(task_id))
-        output, _ = program.communicate(timeout=120)
+        chain = [(SPEECH, [speech(takes(3), "a.wav")]), (SPEECH, []), (HEALTH, [])]
+        with pipeline(broker.url, chain) as program:
+            eventually(lambda: many.rows("state") == [("running",)])
+            ((task_id,),) = many.rows("id")
+            time.sleep(1.5)  # by now an acknowledgement that came too early would have left
+            many.kill(many.worker_of(task_id))
+            output, _ = program.communicate()
         assert json.loads(output)["result"]["status"] == "healthy"
         assert [name for (name,) in many.rows("name")] == [SPEECH, SPEECH, HEALTH]
         assert len(finishes(many)) == 3
 
 
-def begin_pipeline(broker_url: str, chain: list[tuple[str, list[Any]]]) -> subprocess.Popen[str]:
+@contextmanager
+def pipeline(broker_url: str, chain: Sequence[tuple[str, list[Any]]]) -> Iterator[subprocess.Popen[str]]:
     """Another program at its chain; it writes down what came of it."""
-    program = subprocess.Popen(
+    program = spawn(
         [sys.executable, "-m", "tests.support.pipeline", broker_url],
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -299,7 +303,10 @@ def begin_pipeline(broker_url: str, chain: list[tuple[str, list[Any]]]) -> subpr
     assert program.stdin is not None
     program.stdin.write(json.dumps(chain) + "\n")
     program.stdin.flush()
-    return program
+    try:
+        yield program
+    finally:
+        end(program)
 
 
 def count_finishes(many: Fleet) -> None:

@@ -6,13 +6,10 @@ Each listens on a free port of the loopback, writes below a folder of its own, a
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -21,6 +18,7 @@ import amqp
 import boto3
 import pytest
 
+from tests.support.children import end, free_port, spawn
 from tests.support.server import eventually
 
 
@@ -38,18 +36,12 @@ class Broker(Protocol):
 
 
 class Service:
-    """A process with a log file, which is killed at the latest with the tests."""
+    """A process with a log file."""
 
     def __init__(self, folder: Path, *command: str, **environment: str) -> None:
         self._log = (folder / f"{Path(command[0]).name}.log").open("ab")
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        self.process = spawn(
+            command, cwd=folder, env=os.environ | environment, stdout=self._log, stderr=subprocess.STDOUT
         )
 
     def log(self) -> str:
@@ -61,20 +53,14 @@ class Service:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
             except OSError:
-                time.sleep(0.02)
                 return False
             return True
 
-        eventually(accepts, within_s=60)
+        eventually(accepts)
 
     def stop(self) -> None:
         """End it and all that it has started."""
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(15)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         self._log.close()
 
 
@@ -152,16 +138,20 @@ class RabbitMQ:
 def redis() -> Iterator[Redis]:
     with TemporaryDirectory() as folder:
         server = Redis(Path(folder))
-        yield server
-        server.stop()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     with TemporaryDirectory() as folder:
         server = RabbitMQ(Path(folder))
-        yield server
-        server.close()
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 @pytest.fixture(scope="session", params=["redis", "rabbitmq"])
@@ -177,19 +167,21 @@ def s3_environment() -> Iterator[Mapping[str, str]]:
         port = free_port()
         command = ("-m", "moto.server", "--host", "127.0.0.1", "--port", str(port))
         server = Service(Path(folder), sys.executable, *command)
-        server.wait_for(port)
-        environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            boto3.client("s3").create_bucket(Bucket="shared")
-        yield environment
-        server.stop()
+        try:
+            server.wait_for(port)
+            environment = {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                boto3.client("s3").create_bucket(Bucket="shared")
+            yield environment
+        finally:
+            server.stop()
 
 
 @pytest.fixture
@@ -198,10 +190,3 @@ def s3(s3_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_p
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://shared/{tmp_path.name}"
-
-
-def free_port() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port: int = chosen.getsockname()[1]
-        return port

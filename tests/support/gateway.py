@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.children import end, spawn
 from tests.support.server import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
@@ -42,18 +43,11 @@ class Gateway:
         return self.figure("status", server=server).startswith("UP")
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
 def gateway(first: int, second: int, agents: tuple[int, int], configuration: Path = CONFIGURATION) -> Iterator[Gateway]:
     """Listen on a free port, in front of the servers on these two, until the ``with`` ends."""
     with socket.create_server(("127.0.0.1", 0)) as front, socket.create_server(("127.0.0.1", 0)) as stats:
-        process = subprocess.Popen(
+        process = spawn(
             ["haproxy", "-f", configuration],
             env=os.environ
             | {"BIND": f"fd@{front.fileno()}", "STATS": f"fd@{stats.fileno()}"}
@@ -69,5 +63,4 @@ def gateway(first: int, second: int, agents: tuple[int, int], configuration: Pat
                 eventually(lambda: {running.figure("check_status", server=f"gpu{n}")[:1] for n in (1, 2)} == {"L"})
                 yield running
         finally:
-            process.terminate()
-            process.wait(10)
+            end(process)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from tests.support.children import end, spawn
 from tests.support.server import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ class ServerProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def server_process(*command: str, **environment: str) -> Iterator[ServerProcess]
 
 
 def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[ServerProcess]:
-    process = subprocess.Popen(
+    process = spawn(
         command or (sys.executable, "-m", "streaming_server.cli", "serve"),
         cwd=ROOT,
         env=os.environ | {"HOST": "127.0.0.1", "PORT": "0"} | environment,
@@ -65,14 +66,12 @@ def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[
             found[:] = re.findall(r"running on http://127\.0\.0\.1:(\d+)", "".join(list(log)))
             return bool(found)
 
-        eventually(listening, within_s=60)
+        eventually(listening, within_s=120)
         server = ServerProcess(process, int(found[0]), log)
         with httpx.Client(base_url=server.url) as client:
             eventually(lambda: client.get("/health").status_code == 200)
         yield server
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        end(process)
         reader.join()
         process.stderr.close()

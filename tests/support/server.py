@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
@@ -75,13 +76,13 @@ def _served(server: uvicorn.Server, *, wait: bool) -> Iterator[LiveServer]:
         port = server.servers[0].sockets[0].getsockname()[1]
         app = server.config.app
         assert isinstance(app, Starlette)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             if wait:
                 eventually(lambda: client.get("/health").status_code == 200)
             yield LiveServer(port, app.state.service, client, app.routes)
     finally:
         server.should_exit = True
-        thread.join(15)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -115,7 +116,7 @@ class RawClient:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(20)
+        self.socket.settimeout(120)
         self.socket.connect(("127.0.0.1", port))
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
@@ -140,10 +141,15 @@ class RawClient:
         self.socket.close()
 
 
-def eventually(condition: Callable[[], object], within_s: float = 10.0) -> float:
+def around_now() -> Any:
+    """Equal to every time in seconds since the epoch that is within ten minutes of now."""
+    return pytest.approx(time.time(), abs=600)
+
+
+def eventually(condition: Callable[[], object], within_s: float = 60.0) -> float:
     """Wait until a condition holds; how long it took, in seconds."""
     began_s = time.monotonic()
     while not condition():
         assert time.monotonic() - began_s < within_s, "it never came true"
-        time.sleep(0.002)
+        time.sleep(0.005)
     return time.monotonic() - began_s

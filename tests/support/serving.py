@@ -15,7 +15,7 @@ import httpx
 import psutil
 import yaml
 
-from tests.support.gateway import free_port
+from tests.support.children import end, free_port, spawn
 from tests.support.server import RECORDINGS, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def ray_serve(folder: Path, replicas: int = 2) -> Iterator[RayServe]:
     configuration = folder / "ray.yaml"
     configuration.write_text(yaml.safe_dump(described))
     with (folder / "ray.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = spawn(
             [Path(sys.executable).parent / "serve", "run", configuration],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
@@ -70,8 +70,7 @@ def ray_serve(folder: Path, replicas: int = 2) -> Iterator[RayServe]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             serving = RayServe(process, port, client)
             try:
-                eventually(lambda: serving.is_healthy() and len(serving.replicas()) == replicas, within_s=120)
+                eventually(lambda: serving.is_healthy() and len(serving.replicas()) == replicas, within_s=240)
                 yield serving
             finally:
-                process.send_signal(signal.SIGINT)
-                process.wait(60)
+                end(process, signal.SIGINT)

@@ -34,12 +34,13 @@ from streaming_server.api.higgs.schemas import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import ErrorShape, check_text, parse_body, validated
+from streaming_server.api.http import ErrorShape, check_text, parse_body, validated_text
 from streaming_server.api.operations import ApiRoute
+from streaming_server.api.requests import voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
-from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
     AudioTooLarge,
     InvalidRequest,
@@ -104,7 +105,7 @@ class HiggsDialect:
             "is_loaded": self.service.state is EngineState.READY,
             "max_new_tokens": self.settings.max_new_tokens,
             "supported_features": [
-                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or info.capabilities.get(name)
+                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or name in info.capabilities
             ],
         }
         return JSONResponse(body)
@@ -138,7 +139,7 @@ class HiggsDialect:
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(read_form(request, _FILE, path, limit))
-            given = validated(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
+            given = validated_text(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
@@ -184,7 +185,7 @@ class HiggsDialect:
         return Generation(
             do_sample=body.temperature > 0,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=body.top_k or 0,
             temperature=body.temperature,
             max_mel_tokens=min(most, self.service.engine.info.max_mel_tokens or most),
             seed=body.seed,
@@ -204,7 +205,7 @@ class HiggsDialect:
     async def _given(self, names: str) -> Sequence[Voice]:
         voices = self._all_voices()
         given = []
-        for name in (part.strip() for part in names.split(",") if names.strip()):
+        for name in voice_names(names, "ref_audio") if names.strip() else ():
             listed = next((voice for voice in voices if name in {voice.name, voice.path.name}), None)
             voice = listed or await self.voices.find(name)
             if voice is None:
@@ -229,6 +230,8 @@ class _HiggsResponse(SpeechResponse):
         timeout_s = dialect.settings.send_timeout_s
         super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
         self._files = files or AsyncExitStack()
+        capabilities = dialect.service.engine.info.capabilities
+        self._seed_ignored = request.generation.seed is not None and Capability.SEED not in capabilities
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._files:
@@ -237,7 +240,8 @@ class _HiggsResponse(SpeechResponse):
     def facts(self, size: int) -> dict[str, Any]:
         """What both answers say at their end; ``size``: bytes of PCM."""
         duration_s = round(size / 2 / PCM_HZ, 3)
-        return {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        facts = {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        return facts | ({"seed_ignored": True} if self._seed_ignored else {})
 
 
 class WholeResponse(_HiggsResponse):

@@ -6,13 +6,15 @@ service.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
 from streaming_server.api.operations import SPEECH_REFUSALS, Answer, Operation, Tag, described
+from streaming_server.api.requests import Name, Names, PositiveInt, Seed, Share, Text
+from streaming_server.domain import Capability
 
 TAG = Tag("HiggsAudio", "What HiggsAudio clients speak: dialogues, scenes, whole files as JSON, streams as events.")
 
@@ -20,42 +22,43 @@ DEFAULT_SCENE = "quiet_indoor"
 DONE_MESSAGE = "音频生成成功"
 FEATURES = {
     "single": "单说话人音频生成",
-    "dialogue": "多说话人音频生成",
-    "voice_cloning": "语音克隆",
-    "smart_voice": "智能语音",
-    "scene": "场景描述",
+    Capability.DIALOGUE: "多说话人音频生成",
+    Capability.VOICE_CLONING: "语音克隆",
+    Capability.SMART_VOICE: "智能语音",
+    Capability.SCENE: "场景描述",
     "stream": "流式生成",
 }
 """By capability, in the order of the list; the first, second and last are the server's own, on any engine."""
-OWN_FEATURES = frozenset({"single", "dialogue", "stream"})
+OWN_FEATURES = frozenset({"single", Capability.DIALOGUE, "stream"})
 
 
 class SamplingBody(Body):
-    text: Annotated[str, Field(examples=["[SPEAKER0] 你好。 [SPEAKER1] Hello!"])]
+    text: Annotated[Text, Field(examples=["[SPEAKER0] 你好。 [SPEAKER1] Hello!"])]
     """Plain, or a dialogue with `[SPEAKER0]`, `[SPEAKER1]` … before each speaker's words. Not blank."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    top_k: Annotated[int, Field(ge=1, le=100)] = 50
-    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=1, le=100)] | None = 50
+    """Null: no limit."""
+    top_p: Share = 0.95
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
     """Most audio codes of one piece of the text."""
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     """The same seed, request and engine give the same audio."""
 
 
 class GenerateBody(SamplingBody):
-    ref_audio: Annotated[str | None, Field(examples=["belinda,voice_01"])] = None
+    ref_audio: Annotated[Names | None, Field(examples=["belinda,voice_01"])] = None
     """A name of `GET /voices`; for a dialogue several, separated by commas: the first for `[SPEAKER0]`."""
-    scene_prompt: str | None = DEFAULT_SCENE
+    scene_prompt: Name | None = DEFAULT_SCENE
     """A name of `GET /scenes`; null for none."""
-    ras_win_len: Annotated[int, Field(le=4096)] = 7
+    ras_win_len: Annotated[int, Field(ge=-4096, le=4096)] = 7
     """Repetition-aware sampling: how many codes are looked back at; 0 or less leaves it out."""
     ras_win_max_num_repeat: Annotated[int, Field(ge=1, le=4096)] = 2
     """How often a code may occur among those before it is drawn again."""
     chunk_method: Literal["speaker", "word"] | None = None
     """How the text is cut into pieces; null leaves it whole."""
-    chunk_max_word_num: Annotated[int, Field(ge=1)] = 200
+    chunk_max_word_num: PositiveInt = 200
     """Most words of a piece, with `word`; a Han character counts as one."""
-    chunk_max_num_turns: Annotated[int, Field(ge=1)] = 1
+    chunk_max_num_turns: PositiveInt = 1
     """Most turns of a piece, with `speaker`."""
     generation_chunk_buffer_size: Annotated[int, Field(ge=0, le=4096)] | None = None
     """How many earlier pieces stay as context; null for all."""
@@ -113,6 +116,8 @@ class Generated(TypedDict):
     duration: float
     """Seconds."""
     generated_text: str
+    seed_ignored: NotRequired[bool]
+    """True where a seed was given and the engine cannot repeat its audio; else absent."""
 
 
 _WHOLE = [Answer("The audio, once it is complete.", Generated)]

@@ -6,8 +6,8 @@ service.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -23,11 +23,16 @@ from streaming_server.api.operations import (
     Tag,
     described,
 )
-from streaming_server.api.requests import PositiveInt, SamplingBody
+from streaming_server.api.requests import PositiveInt, SamplingBody, Seed, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.speech.service import EngineState
+
+SHOWN_WHERE_PRESENT = frozenset(
+    {Capability.TOKEN_STREAMING, Capability.DIALOGUE, Capability.SCENE, Capability.SMART_VOICE}
+)
+"""Capabilities that ``/model_info`` leaves out where the engine lacks them; it shows the others as false."""
 
 TAG = Tag(
     "Native",
@@ -35,8 +40,16 @@ TAG = Tag(
 )
 
 
+_OTHER_VOICES = ("voice", "prompt_audio_url", "prompt_audio_id", "ref_audio", "speaker")
+
+
 class SimpleBody(Body):
-    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    refused: ClassVar[Mapping[str, str]] = {
+        name: f"{name} is not supported by this route; choose the voice with reference_audio_index"
+        for name in _OTHER_VOICES
+    }
+
+    text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
     """Not blank."""
     reference_audio_index: int = 0
     """An index of `GET /reference_audios`."""
@@ -50,7 +63,7 @@ class GenerationBody(SimpleBody, SamplingBody):
     """Log the details of this request on the server."""
     max_text_tokens_per_sentence: PositiveInt = 120
     """A longer sentence is cut."""
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     """The same request gives the same audio on the same machine, where the engine can."""
 
     def generation(self) -> Generation:

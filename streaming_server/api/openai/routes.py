@@ -31,7 +31,7 @@ from streaming_server.api.openai.schemas import (
     Voices,
 )
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import emotion_source, emotion_vector
+from streaming_server.api.requests import emotion_source, emotion_vector, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.domain import Emotion, Generation, Granularity, SpeechRequest, Voice
@@ -116,8 +116,8 @@ class OpenAIDialect:
         limit = min(_LONGEST_INPUT, self.settings.max_text_characters)
         text = check_text(body.input, limit, "input")
         names = body.voice if isinstance(body.voice, str) else body.voice.id
-        several = names.split(",") if self._has_speakers(text) else [names]
-        voices = [await self._voice(name.strip()) for name in several]
+        several = voice_names(names, "voice") if self._has_speakers(text) else [names.strip()]
+        voices = [await self._voice(name) for name in several]
         speech = SpeechRequest(
             text,
             voices[0],

@@ -7,7 +7,7 @@ service.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -23,6 +23,7 @@ from streaming_server.api.operations import (
     Tag,
     described,
 )
+from streaming_server.api.requests import Description, Name, Names, PositiveInt, Seed, Share, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 
@@ -38,56 +39,62 @@ FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
 
 
 class VoiceId(Body):
-    id: str
+    id: Names
 
 
 class SpeechBody(Body):
-    model: Annotated[str, Field(examples=["tts-1"])]
+    refused: ClassVar[Mapping[str, str]] = {
+        "ref_audio": "ref_audio is not supported; upload the recording and name it in voice"
+    }
+
+    model: Annotated[Name, Field(examples=["tts-1"])]
     """Any; the model that is loaded speaks."""
-    input: Annotated[str, Field(examples=["The quick brown fox jumps over the lazy dog."])]
+    input: Annotated[Text, Field(examples=["The quick brown fox jumps over the lazy dog."])]
     """Not blank, at most 4096 characters."""
-    voice: str | VoiceId = VOICES[0]
+    voice: Names | VoiceId = VOICES[0]
     """An id of `GET /v1/audio/voices`."""
     response_format: ResponseFormat | None = None
     """`mp3`, where the server's setting `OPENAI_DEFAULT_FORMAT` names no other. `pcm` is signed 16-bit little-endian
     mono at 24000 Hz."""
     speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
     """Tempo; the pitch is kept."""
-    instructions: str | None = None
+    instructions: Description | None = None
     """An emotion or a style in words, for engines that have any."""
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the same bytes in base64, as server-sent events."""
 
 
 class TtsUrlBody(Body):
-    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
     """Not blank."""
-    audio_paths: Annotated[list[str], Field(min_length=1)] | None = None
+    audio_paths: Annotated[list[Name], Field(min_length=1, max_length=16, fail_fast=True)] | None = None
     """Files of the reference folder, of which the first is the voice; or `spk_audio_path`."""
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     """The same request gives the same audio on the same machine, where the engine can."""
-    spk_audio_path: Annotated[str | None, Field(examples=["voice_01.wav"])] = None
+    spk_audio_path: Annotated[Name | None, Field(examples=["voice_01.wav"])] = None
     """A file of the reference folder: the voice. Required without `audio_paths`."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
     """Emotion: 0 as the voice itself, 1 as in `emo_ref_path`, 2 by `emo_vec`, 3 by `emo_text`."""
-    emo_ref_path: str | None = None
+    emo_ref_path: Name | None = None
     """A file of the reference folder."""
-    emo_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    emo_weight: Share = 1.0
     """How strong."""
-    emo_vec: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8)] | None = None
+    emo_vec: (
+        Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8, fail_fast=True)] | None
+    ) = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm; their sum is at most 1.5."""
-    emo_text: str | None = None
+    emo_text: Description | None = None
     """The emotion in words."""
     emo_random: bool = False
     """Draw the emotion's rendering anew for each request."""
-    max_text_tokens_per_sentence: Annotated[int, Field(ge=1)] = 120
+    max_text_tokens_per_sentence: PositiveInt = 120
     """A longer sentence is cut."""
 
 
 class TtsBody(Body):
-    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
     """Not blank."""
-    character: Annotated[str, Field(examples=[VOICES[0]])]
+    character: Annotated[Name, Field(examples=[VOICES[0]])]
     """An id of `GET /v1/audio/voices`."""
 
 

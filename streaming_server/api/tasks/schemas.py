@@ -15,8 +15,16 @@ from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
 from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
-from streaming_server.api.requests import PositiveInt, SamplingBody
-from streaming_server.domain import EMOTIONS, Generation
+from streaming_server.api.requests import (
+    Description,
+    EmotionNumbers,
+    Name,
+    PositiveInt,
+    SamplingBody,
+    Share,
+    Text,
+)
+from streaming_server.domain import Generation
 from streaming_server.jobs.store import Job, JobState
 
 TAG = Tag("Tasks", "For batch clients: upload a voice, submit a text, poll, download. What was accepted is not lost.")
@@ -29,23 +37,22 @@ _STATUSES: Mapping[JobState, TaskStatus] = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "failed",
 }
-_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TaskBody(SamplingBody):
-    text: Annotated[str, Field(examples=["你好，欢迎使用语音合成。"])]
+    text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
     """Not blank."""
-    prompt_audio_id: Annotated[str, Field(examples=["voice_01"])]
+    prompt_audio_id: Annotated[Name, Field(examples=["voice_01"])]
     """The voice to clone: a `file_id` of an upload, or the name of a voice of the server."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
     """Emotion: 0 as the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
-    emo_audio_id: str | None = None
+    emo_audio_id: Name | None = None
     """As `prompt_audio_id`: whose emotion to take, for method 1. `emo_audio_path` is another name of it."""
-    emo_weight: _Share = 1.0
+    emo_weight: Share = 1.0
     """How strong."""
-    emo_vector: Annotated[list[_Share], Field(min_length=len(EMOTIONS), max_length=len(EMOTIONS))] | None = None
+    emo_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm, for method 2."""
-    emo_text: str | None = None
+    emo_text: Description | None = None
     """The emotion in words, for method 3."""
     emo_random: bool = False
     """Draw the emotion's rendering anew for each request."""

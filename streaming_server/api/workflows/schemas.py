@@ -13,14 +13,12 @@ from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
 from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
-from streaming_server.api.requests import PositiveInt
-from streaming_server.domain import EMOTIONS
+from streaming_server.api.requests import Description, EmotionNumbers, Name, PositiveInt, Share, Text
 from streaming_server.jobs.inspection import SPEECH
 
 TAG = Tag("Workflows", "Chains of tasks, as Celery pipelines name them; one after another, up to the first that fails.")
 MONITORING_TAG = Tag("Monitoring", "Who works at what.")
 
-_Share = Annotated[float, Field(ge=0, le=1)]
 ErrorCode = Literal[
     "INVALID_INPUT",
     "MODEL_NOT_READY",
@@ -34,20 +32,23 @@ ErrorCode = Literal[
 Status = Literal["pending", "running", "completed", "failed"]
 
 
+Path = Annotated[str, Field(max_length=4096)]
+
+
 class SpeechConfig(Body):
-    text: str
+    text: Text
     """Not blank."""
-    output_path: str
+    output_path: Path
     """A WAV file to be made below the server's `WORKFLOW_ROOT`, for which a leading `/share` stands."""
-    reference_audio: str | None = None
+    reference_audio: Path | None = None
     """The voice: a file below that folder, the name of a voice, or the id of an upload; null: the first voice."""
-    emotion_reference: str | None = None
+    emotion_reference: Path | None = None
     """As `reference_audio`: whose emotion to take."""
-    emotion_alpha: _Share = 0.65
+    emotion_alpha: Share = 0.65
     """How strong."""
-    emotion_vector: Annotated[list[_Share], Field(min_length=len(EMOTIONS), max_length=len(EMOTIONS))] | None = None
+    emotion_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm."""
-    emotion_text: str | None = None
+    emotion_text: Description | None = None
     """The emotion in words; it goes before the vector, and the vector before the reference."""
     use_random: bool = False
     """Draw the emotion's rendering anew for each request."""
@@ -56,7 +57,7 @@ class SpeechConfig(Body):
 
 
 class WorkflowConfig(Body):
-    workflow_chain: Annotated[list[str], Field(min_length=1, max_length=100)]
+    workflow_chain: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)]
     """Names of tasks, in their order."""
     indextts_config: SpeechConfig | None = None
     """Required where the chain speaks."""
@@ -69,7 +70,7 @@ _EXAMPLE = {
 
 
 class WorkflowBody(Body):
-    video_path: Annotated[str, Field(max_length=4096)] = ""
+    video_path: Path = ""
     """Carried along, not opened."""
     workflow_config: Annotated[WorkflowConfig, Field(examples=[_EXAMPLE])]
 

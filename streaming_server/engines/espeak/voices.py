@@ -1,24 +1,23 @@
-"""The eleven voices, and which of them answers for a recording.
-
-Knows recordings as files; espeak-ng cannot clone, so a recording only chooses among what there is.
-"""
+"""The eleven voices, and which of them answers for a recording, since espeak-ng does not clone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+
+import anyio
 
 from streaming_server.audio.decode import comment, decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.espeak.library import Timbre
-from streaming_server.errors import VoiceFileMissing
 
 COMMENT = "espeak-ng preset: "
 """Begins the comment tag of a recording that was made from a preset."""
 _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
+_MAX_CACHED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,18 @@ PRESETS = (
 _BY_NAME = {preset.name: preset for preset in PRESETS}
 
 
+class PresetCache:
+    """Which preset answers for a recording, by the recording's content."""
+
+    def __init__(self) -> None:
+        self._kept = ContentCache[Preset](_MAX_CACHED, FileDigests())
+
+    async def find(self, recording: Path) -> Preset:
+        """As `preset_for`, which runs on another thread."""
+        found = self._kept.peek(recording)
+        return found or await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
+
+
 def preset_for(recording: Path) -> Preset:
     """The preset that a recording was made from, else the one nearest to its median pitch.
 
@@ -54,15 +65,6 @@ def preset_for(recording: Path) -> Preset:
         VoiceFileMissing: there is no such file.
         VoiceUnreadable: it cannot be decoded.
     """
-    try:
-        stat = recording.stat()
-    except OSError as error:
-        raise VoiceFileMissing(recording.name) from error
-    return _preset_for(recording, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _preset_for(recording: Path, _mtime_ns: int, _size: int) -> Preset:
     named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
     return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from streaming_server.audio.decode import decode_mono
-from streaming_server.domain import AudioChunk, Generation, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, Generation, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.higgs.checkpoint import SAMPLE_RATE_HZ, Checkpoint
@@ -77,19 +77,19 @@ class HiggsEngine:
             device=str(self._device),
             is_fp16=self._dtype == torch.float16,
             model_dir=self._checkpoint.model,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": True,
-                "multi_language": True,
-                "generation_parameters": True,
-                "token_streaming": True,
-                "seed": True,
-                "speed": False,
-                "emotion_control": False,
-                "dialogue": True,
-                "scene": True,
-                "smart_voice": True,
-            },
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.VOICE_CLONING,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.GENERATION_PARAMETERS,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SEED,
+                    Capability.DIALOGUE,
+                    Capability.SCENE,
+                    Capability.SMART_VOICE,
+                }
+            ),
         )
 
     async def warm(self) -> None:
@@ -111,7 +111,11 @@ class HiggsEngine:
         loaded = self._loaded
         if loaded is None:
             raise EngineNotReady
-        async with aclosing(self._owner.iterate(lambda emit: loaded.speak(request, emit))) as chunks:
+
+        def produce(emit: Emit[AudioChunk]) -> None:
+            loaded.speak(request, emit)
+
+        async with aclosing(self._owner.iterate(produce)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

@@ -19,7 +19,7 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import all_finite
-from streaming_server.errors import VoiceUnreadable
+from streaming_server.errors import EngineFailed, VoiceUnreadable
 
 MAX_S = 15
 """Seconds of a recording that are analysed, as in the public program."""
@@ -102,7 +102,10 @@ class VoiceCache:
     def _analyse(self, path: Path, check: Check) -> AnalysedVoice:
         samples, rate_hz = decoded(self._decode, path)
         check()
-        voice = self.analyse(samples, rate_hz, check)
+        try:
+            voice = self.analyse(samples, rate_hz, check)
+        except EngineFailed as error:  # decoding the sentence for the statistics is what notices first
+            raise VoiceUnreadable(path.name, NOT_FINITE) from error
         if not all_finite(voice.conditioning, voice.style, voice.emotion, voice.whole.mel, voice.whole.mu):
             raise VoiceUnreadable(path.name, NOT_FINITE)
         return voice

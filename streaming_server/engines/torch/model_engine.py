@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing, suppress
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
@@ -15,10 +15,8 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.threads import Check, Emit, OwnerThread
+from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing
-
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["fp16", "bf16", "fp32"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

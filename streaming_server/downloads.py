@@ -1,0 +1,136 @@
+"""Downloads of model folders from a Hugging Face hub: resumable, with progress, verified by checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from streaming_server.errors import SpeechServerError
+
+Report = Callable[[str], None]
+
+
+class DownloadFailed(SpeechServerError):
+    """A model could not be downloaded completely; the message names the repository and the cause."""
+
+    code = "download_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files of one hub repository."""
+
+    repository: str
+    folder: str = "."
+    """Where the repository's root is placed, relative to the model's folder."""
+    files: tuple[str, ...] = ("*",)
+    """Glob patterns of repository paths; a pattern without ``*`` is a file that must exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """All files that an engine needs."""
+
+    parts: tuple[Part, ...]
+    folder: str = "checkpoints"
+    start: str = "--model_dir {folder}"
+    """The arguments of ``start_api.sh`` that load the model."""
+    variants: Mapping[str, str] | None = None
+    """File by the name of the variant; the first one is the default."""
+
+
+_EXTERNAL = (
+    Part("facebook/w2v-bert-2.0", "hf_cache/w2v-bert-2.0", ("config.json", "model.safetensors")),
+    Part("funasr/campplus", "hf_cache", ("campplus_cn_common.bin",)),
+    Part("nvidia/bigvgan_v2_22khz_80band_256x", "hf_cache/bigvgan", ("config.json", "bigvgan_generator.pt")),
+)
+_V2_FILES = ("config.yaml", "gpt.pth", "s2mel.pth", "feat1.pt", "feat2.pt", "wav2vec2bert_stats.pt")
+_V1_FILES = ("config.yaml", "bpe.model", "gpt.pth", "bigvgan_generator.pth")
+_CLASSIFIER = "qwen0.6bemo4-merge/*"
+
+MODELS: Mapping[str, Model] = {
+    "indextts-1.5": Model((Part("IndexTeam/IndexTTS-1.5", files=_V1_FILES),)),
+    "indextts-1.0": Model((Part("IndexTeam/Index-TTS", files=_V1_FILES),)),
+    "indextts-2": Model(
+        (
+            Part("IndexTeam/IndexTTS-2", files=(*_V2_FILES, "bpe.model", _CLASSIFIER)),
+            *_EXTERNAL,
+            Part("amphion/MaskGCT", "hf_cache", ("semantic_codec/model.safetensors",)),
+        )
+    ),
+    "indextts-2.5": Model(
+        (
+            Part(
+                "IndexTeam/IndexTTS-2.5",
+                files=(*_V2_FILES, "multilingual_zh_ja_yue_char_del.tiktoken", "codec.pth", _CLASSIFIER),
+            ),
+            *_EXTERNAL,
+        )
+    ),
+    "higgs": Model(
+        (
+            Part("bosonai/higgs-audio-v2-generation-3B-base", "model"),
+            Part("bosonai/higgs-audio-v2-tokenizer", "tokenizer"),
+        ),
+        folder="checkpoints/higgs-audio-v2",
+        start="--model-path {folder}/model --audio-tokenizer-path {folder}/tokenizer",
+    ),
+}
+
+
+def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
+    """Download into ``folder`` what is missing or damaged there.
+
+    The next call resumes an interrupted download. As for all clients of the hub, ``HF_ENDPOINT`` names another hub or a
+    mirror and ``HF_TOKEN`` an access token.
+
+    Args:
+        parts: the files of the model.
+        folder: created as needed.
+        report: receives one line a repository.
+
+    Raises:
+        DownloadFailed: the hub cannot be reached, lacks a file, or delivers one whose checksum is wrong.
+    """
+    from huggingface_hub import constants
+
+    for part in parts:
+        try:
+            _fetch(part, folder / part.folder, report)
+        except DownloadFailed:
+            raise
+        except Exception as error:  # the client's own, httpx's and the file system's share no base class
+            raise DownloadFailed(
+                f"{part.repository}: download from {constants.ENDPOINT} failed: {error}. Run the same command again to "
+                "resume, or set HF_ENDPOINT to a mirror."
+            ) from error
+
+
+def _fetch(part: Part, folder: Path, report: Report) -> None:
+    from huggingface_hub import HfApi, snapshot_download
+
+    report(f"{part.repository} -> {folder}")
+    snapshot_download(part.repository, local_dir=folder, allow_patterns=list(part.files))
+    damaged, missing = _problems(part, folder, HfApi())
+    if damaged:
+        report(f"{part.repository}: checksum mismatch, downloading again: {', '.join(damaged)}")
+        snapshot_download(part.repository, local_dir=folder, allow_patterns=damaged, force_download=True)
+        damaged, missing = _problems(part, folder, HfApi())
+    if damaged or missing:
+        wrong = [f"{name} (wrong checksum)" for name in damaged] + [f"{name} (missing)" for name in missing]
+        raise DownloadFailed(f"{part.repository}: incomplete after the download: {', '.join(wrong)}")
+
+
+def _problems(part: Part, folder: Path, hub: object) -> tuple[list[str], list[str]]:
+    """Returns the paths whose checksums differ from the hub's, and those that are missing."""
+    found = hub.verify_repo_checksums(part.repository, local_dir=folder)  # type: ignore[attr-defined]
+    damaged = [problem["path"] for problem in found.mismatches if _wanted(part, problem["path"])]
+    missing = [path for path in found.missing_paths if _wanted(part, path)]
+    named = [name for name in part.files if "*" not in name]
+    return damaged, sorted({*missing, *(name for name in named if not (folder / name).is_file())})
+
+
+def _wanted(part: Part, path: str) -> bool:
+    return any(fnmatch(path, pattern) for pattern in part.files)
