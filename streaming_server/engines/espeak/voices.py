@@ -54,8 +54,9 @@ class PresetCache:
 
     async def find(self, recording: Path) -> Preset:
         """As `preset_for`, which runs on another thread."""
-        found = self._kept.peek(recording)
-        return found or await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
 
 
 def preset_for(recording: Path) -> Preset:
