@@ -28,7 +28,7 @@ SpeechServerError
 ├── FileOutside             a path that leads out of its folder, or can be no file
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
-├── StorageUnavailable      a database or folder that cannot be used at all
+├── StorageUnavailable      a database or folder that cannot be used, or not now
 ├── AudioTooLarge           a whole file that would pass the bound of unsent audio
 ├── ReaderTooSlow           unsent audio reached its bound
 ├── ClientLeft              the synthesis ended with its last reader
@@ -274,3 +274,4 @@ class StorageFull(SpeechServerError):
 
 class StorageUnavailable(SpeechServerError):
     code = "storage_unavailable"
+    retryable = True

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import anyio
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server import errors
@@ -46,24 +49,33 @@ class ErrorShape:
     """What ``body`` makes, for pydantic to describe."""
     invalid_status: int = 400
     """Of a field of the wrong type or out of range."""
+    key_header: str = ""
+    """A header in which the dialect's clients send the API key as it is, beside ``Authorization`` and ``X-API-Key``."""
+
+
+class Dialect(ABC):
+    """A set of routes, with the shapes of their errors."""
+
+    __slots__ = ()
+    shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
+    """By path or prefix of a path, where the shape is not the default one.
+
+    A prefix ends where a part of the path does, unless it ends with ``*``."""
+
+    @abstractmethod
+    def routes(self) -> list[BaseRoute]:
+        """What the server mounts."""
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: its own, or that of the longest prefix.
+    """The shape of a path's errors: that of the longest prefix."""
 
-    A prefix ends where a part of the path does, unless it ends with ``*``.
-    """
-
-    def __init__(
-        self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
-    ) -> None:
+    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+        """``by_prefix``: as in `Dialect`."""
         self._default = default
-        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
-        if path in self._by_path:
-            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
@@ -274,6 +286,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.JobQueueFull: 503,
     errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
+    errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }

@@ -31,8 +31,8 @@ _USUAL_DRAIN_S = 0.2
 
 class EngineState(StrEnum):
     LOADING = "loading"
-    READY = "healthy"
-    FAILED = "unhealthy"
+    READY = "ready"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,22 @@ def test_a_stream_that_does_not_end_is_cut_after_the_settings_time(tmp_path: Pat
         assert not received.endswith(b"0\r\n\r\n")
 
 
+def test_a_shutdown_that_exceeds_its_time_is_one_line_of_the_log() -> None:
+    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
+        reading = [
+            RawClient(server.port, path, {"text": SENTENCE * 300}, receive_buffer=4096)
+            for path in ("/synthesize_stream", "/synthesize_stream_opus", "/synthesize_stream")
+        ]
+        reading[0].read(100)
+        server.stop()
+        for client in reading:
+            client.close()
+    records = [json.loads(line) for line in server.log]
+    (error,) = [record for record in records if record["level"] == "error"]
+    assert "timeout graceful shutdown exceeded" in error["message"]
+    assert not [record for record in records if "trace" in record]
+
+
 def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
     with (
         server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server,

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -34,7 +34,7 @@ from streaming_server.api.higgs.schemas import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import ErrorShape, check_text, parse_body, validated_text
+from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, validated_text
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
@@ -76,7 +76,7 @@ SHAPES: Mapping[str, ErrorShape] = dict.fromkeys(("/info", "/voices", "/scenes",
 
 
 @dataclass(frozen=True, slots=True)
-class HiggsDialect:
+class HiggsDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
@@ -86,6 +86,7 @@ class HiggsDialect:
     scenes: SceneLibrary
     scratch: Scratch
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         return [

@@ -19,9 +19,18 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
+from streaming_server.api.http import (
+    Dialect,
+    ErrorShape,
+    MalformedBody,
+    check_text,
+    head_response,
+    parse_body,
+    parse_query,
+)
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    HEALTH_STATUSES,
     SHOWN_WHERE_PRESENT,
     TAG,
     Health,
@@ -84,7 +93,7 @@ class _FreshFiles(StaticFiles):
 
 
 @dataclass(frozen=True, slots=True)
-class NativeDialect:
+class NativeDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
@@ -138,7 +147,11 @@ class NativeDialect:
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        body: Health = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        body: Health = {
+            "status": HEALTH_STATUSES[self.service.state],
+            "model_loaded": self._ready,
+            "timestamp": time.time(),
+        }
         return JSONResponse(body, 200 if self._ready else 503)
 
     async def model_info(self, request: Request) -> Response:

@@ -113,9 +113,17 @@ class Root(TypedDict):
     model_loaded: bool
 
 
+HealthStatus = Literal["healthy", "loading", "unhealthy"]
+HEALTH_STATUSES: Mapping[EngineState, HealthStatus] = {
+    EngineState.READY: "healthy",
+    EngineState.LOADING: "loading",
+    EngineState.FAILED: "unhealthy",
+}
+
+
 @described
 class Health(TypedDict):
-    status: EngineState
+    status: HealthStatus
     model_loaded: bool
     timestamp: float
     """UNIX seconds."""

@@ -216,7 +216,7 @@ class JapaneseWords:
             self._tagger = fugashi.Tagger()
         except (ImportError, RuntimeError):
             logger.warning(
-                "Japanese text is not separated into words, which lowers its quality: "
-                "install it with `scripts/install indextts2 japanese`"
+                "Japanese is read without word boundaries, which the model was trained with: "
+                "run scripts/install japanese"
             )
         return self._tagger

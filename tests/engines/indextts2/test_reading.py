@@ -110,7 +110,7 @@ def test_without_a_segmenter_a_sentence_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "fugashi", None)
     words = JapaneseWords()
     assert [words.separate("今日はいい") for _ in range(2)] == ["今日はいい"] * 2
-    assert caplog.text.count("scripts/install") == 1
+    assert caplog.text.count("run scripts/install japanese") == 1
 
 
 def test_with_a_segmenter_there_are_words() -> None:
