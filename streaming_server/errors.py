@@ -195,7 +195,7 @@ class UploadTooLarge(SpeechServerError):
     code = "upload_too_large"
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the file is larger than {limit_bytes} bytes")
+        super().__init__(f"the file is larger than {limit_bytes / 2**20:g} MiB")
 
 
 class UploadTimeout(SpeechServerError):

@@ -97,7 +97,7 @@ def test_what_is_refused_leaves_nothing(folder: Path, database_url: str, content
             (b"", RecordingRefused, "empty"),
             (b"no sound", RecordingRefused, "not a wav, mp3, m4a or flac"),
             (content[: len(content) // 2], RecordingRefused, "damaged|cut off"),
-            (content + b"a", UploadTooLarge, f"larger than {len(content)} bytes"),
+            (content + b"a", UploadTooLarge, f"larger than {len(content) / 2**20:g} MiB"),
             (content, RecordingRefused, "longer than 0.9 s"),
         ):
             with pytest.raises(kind, match=sentence):
