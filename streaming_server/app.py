@@ -37,7 +37,7 @@ from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.chains import OrderPlanner
-from streaming_server.jobs.service import Backlog
+from streaming_server.jobs.service import JobService
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.uploads import UploadLimits
@@ -162,7 +162,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
-    backlog = Backlog(storage, announce, worker.runner.interrupt)
+    jobs = JobService(storage, announce, worker.runner.interrupt)
     messages = create_messages(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
@@ -171,8 +171,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         native.NativeDialect(service, voices, settings),
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
-        workflows.WorkflowsDialect(service, backlog, messages, settings),
+        tasks.TasksDialect(service, voices, jobs, storage.uploads, settings),
+        workflows.WorkflowsDialect(service, jobs, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),

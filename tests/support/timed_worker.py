@@ -6,6 +6,7 @@ The settings come from the environment, as those of ``streaming-server worker`` 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from streaming_server import logs
@@ -28,7 +29,13 @@ def takes(seconds: float, note: str = "") -> str:
     return f"takes {seconds} s {note}"
 
 
+DEADLY = "dies"
+"""A text that kills the worker."""
+
+
 def script(request: SpeechRequest) -> list[Step]:
+    if request.text == DEADLY:
+        os.kill(os.getpid(), signal.SIGKILL)
     steps = max(1, round(seconds_of(request.text) * _STEPS_A_SECOND))
     return [step for _ in range(steps) for step in (1 / _STEPS_A_SECOND, tone(0.01))]
 
