@@ -218,6 +218,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.voices = voices
+    app.state.ready = asyncio.Event()
     app.state.parsing = CapacityLimiter(1)
     return app
 
@@ -231,9 +233,7 @@ def _sender(settings: Settings) -> Sender:
     try:
         from streaming_server.jobs.celery_client import Sender
     except ModuleNotFoundError as error:
-        raise StorageUnavailable(
-            f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
-        ) from error
+        raise StorageUnavailable(f"CELERY_BROKER_URL needs {error.name}: run scripts/install celery") from error
     return Sender(settings.celery_broker_url)
 
 
@@ -243,16 +243,18 @@ def _lifespan(
     fleet: Fleet | None,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    async def warm() -> None:
+    async def warm(app: Starlette) -> None:
         try:
             await worker.service.warm()
         except Exception:
             log.exception("the engine cannot be used")
+        else:
+            app.state.ready.set()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
-        running = [asyncio.create_task(work()) for work in (warm, *background)]
+        running = [asyncio.create_task(warm(app)), *(asyncio.create_task(work()) for work in background)]
         agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield

@@ -154,9 +154,7 @@ class Database:
         except ArgumentError:
             raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
         except ModuleNotFoundError as error:
-            raise StorageUnavailable(
-                f"PostgreSQL needs {error.name}: pip install 'streaming-server[postgresql]'"
-            ) from error
+            raise StorageUnavailable(f"PostgreSQL needs {error.name}: run scripts/install postgresql") from error
         except DBAPIError as error:
             shown = parsed.render_as_string(hide_password=True)
             raise StorageUnavailable(f"the database {shown} cannot be used: {error.orig}") from error

@@ -94,7 +94,7 @@ class Storage:
         try:
             from streaming_server.jobs.s3_store import ObjectFiles
         except ModuleNotFoundError as error:
-            raise StorageUnavailable(f"FILES_URL needs {error.name}: pip install 'streaming-server[s3]'") from error
+            raise StorageUnavailable(f"FILES_URL needs {error.name}: run scripts/install s3") from error
         return ObjectFiles(url, folder / "cache")
 
     def take_over(self) -> None:
