@@ -25,7 +25,7 @@ from tests.support.brokers import Broker, RabbitMQ, Redis, Service
 from tests.support.children import end, spawn
 from tests.support.fleet import CLI, Fleet, fleet, speech
 from tests.support.process import ROOT
-from tests.support.scripted import takes, until
+from tests.support.scripted import killed_at, takes, until
 from tests.support.server import eventually
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
@@ -149,7 +149,7 @@ class TestPair:
             [(SPEECH, [broken]), (HEALTH, [])],
             [(SPEECH, [{"status": "healthy"}])],
         )
-        assert first["result"]["total_count"] == 12
+        assert first["result"]["total_count"] == 14
         assert decode_native(pair.folder / "data/workflows/out/elsewhere.wav")[0].size
         assert asking_first["result"]["output_path"] == "/share/out/end.wav"
         assert asking_first["result"]["text_length"] == len("At the end.")
@@ -213,6 +213,23 @@ def test_a_killed_workers_task_is_finished_by_another(broker: Broker, tmp_path: 
         eventually(lambda: many.is_completed(accepted["workflow_id"]))
         assert f"-{victim.process.pid}-" not in many.owner(accepted["task_id"])
         assert (many.data_dir / "workflows/killed.wav").is_file()
+
+
+def test_a_text_that_kills_its_worker_is_tried_five_times(redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    with fleet(redis, TASK_LEASE_S="1") as many:
+        deadly, behind = many.submit(killed_at(tmp_path / "gate"), "deadly.wav"), many.submit(takes(0.1), "behind.wav")
+        for _ in range(5):
+            (worker,) = many.start(1)
+            worker.process.wait(60)
+            many.workers.remove(worker)
+            worker.stop()
+        many.start(1)
+        eventually(lambda: many.is_completed(behind["workflow_id"]))
+        eventually(lambda: many.status(deadly["workflow_id"])["status"] == "failed")
+        output = many.status(deadly["workflow_id"])["stages"][0]["output"]
+        assert "the process that ran it died (attempt 5 of 5)" in output["error"]
+        assert output["error_code"] == "PROCESSING_ERROR"
 
 
 def test_kills_lose_no_task_and_none_has_two_outputs(redis: Redis) -> None:
