@@ -40,21 +40,6 @@ def decode_mono(path: Path, rate_hz: int, limit_s: float | None = None) -> Float
     return _decode(path, rate_hz, limit_s)[0]
 
 
-def comment(path: Path) -> str:
-    """The file's comment tag; empty where it has none.
-
-    Raises:
-        VoiceFileMissing, VoiceUnreadable: as `decode_native`.
-    """
-    try:
-        with _opened(path) as container:
-            return str(container.metadata.get("comment", ""))
-    except FileNotFoundError as error:
-        raise VoiceFileMissing(path.name) from error
-    except (av.FFmpegError, ValueError, AttributeError) as error:  # a stream without a decoder has no rate
-        raise VoiceUnreadable(path.name) from error
-
-
 def _opened(path: Path) -> InputContainer:
     # Any other format is none of a recording; playlists among them would open further files and hosts.
     return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
