@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
@@ -29,6 +30,7 @@ from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
 from streaming_server.api.record import RequestRecord
+from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.messages import Messages
@@ -163,21 +165,24 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         background += [worker.live, worker.runner.run]
     backlog = Backlog(storage, announce, worker.runner.interrupt)
     messages = create_messages(settings, worker)
-    metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
-    metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
+    metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
+    metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
+    metrics.streams(service)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
+    requests = RequestBuilder(service, voices, settings)
     dialects: list[Dialect] = [
-        native.NativeDialect(service, voices, settings),
+        native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
-        openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
+        openai.OpenAIDialect(service, voices, requests, settings),
+        tasks.TasksDialect(service, voices, backlog, storage.uploads, requests, settings),
         workflows.WorkflowsDialect(service, backlog, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
-        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
+        DebugRoutes(service, bool(settings.api_keys)),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
     shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
-    dialects.append(Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)))
+    dialects.append(Docs(shapes, ApiKeys.OPEN, settings.max_text_characters, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, SpeechServerError):

@@ -20,6 +20,7 @@ SpeechServerError
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload that did not end in time
 ├── TooManyUploads          as many uploads are being received as may
+├── LoopbackOnly            a route that is open to this machine alone
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             no job of that id, or no longer
 ├── JobQueueFull            as many jobs are pending as may
@@ -219,6 +220,13 @@ class OriginRefused(SpeechServerError):
 
     def __init__(self, origin: str) -> None:
         super().__init__(f"pages of the origin {origin[:80]!r} may not upload; CORS_ORIGINS names those that may")
+
+
+class LoopbackOnly(SpeechServerError):
+    code = "loopback_only"
+
+    def __init__(self) -> None:
+        super().__init__("without API_KEYS this route answers direct requests from this machine alone")
 
 
 class JobNotFound(SpeechServerError):

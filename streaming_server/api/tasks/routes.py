@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, parse_query
+from streaming_server.api.http import Dialect, ErrorShape, parse_body, parse_query
 from streaming_server.api.multipart import file_part
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import emotion_source, emotion_vector, within_limit
+from streaming_server.api.requests import EmotionFields, RequestBuilder
 from streaming_server.api.responses import WholeSpeechResponse
 from streaming_server.api.tasks import schemas as operations
 from streaming_server.api.tasks.schemas import (
@@ -33,12 +33,11 @@ from streaming_server.api.tasks.schemas import (
     iso,
     task_record,
 )
-from streaming_server.domain import Emotion, Granularity, SpeechRequest, Voice
+from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError, UploadNotFound, VoiceUnknown
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.store import Job, JobState
 from streaming_server.jobs.uploads import Upload, Uploads, is_upload_id
-from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
@@ -64,6 +63,7 @@ class TasksDialect(Dialect):
     voices: VoiceLibrary
     backlog: Backlog
     uploads: Uploads
+    requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
 
@@ -165,30 +165,21 @@ class TasksDialect(Dialect):
             UploadNotFound: the id of a file that does not exist.
         """
         body = await parse_body(request, TaskBody)
-        limit = self.service.engine.info.max_mel_tokens
-        return SpeechRequest(
-            check_text(body.text, self.settings.max_text_characters),
-            await self._voice(body.prompt_audio_id, "prompt_audio_id"),
-            within_limit(body.generation(), limit, body),
-            Granularity.SENTENCE,
-            request_id=request_id.get() or "",
-            emotion=await self._emotion(body),
+        fields = EmotionFields(
+            body.emotion_audio,
+            ("emo_vector", body.emo_vector),
+            ("emo_text", body.emo_text),
+            body.emo_weight,
+            body.emo_random,
         )
-
-    async def _emotion(self, body: TaskBody) -> Emotion | None:
-        sources = {
-            1: body.emotion_audio,
-            2: ("emo_vector", body.emo_vector),
-            3: ("emo_text", body.emo_text and body.emo_text.strip()),
-        }
-        field = emotion_source(body.emo_control_method, sources)
-        if field is None:
-            return None
-        reference = await self._voice(body.emotion_audio[1] or "", field) if field == body.emotion_audio[0] else None
-        vector = emotion_vector(body.emo_vector or ()) if field == "emo_vector" else None
-        longest = self.settings.max_text_characters
-        text = check_text(body.emo_text or "", longest, field) if field == "emo_text" else None
-        return Emotion(reference, vector, text, body.emo_weight, body.emo_random)
+        field = fields.by_method(body.emo_control_method)
+        return self.requests.build(
+            body.text,
+            [await self._voice(body.prompt_audio_id, "prompt_audio_id")],
+            body.generation(),
+            max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
+            emotion=await self.requests.emotion(fields, field, self._voice),
+        )
 
     async def _voice(self, name: str, field: str) -> Voice:
         """The voice of an upload's id or of a name.

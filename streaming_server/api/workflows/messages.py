@@ -10,7 +10,7 @@ from typing import Any
 
 from streaming_server import errors
 from streaming_server.api.http import ErrorShape, MalformedBody, check_text, status_of, validated
-from streaming_server.api.requests import emotion_vector
+from streaming_server.api.requests import EmotionFields, emotion_vector
 from streaming_server.api.workflows.schemas import (
     ErrorCode,
     SpeechConfig,
@@ -48,7 +48,6 @@ _BY_CODE: Mapping[str, tuple[int, ErrorCode]] = {
     errors.StorageUnavailable.code: (507, "INSUFFICIENT_STORAGE"),
 }
 """Status of a failed task and its code, by the code of the error."""
-_EMOTION_ORDER = ("emotion_text", "emotion_vector", "emotion_reference")
 _EMOTION_FIELDS = {
     Capability.EMOTION_REFERENCE: "emotion_reference",
     Capability.EMOTION_VECTOR: "emotion_vector",
@@ -138,12 +137,15 @@ class Messages:
             raise InvalidRequest(f"indextts_config is required where the chain has {SPEECH}", "indextts_config")
         if found := forbidden_character(body.video_path):
             raise InvalidRequest(f"video_path has {found[0]} at position {found[1]}", "video_path")
-        emotion_text = (config.emotion_text or "").strip()
+        given = EmotionFields(
+            ("emotion_reference", config.emotion_reference),
+            ("emotion_vector", config.emotion_vector),
+            ("emotion_text", config.emotion_text),
+        ).given()
+        used = given[0] if given else None
+        emotion_text = (config.emotion_text or "").strip() if used == "emotion_text" else None
         if emotion_text:
             check_text(emotion_text, self.max_text_characters, "emotion_text")
-        values = (emotion_text, config.emotion_vector, config.emotion_reference)
-        given = [name for name, value in zip(_EMOTION_ORDER, values, strict=True) if value]
-        used = given[0] if given else None
         order = SpeechOrder(
             check_text(config.text, self.max_text_characters),
             config.output_path,
@@ -151,7 +153,7 @@ class Messages:
             config.max_text_tokens_per_segment,
             config.emotion_reference if used == "emotion_reference" else None,
             emotion_vector(config.emotion_vector or ()) if used == "emotion_vector" else None,
-            emotion_text if used == "emotion_text" else None,
+            emotion_text,
             config.emotion_alpha,
             config.use_random,
         )
