@@ -46,7 +46,7 @@ class VoiceLibrary:
         self._voices = [Voice(Path(name).stem, self._folder / name, index) for index, name in enumerate(names)]
         return self._voices
 
-    def all(self) -> list[Voice]:
+    def all(self) -> Sequence[Voice]:
         """The recordings, and behind them the presets; of one name the first."""
         found: dict[str, Voice] = {}
         for voice in (*self.list(), *self._presets):
