@@ -7,7 +7,7 @@ SpeechServerError
 │   ├── VoiceUnknown
 │   └── TextTooLong
 ├── VoiceFileMissing        a reference recording that was listed is gone
-├── VoiceUnreadable         a reference recording that cannot be decoded
+├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine broke; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
@@ -99,8 +99,8 @@ class VoiceFileMissing(SpeechServerError):
 class VoiceUnreadable(SpeechServerError):
     code = "voice_unreadable"
 
-    def __init__(self, filename: str) -> None:
-        super().__init__(f"the reference audio {filename} cannot be decoded")
+    def __init__(self, filename: str, problem: str = "cannot be decoded") -> None:
+        super().__init__(f"the reference audio {filename} {problem}")
 
 
 class EngineNotReady(SpeechServerError):

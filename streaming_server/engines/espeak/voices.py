@@ -11,13 +11,12 @@ import anyio
 from streaming_server.audio.decode import decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Voice
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.espeak.library import Timbre
 from streaming_server.errors import VoiceFileMissing
 
 _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
-_PROBED_S = 0.1
-"""Of a recording whose name tells the preset, to find out whether it is one."""
 _MAX_CACHED = 256
 
 
@@ -61,19 +60,18 @@ VOICES = tuple(
 
 
 class PresetCache:
-    """Which preset answers for a recording; each version of a file is analysed once."""
+    """Which preset answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the content."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, int, int], Preset] = {}
+        self._kept = ContentCache[Preset](_MAX_CACHED, FileDigests())
 
     async def find(self, recording: Path) -> Preset:
         """As `preset_for`, which runs on another thread."""
-        key = _version(recording)
-        if key not in self._found:
-            if len(self._found) >= _MAX_CACHED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = await anyio.to_thread.run_sync(preset_for, recording)
-        return self._found[key]
+        if preset := preset_by_name(recording):
+            return preset
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
 
 
 def preset_for(recording: Path) -> Preset:
@@ -83,20 +81,20 @@ def preset_for(recording: Path) -> Preset:
         VoiceFileMissing: there is no such file.
         VoiceUnreadable: it cannot be decoded.
     """
-    _version(recording)
-    if preset := _BY_STEM.get(recording.stem):
-        decode_mono(recording, _ANALYSIS_HZ, _PROBED_S)
-        return preset
-    return nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+    return preset_by_name(recording) or nearest_preset(
+        median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ)
+    )
 
 
-def _version(recording: Path) -> tuple[Path, int, int]:
-    """The file and what changes with its content."""
-    try:
-        stat = recording.stat()
-    except OSError as error:
-        raise VoiceFileMissing(recording.name) from error
-    return recording, stat.st_mtime_ns, stat.st_size
+def preset_by_name(recording: Path) -> Preset | None:
+    """
+    Raises:
+        VoiceFileMissing: the name has a preset, but there is no such file.
+    """
+    preset = _BY_STEM.get(recording.stem)
+    if preset and not recording.is_file():
+        raise VoiceFileMissing(recording.name)
+    return preset
 
 
 def nearest_preset(pitch_hz: float | None) -> Preset:
