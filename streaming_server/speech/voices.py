@@ -90,5 +90,5 @@ def _names(voice: Voice) -> set[str]:
 
 
 def _is_recording(path: Path) -> bool:
-    # A link that leads nowhere is listed, so that its absence can be seen; a name that no JSON can hold is not.
-    return path.suffix.lower() in SUFFIXES and not path.is_dir() and path.name.isprintable()
+    # A name that no JSON can hold is left out. So is what is not a file: to open a FIFO or a device would block.
+    return path.suffix.lower() in SUFFIXES and path.name.isprintable() and (path.is_file() or not path.exists())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def test_recordings_are_listed_by_name_and_other_files_are_not(tmp_path: Path) -
         *((0, "a.MP3", "a"), (1, "b.wav", "b"), (2, "c.flac", "c"), (3, "d.m4a", "d"), (4, "e.ogg", "e")),
         (5, "f.opus", "f"),
     ]
+
+
+def test_what_is_no_file_is_left_out_and_not_opened(tmp_path: Path) -> None:
+    folder_of(tmp_path, "a.wav")
+    os.mkfifo(tmp_path / "b.wav")  # to open it would wait for a writer
+    (tmp_path / "c.wav").symlink_to(tmp_path / "b.wav")
+    (tmp_path / "d.wav").symlink_to("/dev/zero")
+    (tmp_path / "e.wav").mkdir()
+    (tmp_path / "f.wav").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "g.wav"))
+        assert [voice.name for voice in VoiceLibrary(tmp_path).list()] == ["a", "f"]
 
 
 def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
