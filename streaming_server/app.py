@@ -130,9 +130,8 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    return Worker(
-        service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), _devices, announce
-    )
+    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.presets)
+    return Worker(service, storage, voices, _devices, announce)
 
 
 def create_messages(settings: Settings, worker: Worker) -> Messages:

@@ -57,16 +57,6 @@ def duration_s(path: Path, limit_s: float) -> float:
     return found_s
 
 
-def comment(path: Path) -> str:
-    """The file's comment tag; empty where it has none.
-
-    Raises:
-        VoiceFileMissing, VoiceUnreadable: as `decode_native`.
-    """
-    with _translated(path), _opened(path) as container:
-        return str(container.metadata.get("comment", ""))
-
-
 def _opened(path: Path) -> InputContainer:
     # Any other format is none of a recording; playlists among them would open further files and hosts.
     return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})

@@ -112,7 +112,7 @@ class HiggsDialect(Dialect):
         return JSONResponse(body)
 
     async def list_voices(self, request: Request) -> Response:
-        voices = self._all_voices()
+        voices = [voice for voice in self._all_voices() if not voice.is_preset]
         body: PromptVoices = {
             "voices": [
                 {"name": voice.name, "file": voice.path.as_posix(), "type": voice.path.suffix[1:].lower()}
@@ -195,10 +195,10 @@ class HiggsDialect(Dialect):
         )
 
     def _all_voices(self) -> list[Voice]:
-        """The prompts, then the reference recordings; of one name the first."""
+        """The prompts, then the reference recordings, then the engine's presets; of one name the first."""
         prompts = [replace(voice, index=None) for voice in self.prompts.list()]
         found: dict[str, Voice] = {}
-        for voice in (*prompts, *self.voices.list()):
+        for voice in (*prompts, *self.voices.all()):
             found.setdefault(voice.name, voice)
         return list(found.values())
 

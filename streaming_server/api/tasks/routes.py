@@ -192,7 +192,7 @@ class TasksDialect(Dialect):
         if voice is None and is_upload_id(name):
             raise UploadNotFound(name)
         if voice is None:
-            raise VoiceUnknown(name, ["the file_id of an upload", *(v.name for v in self.voices.list())], field)
+            raise VoiceUnknown(name, ["the file_id of an upload", *(v.name for v in self.voices.all())], field)
         return voice
 
 
