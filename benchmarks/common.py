@@ -35,10 +35,11 @@ class Server:
 
 
 @contextmanager
-def running_server(**environment: str) -> Iterator[Server]:
-    """``streaming-server serve`` in a process of its own, on a free port."""
+def running_server(*command: str, **environment: str) -> Iterator[Server]:
+    """``streaming-server serve`` on a free port, or another module's server, in a process of its own."""
+    given = command or ("streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0")
     process = subprocess.Popen(
-        [sys.executable, "-m", "streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0"],
+        [sys.executable, "-m", *given],
         cwd=ROOT,
         env=os.environ | environment,
         stderr=subprocess.PIPE,

@@ -23,20 +23,18 @@ from streaming_server.audio.encoders import OggOpusEncoder
 from streaming_server.audio.pcm import Resampler
 from streaming_server.domain import IntSamples
 from streaming_server.engines.espeak.languages import runs
-from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
+from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
 
 RATE_HZ = 24000
 FRAME = RATE_HZ // 50
 
 
 def speech(seconds: float) -> IntSamples:
-    library = EspeakLibrary()
-    resampler = Resampler(library.sample_rate_hz, RATE_HZ)
-    chunks: list[IntSamples] = []
+    library = EspeakLibrary(*find_files())
+    chunks: list[bytes] = []
     for language, part in runs(TEXT):
-        library.speak(part, language, Timbre(), lambda chunk: chunks.append(resampler.push(chunk)) or True)  # type: ignore[func-returns-value]
-    library.close()
-    samples = np.concatenate(chunks)
+        library.speak(part, language, Timbre(), chunks.append)
+    samples = Resampler(library.sample_rate_hz, RATE_HZ).push(np.frombuffer(b"".join(chunks), np.int16))
     return np.resize(samples, round(seconds * RATE_HZ))
 
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from streaming_server.audio.pcm import to_float32
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.domain import IntSamples
-from streaming_server.engines.espeak.library import EspeakLibrary
+from streaming_server.engines.espeak.library import EspeakLibrary, find_files
 from streaming_server.engines.espeak.voices import COMMENT, PRESETS
 
 TEXT = "This is a reference recording. It says how the voice sounds, at its own pace."
@@ -24,15 +23,15 @@ PROMPTS = {"belinda": "coral"}
 
 
 def main(folder: Path, prompts: Path) -> None:
-    library = EspeakLibrary()
+    library = EspeakLibrary(*find_files())
     by_name = {preset.name: preset for preset in PRESETS}
     wanted = [(folder / f"voice_{number:02}.wav", preset) for number, preset in enumerate(PRESETS, 1)]
     wanted += [(prompts / f"{name}.wav", by_name[preset]) for name, preset in PROMPTS.items()]
     for path, preset in wanted:
         path.parent.mkdir(parents=True, exist_ok=True)
-        chunks: list[IntSamples] = []
-        library.speak(TEXT, "en-us", preset.timbre, lambda chunk, chunks=chunks: chunks.append(chunk) or True)  # type: ignore[misc]
-        samples = np.concatenate(chunks)
+        chunks: list[bytes] = []
+        library.speak(TEXT, "en-us", preset.timbre, chunks.append)
+        samples = np.frombuffer(b"".join(chunks), np.int16)
         with av.open(path, "w") as container:
             container.metadata["comment"] = COMMENT + preset.name
             stream = container.add_stream("pcm_s16le", rate=library.sample_rate_hz, layout="mono")
@@ -44,7 +43,6 @@ def main(folder: Path, prompts: Path) -> None:
         print(f"{path}  {preset.name:8} {samples.size / library.sample_rate_hz:.2f} s  {pitch_hz:.0f} Hz")
     for name in PROMPTS:
         (prompts / f"{name}.txt").write_text(TEXT + "\n")
-    library.close()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,70 @@
-"""Write the settings table into docs/settings.md and docs/settings.zh.md, between its two markers."""
+"""Write the settings table into docs/settings.md and docs/settings.zh.md, between its two markers.
+
+With ``--check`` it writes nothing and fails where a table is not up to date. The Chinese texts are in settings_zh.toml.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
-from streaming_server.environment import markdown_table
+from streaming_server.engines import registry
 from streaming_server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-BETWEEN = re.compile("(<!-- settings -->\n).*?(\n<!-- /settings -->)", re.DOTALL)
+BETWEEN = re.compile("(?<=<!-- settings -->\n).*?(?=\n<!-- /settings -->)", re.DOTALL)
+HEADS = {"en": "| variable | default | meaning |", "zh": "| 变量 | 默认值 | 含义 |"}
+CORES = {"en": "number of cores", "zh": "CPU 核数"}
+
+
+def rows() -> Iterator[tuple[str, object, str]]:
+    """Name, default and English meaning of each setting; those of the engines behind ``ENGINE``."""
+    for item in fields(Settings):
+        if item.metadata:
+            yield item.name.upper(), item.default, item.metadata["en"]
+        if item.name == "engine":
+            for name, option in registry.variables().items():
+                yield name, option.default, str(option.description)
+
+
+def shown(default: object) -> str:
+    if isinstance(default, tuple):
+        default = ",".join(default)
+    if isinstance(default, bool):
+        default = str(default).lower()
+    return "" if default in {"", None} else f"`{default}`"
+
+
+def table(language: str) -> str:
+    chinese = tomllib.loads((ROOT / "scripts/settings_zh.toml").read_text(encoding="utf-8"))
+    engines = ", ".join(f"`{name}`" for name in registry.names() if name != registry.AUTO)
+    lines = []
+    for name, default, english in rows():
+        meaning = {"en": english, "zh": chinese[name]}[language].replace("{engines}", engines)
+        cell = CORES[language] if default == (os.cpu_count() or 1) and name == "ENCODE_THREADS" else shown(default)
+        lines.append(f"| `{name}` | {cell} | {meaning} |")
+    return "\n".join([HEADS[language], "| --- | --- | --- |", *lines])
+
+
+def main() -> int:
+    stale = []
+    for file, language in (("docs/settings.md", "en"), ("docs/settings.zh.md", "zh")):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        new = BETWEEN.sub(lambda _, language=language: table(language), text)  # type: ignore[misc]
+        if new != text:
+            stale.append(file)
+            if "--check" not in sys.argv:
+                (ROOT / file).write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"not up to date: {', '.join(stale)}; run: python scripts/settings_table.py", file=sys.stderr)
+        return 1
+    return 0
+
 
 if __name__ == "__main__":
-    for name, language in (("docs/settings.md", "en"), ("docs/settings.zh.md", "zh")):
-        path = ROOT / name
-        table = markdown_table(Settings, language)
-        path.write_text(BETWEEN.sub(lambda found, table=table: found[1] + table + found[2], path.read_text()))  # type: ignore[misc]
+    sys.exit(main())

@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter
@@ -21,17 +20,19 @@ from starlette.routing import Route
 
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
-from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.api.http import Dialect, ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
-from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
+from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors, UploadGuard
 from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
+from streaming_server.api.record import RequestRecord
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.monitoring import Monitoring
-from streaming_server.engines.base import Engine, EngineOptions, IndexTTS2Options, create_engine
+from streaming_server.engines.base import Engine
+from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.storage import Storage, StorageOptions
@@ -67,8 +68,13 @@ def create_service(
         EngineUnavailable: the engine cannot start.
     """
     return SpeechService(
-        engine or create_engine(engine_options(settings)),
-        Slot(settings.max_queue, settings.queue_timeout_s, live_first=settings.live_first),
+        engine or create_engine(settings.engine, settings.engine_options),
+        Slot(
+            settings.max_queue,
+            settings.queue_timeout_s,
+            live_first=settings.live_first,
+            shows_text=settings.queue_preview,
+        ),
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
@@ -95,40 +101,6 @@ def create_storage(settings: Settings) -> Storage:
             settings.files_url,
         )
     )
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """What the settings say of the engine; their choices are the options' own."""
-    return EngineOptions(
-        name=settings.engine,  # type: ignore[arg-type]
-        model_dir=settings.model_dir,
-        model_path=settings.model_path,
-        audio_tokenizer_path=settings.audio_tokenizer_path,
-        device=settings.device,  # type: ignore[arg-type]
-        precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
-        look_ahead=int(settings.look_ahead) if settings.look_ahead.isdigit() else "exact",
-        voice_cache_size=settings.voice_cache,
-        indextts2=indextts2_options(settings),
-    )
-
-
-def indextts2_options(settings: Settings) -> IndexTTS2Options:
-    return IndexTTS2Options(
-        stream=settings.indextts2_stream,  # type: ignore[arg-type]
-        steps=settings.indextts2_steps,
-        look_ahead=settings.indextts2_look_ahead,
-        reference_s=settings.indextts2_reference_s,
-        cap_emotion=settings.indextts2_emotion_cap == "on",
-        language=None if settings.tts_language == "auto" else settings.tts_language,
-        w2vbert_dir=_path(settings.w2vbert_dir),
-        campplus_file=_path(settings.campplus_file),
-        bigvgan_dir=_path(settings.bigvgan_dir),
-        semantic_codec_file=_path(settings.semantic_codec_file),
-    )
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 def create_worker(
@@ -180,11 +152,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     planner = create_planner(settings, worker)
     metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
     metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
-    shapes = ErrorShapes(
-        native.ERRORS, {**openai.SHAPES, **tasks.SHAPES, **workflows.SHAPES, **higgs.SHAPES}, openai.PATH_SHAPES
-    )
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    dialects = (
+    dialects: list[Dialect] = [
         native.NativeDialect(service, voices, settings),
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, settings),
@@ -193,12 +162,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         Monitoring(storage.workforce, worker.id, service.slot),
         MetricsRoute(metrics),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
-        Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)),
-    )
+    ]
+    shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
+    dialects.append(Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, SpeechServerError):
-            request.scope["state"]["log"]["outcome"] = error.code
+            RequestRecord.of(request.scope).outcome = error.code
         if isinstance(error, HTTPException) and error.status_code == 405:
             # A route knows its own methods only; a path may have several routes.
             here = [
@@ -220,6 +190,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 expose_headers=["*"],
             ),
             Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(
+                UploadGuard,
+                shapes=shapes,
+                origins=settings.cors_origins,
+                max_uploads=settings.max_uploads,
+                timeout_s=settings.upload_timeout_s,
+            ),
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},

@@ -19,11 +19,11 @@ from typing import Any
 from tqdm import tqdm
 
 from streaming_server import __version__, client, logs
-from streaming_server.app import create_service, create_storage, engine_options
+from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
-from streaming_server.engines.base import create_engine
+from streaming_server.engines import registry
 from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.storage import Storage
 from streaming_server.settings import Settings
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {
             item.name: value for item in fields(Settings) if (value := getattr(options, item.name, None)) is not None
         }
-        status: int = options.command(replace(settings, **given), options)
+        chosen = {name: value for name in registry.variables() if (value := getattr(options, name, None)) is not None}
+        settings = replace(settings, **given, engine_options={**settings.engine_options, **chosen})
+        status: int = options.command(settings, options)
         return status
     except (SpeechServerError, OSError) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
@@ -68,22 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
-        "--engine", choices=["auto", "espeak", "indextts", "higgs"], help="what speaks (ENGINE, else auto)"
-    )
-    model.add_argument("--model_dir", "--model-dir", type=Path, help="the model's folder (MODEL_DIR, else checkpoints)")
-    model.add_argument("--model-path", help="HiggsAudio's model: a folder or a name on the Hugging Face hub")
-    model.add_argument("--audio-tokenizer-path", help="HiggsAudio's codec, likewise")
-    model.add_argument(
-        "--device", choices=["auto", "cuda", "mps", "cpu"], help="where the model runs (DEVICE, else auto)"
-    )
-    precision = model.add_mutually_exclusive_group()
-    for name in ("fp16", "bf16", "fp32"):
-        precision.add_argument(
-            f"--{name}", dest="precision", action="store_const", const=name, help=f"compute in {name}"
-        )
+    _add_engine_arguments(model)
 
-    serve = commands.add_parser("serve", parents=[model], allow_abbrev=False, help="start the HTTP server")
+    serve = argparse.ArgumentParser(add_help=False, parents=[model])
     serve.add_argument("--host", help="address to listen on (HOST, else 0.0.0.0)")
     serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
     for flag, sentence in _REFUSED.items():
@@ -93,7 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--voice-prompts-dir", type=Path, help="further voices (examples/voice_prompts)")
     serve.add_argument("--scene-prompts-dir", type=Path, help="the scenes (examples/scene_prompts)")
     serve.add_argument("--reload", action="store_true", help="start anew whenever the server's own code changes")
-    serve.set_defaults(command=_serve)
+    for name, command, purpose in (
+        ("serve", _serve, "start the HTTP server"),
+        ("extras", _extras, "print the extras that `serve` needs with these arguments, for scripts/install"),
+    ):
+        starting = commands.add_parser(name, parents=[serve], allow_abbrev=False, help=purpose)
+        starting.set_defaults(command=command)
 
     say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
     say.add_argument("text", help="what to say; - reads standard input")
@@ -137,6 +131,28 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
     test.set_defaults(command=_test)
     return parser
+
+
+def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--engine`` and a flag for each option of each engine; the value goes under the name of the variable."""
+    titles = ", ".join(f"{spec.name}: {spec.title}" for spec in registry.engines().values())
+    parser.add_argument(
+        "--engine", choices=registry.names(), help=f"the engine (ENGINE, else auto); {titles}".replace("%", "%%")
+    )
+    precision = parser.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16", "fp32"):
+        precision.add_argument(
+            f"--{name}", dest="PRECISION", action="store_const", const=name, help=f"compute in {name}"
+        )
+    for variable, option in registry.variables().items():
+        flag = "--" + variable.lower()
+        meaning = f"{option.description} ({variable}, else {'none' if option.default is None else option.default})"
+        (precision if variable == "PRECISION" else parser).add_argument(
+            *dict.fromkeys([flag.replace("_", "-"), flag]),
+            dest=variable,
+            metavar="VALUE",
+            help=meaning.replace("%", "%%"),
+        )
 
 
 _REFUSED = {
@@ -187,6 +203,17 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
     logs.configure(file=settings.log_path)
     serve(settings, reload=options.reload)
+    return 0
+
+
+def _extras(settings: Settings, options: argparse.Namespace) -> int:
+    needed = {
+        registry.choose(settings.engine, settings.engine_options).spec.extra: True,
+        "celery": bool(settings.celery_broker_url),
+        "postgresql": settings.database_url.startswith("postgres"),
+        "s3": settings.files_url.startswith("s3:"),
+    }
+    print(*(extra for extra, is_needed in needed.items() if extra and is_needed))
     return 0
 
 
@@ -251,7 +278,7 @@ def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
-    engine = create_engine(engine_options(settings))
+    engine = registry.create_engine(settings.engine, settings.engine_options)
     try:
         if engine.info.model_type != "IndexTTS2":
             raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")

@@ -19,6 +19,33 @@ IntSamples = npt.NDArray[np.int16]
 """Mono signed 16-bit samples, shape ``(n,)``: what encoders take."""
 
 
+class Capability(StrEnum):
+    """Something that a request may ask for and not every engine can do."""
+
+    TEXT_TO_SPEECH = "text_to_speech"
+    VOICE_CLONING = "voice_cloning"
+    """Speaks in the voice of a recording."""
+    MULTI_LANGUAGE = "multi_language"
+    GENERATION_PARAMETERS = "generation_parameters"
+    """Honours the sampling parameters of `Generation`."""
+    TOKEN_STREAMING = "token_streaming"
+    """Yields audio before a sentence is complete."""
+    SEED = "seed"
+    """The same request with the same seed gives the same samples."""
+    SPEED = "speed"
+    EMOTION_CONTROL = "emotion_control"
+    """Any of the four below."""
+    EMOTION_VECTOR = "emotion_vector"
+    EMOTION_TEXT = "emotion_text"
+    EMOTION_REFERENCE = "emotion_reference"
+    EMOTION_RANDOM = "emotion_random"
+    DIALOGUE = "dialogue"
+    """Takes a script as a whole."""
+    SCENE = "scene"
+    SMART_VOICE = "smart_voice"
+    """Chooses the speakers' voices itself."""
+
+
 class Granularity(StrEnum):
     """How early a stream lets go of its audio."""
 
@@ -131,14 +158,14 @@ class SpeechRequest:
     emotion: Emotion | None = None
     """None: as the voice itself."""
     speed: float = 1.0
-    """Tempo, 0.25-4.0, the pitch kept. An engine whose capabilities lack ``speed`` speaks at 1.0, and the stream is
+    """Tempo, 0.25-4.0, the pitch kept. An engine without ``Capability.SPEED`` speaks at 1.0, and the stream is
     stretched on its way to the encoder."""
     script: Script = ()
     """Who says what; empty: ``voice`` says ``text``."""
     scene: str = ""
-    """Where it is said, in words, for engines with the capability ``scene``."""
+    """Where it is said, in words, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
-    """An engine with the capability ``smart_voice`` chooses how each speaker sounds, whatever the voices say."""
+    """An engine with ``Capability.SMART_VOICE`` chooses how each speaker sounds, whatever the voices say."""
 
     @property
     def voices(self) -> list[Voice]:

@@ -1,14 +1,16 @@
-"""How settings come out of environment variables: their types, their ranges, the sentence where one is wrong.
-
-Knows no setting in particular, and does not read the environment itself.
-"""
+"""Reads settings from environment variables and words the error for a value that is not valid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from streaming_server.errors import SpeechServerError
 
@@ -22,14 +24,13 @@ class InvalidSetting(SpeechServerError):
 def setting(
     default: Any,
     english: str,
-    chinese: str,
     *,
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
     """A field whose environment variable is its name in capitals; a number may also be one of the choices."""
-    metadata = {"en": english, "zh": chinese, "least": least, "most": most, "choices": choices}
+    metadata = {"en": english, "least": least, "most": most, "choices": choices}
     return field(default=default, metadata=metadata)
 
 
@@ -41,24 +42,10 @@ def values_of(kind: type, environment: Mapping[str, str]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for item in fields(kind):
-        if text := environment.get(item.name.upper(), "").strip():
+        if item.metadata and (text := environment.get(item.name.upper(), "").strip()):
             assert item.default is not MISSING
             values[item.name] = _parse(item.name.upper(), text, type(item.default), item.metadata)
     return values
-
-
-def markdown_table(kind: type, language: str) -> str:
-    """A dataclass's fields as the README shows them; ``language`` is ``en`` or ``zh``."""
-    head = {"en": "| variable | default | meaning |", "zh": "| 变量 | 默认值 | 含义 |"}[language]
-    rows = []
-    for item in fields(kind):
-        default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
-        cores = {"en": "number of cores", "zh": "CPU 核数"}[language]
-        if isinstance(default, bool):
-            default = str(default).lower()
-        shown = cores if item.name == "encode_threads" else f"`{default}`" if default != "" else ""
-        rows.append(f"| `{item.name.upper()}` | {shown} | {item.metadata[language]} |")
-    return "\n".join([head, "| --- | --- | --- |", *rows])
 
 
 def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any:
@@ -83,3 +70,84 @@ def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any
     if not math.isfinite(value) or value < least or (most is not None and value > most):
         raise refusal
     return kind(value)
+
+
+class SettingsGroup(BaseSettings):
+    """Settings that belong together.
+
+    The variable of a field is its ``validation_alias``, or ``env_prefix`` and its name in capitals; its description is
+    the text of ``--help`` and of the README's table.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the caller gives; `from_env` is given the environment."""
+        return (init_settings,)
+
+    @classmethod
+    def variables(cls) -> dict[str, FieldInfo]:
+        """The fields by the names of their variables."""
+        prefix = cls.model_config.get("env_prefix", "")
+        return {
+            str(item.validation_alias or f"{prefix}{name}".upper()): item for name, item in cls.model_fields.items()
+        }
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str]) -> Self:
+        """Read the variables; an empty one counts as not set.
+
+        Raises:
+            InvalidSetting: a value is not valid; the sentence names the variable, the value and what is valid.
+        """
+        variables = dict(zip(cls.variables(), cls.model_fields, strict=True))
+        given = {name: text for name in variables if (text := environment.get(name, "").strip())}
+        try:
+            return cls(**{variables[name]: text for name, text in given.items()})
+        except ValidationError as error:
+            place = str(error.errors()[0]["loc"][0])
+            name = next(name for name, field_name in variables.items() if place in {name, field_name})
+            needed = valid_values(cls.variables()[name])
+            raise InvalidSetting(f"{name}={given[name]}: {needed} is needed") from None
+
+
+def choices_of(item: FieldInfo) -> list[str]:
+    """The words that a setting may be."""
+    return [
+        value
+        for kind, _ in _kinds(item.annotation, item.metadata)
+        if get_origin(kind) is Literal
+        for value in get_args(kind)
+    ]
+
+
+def valid_values(item: FieldInfo) -> str:
+    """What a setting may be, as ``one of a, b`` or ``exact or a whole number from 1 to 31``."""
+    numbers = [_number(kind, limits) for kind, limits in _kinds(item.annotation, item.metadata) if kind in (int, float)]
+    if numbers:
+        return " or ".join([*choices_of(item), *numbers])
+    return f"one of {', '.join(choices_of(item))}" if choices_of(item) else "true or false"
+
+
+def _kinds(annotation: Any, limits: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """The alternatives of an annotation, each with its limits."""
+    if get_origin(annotation) is Annotated:
+        kind, *metadata = get_args(annotation)
+        yield from _kinds(kind, [limit for item in metadata for limit in getattr(item, "metadata", [item])])
+    elif get_origin(annotation) in {Union, UnionType}:
+        for kind in get_args(annotation):
+            yield from _kinds(kind, limits)
+    else:
+        yield annotation, limits
+
+
+def _number(kind: type, limits: list[Any]) -> str:
+    least = next((limit.ge for limit in limits if hasattr(limit, "ge")), None)
+    most = next((limit.le for limit in limits if hasattr(limit, "le")), None)
+    bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+    return f"a {'' if kind is float else 'whole '}number {bounds}"

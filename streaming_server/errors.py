@@ -18,6 +18,9 @@ SpeechServerError
 ├── RecordingRefused        an upload that is no recording of an allowed kind
 ├── UploadNotFound          no upload of that id, or no longer
 ├── UploadTooLarge          an upload larger than the limit
+├── UploadTimeout           an upload that did not end in time
+├── TooManyUploads          as many uploads are being received as may
+├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             no job of that id, or no longer
 ├── JobQueueFull            as many jobs are pending as may
 ├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
@@ -193,6 +196,29 @@ class UploadTooLarge(SpeechServerError):
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the file is larger than {limit_bytes} bytes")
+
+
+class UploadTimeout(SpeechServerError):
+    code = "upload_timeout"
+    retryable = True
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the upload was not complete within {seconds:g} s")
+
+
+class TooManyUploads(SpeechServerError):
+    code = "too_many_uploads"
+    retryable = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} uploads are being received; try again later")
+
+
+class OriginRefused(SpeechServerError):
+    code = "origin_refused"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"pages of the origin {origin[:80]!r} may not upload; CORS_ORIGINS names those that may")
 
 
 class JobNotFound(SpeechServerError):

@@ -1,7 +1,4 @@
-"""Log records as one JSON object a line.
-
-Knows records; not who writes them.
-"""
+"""Log records as one JSON object a line, on the console and in a file."""
 
 from __future__ import annotations
 
@@ -15,10 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _FILE_BYTES = 64 * 1024 * 1024
-"""Then the file becomes ``.1``, in the place of an earlier one."""
+"""At this size the file is renamed to ``.1``, which replaces an earlier one."""
+log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request that is being served, in every task that serves it."""
+"""The id of the request that is being served, in every task that serves it."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,8 +37,33 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class LogFile(RotatingFileHandler):
+    """A log file that starts anew when it is full, and reports a disk that takes no more with one line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8")
+        self._is_failing = False
+        self._has_failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._has_failed = False
+        super().emit(record)
+        self._is_failing = self._has_failed
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._has_failed = True
+        if not self._is_failing:
+            self._is_failing = True  # before the line, which comes here too
+            log.error("log file not written: %s: %s", self.baseFilename, error.strerror)
+            self._has_failed = True
+
+
 def configure(stream: TextIO = sys.stderr, file: Path | None = None) -> None:
-    """Send every record from INFO on to ``stream``, and to a file that starts anew when it is full.
+    """Write every record from INFO on to ``stream``, and to a file where one is given.
 
     Raises:
         OSError: the file cannot be written.
@@ -48,8 +71,8 @@ def configure(stream: TextIO = sys.stderr, file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8"))
+        handlers.append(LogFile(file))
     for handler in handlers:
         handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # what other servers are asked is not this one's request
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # requests to other servers are not requests of this one

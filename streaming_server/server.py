@@ -1,41 +1,278 @@
-"""The application under uvicorn, on a real socket.
-
-Knows connections and signals; not what is served.
-"""
+"""The application under uvicorn: the HTTP/1.1 protocol with its limits, and the server's start."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import resource
 import socket
 import sys
+from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import ChangeReload
 
 from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.settings import Settings
 
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Largest request head: the request line and the headers, trailers included."""
+_FEED_BYTES = 16 * 1024
+"""What the parser is given at once. A field that is not complete is buffered by the parser, out of sight."""
+_LINGER_S = 1.0
+"""How long a refused connection is still read, without parsing: closing it earlier could reset the answer away."""
+_HOP_BY_HOP = {b"upgrade", b"http2-settings"}
+_RETRYABLE = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What a client may hold before its request is complete."""
+
+    connections: int
+    """Open at once, from everywhere."""
+    connections_per_address: int
+    header_timeout_s: float
+    """From the connection, or the first byte of a further request, to the end of the headers."""
+    body_timeout_s: float
+    """Longest time without a byte of the body."""
+    body_min_rate: int
+    """Bytes a second, on average, of a body that takes longer than ``body_timeout_s``."""
+
 
 class SpeechProtocol(HttpToolsProtocol):
-    """Tells a response what ASGI has no word for, by the request's state.
+    """uvicorn's protocol with limits, without upgrades, and with a hold of the connection for responses.
 
-    ``transport``, to drop a reader that is too slow; ``ending``, an event that is set when the server shuts down, for
-    responses that would go on for ever.
+    The request's state has ``transport``, to abort a connection whose reader is too slow, and ``ending``, an event that
+    is set when the server shuts down, for responses without an end.
     """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._limits = limits
+        self._ending = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        """Runs from the beginning of a head to the end of its body."""
+        self._is_refused = False
+        self._head_bytes = 0
+        self._unparsed_bytes = 0
+        """Given to the parser since it last told of anything."""
+        self._body_bytes = 0
+        self._body_began_s = self._body_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._ending = asyncio.Event()
         self.app_state = {**self.app_state, "transport": transport, "ending": self._ending}
+        self._arm(self._limits.header_timeout_s, self._check_head)
+        peers = self.server_state.connections
+        if len(peers) > self._limits.connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"the server has {self._limits.connections} connections")
+        elif self.address is not None:
+            same = sum(isinstance(peer, SpeechProtocol) and peer.address == self.address for peer in peers)
+            if same > self._limits.connections_per_address:
+                limit = self._limits.connections_per_address
+                self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"this address has {limit} connections")
+
+    @property
+    def address(self) -> str | None:
+        """The client's address; None on a Unix socket."""
+        return self.client[0] if self.client else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
 
     def shutdown(self) -> None:
         self._ending.set()
         super().shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._timer is None:
+            self._arm(self._limits.header_timeout_s, self._check_head)
+        for start in range(0, len(data), _FEED_BYTES):
+            if self._is_refused or self.transport.is_closing():
+                return
+            piece = data[start : start + _FEED_BYTES]
+            self._unparsed_bytes += len(piece)
+            self._feed(piece)
+            if self._head_bytes + self._unparsed_bytes > MAX_HEAD_BYTES:
+                self._refuse(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"the request head is larger than {MAX_HEAD_BYTES} bytes",
+                )
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._disarm()
+                self.handle_websocket_upgrade()
+            elif self.parser.get_method() == b"CONNECT":
+                self._refuse(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is not supported")
+            else:
+                head = self._head_without_upgrade()
+                self.parser = httptools.HttpRequestParser(self)
+                self._feed(head + data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "invalid HTTP request")
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was parsed, as it would be without ``Upgrade``: the parser takes no body with one."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = (part for part in value.split(b",") if part.strip().lower() not in _HOP_BY_HOP)
+                lines.append(b"connection: " + b",".join(kept))
+            elif name not in _HOP_BY_HOP:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _should_upgrade(self) -> bool:
+        return super()._should_upgrade() and self.parser.get_method() == b"GET"
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._head_bytes += len(url)
+        self._unparsed_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value) + len(": \r\n")
+        self._unparsed_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        if self._ignores_message():
+            return
+        super().on_headers_complete()
+        self._body_bytes = 0
+        self._body_began_s = self._body_s = self.loop.time()
+        self._arm(self._limits.body_timeout_s, self._check_body)
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed_bytes = 0
+        self._body_bytes += len(body)
+        self._body_s = self.loop.time()
+        if not self._ignores_message():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._ignores_message():
+            self._disarm()
+            super().on_message_complete()
+
+    def _ignores_message(self) -> bool:
+        """Whether the message is refused, or is parsed once more without its ``Upgrade``."""
+        return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
+        super()._start_asgi_task(cycle, partial(_without_chunks, cycle, app) if is_old else app)
+
+    def _arm(self, delay_s: float, check: Any) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(delay_s, check)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_head(self) -> None:
+        if self._is_answering():
+            # A line break after the last body, or the beginning of a further request.
+            self._arm(self._limits.header_timeout_s, self._check_head)
+        else:
+            seconds = self._limits.header_timeout_s
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request head was not complete within {seconds:g} s")
+
+    def _check_body(self) -> None:
+        limits, now_s = self._limits, self.loop.time()
+        if self.flow.read_paused:  # the application does not read, so the client cannot go on
+            self._body_began_s = self._body_s = now_s
+            self._body_bytes = 0
+        if now_s - self._body_s >= limits.body_timeout_s:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no byte of the body came for {limits.body_timeout_s:g} s")
+        elif self._body_bytes < limits.body_min_rate * (now_s - self._body_began_s):
+            message = f"the body came at less than {limits.body_min_rate} bytes a second"
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
+        else:
+            self._arm(self._body_s + limits.body_timeout_s - now_s, self._check_body)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer without the application, where an answer still has its place, and close the connection."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._disarm()
+        log.info("connection refused: %s", message, extra={"fields": {"status": status, "client": self.client}})
+        in_body = self.cycle is not None and self.cycle.more_body
+        if self._is_answering() and not in_body:
+            self.cycle.keep_alive = False  # what is refused follows a request whose answer is under way
+            return
+        if not (in_body and self.cycle.response_started):
+            body = message.encode()
+            retry = b"retry-after: 1\r\n" if status in _RETRYABLE else b""
+            self.transport.write(
+                STATUS_LINE[status]
+                + b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
+                + retry
+                + b"connection: close\r\n\r\n"
+                + body
+            )
+        if in_body:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+
+async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Serve HTTP/1.0, whose clients take no chunks: a body without a length ends with the connection."""
+    is_unframed = False
+
+    async def unframed_send(message: Any) -> None:
+        nonlocal is_unframed
+        if message["type"] == "http.response.start":
+            is_unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", []))
+            if is_unframed:
+                cycle.chunked_encoding = False
+        elif is_unframed:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    await app(scope, receive, unframed_send)
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """The settings' limits; the connections leave a quarter of the process's descriptors for all else."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ConnectionLimits(
+        connections=min(settings.max_connections, descriptors * 3 // 4),
+        connections_per_address=settings.max_connections_per_address,
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        body_min_rate=settings.body_min_rate,
+    )
 
 
 def create_server(settings: Settings, **options: object) -> uvicorn.Server:
@@ -48,7 +285,7 @@ def create_server(settings: Settings, **options: object) -> uvicorn.Server:
         create_app(settings, **options),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
-        http=SpeechProtocol,
+        http=partial(SpeechProtocol, limits=connection_limits(settings)),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import anyio
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server import errors
@@ -46,24 +49,33 @@ class ErrorShape:
     """What ``body`` makes, for pydantic to describe."""
     invalid_status: int = 400
     """Of a field of the wrong type or out of range."""
+    key_header: str = ""
+    """A header in which the dialect's clients send the API key as it is, beside ``Authorization`` and ``X-API-Key``."""
+
+
+class Dialect(ABC):
+    """A set of routes, with the shapes of their errors."""
+
+    __slots__ = ()
+    shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
+    """By path or prefix of a path, where the shape is not the default one.
+
+    A prefix ends where a part of the path does, unless it ends with ``*``."""
+
+    @abstractmethod
+    def routes(self) -> list[BaseRoute]:
+        """What the server mounts."""
 
 
 class ErrorShapes:
-    """Which shape a path's errors have: its own, or that of the longest prefix.
+    """The shape of a path's errors: that of the longest prefix."""
 
-    A prefix ends where a part of the path does, unless it ends with ``*``.
-    """
-
-    def __init__(
-        self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape], by_path: Mapping[str, ErrorShape]
-    ) -> None:
+    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+        """``by_prefix``: as in `Dialect`."""
         self._default = default
-        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
-        if path in self._by_path:
-            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
@@ -128,11 +140,14 @@ async def parse_body(request: Request, model: type[B]) -> B:
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
+    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise too_large  # before a client that waits for `100 Continue` sends it
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise too_large
     if len(body) <= _INLINE_BYTES:
         return parsed(model, bytes(body))
     # One at a time: each holds the interpreter's lock while it parses, and the event loop must get it in between.
@@ -256,10 +271,12 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
+    errors.UploadTimeout: 408,
     errors.UploadTooLarge: 413,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
@@ -267,6 +284,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,
     errors.JobQueueFull: 503,
+    errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
@@ -291,6 +309,8 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.UploadTimeout):
+        headers["Connection"] = "close"  # the rest of the body would have to be read before another request
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return JSONResponse(shape.body(status, str(error), error), status, headers)

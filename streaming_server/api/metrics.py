@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from streaming_server.api.http import Dialect
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
 from streaming_server.ops.metrics import MEDIA_TYPE, Metrics
 
@@ -17,7 +18,7 @@ _METRICS = Operation("All counters", [Answer("Prometheus' text form.", None, ["t
 
 
 @dataclass(frozen=True, slots=True)
-class MetricsRoute:
+class MetricsRoute(Dialect):
     """The route over one server's metrics."""
 
     metrics: Metrics

@@ -1,6 +1,6 @@
-"""Around every request: its id, its one log line, and an answer for what nobody expected.
+"""What happens around every request: its id, its record, its key, the bounds of uploads, and unexpected errors.
 
-Knows no route and no dialect beyond its error shape.
+Nothing is let through for being of an unknown kind: a scope of any type but ``lifespan`` is a request.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from streaming_server.api.http import ErrorShapes, error_response
-from streaming_server.errors import ShuttingDown, Unauthorized
+from streaming_server.api.record import DISCONNECTED, RequestRecord
+from streaming_server.errors import (
+    OriginRefused,
+    ShuttingDown,
+    SpeechServerError,
+    TooManyUploads,
+    Unauthorized,
+    UploadTimeout,
+)
 from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
 
@@ -29,73 +37,77 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Names every request (``X-Request-Id``, the client's own where it is harmless); logs and counts it at its end."""
+    """Gives every request its id (``X-Request-Id``, the client's own where it is harmless); logs and counts it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = _headers(scope).get("x-request-id", "")
         identity = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
-        entry: dict[str, Any] = {}
-        scope.setdefault("state", {})["log"] = entry
-        status: int | None = None
-        sent_bytes = 0
+        record = RequestRecord(scope.get("method", scope["type"].upper()), scope.get("path", ""))
+        record.attach(scope)
         began_s = time.monotonic()
 
         async def watched_send(message: Message) -> None:
-            nonlocal status, sent_bytes
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = identity
-            sent_bytes += len(message.get("body", b""))
+            match message["type"]:
+                case "http.response.start" | "websocket.http.response.start":
+                    record.status = message["status"]
+                    MutableHeaders(scope=message)["X-Request-Id"] = identity
+                case "websocket.accept":
+                    record.status = 101
+                    MutableHeaders(scope=message)["X-Request-Id"] = identity
+            record.sent_bytes += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
             await send(message)
 
         try:
             await self._app(scope, receive, watched_send)
         finally:
-            duration_s = round(time.monotonic() - began_s, 4)
-            fields = {"method": scope["method"], "route": scope["path"], "status": status, "duration_s": duration_s}
-            log.info("request", extra={"fields": fields | entry})
-            route = scope["state"].get("route", "none")
-            left = entry.get("outcome") == "disconnected"
-            self._metrics.request(scope["method"], route, status, sent_bytes, left=left)
+            record.duration_s = round(time.monotonic() - began_s, 4)
+            record.template = getattr(scope.get("route"), "path", record.template)
+            log.info("request", extra={"fields": record.logged()})
+            left = record.outcome == DISCONNECTED
+            self._metrics.request(record.method, record.template, record.status, record.sent_bytes, left=left)
             request_id.reset(token)
 
 
 class UnexpectedErrors:
-    """Turns an exception that nothing foresaw into one error of the dialect's shape and one trace in the log."""
+    """Turns an unexpected exception into one error of the dialect's shape and one trace in the log."""
 
     def __init__(self, app: ASGIApp, shapes: ErrorShapes) -> None:
         self._app = app
         self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
         started = False
 
         async def watched_send(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            started = started or message["type"] in {"http.response.start", "websocket.accept"}
             await send(message)
 
         try:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
-            scope["state"]["log"]["outcome"] = "disconnected"
+            RequestRecord.of(scope).outcome = DISCONNECTED
         except asyncio.CancelledError:
             # Only the server cancels a request as a whole: the time that it gives at shutdown is over.
-            scope["state"]["log"]["outcome"] = ShuttingDown.code
-            if started:
+            RequestRecord.of(scope).outcome = ShuttingDown.code
+            if not started:
+                await _refuse(ShuttingDown(), self._shapes, scope, receive, send)
+            elif not await _aborted(scope):
                 raise
-            await error_response(ShuttingDown(), self._shapes.of(scope["path"]), 1)(scope, receive, send)
         except Exception:
             log.exception("unexpected error")
-            if started:
+            if started or scope["type"] != "http":
                 raise  # too late for an answer; the server closes the connection
             message = "an unexpected error; the server's log has the details under this request's X-Request-Id"
             body = self._shapes.of(scope["path"]).body(500, message, None)
@@ -103,7 +115,7 @@ class UnexpectedErrors:
 
 
 class ApiKeys:
-    """Lets in who knows a key; without keys, everybody. What says only that the server is there stays open."""
+    """Lets in requests with a key; without keys, all. Only the paths that show that the server is there stay open."""
 
     OPEN = frozenset({"/", "/health", "/player", "/docs", "/openapi.json"})
 
@@ -113,18 +125,111 @@ class ApiKeys:
         self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._keys or self._is_open(scope["path"]) or self._knows_key(scope):
+        if scope["type"] == "lifespan" or not self._keys or self._is_open(scope) or self._has_key(scope):
             await self._app(scope, receive, send)
-            return
-        response = error_response(Unauthorized(), self._shapes.of(scope["path"]), 0)
-        await response(scope, receive, send)
+        else:
+            await _refuse(Unauthorized(), self._shapes, scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
-        return path in self.OPEN or path.startswith("/static/")
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and (scope["path"] in self.OPEN or scope["path"].startswith("/static/"))
 
-    def _knows_key(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
+    def _has_key(self, scope: Scope) -> bool:
+        headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        if own_header := self._shapes.of(scope.get("path", "")).key_header:
+            given.append(headers.get(own_header, ""))
         # Every pair is compared, each in constant time: how long it takes tells nothing about the keys.
         return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in self._keys) > 0
+
+
+class UploadGuard:
+    """Bounds uploads in number and time, and refuses those that a page of another site sends without being allowed.
+
+    A browser sends a form to any site without asking first, so CORS alone does not keep such a page from uploading.
+    With API keys it has none to send, and `ApiKeys` refuses it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, shapes: ErrorShapes, origins: Sequence[str], max_uploads: int, timeout_s: float
+    ) -> None:
+        self._app = app
+        self._shapes = shapes
+        self._origins = origins
+        self._max_uploads = max_uploads
+        self._timeout_s = timeout_s
+        self._receiving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _headers(scope)
+        if not headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._app(scope, receive, send)
+            return
+        error: SpeechServerError | None = None
+        if not self._is_allowed(headers):
+            error = OriginRefused(headers["origin"])
+        elif self._receiving >= self._max_uploads:
+            error = TooManyUploads(self._max_uploads)
+        if error is not None:
+            await _refuse(error, self._shapes, scope, receive, send)
+            return
+        is_complete = False
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+
+        def complete() -> None:
+            nonlocal is_complete
+            self._receiving -= not is_complete
+            is_complete = True
+
+        async def timed_receive() -> Message:
+            try:
+                async with asyncio.timeout_at(None if is_complete else deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise UploadTimeout(self._timeout_s) from None
+            if not message.get("more_body", False):
+                complete()
+            return message
+
+        self._receiving += 1
+        try:
+            await self._app(scope, timed_receive, send)
+        finally:
+            complete()
+
+    def _is_allowed(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        own = origin is not None and origin.partition("://")[2] == headers.get("host")
+        return origin is None or own or "*" in self._origins or origin in self._origins
+
+
+def _headers(scope: Scope) -> Headers:
+    return Headers(raw=scope.get("headers", []))
+
+
+async def _refuse(error: SpeechServerError, shapes: ErrorShapes, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error; a WebSocket that is not open yet is denied with the same response.
+
+    Raises:
+        SpeechServerError: the scope is of a type that has no answer.
+    """
+    RequestRecord.of(scope).outcome = error.code
+    if scope["type"] not in {"http", "websocket"}:
+        raise error
+    response = error_response(error, shapes.of(scope["path"]), retry_after_s=1)
+    if scope["type"] == "http":
+        await response(scope, receive, send)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await WebSocket(scope, receive, send).close(code=1008, reason=str(error))
+
+
+async def _aborted(scope: Scope) -> bool:
+    """Drop the connection of a request; False where the server gives no hold of it."""
+    transport = scope["state"].get("transport")
+    if transport is None:
+        return False
+    transport.abort()
+    await asyncio.sleep(0.01)  # the server learns of it in the next step, and then expects no end of the response
+    return True

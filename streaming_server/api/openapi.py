@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShapes
+from streaming_server.api.http import Dialect, ErrorShapes
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag
 
 _STATIC = Path(__file__).parent.parent / "static"
@@ -52,7 +52,7 @@ _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Docs:
+class Docs(Dialect):
     """The routes of the description."""
 
     def __init__(self, shapes: ErrorShapes, open_paths: Collection[str], *, keys_needed: bool) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, with_config
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from streaming_server.api.http import Body
 
@@ -83,10 +82,6 @@ class ApiRoute(Route):
         super().__init__(path, endpoint, methods=methods)
         self.tag = tag
         self.operation = operation
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["route"] = self.path  # what is counted by route, as paths are without number
-        await super().handle(scope, receive, send)
 
 
 RESUMABLE = Parameter(

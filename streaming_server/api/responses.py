@@ -1,6 +1,6 @@
-"""Speech as an HTTP response: headers with the first audio, bytes as they are made, an end that can be told from a cut.
+"""Speech as an HTTP response: headers with the first audio, bytes as they are encoded, and an unmistakable end.
 
-Knows streams and connections; not routes, and not what an error looks like in a dialect.
+A stream that fails after its first byte lacks the final chunk, so that clients can tell it from a complete one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
 import anyio
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from streaming_server.api.http import RangeNotSatisfiable
+from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
 from streaming_server.audio.encoders import AudioEncoder, PcmEncoder, wav_header
 from streaming_server.domain import SpeechRequest
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError, StreamNotFound
@@ -48,14 +48,14 @@ class StreamResponse(ABC):
         """Start the response and send its body, but for the end; the outcome where it is not that all is complete."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = scope["state"]["log"]
+        record = RequestRecord.of(scope)
         connection = Connection(scope, send, self._send_timeout_s)
         async with _until_disconnect(receive) as gone, self.open(scope) as stream:
-            entry["outcome"] = "disconnected"
+            record.outcome = DISCONNECTED
 
             def give_up() -> None:
                 if connection.started:  # else the error is read, and answered with a status
-                    entry["outcome"] = ReaderTooSlow.code
+                    record.outcome = ReaderTooSlow.code
                     connection.abort()
                     gone.cancel()
 
@@ -63,16 +63,16 @@ class StreamResponse(ABC):
             try:
                 outcome = await self.respond(stream, connection)
                 await connection.write(b"", last=True)
-                entry["outcome"] = outcome or "complete"
+                record.outcome = outcome or COMPLETE
             except SpeechServerError as error:
-                entry["outcome"] = error.code
+                record.outcome = error.code
                 if not connection.started:
                     raise
-                log.warning("the stream was cut: %s", error)
+                log.warning("stream aborted: %s", error)
                 await connection.cut(gone, at_once=isinstance(error, ReaderTooSlow))
             finally:
                 stream.buffer.on_give_up.discard(give_up)
-                entry.update(_summary(stream))
+                _summarise(stream, record)
 
 
 class SpeechResponse(StreamResponse):
@@ -94,7 +94,8 @@ class SpeechResponse(StreamResponse):
         self._keep = keep
 
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
-        scope["state"]["log"].update(voice=self.request.voice.name, characters=len(self.request.text))
+        record = RequestRecord.of(scope)
+        record.voice, record.characters = self.request.voice.name, len(self.request.text)
         resumable = Headers(scope=scope).get("x-resumable", "").lower() in {"true", "1"}
         return self.service.open(self.request, self._encoder, keep=self._keep, resumable=resumable)
 
@@ -258,12 +259,10 @@ async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None
             gone.cancel()
 
 
-def _summary(stream: SpeechStream) -> dict[str, Any]:
-    """What the log says of a stream."""
+def _summarise(stream: SpeechStream, record: RequestRecord) -> None:
+    """Add a stream's statistics to the record of its request."""
     stats = stream.stats
-    return {
-        "wait_s": stats.wait_s and round(stats.wait_s, 4),
-        "first_audio_s": stats.first_audio_s and round(stats.first_audio_s, 4),
-        "audio_s": round(stats.audio_s, 3),
-        "real_time_factor": round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None,
-    }
+    record.wait_s = stats.wait_s and round(stats.wait_s, 4)
+    record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)
+    record.audio_s = round(stats.audio_s, 3)
+    record.real_time_factor = round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None

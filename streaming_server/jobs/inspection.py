@@ -11,14 +11,19 @@ from typing import Any
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.domain import Voice
+from streaming_server.domain import Capability, Voice
 from streaming_server.errors import SpeechServerError
 from streaming_server.ops.gpu import gpus
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 SPEECH = "indextts.generate_speech"
-_CAPABILITIES = ("text_to_speech", "voice_cloning", "emotion_control", "multi_language")
+_CAPABILITIES = (
+    Capability.TEXT_TO_SPEECH,
+    Capability.VOICE_CLONING,
+    Capability.EMOTION_CONTROL,
+    Capability.MULTI_LANGUAGE,
+)
 _MIDDLE_HZ = 165.0
 """Between the voices of most men and of most women."""
 _HEARD_S = 10.0
@@ -38,7 +43,7 @@ async def health_check(service: SpeechService, voices: VoiceLibrary) -> dict[str
 
 async def get_model_info(service: SpeechService, voices: VoiceLibrary) -> dict[str, Any]:
     info = service.engine.info
-    capabilities = {name: bool(info.capabilities.get(name)) for name in _CAPABILITIES}
+    capabilities = {capability: capability in info.capabilities for capability in _CAPABILITIES}
     return {
         "status": "success",
         "model_info": {

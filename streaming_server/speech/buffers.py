@@ -1,8 +1,7 @@
-"""What lies between the tasks of a stream: samples before the encoder, bytes after it. Both are bounded.
+"""The buffers between the tasks of a stream: samples before the encoder, bytes after it. Both are bounded.
 
-TCP holds no stream back at Opus rates, and the engine never waits for a reader, so unsent bytes are counted here, for
-each stream and in total. Bytes that were sent stay for a while, for a reader whose connection broke. Knows no encoder
-and no connection.
+TCP gives no back-pressure at Opus rates, and the engine never waits for a reader, so unsent bytes are counted here, for
+each stream and in total. Sent bytes are kept for a while, for a reader whose connection broke.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from streaming_server.domain import IntSamples
 from streaming_server.errors import ReaderTooSlow, StreamNotFound
 
 _READ_BYTES = 65536
-"""A read stops here: what has been read is no longer unsent."""
+"""Most bytes of one read: what has been read counts as sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteLimits:
-    """What streams may hold, in bytes."""
+    """How many bytes streams may hold."""
 
     unsent_stream: int
     unsent_total: int
     kept: int
-    """Bytes that were sent and are kept, of all streams together."""
+    """Sent bytes that are kept, of all streams together."""
 
 
 class ByteBudget:
@@ -36,17 +35,17 @@ class ByteBudget:
 
     def __init__(self, limits: ByteLimits) -> None:
         self.limits = limits
+        self.unsent_bytes = 0
+        """Encoded and not sent yet."""
+        self.kept_bytes = 0
+        """Sent and still held."""
         self._buffers: dict[StreamBuffer, None] = {}  # an ordered set: the oldest comes first
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Made, and not sent yet."""
-        return sum(buffer.unsent_bytes for buffer in self._buffers)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Sent, and kept all the same."""
-        return sum(buffer.kept_bytes for buffer in self._buffers)
+    def count(self, buffer: StreamBuffer, unsent: int, kept: int) -> None:
+        """Add to the totals; a buffer that was discarded counts no more."""
+        if buffer in self._buffers:
+            self.unsent_bytes += unsent
+            self.kept_bytes += kept
 
     def open(self) -> StreamBuffer:
         """A buffer for a new stream."""
@@ -56,10 +55,11 @@ class ByteBudget:
 
     def discard(self, buffer: StreamBuffer) -> None:
         """Forget a stream."""
+        self.count(buffer, -buffer.unsent_bytes, -buffer.kept_bytes)
         self._buffers.pop(buffer, None)
 
     def enforce(self) -> None:
-        """Where too much is unsent, give up the stream that holds most; where too much is kept, forget the oldest."""
+        """Give up the stream with the most unsent bytes, and forget the oldest kept ones, where a limit is passed."""
         if self.unsent_bytes > self.limits.unsent_total:
             max(self._buffers, key=lambda buffer: buffer.unsent_bytes).give_up("unsent audio has reached its limit")
         excess = self.kept_bytes - self.limits.kept
@@ -82,13 +82,13 @@ class StreamBuffer:
         """Position of the first byte that is still held."""
         self.ended = False
         self.error: BaseException | None = None
-        """What the stream ended with; None while it runs and where it ended well."""
+        """Why the stream ended early; None while it runs and after a regular end."""
         self.on_give_up: set[Callable[[], None]] = set()
-        """Called when the stream is given up, since a reader may be stuck in a send."""
+        """Called when the stream is given up, as a reader may be waiting in a send."""
 
     @property
     def size(self) -> int:
-        """Bytes made so far."""
+        """Bytes encoded so far."""
         return self.first + len(self._held)
 
     @property
@@ -111,6 +111,7 @@ class StreamBuffer:
         """
         if piece and not self.ended:
             self._held += piece
+            self._budget.count(self, len(piece), 0)
             self._changed.set()
             if self.unsent_bytes > self._budget.limits.unsent_stream:
                 self.give_up(f"the reader is {self.unsent_bytes} bytes behind")
@@ -119,13 +120,14 @@ class StreamBuffer:
             raise self.error
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more comes; a reader is told of the error after what there is."""
+        """End the stream; readers get the error after the last byte."""
         if not self.ended:
             self.ended, self.error = True, error
             self._changed.set()
 
     def give_up(self, why: str) -> None:
-        """Drop everything; reader and writer get `ReaderTooSlow`."""
+        """Drop all bytes; reader and writer get `ReaderTooSlow`."""
+        self._budget.count(self, -self.unsent_bytes, -self.kept_bytes)
         self.first = self._sent = self.size
         self._held.clear()
         self.ended, self.error = True, ReaderTooSlow(why)
@@ -134,7 +136,8 @@ class StreamBuffer:
             callback()
 
     def forget_sent(self) -> None:
-        """Keep unsent bytes alone."""
+        """Drop the sent bytes."""
+        self._budget.count(self, 0, -self.kept_bytes)
         del self._held[: self.kept_bytes]  # moves no bytes: a bytearray only advances its start
         self.first = self._sent
 
@@ -143,7 +146,7 @@ class StreamBuffer:
 
         Raises:
             StreamNotFound: those bytes are no longer held.
-            BaseException: what the stream ended with.
+            BaseException: the error that ended the stream.
         """
         if position < self.first:
             raise self.error or StreamNotFound
@@ -157,14 +160,16 @@ class StreamBuffer:
         with memoryview(self._held) as held:
             start = position - self.first
             piece = bytes(held[start : start + _READ_BYTES])
-        self._sent = max(self._sent, position + len(piece))
+        if (newly_sent := position + len(piece) - self._sent) > 0:
+            self._budget.count(self, -newly_sent, newly_sent)
+            self._sent += newly_sent
         return piece
 
     async def complete(self) -> int:
-        """Wait for the end without reading; how many bytes there are.
+        """Wait for the end without reading; the number of bytes.
 
         Raises:
-            BaseException: what the stream ended with.
+            BaseException: the error that ended the stream.
         """
         while not self.ended:
             self._changed.clear()
@@ -178,7 +183,7 @@ class SampleQueue:
     """Samples between a synthesis and its encoder."""
 
     def __init__(self, limit: int) -> None:
-        """``limit``: samples at which the synthesis waits for its encoder: they are larger than what they become."""
+        """``limit``: samples above which the synthesis waits for its encoder."""
         self._limit = limit
         self._chunks: deque[IntSamples] = deque()
         self._size = 0
@@ -203,16 +208,16 @@ class SampleQueue:
         self._filled.set()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more comes."""
+        """End the queue; ``take`` raises the error after the last sample."""
         if not self._ended:
             self._ended, self._error = True, error
             self._filled.set()
 
-    async def take(self, most: int, timeout_s: float) -> IntSamples | None:
-        """1 to ``most`` samples; none at the end; None where nothing came in time.
+    async def take(self, max_samples: int, timeout_s: float) -> IntSamples | None:
+        """1 to ``max_samples`` samples; none at the end; None where none came in time.
 
         Raises:
-            BaseException: what the samples ended with, once all have been taken.
+            BaseException: the error that ended the queue, once all samples are taken.
         """
         while not self._chunks:
             if self._ended:
@@ -226,7 +231,7 @@ class SampleQueue:
             except TimeoutError:
                 return None
         taken: list[IntSamples] = []
-        missing = most
+        missing = max_samples
         while self._chunks and missing:
             chunk = self._chunks.popleft()
             if chunk.size > missing:
@@ -234,6 +239,6 @@ class SampleQueue:
                 chunk = chunk[:missing]
             taken.append(chunk)
             missing -= chunk.size
-        self._size -= most - missing
+        self._size -= max_samples - missing
         self._drained.set()
         return np.concatenate(taken)

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from streaming_server.domain import AudioChunk, Script, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, Script, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import Engine
 from streaming_server.errors import InvalidRequest
 from streaming_server.text import cut_by_words
@@ -76,7 +76,7 @@ def as_dialogue(request: SpeechRequest, voices: Sequence[Voice], field: str = "t
 
 async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
     """The audio of a request, as `Engine.stream`: by an engine that plays scripts, or turn by turn."""
-    if engine.info.capabilities.get("dialogue"):
+    if Capability.DIALOGUE in engine.info.capabilities:
         script = request.script or script_of(request.text, [request.voice], PLAIN)
         parts = [replace(request, script=script)]
     elif request.script:

@@ -1,7 +1,4 @@
-"""A limited number of turns, given to the lowest priority value first and in arrival order among equals.
-
-Knows neither what a turn is for nor how long one should wait.
-"""
+"""A semaphore that serves the lowest priority value first, and equal ones in the order of arrival."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from itertools import count
 
 
 class PrioritySemaphore:
-    """At most ``capacity`` turns at a time."""
+    """At most ``capacity`` holders at a time."""
 
     def __init__(self, capacity: int) -> None:
         self._free = capacity
@@ -20,37 +17,37 @@ class PrioritySemaphore:
 
     @property
     def is_open(self) -> bool:
-        """Whether a turn could be had at once."""
+        """Whether ``acquire`` would return at once."""
         return self._free > 0
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiting callers."""
         return len(self._waiting)
 
     async def acquire(self, priority: float = 0.0) -> None:
-        """Wait for a turn; cancelling gives the place up at once."""
+        """Wait for a place; a cancelled caller leaves the queue at once."""
         if self._free:
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (priority, next(self._arrivals), turn)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (priority, next(self._arrivals), granted)
         heapq.heappush(self._waiting, entry)
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()  # the turn came in the same moment: it goes to the next
+            if granted.done() and not granted.cancelled():
+                self.release()  # it was granted in the same moment: the next caller gets it
             elif entry in self._waiting:
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
             raise
 
     def release(self) -> None:
-        """Give the turn to the next."""
+        """Free one place, for the next caller."""
         while self._waiting:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():  # one that was cancelled a moment ago has not left the queue yet
-                turn.set_result(None)
+            granted = heapq.heappop(self._waiting)[2]
+            if not granted.done():  # a caller that was cancelled just now is still in the queue
+                granted.set_result(None)
                 return
         self._free += 1

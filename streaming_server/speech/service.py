@@ -16,7 +16,7 @@ import anyio
 
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.stretch import stretched
-from streaming_server.domain import SpeechRequest
+from streaming_server.domain import Capability, SpeechRequest
 from streaming_server.engines.base import Engine
 from streaming_server.errors import EngineNotReady, StreamNotFound
 from streaming_server.speech.buffers import ByteBudget, ByteLimits
@@ -129,10 +129,10 @@ class SpeechService:
         if request.verbose:
             log.info("speech request", extra={"fields": asdict(request)})
         info = self.engine.info
-        for asked, capability in ((request.scene, "scene"), (request.own_voices, "smart_voice")):
-            if asked and not info.capabilities.get(capability):
+        for asked, capability in ((request.scene, Capability.SCENE), (request.own_voices, Capability.SMART_VOICE)):
+            if asked and capability not in info.capabilities:
                 log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
-        if not info.capabilities.get("speed"):
+        if Capability.SPEED not in info.capabilities:
             encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()

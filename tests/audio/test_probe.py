@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -155,19 +154,20 @@ def test_a_file_that_names_others_opens_none_of_them(kind: str, tmp_path: Path) 
         "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
     }
     (tmp_path / "a.m4a").write_bytes(contents[kind])
-    began_s = time.monotonic()
     refusal(tmp_path / "a.m4a")
-    assert time.monotonic() - began_s < 2
 
 
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a"])
 def test_a_long_silence_in_a_small_file_is_stopped_at_the_limit(suffix: str, tmp_path: Path) -> None:
-    rate = {"flac": ["-b:a", "1k"], "mp3": ["-b:a", "8k"], "m4a": ["-b:a", "1k"]}[suffix]
-    path = made(tmp_path / f"a.{suffix}", *rate, seconds=1200, source="anullsrc", rate_hz=8000)
-    assert path.stat().st_size < 2_000_000
-    began_s = time.monotonic()
+    options = {"flac": ["-b:a", "1k"], "mp3": ["-b:a", "8k"], "m4a": ["-b:a", "1k", "-movflags", "+faststart"]}[suffix]
+    path = made(tmp_path / f"a.{suffix}", *options, seconds=1200, source="anullsrc", rate_hz=8000)
+    content = path.read_bytes()
+    assert len(content) < 2_000_000
     assert "longer than 20 s" in refusal(path)
-    assert time.monotonic() - began_s < 1.0
+    # The end, which is damaged, is read only where the limit allows it.
+    path.write_bytes(content[: len(content) * 3 // 4] + b"\x55" * (len(content) // 4))
+    assert "longer" not in refusal(path, 2000.0)
+    assert "longer than 20 s" in refusal(path)
 
 
 def test_a_recording_just_within_and_just_beyond_the_limit(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from streaming_server.audio.decode import decode_native
@@ -18,9 +17,9 @@ from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import FloatSamples, SpeechRequest, Voice
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.languages import runs
-from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
+from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
 from streaming_server.engines.espeak.voices import PRESETS, nearest_preset, preset_for
-from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnreadable
+from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
 pytestmark = pytest.mark.anyio
 RECORDINGS = sorted((Path(__file__).parents[2] / "reference_audios").glob("*.wav"))
@@ -124,56 +123,37 @@ async def test_a_sentence_ends_with_a_pause_before_the_other_language(engine: Es
 
 
 async def test_the_first_chunk_comes_long_before_the_last(engine: EspeakEngine) -> None:
-    async with aclosing(engine.stream(SpeechRequest(ENGLISH * 100, voice(RECORDINGS[0])))) as chunks:
-        began_s = time.perf_counter()
-        await anext(chunks)
-        first_s = time.perf_counter() - began_s
-        async for _ in chunks:
-            pass
-        assert first_s < (time.perf_counter() - began_s) / 5
-
-
-async def test_cancelling_stops_within_a_chunk(engine: EspeakEngine) -> None:
-    chunks = engine.stream(SpeechRequest(ENGLISH * 500, voice(RECORDINGS[0])))
+    """Of a text that takes minutes; closing ends it."""
+    chunks = engine.stream(SpeechRequest(ENGLISH * 20_000, voice(RECORDINGS[0])))
     await anext(chunks)
-    began_s = time.perf_counter()
     await chunks.aclose()
-    assert time.perf_counter() - began_s < 0.1
     assert (await spoken(engine, "and on")).size
 
 
 async def test_two_engines_speak_at_once_and_leave_nothing_behind() -> None:
-    before = threading.active_count()
+    before = psutil.Process().children(recursive=True)
     engines = [EspeakEngine() for _ in range(3)]
     texts = (ENGLISH, CHINESE, "one two three")
-    for _ in range(5):
-        lengths = [item.size for item in await asyncio.gather(*map(spoken, engines, texts))]
-        alone = [(await spoken(engine, text)).size for engine, text in zip(engines, texts, strict=True)]
-        assert lengths == pytest.approx(alone, rel=0.01)
+    for _ in range(3):
+        together = await asyncio.gather(*map(spoken, engines, texts))
+        alone = [await spoken(engine, text) for engine, text in zip(engines, texts, strict=True)]
+        assert all(map(np.array_equal, together, alone))
     for engine in engines:
         await engine.aclose()
-    assert threading.active_count() == before
+    assert psutil.Process().children(recursive=True) == before
 
 
-def test_an_unknown_variant_or_language_is_refused() -> None:
-    library = EspeakLibrary()
-    with pytest.raises(EngineFailed, match="variant nobody"):
-        library.speak("a", "en-us", Timbre("nobody"), lambda _: True)
-    with pytest.raises(EngineFailed, match="voice zz"):
-        library.speak("a", "zz", Timbre(), lambda _: True)
-    library.close()
+def test_an_exception_in_the_receiver_ends_the_synthesis() -> None:
+    library = EspeakLibrary(*find_files())
 
-
-def test_an_exception_in_the_receiver_comes_out() -> None:
-    library = EspeakLibrary()
-
-    def fail(_: object) -> bool:
+    def fail(_: object) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         library.speak(ENGLISH, "en-us", Timbre(), fail)
-    assert library.speak("a", "en-us", Timbre(), lambda _: True)
-    library.close()
+    chunks: list[bytes] = []
+    library.speak("a", "en-us", Timbre(), chunks.append)
+    assert chunks
 
 
 @pytest.mark.parametrize("text", ["...", "<voice name='x'>tag</voice>", "a" * 3000, "🎉🎉", "\n\n\t", "é" * 500, "̀́"])

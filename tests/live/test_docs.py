@@ -247,7 +247,7 @@ def test_a_dialect_with_uploads_can_be_described() -> None:
     operation = Operation("Take a file", [Answer("Taken.", dict[str, str])], UploadBody, "multipart/form-data")
     route = ApiRoute("/other/upload/{name:path}", upload, Tag("Other", "Another."), operation, methods=["POST"])
     refusing = ErrorShape(lambda status, message, error: {"message": message}, Refusal)
-    shapes = ErrorShapes(ERRORS, {"/other": refusing}, {})
+    shapes = ErrorShapes(ERRORS, {"/other": refusing})
     described = document([route], shapes, (), keys_needed=True)
     taken = described["paths"]["/other/upload/{name}"]["post"]
     schema = taken["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,10 +13,10 @@ from streaming_server.app import create_app
 from streaming_server.environment import InvalidSetting
 from streaming_server.settings import Settings
 from tests.support.children import free_port
-from tests.support.fakes import FakeEngine, Step, tone
-from tests.support.server import LiveServer, RawClient, by_text, eventually, running
+from tests.support.fakes import FOREVER, FakeEngine, Step, tone
+from tests.support.server import LiveServer, RawClient, around_now, by_text, eventually, running
 
-SCRIPTS: dict[str, list[Step]] = {"long": [tone(0.1), 30.0], "next": [tone(0.1)]}
+SCRIPTS: dict[str, list[Step]] = {"long": [tone(0.1), FOREVER], "next": [tone(0.1)]}
 STATUS = "/opus_queue_status"
 
 
@@ -38,7 +37,7 @@ def status(live: LiveServer, **options: Any) -> dict[str, Any]:
 def test_the_fleet_is_the_sum_of_its_servers() -> None:
     with fleet_of(2) as (one, two):
         idle = status(one)
-        assert abs(idle.pop("timestamp") - time.time()) < 5
+        assert idle.pop("timestamp") == around_now()
         quiet = {"status": "healthy", "is_processing": False, "queue_available": True, "waiting": 0}
         assert idle == {
             "is_processing": False,
@@ -95,9 +94,7 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
         socket.create_server(("127.0.0.1", 0)) as silent,
         fleet_of(1, f"http://127.0.0.1:{silent.getsockname()[1]}") as (one,),
     ):
-        began_s = time.monotonic()
         assert status(one)["servers"][1]["error"] == "no answer within 2 s"
-        assert time.monotonic() - began_s < 4
 
 
 def test_what_is_no_server_of_this_kind_is_called_so() -> None:

@@ -10,24 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from streaming_server.api.operations import ApiRoute
 from streaming_server.domain import SpeechRequest
 from streaming_server.speech.service import EngineState
 from tests.support.children import free_port
-from tests.support.fakes import FakeEngine, Step, tone
+from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
 from tests.support.gateway import Gateway, gateway
 from tests.support.process import server_process
-from tests.support.server import LiveServer, RawClient, by_text, eventually, running
+from tests.support.scripted_server import SCRIPTED, until
+from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
 SCRIPTS: dict[str, list[Step]] = {
-    "long": [tone(0.1), 30.0],
-    "pieces": [tone(0.2), 1.0, tone(0.2)],
+    "long": [tone(0.1), FOREVER],
     "unread": [tone(1.0)] * 300,
     "next": [tone(0.1)],
 }
@@ -64,7 +64,7 @@ def fleet(*engines: FakeEngine) -> Iterator[Fleet]:
         running(first, agent_port=agents[0]) as one,
         running(second, agent_port=agents[1]) as two,
         gateway(one.port, two.port, agents) as front,
-        httpx.Client(base_url=front.url, timeout=20) as client,
+        httpx.Client(base_url=front.url, timeout=120) as client,
     ):
         yield Fleet((one, two), front, client)
 
@@ -102,14 +102,13 @@ def test_requests_are_spoken_in_the_order_of_arrival_whichever_server_is_free() 
 
 
 def test_audio_arrives_as_it_is_made() -> None:
-    with fleet() as servers:
-        began_s = time.monotonic()
-        with servers.client.stream("POST", OPUS, json={"text": "pieces"}) as response:
-            pieces = response.iter_bytes()
-            next(pieces)
-            assert time.monotonic() - began_s < 0.5
-            assert sum(len(piece) for piece in pieces) > 100
-            assert time.monotonic() - began_s > 1.0
+    rest = Gate()
+    engines = [speaking(tone(0.2), rest, tone(0.2)) for _ in range(2)]
+    with fleet(*engines) as servers, servers.client.stream("POST", OPUS, json={"text": "a"}) as response:
+        pieces = response.iter_bytes()
+        assert next(pieces)
+        rest.open()
+        assert sum(len(piece) for piece in pieces) > 100
 
 
 def test_what_is_spoken_waits_for_a_server_and_nothing_else_does() -> None:
@@ -120,7 +119,7 @@ def test_what_is_spoken_waits_for_a_server_and_nothing_else_does() -> None:
         for route in described:
             for method in sorted(route.methods or ()):
                 path = route.path_format.replace("{audio_index}", "0")
-                with socket.create_connection(("127.0.0.1", servers.gateway.port), 5) as asking:
+                with socket.create_connection(("127.0.0.1", servers.gateway.port), 60) as asking:
                     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
                     asking.sendall(head.encode())
                     refusals = set(route.operation.refusals)
@@ -148,13 +147,11 @@ def test_a_method_that_a_speaking_route_lacks_is_refused_at_once() -> None:
 @pytest.mark.parametrize("path", [PCM, OPUS, "/synthesize"])
 def test_a_client_that_leaves_frees_its_server(path: str) -> None:
     with fleet() as servers:
-        took = []
         for _ in range(8):
             client = servers.raw("long", path)
             eventually(servers.speaking)
             client.close()
-            took.append(eventually(lambda: servers.speaking() == 0))
-        assert np.median(took) < 0.1
+            eventually(lambda: servers.speaking() == 0)
 
 
 def test_a_client_that_leaves_the_queue_is_never_spoken_to() -> None:
@@ -174,9 +171,7 @@ def test_readers_that_read_nothing_keep_no_server_from_the_next() -> None:
     with fleet() as servers:
         sleeping = [servers.raw("unread", receive_buffer=4096) for _ in range(4)]
         eventually(lambda: servers.spoken().count("unread") == 4 and servers.speaking() == 0)
-        began_s = time.monotonic()
         assert servers.client.post(PCM, json={"text": "next"}).status_code == 200
-        assert time.monotonic() - began_s < 1
         for client in sleeping:
             client.close()
 
@@ -189,7 +184,7 @@ def test_a_body_that_comes_slowly_takes_nobodys_turn() -> None:
             slow[-1].sendall(f"POST {PCM} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode())
             slow[-1].sendall(b"Content-Length: 100\r\n\r\n{")
         time.sleep(0.1)
-        assert servers.client.post(PCM, json={"text": "next"}, timeout=2).status_code == 200
+        assert servers.client.post(PCM, json={"text": "next"}).status_code == 200
         for connection in slow:
             connection.close()
 
@@ -219,10 +214,10 @@ def test_without_any_server_a_client_is_told_when_to_try_again() -> None:
 def test_the_next_request_goes_to_the_other_server_when_one_is_killed() -> None:
     agents = free_port(), free_port()
     with (
-        server_process(ENGINE="espeak") as doomed,
-        server_process(ENGINE="espeak") as other,
+        server_process(*SCRIPTED) as doomed,
+        server_process(*SCRIPTED) as other,
         gateway(doomed.port, other.port, agents) as front,
-        httpx.Client(base_url=front.url, timeout=20) as client,
+        httpx.Client(base_url=front.url, timeout=120) as client,
     ):
         doomed.stop(signal.SIGKILL)
         for _ in range(4):
@@ -234,23 +229,23 @@ def test_the_next_request_goes_to_the_other_server_when_one_is_killed() -> None:
         assert front.up("gpu2")
 
 
-def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on() -> None:
+def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on(tmp_path: Path) -> None:
     agents = free_port(), free_port()
     endings: list[str] = []
     with (
-        server_process(AGENT_PORT=str(agents[0]), ENGINE="espeak") as doomed,
-        server_process(AGENT_PORT=str(agents[1]), ENGINE="espeak") as other,
+        server_process(*SCRIPTED, AGENT_PORT=str(agents[0])) as doomed,
+        server_process(*SCRIPTED, AGENT_PORT=str(agents[1])) as other,
         gateway(doomed.port, other.port, agents) as front,
-        httpx.Client(base_url=front.url, timeout=20) as client,
+        httpx.Client(base_url=front.url, timeout=120) as client,
     ):
 
         def ask(text: str) -> None:
             try:
-                endings.append(f"{text[:4]} {client.post(PCM, json={'text': text}).status_code}")
+                endings.append(f"{text[:5]} {client.post(PCM, json={'text': text}).status_code}")
             except httpx.RemoteProtocolError:
-                endings.append(f"{text[:4]} cut")
+                endings.append(f"{text[:5]} cut")
 
-        texts = ["Long. " * 2000, "Long. " * 2000, "Next one."]
+        texts = [until(tmp_path / "end"), until(tmp_path / "end"), "queued"]
         threads = [threading.Thread(target=ask, args=(text,)) for text in texts]
         for thread in threads[:2]:
             thread.start()
@@ -259,6 +254,8 @@ def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on() -> No
         threads[2].start()
         eventually(lambda: front.waiting() == 1)
         doomed.stop(signal.SIGKILL)
+        eventually(lambda: endings == ["until cut"])
+        (tmp_path / "end").touch()
         for thread in threads:
             thread.join()
-        assert sorted(endings) == ["Long 200", "Long cut", "Next 200"]
+        assert sorted(endings) == ["queue 200", "until 200", "until cut"]

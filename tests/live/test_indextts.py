@@ -123,8 +123,8 @@ def test_a_broken_checkpoint_does_not_start_and_nothing_takes_its_place(checkpoi
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--engine", "espeak", "--fp16"], "espeak engine knows no device"),
-        (["--engine", "espeak", "--device", "cuda"], "espeak engine knows no device"),
+        (["--engine", "espeak", "--fp16"], "PRECISION=fp16: one of auto is needed by the espeak engine"),
+        (["--engine", "espeak", "--device", "cuda"], "DEVICE=cuda: one of auto, cpu is needed by the espeak"),
         (["--engine", "indextts", "--model_dir", "nowhere"], "nowhere"),
     ],
 )

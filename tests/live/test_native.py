@@ -6,8 +6,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import av
 import httpx
@@ -18,8 +20,8 @@ from streaming_server import __version__
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import Generation, Granularity, IntSamples
 from streaming_server.speech.slot import Slot
-from tests.support.fakes import tone
-from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
+from tests.support.fakes import FOREVER, tone
+from tests.support.server import RECORDINGS, LiveServer, around_now, eventually, running, speaking
 
 AUDIO = tone(1.0)
 
@@ -73,7 +75,7 @@ def test_player_and_its_files_are_served(server: LiveServer) -> None:
 def test_health_while_loading_and_after(server: LiveServer) -> None:
     healthy = server.get("/health")
     assert healthy.status_code == 200
-    assert healthy.json()["timestamp"] == pytest.approx(time.time(), abs=5)
+    assert healthy.json()["timestamp"] == around_now()
     assert {**healthy.json(), "timestamp": 0} == {"status": "healthy", "model_loaded": True, "timestamp": 0}
     loading = speaking()
     loading.warming = [0.5]
@@ -226,25 +228,19 @@ def test_smoke_text_is_spoken_with_fast_inference(server: LiveServer) -> None:
     assert (request.text, request.voice.index, request.sentence_batch) == ("欢迎使用TTS服务", 0, 2)
 
 
-def test_test_stream_is_not_buffered(server: LiveServer) -> None:
+@pytest.mark.slow
+def test_test_stream_has_ten_lines_a_second_apart_and_is_not_buffered(server: LiveServer) -> None:
     with server.client.stream("GET", "/test_stream") as response:
         assert response.headers["content-type"].startswith("text/plain")
-        lines, times = [], []
-        for line in response.iter_lines():
-            lines.append(line)
-            times.append(time.monotonic())
-            if len(lines) == 3:
-                break
-    assert [line.split(" - 时间戳: ")[0] for line in lines] == ["数据块 1/10", "数据块 2/10", "数据块 3/10"]
-    assert float(lines[0].split(": ")[1]) == pytest.approx(time.time(), abs=10)
-    assert times[2] - times[0] == pytest.approx(2, abs=0.5)
-
-
-@pytest.mark.slow
-def test_test_stream_has_ten_lines_a_second_apart(server: LiveServer) -> None:
-    response = server.get("/test_stream")
-    assert [line.split(" ")[1] for line in response.text.splitlines()] == [f"{number}/10" for number in range(1, 11)]
-    assert response.elapsed.total_seconds() == pytest.approx(9, abs=1)
+        lines = response.iter_lines()
+        first = next(lines)
+        first_read_s = time.time()
+        named, made = zip(*(line.split(" - 时间戳: ") for line in [first, *lines]), strict=True)
+    assert named == tuple(f"数据块 {number}/10" for number in range(1, 11))
+    made_s = [float(moment) for moment in made]
+    assert made_s[0] == around_now()
+    assert all(later - earlier >= 0.9 for earlier, later in pairwise(made_s))
+    assert first_read_s < made_s[-1]
 
 
 def test_reference_audios(server: LiveServer) -> None:
@@ -282,11 +278,11 @@ def test_a_recording_that_went_away(tmp_path: Path) -> None:
 
 
 def test_queue_status_idle_and_busy() -> None:
-    with running(speaking(AUDIO, 30.0)) as live:
+    with running(speaking(AUDIO, FOREVER)) as live:
         assert live.queue() == {
             "is_processing": False,
             "queue_available": True,
-            "timestamp": pytest.approx(time.time(), abs=5),
+            "timestamp": around_now(),
         }
         long = "一二三四五六七八九十" * 6
         for text, shown in ((long, long[:50] + "..."), (long[:50], long[:50])):
@@ -294,21 +290,21 @@ def test_queue_status_idle_and_busy() -> None:
                 "POST", "/synthesize_stream", json={"text": text, "reference_audio_index": 3}
             ) as response:
                 assert response.status_code == 200
-                time.sleep(0.1)
+                eventually(lambda: live.queue()["current_request"]["processing_duration_seconds"] > 0)
                 status = live.queue()
                 assert status == {
                     "is_processing": True,
                     "queue_available": False,
-                    "timestamp": pytest.approx(time.time(), abs=5),
+                    "timestamp": around_now(),
                     "current_request": {
                         "text_preview": shown,
                         "reference_audio_index": 3,
-                        "processing_duration_seconds": pytest.approx(0.15, abs=0.1),
-                        "start_time": pytest.approx(time.time(), abs=5),
+                        "processing_duration_seconds": ANY,
+                        "start_time": around_now(),
                     },
                 }
                 duration_s = status["current_request"]["processing_duration_seconds"]
-                assert round(duration_s, 2) == duration_s
+                assert round(duration_s, 2) == duration_s > 0
             eventually(lambda: not live.queue()["is_processing"])
 
 
@@ -321,7 +317,6 @@ def test_head_answers_wherever_get_does(server: LiveServer, path: str) -> None:
     made = len(server.engine.requests)
     response = server.client.head(path)
     assert (response.status_code, response.content) == (200, b"")
-    assert response.elapsed.total_seconds() < 0.5
     assert response.headers.get("content-length") != "0"
     assert len(server.engine.requests) == made
 
@@ -399,8 +394,8 @@ def test_one_line_is_logged_for_a_request(server: LiveServer, caplog: pytest.Log
     fields: dict[str, Any] = next(vars(record)["fields"] for record in caplog.records if record.message == "request")
     assert (fields["route"], fields["voice"], fields["characters"]) == ("/synthesize_stream_opus", "voice_01", 5)
     assert (fields["status"], fields["outcome"], fields["audio_s"]) == (200, "complete", 1.0)
-    assert 0 <= fields["wait_s"] <= fields["first_audio_s"] < 1
-    assert fields["real_time_factor"] < 1
+    assert 0 <= fields["wait_s"] <= fields["first_audio_s"]
+    assert fields["real_time_factor"] > 0
 
 
 def test_verbose_logs_the_details(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -415,7 +410,7 @@ def test_verbose_logs_the_details(server: LiveServer, caplog: pytest.LogCaptureF
 
 def test_two_servers_in_one_process_share_nothing() -> None:
     with (
-        running(speaking(AUDIO, 30.0)) as one,
+        running(speaking(AUDIO, FOREVER)) as one,
         running(speaking(AUDIO)) as other,
         one.client.stream("POST", "/synthesize_stream", json={"text": "a"}),
     ):

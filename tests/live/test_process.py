@@ -21,8 +21,10 @@ import pytest
 
 from tests.support.children import end, spawn
 from tests.support.process import ServerProcess, server_process
+from tests.support.scripted_server import SCRIPTED, until
 from tests.support.server import RawClient, eventually
 
+PCM = "/synthesize_stream"
 SENTENCE = "The quick brown fox jumps over the lazy dog. 今天天气很好。"
 
 
@@ -52,7 +54,7 @@ def break_off(port: int, chance: random.Random) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_clients_that_break_off_leave_nothing_behind() -> None:
+def test_hundreds_of_clients_that_break_off_leave_nothing_behind() -> None:
     chance = random.Random(11)
     with server_process(MAX_QUEUE="8") as server, httpx.Client(base_url=server.url, timeout=30) as client:
 
@@ -66,75 +68,90 @@ def test_a_thousand_clients_that_break_off_leave_nothing_behind() -> None:
 
         many(40, chance.randrange(10**6))
         client.post("/synthesize_stream_opus", json={"text": SENTENCE * 40})
-        eventually(settled, 30)
+        eventually(settled)
         before = leftovers(server)
-        threads = [threading.Thread(target=many, args=(250, chance.randrange(10**6))) for _ in range(4)]
+        threads = [threading.Thread(target=many, args=(100, chance.randrange(10**6))) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        eventually(settled, 30)
-        eventually(lambda: leftovers(server) <= before, 30)
+        eventually(settled)
+        eventually(lambda: leftovers(server) <= before)
         answer = client.post("/synthesize_stream_opus", json={"text": "and on"})
         assert answer.status_code == 200
         assert answer.content[-4:] != b""
         assert not [line for line in server.log if '"level": "error"' in line]
 
 
-def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused() -> None:
-    with server_process(SHUTDOWN_TIMEOUT_S="20") as server:
-        client = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=65536)
+def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused(tmp_path: Path) -> None:
+    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server:
+        client = RawClient(server.port, PCM, {"text": until(tmp_path / "end")})
         received = client.read()
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: refused(server.port))
-        while not received.endswith(b"0\r\n\r\n"):
-            piece = client.read(10**6)
-            assert piece, "cut off"
-            received = received[-10:] + piece
-        client.close()
-        assert server.process.wait(10) in {0, -signal.SIGTERM}
+        (tmp_path / "end").touch()
+        received += client.read_all()
+        assert received.endswith(b"0\r\n\r\n")
+        assert server.process.wait(60) in {0, -signal.SIGTERM}
 
 
-def test_a_stream_that_does_not_end_is_cut_after_the_settings_time() -> None:
-    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
-        client = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=4096)
-        client.read(100)
-        began_s = time.monotonic()
+def test_a_stream_that_does_not_end_is_cut_after_the_settings_time(tmp_path: Path) -> None:
+    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
+        client = RawClient(server.port, PCM, {"text": until(tmp_path / "never")})
+        received = client.read()
         server.stop()
-        assert 0.9 < time.monotonic() - began_s < 6
-        client.close()
+        received += client.read_all()
+        assert received.startswith(b"HTTP/1.1 200")
+        assert not received.endswith(b"0\r\n\r\n")
+
+
+def test_a_shutdown_that_exceeds_its_time_is_one_line_of_the_log() -> None:
+    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
+        reading = [
+            RawClient(server.port, path, {"text": SENTENCE * 300}, receive_buffer=4096)
+            for path in ("/synthesize_stream", "/synthesize_stream_opus", "/synthesize_stream")
+        ]
+        reading[0].read(100)
+        server.stop()
+        for client in reading:
+            client.close()
+    records = [json.loads(line) for line in server.log]
+    (error,) = [record for record in records if record["level"] == "error"]
+    assert "timeout graceful shutdown exceeded" in error["message"]
+    assert not [record for record in records if "trace" in record]
 
 
 def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
     with (
-        server_process(SHUTDOWN_TIMEOUT_S="20") as server,
+        server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server,
         httpx.Client(base_url=server.url) as client,
         client.stream("GET", "/opus_queue_status/events") as events,
     ):
         lines = events.iter_lines()
         assert next(lines).startswith("data: ")
-        began_s = time.monotonic()
         server.stop()
-        assert time.monotonic() - began_s < 5
         assert list(lines) == [""]
 
 
-def test_who_waits_when_the_time_is_over_is_told_to_try_again() -> None:
-    with server_process(SHUTDOWN_TIMEOUT_S="1") as server:
-        holding = RawClient(server.port, "/synthesize_stream", {"text": SENTENCE * 300}, receive_buffer=4096)
-        holding.read(100)
-        # A file of many minutes: still being made when the time is over.
-        waiting = [RawClient(server.port, "/synthesize", {"text": SENTENCE * 340}) for _ in range(12)]
-        time.sleep(0.3)
+def test_who_waits_when_the_time_is_over_is_told_to_try_again(tmp_path: Path) -> None:
+    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
+        holding = RawClient(server.port, PCM, {"text": until(tmp_path / "never")})
+        holding.read()
+        waiting = [RawClient(server.port, "/synthesize", {"text": "a"}) for _ in range(6)]
+        eventually(lambda: queue_length(server) == 6)
         server.process.send_signal(signal.SIGTERM)
-        answers = [client.read_all() for client in waiting]
-        refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")]
-        assert refused
-        for answer in refused:
+        for client in waiting:
+            answer = client.read_all()
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"retry-after" in answer.lower()
             assert b"shutting down" in answer
         holding.close()
+
+
+def queue_length(server: ServerProcess) -> int:
+    with httpx.stream("GET", f"{server.url}/opus_queue_status/events") as events:
+        length: int = json.loads(next(events.iter_lines()).removeprefix("data: "))["waiting"]
+        return length
 
 
 def refused(port: int) -> bool:

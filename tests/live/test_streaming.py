@@ -7,12 +7,11 @@ import time
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from streaming_server.audio.pcm import to_int16
 from streaming_server.errors import EngineFailed
-from tests.support.fakes import FakeEngine, tone
+from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
@@ -20,24 +19,29 @@ PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
 
 @pytest.mark.parametrize("path", [PCM, OPUS])
 def test_the_first_byte_comes_long_before_the_last(path: str) -> None:
-    with running(speaking(tone(0.2), 1.0, tone(0.2))) as live:
-        began_s = time.monotonic()
-        with live.client.stream("POST", path, json={"text": "a"}) as response:
-            pieces = response.iter_bytes()
-            next(pieces)
-            first_s = time.monotonic() - began_s
-            for _ in pieces:
-                pass
-            assert first_s < 0.3
-            assert time.monotonic() - began_s > 1.0
+    rest = Gate()
+    with (
+        running(speaking(tone(0.2), rest, tone(0.2))) as live,
+        live.client.stream("POST", path, json={"text": "a"}) as response,
+    ):
+        pieces = response.iter_bytes()
+        assert next(pieces)
+        rest.open()
+        assert sum(len(piece) for piece in pieces) > 100
 
 
 def test_headers_leave_with_the_first_audio() -> None:
-    with running(speaking(0.5, tone(0.2))) as live:
-        began_s = time.monotonic()
-        with live.client.stream("POST", OPUS, json={"text": "a"}) as response:
-            assert time.monotonic() - began_s > 0.5
-            assert response.status_code == 200
+    first = Gate()
+    with running(speaking(first, tone(0.2))) as live:
+        client = RawClient(live.port, OPUS, {"text": "a"})
+        eventually(lambda: live.engine.running)
+        client.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.read()
+        client.socket.settimeout(120)
+        first.open()
+        assert client.read().startswith(b"HTTP/1.1 200")
+        client.close()
 
 
 @pytest.mark.parametrize("path", [PCM, OPUS, "/synthesize", "/synthesize_simple"])
@@ -77,7 +81,7 @@ def test_requests_are_served_one_at_a_time_in_the_order_of_arrival() -> None:
 
 
 def test_a_full_queue_is_a_503_with_retry_after() -> None:
-    with running(speaking(tone(0.1), 30.0), max_queue=2) as live:
+    with running(speaking(tone(0.1), FOREVER), max_queue=2) as live:
         holding = [RawClient(live.port, PCM, {"text": str(number)}) for number in range(3)]
         eventually(lambda: waiting_count(live) == 2)
         for path in (PCM, OPUS, "/synthesize"):
@@ -91,7 +95,7 @@ def test_a_full_queue_is_a_503_with_retry_after() -> None:
 
 
 def test_a_wait_past_its_time_is_a_503() -> None:
-    with running(speaking(tone(0.1), 30.0), queue_timeout_s=0.1) as live:
+    with running(speaking(tone(0.1), FOREVER), queue_timeout_s=0.1) as live:
         holding = RawClient(live.port, PCM, {"text": "a"})
         holding.read()
         response = live.post(OPUS, {"text": "b"})
@@ -102,13 +106,13 @@ def test_a_wait_past_its_time_is_a_503() -> None:
 
 
 def test_a_client_that_leaves_while_waiting_loses_its_place_at_once() -> None:
-    with running(by_text({"long": [tone(0.1), 30.0], "gone": [tone(0.1)], "next": [tone(0.1)]})) as live:
+    with running(by_text({"long": [tone(0.1), FOREVER], "gone": [tone(0.1)], "next": [tone(0.1)]})) as live:
         holding = RawClient(live.port, PCM, {"text": "long"})
         holding.read()
         leaving = RawClient(live.port, PCM, {"text": "gone"})
         eventually(lambda: waiting_count(live) == 1)
         leaving.close()
-        assert eventually(lambda: waiting_count(live) == 0) < 0.5
+        eventually(lambda: waiting_count(live) == 0)
         holding.close()
         assert live.post(PCM, {"text": "next"}).status_code == 200
         assert [request.text for request in live.engine.requests] == ["long", "next"]
@@ -116,19 +120,17 @@ def test_a_client_that_leaves_while_waiting_loses_its_place_at_once() -> None:
 
 @pytest.mark.parametrize("path", [PCM, OPUS, "/synthesize"])
 def test_a_client_that_leaves_while_speaking_frees_the_slot(path: str) -> None:
-    with running(speaking(tone(0.1), 30.0)) as live:
-        took = []
+    with running(speaking(tone(0.1), FOREVER)) as live:
         for _ in range(10):
             client = RawClient(live.port, path, {"text": "a"})
             eventually(lambda: live.engine.running)
             client.close()
-            took.append(eventually(lambda: live.service.slot.status().holder is None))
+            eventually(lambda: live.service.slot.status().holder is None)
             assert live.engine.running == 0
-        assert np.median(took) < 0.1
 
 
 def test_the_next_one_speaks_when_the_holder_leaves() -> None:
-    with running(by_text({"long": [tone(0.1), 30.0], "next": [tone(0.1)]})) as live:
+    with running(by_text({"long": [tone(0.1), FOREVER], "next": [tone(0.1)]})) as live:
         holding = RawClient(live.port, PCM, {"text": "long"})
         holding.read()
         answers: list[Any] = []
@@ -136,18 +138,16 @@ def test_the_next_one_speaks_when_the_holder_leaves() -> None:
         waiting.start()
         eventually(lambda: waiting_count(live) == 1)
         holding.close()
-        waiting.join(2)
+        waiting.join()
         assert answers[0].status_code == 200
 
 
 def test_a_client_that_reads_nothing_does_not_delay_the_next() -> None:
     audio = [tone(1.0)] * 120
-    with running(by_text({"unread": [*audio], "next": [tone(0.1)]}), send_timeout_s=60) as live:
+    with running(by_text({"unread": [*audio], "next": [tone(0.1)]}), send_timeout_s=FOREVER) as live:
         sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
         eventually(lambda: live.service.slot.status().holder is None and live.engine.requests)
-        began_s = time.monotonic()
         assert live.post(OPUS, {"text": "next"}).status_code == 200
-        assert time.monotonic() - began_s < 1
         sleeping.close()
 
 
@@ -204,17 +204,21 @@ def chunks_of(body: bytes) -> list[bytes]:
     return found
 
 
-def test_status_answers_while_sixteen_streams_are_made() -> None:
-    with running(FakeEngine(lambda _: [tone(2.0)] * 10)) as live:
+def test_status_answers_while_a_stream_is_made_and_fifteen_wait() -> None:
+    rest = Gate()
+    with running(speaking(tone(0.1), rest, *[tone(1.0)] * 5)) as live:
         threads = [threading.Thread(target=live.post, args=(OPUS, {"text": "a"})) for _ in range(16)]
         for thread in threads:
             thread.start()
-        slowest_s = 0.0
+        eventually(lambda: waiting_count(live) == 15)
+        assert live.queue()["is_processing"]
+        rest.open()
+        # More answers than streams end between two: none of them waited for the work of a stream.
+        answers = 0
         while any(thread.is_alive() for thread in threads):
-            began_s = time.monotonic()
             live.queue()
-            slowest_s = max(slowest_s, time.monotonic() - began_s)
-        assert slowest_s < 2
+            answers += 1
+        assert answers > len(threads)
 
 
 def test_a_body_that_never_ends_holds_no_slot() -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 import wave
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streaming_server.domain import Emotion, SpeechRequest
 from streaming_server.jobs import runner
-from tests.support.fakes import FakeEngine, Step, tone
+from tests.support.fakes import FOREVER, FakeEngine, Step, tone
 from tests.support.postgres import PostgreSQL, files_below
 from tests.support.recordings import made
-from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.server import RECORDINGS, LiveServer, RawClient, around_now, by_text, eventually, running, speaking
 
 VOICE = (RECORDINGS / "voice_05.wav").read_bytes()
 VOICE_ID = hashlib.sha256(VOICE).hexdigest()
@@ -137,7 +136,7 @@ def test_both_health_routes(client: Client) -> None:
     health = client.get("/api/v1/health").json()
     assert health == {**health, "success": True, "status": "healthy", "model_loaded": True}
     assert set(health) == {"success", "status", "model_loaded", "timestamp"}
-    assert abs(health["timestamp"] - time.time()) < 5
+    assert health["timestamp"] == around_now()
     assert client.get("/health").json()["status"] == "healthy"
 
 
@@ -359,7 +358,7 @@ def test_deleting_what_is_finished(tmp_path: Path) -> None:
 def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = by_text({"running": SLOW, "pending": SLOW, "next": [tone(0.1)]})
+    engine = by_text({"running": [*SLOW[:40], FOREVER], "pending": SLOW, "next": [tone(0.1)]})
     with running(engine, data_dir=tmp_path) as live:
         client = Client(live)
         first, second = client.submit("running"), client.submit("pending")
@@ -370,7 +369,7 @@ def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
         time.sleep(0.3)
         assert client.delete(second).status_code == 200
         assert client.delete(first).status_code == 200
-        assert eventually(lambda: not engine.running and not live.queue()["is_processing"]) < 0.5
+        eventually(lambda: not engine.running and not live.queue()["is_processing"])
         third = client.submit("next")
         client.ended(third)
         assert [request.text for request in engine.requests] == ["running", "next"]
@@ -592,22 +591,17 @@ def test_metrics_tell_the_truth() -> None:
 
 def test_other_calls_are_answered_while_large_uploads_come_in(client: Client) -> None:
     content = made_wav(120.0)
-    stop = threading.Event()
+    uploads: list[requests.Response] = []
 
     def upload() -> None:
-        while not stop.is_set():
-            with suppress(requests.RequestException):
-                Client.upload(client, content)
+        uploads.extend(Client.upload(client, content) for _ in range(4))
 
     threads = [threading.Thread(target=upload) for _ in range(2)]
     for thread in threads:
         thread.start()
-    slowest_s = 0.0
-    for _ in range(20):
-        began_s = time.monotonic()
-        assert requests.get(f"{client.url}/api/v1/tasks", timeout=30).status_code == 200
-        slowest_s = max(slowest_s, time.monotonic() - began_s)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert slowest_s < 2
+    answers = 0
+    while any(thread.is_alive() for thread in threads):
+        assert requests.get(f"{client.url}/api/v1/tasks", timeout=120).status_code == 200
+        answers += 1
+    assert {answer.status_code for answer in uploads} == {200}
+    assert answers > len(uploads) == 8

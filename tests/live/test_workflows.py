@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from streaming_server.domain import Emotion
 from streaming_server.errors import EngineFailed
 from tests.support.fakes import FakeEngine, tone
 from tests.support.process import server_process
+from tests.support.scripted_server import SCRIPTED, until
 from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
@@ -424,9 +424,7 @@ def test_a_key_is_asked_for_in_the_dialects_shape(tmp_path: Path) -> None:
 
 def test_a_wait_that_is_too_long_ends_and_the_workflow_goes_on(held: FakeEngine, gate: threading.Event) -> None:
     with running(held, workflow_wait_s=0.3) as live:
-        began_s = time.monotonic()
         answer = run(live)
-        assert 0.3 <= time.monotonic() - began_s < 3
         assert "0.3 s" in refused(answer, 408, "TASK_TIMEOUT")
         workflow_id = answer.json()["workflow_id"]
         assert status_of(live, workflow_id)["status"] == "running"
@@ -540,15 +538,16 @@ def test_workflows_are_not_tasks_of_the_other_dialect(server: LiveServer) -> Non
 
 def test_a_server_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
     settings = {"DATA_DIR": str(tmp_path), "TASK_LEASE_S": "1"}
-    body = body_of([HEALTH, SPEECH, INFO], text="A long sentence that takes a while. " * 400)
-    with server_process(**settings) as first:
+    body = body_of([HEALTH, SPEECH, INFO], text=until(tmp_path / "end"))
+    with server_process(*SCRIPTED, **settings) as first:
         accepted = httpx.post(first.url + "/v1/workflows?wait=false", json=body).json()
         path = f"/v1/workflows/status/{accepted['workflow_id']}"
         eventually(lambda: httpx.get(first.url + path).json()["stages"][1]["status"] == "running")
         first.stop(signal.SIGKILL)
     assert not list((tmp_path / "workflows").rglob("*.wav"))
-    with server_process(**settings) as second:
-        eventually(lambda: httpx.get(second.url + path).json()["status"] == "completed", within_s=60)
+    (tmp_path / "end").touch()
+    with server_process(*SCRIPTED, **settings) as second:
+        eventually(lambda: httpx.get(second.url + path).json()["status"] == "completed")
         stages = httpx.get(second.url + path).json()["stages"]
         assert [stage["status"] for stage in stages] == ["completed"] * 3
     assert [path.name for path in (tmp_path / "workflows").rglob("*") if path.is_file()] == ["a.wav"]

@@ -11,7 +11,7 @@ import pytest
 from streaming_server.app import create_service
 from streaming_server.audio.encoders import PcmEncoder
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.errors import EngineFailed, InvalidRequest, VoiceFileMissing
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, Cutting, as_dialogue, script_of
@@ -149,7 +149,7 @@ async def test_an_engine_with_dialogues_takes_the_whole_and_plain_text_in_pieces
     class Higher(FakeEngine):
         @property
         def info(self):  # type: ignore[no-untyped-def]
-            return replace(super().info, capabilities={"dialogue": True})
+            return replace(super().info, capabilities=frozenset({Capability.DIALOGUE}))
 
     engine = Higher()
     text = "[SPEAKER0] a [SPEAKER1] b"

@@ -156,3 +156,63 @@ async def test_a_turn_is_not_given_to_one_who_has_just_been_cancelled() -> None:
     assert second.done()
     turnstile.release()
     assert turnstile.is_open
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("streaming_server.speech.slot.time", clock)
+    return clock
+
+
+async def speak(slot: Slot, clock: Clock, characters: int, seconds: float) -> None:
+    async with slot.enter("a" * characters, None):
+        clock.now_s += seconds
+
+
+async def test_the_expected_wait_is_that_of_the_characters_that_wait(clock: Clock) -> None:
+    slot = Slot(32, 10)
+    assert slot.expected_wait_s(slot.position_of_newcomer) == 0
+    for _ in range(40):
+        await speak(slot, clock, 1000, 10)
+        await speak(slot, clock, 1, 0.01)
+    async with slot.enter("a" * 500, None):
+        waiting = [asyncio.create_task(hold(slot, "a" * length, [])) for length in (100, 2000)]
+        await settle()
+        clock.now_s += 2
+        waits = [slot.expected_wait_s(position) for position in (1, 2, 3)]
+        assert waits == pytest.approx([3, 4, 24], rel=1e-3)
+        clock.now_s += 100
+        assert slot.expected_wait_s(2) == pytest.approx(1, rel=1e-3)
+    await asyncio.gather(*waiting)
+
+
+async def test_a_synthesis_that_was_cut_short_tells_nothing_about_the_speed(clock: Clock) -> None:
+    slot = Slot(32, 10)
+    for _ in range(40):
+        await speak(slot, clock, 1000, 10)
+    with pytest.raises(ValueError, match="left"):
+        async with slot.enter("a" * 10**6, None):
+            raise ValueError("left")
+    async with slot.enter("a" * 100, None):
+        assert slot.expected_wait_s(1) == pytest.approx(1, rel=1e-3)
+
+
+async def test_the_status_can_leave_the_text_out() -> None:
+    slot = Slot(32, 10, shows_text=False)
+    async with slot.enter("secret", 3):
+        holder = slot.status().holder
+        assert holder is not None
+        assert (holder.text, holder.reference_audio_index) == ("", 3)

@@ -13,7 +13,7 @@ from pocketsphinx import Decoder
 
 from streaming_server.audio.pcm import Resampler, to_int16
 from streaming_server.domain import FloatSamples, IntSamples
-from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
+from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 STRINGS = ("7666461420", "5830917462", "3141592653", "0581379246", "6029481735")
@@ -54,19 +54,14 @@ def say_digits(digits: str, timbre: Timbre = SPEECH) -> tuple[IntSamples, int]:
 def say(text: str, timbre: Timbre = SPEECH) -> tuple[IntSamples, int]:
     """English speech, shape ``(n,)``, and its rate in Hz."""
     library = _library()
-    chunks: list[IntSamples] = []
-
-    def receive(chunk: IntSamples) -> bool:
-        chunks.append(chunk)
-        return True
-
-    library.speak(text, "en-us", timbre, receive)
-    return np.concatenate(chunks), library.sample_rate_hz
+    chunks: list[bytes] = []
+    library.speak(text, "en-us", timbre, chunks.append)
+    return np.frombuffer(b"".join(chunks), np.int16), library.sample_rate_hz
 
 
 @cache
 def _library() -> EspeakLibrary:
-    return EspeakLibrary()
+    return EspeakLibrary(*find_files())
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,22 @@ from streaming_server.engines.base import EngineInfo
 RATE_HZ = 24000
 Step = FloatSamples | float | BaseException | Callable[[], Awaitable[None]]
 """Samples to emit, seconds to sleep, an exception to raise, or something to await."""
+FOREVER = 3600.0
+"""Seconds that no test waits for: the stream ends only if it is closed."""
+
+
+class Gate:
+    """A step at which the engine waits until the test opens it."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def __call__(self) -> None:
+        while not self._opened.is_set():
+            await asyncio.sleep(0.002)
 
 
 def tone(seconds: float, frequency_hz: float = 220.0, rate_hz: int = RATE_HZ) -> FloatSamples:

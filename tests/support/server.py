@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
@@ -138,6 +139,11 @@ class RawClient:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def around_now() -> Any:
+    """Equal to every time in seconds since the epoch that is within ten minutes of now."""
+    return pytest.approx(time.time(), abs=600)
 
 
 def eventually(condition: Callable[[], object], within_s: float = 60.0) -> float:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -34,13 +34,13 @@ from streaming_server.api.higgs.schemas import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import ErrorShape, check_text, parse_body, validated_text
+from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, validated_text
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
-from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
     AudioTooLarge,
     InvalidRequest,
@@ -76,7 +76,7 @@ SHAPES: Mapping[str, ErrorShape] = dict.fromkeys(("/info", "/voices", "/scenes",
 
 
 @dataclass(frozen=True, slots=True)
-class HiggsDialect:
+class HiggsDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
@@ -86,6 +86,7 @@ class HiggsDialect:
     scenes: SceneLibrary
     scratch: Scratch
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -105,7 +106,7 @@ class HiggsDialect:
             "is_loaded": self.service.state is EngineState.READY,
             "max_new_tokens": self.settings.max_new_tokens,
             "supported_features": [
-                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or info.capabilities.get(name)
+                feature for name, feature in FEATURES.items() if name in OWN_FEATURES or name in info.capabilities
             ],
         }
         return JSONResponse(body)
@@ -230,6 +231,8 @@ class _HiggsResponse(SpeechResponse):
         timeout_s = dialect.settings.send_timeout_s
         super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
         self._files = files or AsyncExitStack()
+        capabilities = dialect.service.engine.info.capabilities
+        self._seed_ignored = request.generation.seed is not None and Capability.SEED not in capabilities
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._files:
@@ -238,7 +241,8 @@ class _HiggsResponse(SpeechResponse):
     def facts(self, size: int) -> dict[str, Any]:
         """What both answers say at their end; ``size``: bytes of PCM."""
         duration_s = round(size / 2 / PCM_HZ, 3)
-        return {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        facts = {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
+        return facts | ({"seed_ignored": True} if self._seed_ignored else {})
 
 
 class WholeResponse(_HiggsResponse):

@@ -6,7 +6,7 @@ service.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from streaming_server.api.http import Body
 from streaming_server.api.operations import SPEECH_REFUSALS, Answer, Operation, Tag, described
 from streaming_server.api.requests import Name, Names, PositiveInt, Seed, Share, Text
+from streaming_server.domain import Capability
 
 TAG = Tag("HiggsAudio", "What HiggsAudio clients speak: dialogues, scenes, whole files as JSON, streams as events.")
 
@@ -21,14 +22,14 @@ DEFAULT_SCENE = "quiet_indoor"
 DONE_MESSAGE = "音频生成成功"
 FEATURES = {
     "single": "单说话人音频生成",
-    "dialogue": "多说话人音频生成",
-    "voice_cloning": "语音克隆",
-    "smart_voice": "智能语音",
-    "scene": "场景描述",
+    Capability.DIALOGUE: "多说话人音频生成",
+    Capability.VOICE_CLONING: "语音克隆",
+    Capability.SMART_VOICE: "智能语音",
+    Capability.SCENE: "场景描述",
     "stream": "流式生成",
 }
 """By capability, in the order of the list; the first, second and last are the server's own, on any engine."""
-OWN_FEATURES = frozenset({"single", "dialogue", "stream"})
+OWN_FEATURES = frozenset({"single", Capability.DIALOGUE, "stream"})
 
 
 class SamplingBody(Body):
@@ -115,6 +116,8 @@ class Generated(TypedDict):
     duration: float
     """Seconds."""
     generated_text: str
+    seed_ignored: NotRequired[bool]
+    """True where a seed was given and the engine cannot repeat its audio; else absent."""
 
 
 _WHOLE = [Answer("The audio, once it is complete.", Generated)]

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from streaming_server.api.fleet import Fleet
-from streaming_server.api.http import head_response, parse_query
+from streaming_server.api.http import Dialect, head_response, parse_query
 from streaming_server.api.native.queue_schemas import (
     DISCARD,
     EVENTS,
@@ -41,7 +41,7 @@ _KEEP_ALIVE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Dialect):
     """The routes over one service."""
 
     service: SpeechService

@@ -19,9 +19,18 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, head_response, parse_body, parse_query
+from streaming_server.api.http import (
+    Dialect,
+    ErrorShape,
+    MalformedBody,
+    check_text,
+    head_response,
+    parse_body,
+    parse_query,
+)
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    SHOWN_WHERE_PRESENT,
     TAG,
     Health,
     ModelInfo,
@@ -38,7 +47,7 @@ from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import within_limit
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
-from streaming_server.domain import SpeechRequest
+from streaming_server.domain import Capability, SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
@@ -47,6 +56,8 @@ from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 _STATIC = Path(__file__).parents[2] / "static"
+_SWAGGER_UI = ("swagger_ui", "static")
+"""Package and folder of the assets of ``/docs``."""
 _SMOKE_TEXT = "欢迎使用TTS服务"
 _MEDIA_TYPES = {
     ".wav": "audio/wav",
@@ -81,7 +92,7 @@ class _FreshFiles(StaticFiles):
 
 
 @dataclass(frozen=True, slots=True)
-class NativeDialect:
+class NativeDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
@@ -92,7 +103,7 @@ class NativeDialect:
         return [
             ApiRoute("/", self.root, TAG, operations.ROOT),
             ApiRoute("/player", self.player, TAG, operations.PLAYER),
-            Mount("/static", _FreshFiles(directory=_STATIC)),
+            Mount("/static", _FreshFiles(directory=_STATIC, packages=[_SWAGGER_UI])),
             ApiRoute("/health", self.health, TAG, operations.HEALTH),
             ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
             ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),
@@ -150,7 +161,11 @@ class NativeDialect:
             "model_dir": info.model_dir,
             "engine": info.name,
             "sample_rate": info.sample_rate_hz,
-            "capabilities": dict(info.capabilities),
+            "capabilities": {
+                capability: capability in info.capabilities
+                for capability in Capability
+                if capability in info.capabilities or capability not in SHOWN_WHERE_PRESENT
+            },
         }
         return JSONResponse(body)
 

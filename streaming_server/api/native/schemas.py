@@ -26,8 +26,13 @@ from streaming_server.api.operations import (
 from streaming_server.api.requests import PositiveInt, SamplingBody, Seed, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.domain import Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.speech.service import EngineState
+
+SHOWN_WHERE_PRESENT = frozenset(
+    {Capability.TOKEN_STREAMING, Capability.DIALOGUE, Capability.SCENE, Capability.SMART_VOICE}
+)
+"""Capabilities that ``/model_info`` leaves out where the engine lacks them; it shows the others as false."""
 
 TAG = Tag(
     "Native",

@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server import __version__
-from streaming_server.api.http import ErrorShape, check_text, parse_body
+from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body
 from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.schemas import (
     FORMAT_NAMES,
@@ -77,8 +78,6 @@ SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
     "/models": ERRORS,
-}
-PATH_SHAPES: Mapping[str, ErrorShape] = {
     "/audio/speech": ERRORS,
     "/audio/voices": ERRORS,
     "/tts_url": TTS_ERRORS,
@@ -87,12 +86,13 @@ PATH_SHAPES: Mapping[str, ErrorShape] = {
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIDialect:
+class OpenAIDialect(Dialect):
     """The routes over one service."""
 
     service: SpeechService
     voices: VoiceLibrary
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         both = [

@@ -9,12 +9,13 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from streaming_server.api.http import ErrorShape, check_text, parse_body, parse_query
+from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, parse_query
 from streaming_server.api.multipart import file_part
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import emotion_source, emotion_vector, within_limit
@@ -59,7 +60,7 @@ SHAPES = {"/api/v1": ErrorShape(error_body, TaskError)}
 
 
 @dataclass(frozen=True, slots=True)
-class TasksDialect:
+class TasksDialect(Dialect):
     """The routes over one service and its backlog."""
 
     service: SpeechService
@@ -67,6 +68,7 @@ class TasksDialect:
     backlog: Backlog
     uploads: Uploads
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         return [

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
+from streaming_server.api.http import Dialect
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.tasks.schemas import iso
 from streaming_server.api.workflows import schemas as operations
@@ -32,7 +33,7 @@ _MIN_SUCCESS_RATE, _MAX_TIMEOUT_RATE = 0.8, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Monitoring:
+class Monitoring(Dialect):
     """The routes over one database."""
 
     workforce: Workforce

@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server import errors
-from streaming_server.api.http import ErrorShape, MalformedBody, check_text, parse_body
+from streaming_server.api.http import Dialect, ErrorShape, MalformedBody, check_text, parse_body
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import emotion_vector
 from streaming_server.api.tasks.schemas import iso
@@ -178,13 +178,14 @@ class Planner:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowsDialect:
+class WorkflowsDialect(Dialect):
     """The routes over one backlog."""
 
     service: SpeechService
     backlog: Backlog
     planner: Planner
     settings: Settings
+    shapes: ClassVar = SHAPES
 
     def routes(self) -> list[BaseRoute]:
         return [

@@ -1,7 +1,4 @@
-"""How an emotion sounds with espeak-ng: rate, pitch, pitch range and volume.
-
-Knows espeak's parameters; not where the emotion came from, and no audio.
-"""
+"""An emotion as parameters of espeak-ng: rate, pitch, pitch range and volume."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from streaming_server.engines.espeak.library import Timbre
 
 
 class _Effect(NamedTuple):
-    """Of an emotion at its full strength."""
+    """Changes of a timbre at the full strength of an emotion."""
 
     pitch: float
     """Added, in espeak's steps."""
@@ -38,24 +35,24 @@ _EFFECTS = {
     "calm": _Effect(-4, -18, 0.90, 0.85),
 }
 _RANDOM_PITCH, _RANDOM_RANGE, _RANDOM_RATE = 12.0, 12.0, 0.15
-_LEAST_CHANGE = 0.4
-"""Of what may be drawn: less would not be heard."""
+_MIN_CHANGE = 0.4
+"""Smallest share of a random change; less is not audible."""
 
 
 def with_emotion(timbre: Timbre, vector: EmotionVector, weight: float, random: Random | None = None) -> Timbre:
-    """The timbre as somebody who feels so would speak.
+    """The timbre with the emotion applied.
 
     Args:
         timbre: the voice as it is.
-        vector: how much of each emotion.
+        vector: share of each emotion, 0-1.
         weight: 0-1, scales everything.
-        random: draws how this one speaker renders it, by a change that is always heard; None: always the same.
+        random: varies the rendering by an audible amount; None: always the same.
     """
-    felt = [(_EFFECTS[emotion], weight * share) for emotion, share in zip(EMOTIONS, vector, strict=True)]
-    pitch = sum(effect.pitch * strength for effect, strength in felt)
-    pitch_range = sum(effect.pitch_range * strength for effect, strength in felt)
-    rate = math.prod(effect.rate**strength for effect, strength in felt)
-    volume = math.prod(effect.volume**strength for effect, strength in felt)
+    effects = [(_EFFECTS[emotion], weight * share) for emotion, share in zip(EMOTIONS, vector, strict=True)]
+    pitch = sum(effect.pitch * strength for effect, strength in effects)
+    pitch_range = sum(effect.pitch_range * strength for effect, strength in effects)
+    rate = math.prod(effect.rate**strength for effect, strength in effects)
+    volume = math.prod(effect.volume**strength for effect, strength in effects)
     if random is not None:
         pitch += weight * _RANDOM_PITCH * _draw(random)
         pitch_range += weight * _RANDOM_RANGE * _draw(random)
@@ -71,7 +68,7 @@ def with_emotion(timbre: Timbre, vector: EmotionVector, weight: float, random: R
 
 def _draw(random: Random) -> float:
     """-1 … 1, but not near 0."""
-    return random.choice((-1, 1)) * random.uniform(_LEAST_CHANGE, 1)
+    return random.choice((-1, 1)) * random.uniform(_MIN_CHANGE, 1)
 
 
 def _bounded(value: float, low: int, high: int) -> int:

@@ -3,88 +3,103 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from random import Random
 
+import anyio
+
 from streaming_server.audio.pcm import to_float32
-from streaming_server.domain import AudioChunk, Emotion, EmotionVector, Generation, IntSamples, SpeechRequest
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    Emotion,
+    EmotionVector,
+    Generation,
+    SpeechRequest,
+)
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.emotion_words import vector_from_words
+from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
 from streaming_server.engines.espeak.languages import runs
-from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
-from streaming_server.engines.espeak.voices import PRESETS, preset_for
-from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.espeak.library import Timbre
+from streaming_server.engines.espeak.process import EspeakProcess, Utterance
+from streaming_server.engines.espeak.voices import PRESETS, PresetCache
 
 log = logging.getLogger(__name__)
 
 _PAUSING = tuple(",.;:!?…，。；：！？、\n")
+_MAX_ON_LOOP = 2000
+"""Characters that are prepared on the event loop: about a millisecond."""
 _NEUTRAL: EmotionVector = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class EspeakEngine:
-    """Engine over one private copy of espeak-ng."""
+    """Engine over espeak-ng in a child process."""
 
     def __init__(self) -> None:
         """
         Raises:
             EngineUnavailable: espeak-ng is not installed or does not load.
         """
-        self._library = EspeakLibrary()
-        self._thread = OwnerThread("espeak")
+        self._process = EspeakProcess()
+        self._presets = PresetCache()
         self.info = EngineInfo(
             name="espeak",
-            model_version=self._library.version,
-            sample_rate_hz=self._library.sample_rate_hz,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": False,
-                "multi_language": True,
-                "generation_parameters": False,
-                "seed": False,
-                # Its own rate is up to a third beside the ratio asked for, as pauses follow it in another way.
-                "speed": False,
-                "emotion_control": True,
-                "emotion_vector": True,
-                "emotion_text": True,
-                "emotion_reference": False,
-                "emotion_random": True,
-            },
+            model_version=self._process.version,
+            sample_rate_hz=self._process.sample_rate_hz,
+            # No SPEED: espeak-ng's own rate is up to a third beside the ratio asked for.
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.SEED,
+                    Capability.EMOTION_CONTROL,
+                    Capability.EMOTION_VECTOR,
+                    Capability.EMOTION_TEXT,
+                    Capability.EMOTION_RANDOM,
+                }
+            ),
             emotion_text_by="words",
         )
 
     async def warm(self) -> None:
-        """Load both languages' dictionaries."""
-        for text in ("一", "a"):
-            await self._thread.call(self._speak, text, PRESETS[0].timbre, lambda _: True)
+        """Speak once, as `Engine.warm`."""
+        async with aclosing(self._process.speak(utterances("a", PRESETS[0].timbre))) as chunks:
+            async for _ in chunks:
+                pass
 
-    def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 100 ms, as `Engine.stream`."""
-
-        def produce(emit: Emit[AudioChunk]) -> None:
-            if request.generation != Generation():
-                log.info("espeak draws no samples: the generation parameters are ignored")
-            timbre = _felt(preset_for(request.voice.path).timbre, request.emotion, request.generation.seed)
-            self._speak(request.text, timbre, lambda chunk: emit(AudioChunk(to_float32(chunk))))
-
-        return self._thread.iterate(produce)
-
-    def _speak(self, text: str, timbre: Timbre, receive: Callable[[IntSamples], bool]) -> bool:
-        parts = list(runs(text))
-        for number, (language, part) in enumerate(parts, 1):
-            # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
-            pause = number < len(parts) and part.rstrip(" ").endswith(_PAUSING)
-            if not self._library.speak(part, language, timbre, receive, pause=pause):
-                return False
-        return True
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks of 100 to 400 ms, as `Engine.stream`."""
+        if request.generation != Generation(seed=request.generation.seed):
+            log.info("generation parameters ignored: engine=espeak")
+        preset = await self._presets.find(request.voice.path)
+        timbre = _with_emotion(preset.timbre, request.emotion, request.generation.seed)
+        if len(request.text) > _MAX_ON_LOOP:
+            parts = await anyio.to_thread.run_sync(utterances, request.text, timbre)
+        else:
+            parts = utterances(request.text, timbre)
+        async with aclosing(self._process.speak(parts)) as chunks:
+            async for samples in chunks:
+                yield AudioChunk(to_float32(samples))
 
     async def aclose(self) -> None:
-        """End the thread, free the library."""
-        await self._thread.aclose()
-        self._library.close()
+        """End the child process."""
+        await self._process.aclose()
 
 
-def _felt(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:
+def utterances(text: str, timbre: Timbre) -> list[Utterance]:
+    """The text in pieces of one language each, within the bounds of espeak-ng."""
+    parts = list(runs(text))
+    return [
+        # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
+        Utterance(bounded(part), language, timbre, pause=number < len(parts) and part.rstrip(" ").endswith(_PAUSING))
+        for number, (language, part) in enumerate(parts, 1)
+    ]
+
+
+def _with_emotion(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:
     if emotion is None:
         return timbre
     return with_emotion(timbre, _vector(emotion), emotion.weight, Random(seed) if emotion.random else None)
@@ -92,10 +107,10 @@ def _felt(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:
 
 def _vector(emotion: Emotion) -> EmotionVector:
     if emotion.reference is not None:
-        log.warning("espeak takes no emotion from a recording: %s is ignored", emotion.reference.name)
+        log.warning("emotion reference ignored: engine=espeak recording=%s", emotion.reference.name)
     if emotion.text is None:
         return emotion.vector or _NEUTRAL
     found = vector_from_words(emotion.text)
     if found is None:
-        log.warning("espeak knows no emotion in the description %r: it is ignored", emotion.text)
+        log.warning("emotion ignored: espeak knows no emotion in the description")
     return found or _NEUTRAL

@@ -1,7 +1,4 @@
-"""Which language speaks which part of a text, by its script.
-
-Knows characters and espeak-ng's language names; not voices and not audio.
-"""
+"""Which language of espeak-ng speaks which part of a text, by its script."""
 
 from __future__ import annotations
 

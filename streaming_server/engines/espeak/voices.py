@@ -1,14 +1,12 @@
-"""The eleven voices, and which of them answers for a recording.
-
-Knows recordings as files; espeak-ng cannot clone, so a recording only chooses among what there is.
-"""
+"""The eleven voices, and which of them answers for a recording, since espeak-ng does not clone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+
+import anyio
 
 from streaming_server.audio.decode import comment, decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
@@ -19,6 +17,7 @@ COMMENT = "espeak-ng preset: "
 """Begins the comment tag of a recording that was made from a preset."""
 _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
+_MAX_CACHED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,22 @@ PRESETS = (
 _BY_NAME = {preset.name: preset for preset in PRESETS}
 
 
+class PresetCache:
+    """Which preset answers for a recording; each version of a file is analysed once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Path, int, int], Preset] = {}
+
+    async def find(self, recording: Path) -> Preset:
+        """As `preset_for`, which runs on another thread."""
+        key = _version(recording)
+        if key not in self._found:
+            if len(self._found) >= _MAX_CACHED:
+                del self._found[next(iter(self._found))]
+            self._found[key] = await anyio.to_thread.run_sync(preset_for, recording)
+        return self._found[key]
+
+
 def preset_for(recording: Path) -> Preset:
     """The preset that a recording was made from, else the one nearest to its median pitch.
 
@@ -54,17 +69,18 @@ def preset_for(recording: Path) -> Preset:
         VoiceFileMissing: there is no such file.
         VoiceUnreadable: it cannot be decoded.
     """
+    _version(recording)
+    named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
+    return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def _version(recording: Path) -> tuple[Path, int, int]:
+    """The file and what changes with its content."""
     try:
         stat = recording.stat()
     except OSError as error:
         raise VoiceFileMissing(recording.name) from error
-    return _preset_for(recording, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _preset_for(recording: Path, _mtime_ns: int, _size: int) -> Preset:
-    named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
-    return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+    return recording, stat.st_mtime_ns, stat.st_size
 
 
 def nearest_preset(pitch_hz: float | None) -> Preset:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from streaming_server.audio.decode import decode_mono
-from streaming_server.domain import AudioChunk, Generation, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, Generation, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.higgs.checkpoint import SAMPLE_RATE_HZ, Checkpoint
 from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, Undelayed
@@ -78,19 +78,19 @@ class HiggsEngine:
             device=str(self._device),
             is_fp16=self._dtype == torch.float16,
             model_dir=self._checkpoint.model,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": True,
-                "multi_language": True,
-                "generation_parameters": True,
-                "token_streaming": True,
-                "seed": True,
-                "speed": False,
-                "emotion_control": False,
-                "dialogue": True,
-                "scene": True,
-                "smart_voice": True,
-            },
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.VOICE_CLONING,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.GENERATION_PARAMETERS,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SEED,
+                    Capability.DIALOGUE,
+                    Capability.SCENE,
+                    Capability.SMART_VOICE,
+                }
+            ),
         )
 
     async def warm(self) -> None:

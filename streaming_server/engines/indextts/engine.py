@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from streaming_server.audio.decode import decode_native
-from streaming_server.domain import Generation, Granularity, SpeechRequest
+from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
@@ -20,7 +20,8 @@ from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import LONGEST_S, KnownVoice, Voices
-from streaming_server.engines.torch.model_engine import Device, ModelEngine, Precision
+from streaming_server.engines.torch.model_engine import ModelEngine
+from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -69,20 +70,16 @@ class IndexTTSEngine(ModelEngine):
             config_path=str(self._checkpoint.folder / CONFIG),
             model_dir=str(self._checkpoint.folder),
             max_mel_tokens=self._checkpoint.max_mel_tokens,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": True,
-                "multi_language": True,
-                "generation_parameters": True,
-                "token_streaming": True,
-                "seed": True,
-                "speed": False,
-                "emotion_control": False,
-                "emotion_vector": False,
-                "emotion_text": False,
-                "emotion_reference": False,
-                "emotion_random": False,
-            },
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.VOICE_CLONING,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.GENERATION_PARAMETERS,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SEED,
+                }
+            ),
         )
 
     def _load(self) -> Loaded:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from streaming_server.audio.decode import decode_native
-from streaming_server.domain import Emotion, FloatSamples, Generation, Granularity, SpeechRequest
-from streaming_server.engines.base import EngineInfo, IndexTTS2Options
+from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, Granularity, SpeechRequest
+from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.indextts2.calibration import Way, calibrate, recommended
@@ -29,10 +29,11 @@ from streaming_server.engines.indextts2.folder import Checkpoint, External
 from streaming_server.engines.indextts2.languages import ROWS
 from streaming_server.engines.indextts2.reading import Reader
 from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import LONGEST_S, Feelings, KnownVoice, Voices
-from streaming_server.engines.torch.model_engine import Device, ModelEngine, Precision
+from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -50,35 +51,37 @@ SHORTEST_LIMIT = 20
 RECORDED_CODES = 600
 """Whole segments of up to so many codes are solved in shapes that were recorded."""
 
+CAPABILITIES = frozenset(Capability) - {
+    Capability.SPEED,
+    Capability.DIALOGUE,
+    Capability.SCENE,
+    Capability.SMART_VOICE,
+}
+"""Of both versions; 2.5 has the speed too."""
+
 
 class IndexTTS2Engine(ModelEngine):
     """An ``Engine`` around one folder of 2.0 or 2.5.
 
     Args:
-        model_dir: The model's folder.
-        options: How it is to run, and where the models of other publishers lie.
-        device: ``auto`` takes CUDA, else MPS, else the CPU.
-        precision: None takes fp16 on CUDA and fp32 elsewhere. The flow computes in bf16 where that is half.
-        voice_cache_size: Analysed voices, and as many emotions, that are kept.
+        options: Where the models are and how they run. On CUDA the precision ``auto`` is fp16; the flow computes in
+            bf16 where that is half.
 
     Raises:
         EngineUnavailable: a file is missing or broken, the device cannot be used, or an option is out of its range.
     """
 
-    def __init__(
-        self, *, model_dir: Path, options: IndexTTS2Options, device: Device = "auto",
-        precision: Precision | None = None, voice_cache_size: int = 64,
-    ) -> None:  # fmt: skip
-        super().__init__(device, precision)
-        if options.language not in {None, *ROWS}:
+    def __init__(self, options: IndexTTS2Options) -> None:
+        super().__init__(options.device, options.chosen_precision)
+        language = None if options.language == "auto" else options.language
+        if language not in {None, *ROWS}:
             raise EngineUnavailable(f"TTS_LANGUAGE={options.language}: one of auto, {', '.join(ROWS)} is needed")
         self._options = options
-        self._voice_cache_size = voice_cache_size
         external = External(
             options.w2vbert_dir, options.campplus_file, options.bigvgan_dir, options.semantic_codec_file
         )  # fmt: skip
-        self._checkpoint = Checkpoint.open(model_dir, external)
-        self._reader = self._checkpoint.reader(options.language)
+        self._checkpoint = Checkpoint.open(options.model_dir, external)
+        self._reader = self._checkpoint.reader(language)
 
     @property
     def info(self) -> EngineInfo:
@@ -94,20 +97,7 @@ class IndexTTS2Engine(ModelEngine):
             config_path=str(checkpoint.folder / CONFIG),
             model_dir=str(checkpoint.folder),
             max_mel_tokens=checkpoint.max_mel_tokens,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": True,
-                "multi_language": True,
-                "generation_parameters": True,
-                "token_streaming": True,
-                "seed": True,
-                "speed": checkpoint.version == "2.5",
-                "emotion_control": True,
-                "emotion_vector": True,
-                "emotion_text": True,
-                "emotion_reference": True,
-                "emotion_random": True,
-            },
+            capabilities=CAPABILITIES | ({Capability.SPEED} if checkpoint.version == "2.5" else set()),
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
 
@@ -132,7 +122,7 @@ class IndexTTS2Engine(ModelEngine):
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
         description = describer(self._checkpoint.classifier, self._device)
-        loaded = Loaded(runtime, self._reader, description, self._options, self._voice_cache_size)
+        loaded = Loaded(runtime, self._reader, description, self._options)
         loaded.warm()
         return loaded
 
@@ -140,9 +130,7 @@ class IndexTTS2Engine(ModelEngine):
 class Loaded:
     """What is there once the models are loaded; touched by the owner thread only."""
 
-    def __init__(
-        self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options, voice_cache_size: int
-    ) -> None:
+    def __init__(self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options) -> None:
         self._runtime = runtime
         self._reader = reader
         self._description = description
@@ -151,8 +139,8 @@ class Loaded:
         self._narrator = Narrator(runtime, options.steps, self._pace)
         sentence, *_ = reader.segments(STEADYING_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=LONGEST_S)
-        self._voices = Voices(runtime, voice_cache_size, decode, options.reference_s, sentence)
-        self._feelings = Feelings(runtime, voice_cache_size, decode)
+        self._voices = Voices(runtime, options.voice_cache, decode, options.reference_s, sentence)
+        self._feelings = Feelings(runtime, options.voice_cache, decode)
 
     def speak(self, request: SpeechRequest) -> Audio:
         generation = request.generation
@@ -220,7 +208,7 @@ class Loaded:
             logger.info("the description of the emotion was read by the %s: %s", self._description.name, numbers)
         if numbers is None:
             return voice.emotion
-        if self._options.cap_emotion and not by_classifier:  # the classifier's scores are what the model was tuned with
+        if self._options.emotion_cap and not by_classifier:  # the classifier's scores are what the model was tuned with
             numbers = capped(numbers)
         emotions = self._runtime.emotions
         rows = emotions.drawn(chance(seed)) if emotion.random else emotions.nearest(voice.style)

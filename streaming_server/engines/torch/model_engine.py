@@ -9,7 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, closing
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
@@ -17,10 +17,8 @@ from streaming_server.domain import AudioChunk, SpeechRequest
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.threads import OwnerThread
+from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable
-
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["fp16", "bf16", "fp32"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -14,10 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from streaming_server.engines.base import EngineOptions, create_engine
 from streaming_server.engines.indextts2.checkpoint import build
 from streaming_server.engines.indextts2.folder import Checkpoint, External
 from streaming_server.engines.indextts2.runtime import Runtime
+from streaming_server.engines.registry import create_engine
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts2 import published
 from tests.engines.indextts2.acoustic_parity import normal
@@ -264,6 +264,6 @@ def test_the_configuration_decides_which_runtime_it_is(
     folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        engine = create_engine(EngineOptions(model_dir=folders["2.5"], device="cpu"))
+        engine = create_engine("auto", {"MODEL_DIR": str(folders["2.5"]), "DEVICE": "cpu"})
     assert (engine.info.name, engine.info.model_type) == ("indextts", "IndexTTS2")
     assert (engine.info.model_version, engine.info.sample_rate_hz) == ("2.5.0", 22_050)

@@ -1,0 +1,203 @@
+"""The server's side of the espeak-ng child process: requests in, samples out, a new process for one that has died."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import anyio
+import numpy as np
+
+from streaming_server.domain import IntSamples
+from streaming_server.engines.espeak.child import MAX_MESSAGE_BYTES, Kind
+from streaming_server.engines.espeak.library import Timbre, find_files
+from streaming_server.errors import EngineFailed, EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+_START_S = 60.0
+_END_S = 5.0
+_PART_BYTES = MAX_MESSAGE_BYTES // 2
+_COMMAND = ("-s", "-S", "-B", "-P", "-m", "streaming_server.engines.espeak.child")
+_PACKAGES = Path(__file__).parents[3]
+_MESSAGES = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A text in one language and one timbre."""
+
+    text: str
+    language: str
+    """An espeak-ng voice such as ``cmn`` or ``en-us``."""
+    timbre: Timbre = Timbre()
+    pause: bool = False
+    """End with the pause that the text's last punctuation asks for."""
+
+
+class EspeakProcess:
+    """espeak-ng in a child process. The same request gives the same samples, whatever was spoken before."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            EngineUnavailable: espeak-ng is not installed or does not load.
+        """
+        self._child = _Child()
+        self._lock = asyncio.Lock()
+        self.sample_rate_hz = self._child.sample_rate_hz
+        self.version = self._child.version
+
+    async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[IntSamples, None]:
+        """A chunk of 100 ms, then chunks of up to 400 ms, shape ``(n,)``. One request at a time, others wait.
+
+        ``aclose()`` kills the worker.
+
+        Raises:
+            EngineFailed: espeak-ng refuses an utterance or crashes; the next request is not affected.
+        """
+        async with self._lock:
+            if self._child.has_died():
+                self._child = await anyio.to_thread.run_sync(_Child)
+            child, exit_code, refusal = self._child, None, ""
+            child.number = (child.number + 1) % 256
+            try:
+                content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
+                for at in range(0, len(content), _PART_BYTES):
+                    await child.send(b"D" + content[at : at + _PART_BYTES])
+                await child.send(b"G")
+                while exit_code is None:
+                    message = await child.receive()
+                    kind, content = message[:1], message[1:]
+                    if kind == Kind.SAMPLES:
+                        yield np.frombuffer(content, np.int16)
+                    elif kind == Kind.FAILED:
+                        refusal = content.decode()
+                    else:
+                        exit_code = int(content)
+            finally:
+                if exit_code is None and not child.has_died():
+                    with anyio.CancelScope(shield=True):
+                        await child.cancel()
+            if exit_code:
+                child.end()
+                what = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+                log.error("espeak-ng crashed: by=%s characters=%d", what, sum(len(item.text) for item in utterances))
+                raise EngineFailed(f"espeak-ng crashed on this text ({what}); other requests are not affected")
+        if refusal:
+            raise EngineFailed(refusal)
+
+    async def aclose(self) -> None:
+        """End the process."""
+        with anyio.CancelScope(shield=True):
+            await self._child.aclose()
+
+
+class _Child:
+    """One child process and the two descriptors that lead to it."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            EngineUnavailable: espeak-ng is not installed or does not load.
+        """
+        self.number = 255
+        """Of the current request; the child counts likewise, from 0."""
+        files = [str(path) for path in find_files()]
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, _MESSAGES)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *_COMMAND, *files],
+                stdin=subprocess.PIPE,
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"PYTHONPATH": str(_PACKAGES)},
+                bufsize=0,
+            )
+        assert self._process.stdin is not None
+        self._control = self._process.stdin
+        self.end = weakref.finalize(self, _end, self._process, self._socket, self._control)
+        self._socket.settimeout(_START_S)
+        try:
+            hello = self._socket.recv(MAX_MESSAGE_BYTES)
+        except TimeoutError:
+            hello = b""
+        if hello[:1] != Kind.READY:
+            self.end()
+            raise EngineUnavailable(hello[1:].decode() or "the espeak-ng process does not start")
+        about = json.loads(hello[1:])
+        self.sample_rate_hz: int = about["sample_rate_hz"]
+        self.version: str = about["version"]
+        self._socket.setblocking(False)
+
+    async def send(self, message: bytes) -> None:
+        """
+        Raises:
+            EngineFailed: the process has died.
+        """
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._socket, bytes([self.number]) + message)
+        except OSError as error:
+            raise self._died() from error
+
+    async def receive(self) -> bytes:
+        """The next message.
+
+        Raises:
+            EngineFailed: the process has died.
+        """
+        try:
+            try:
+                message = self._socket.recv(MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                message = await asyncio.get_running_loop().sock_recv(self._socket, MAX_MESSAGE_BYTES)
+        except OSError as error:
+            raise self._died() from error
+        if not message:
+            raise self._died()
+        return message
+
+    def has_died(self) -> bool:
+        return self._process.poll() is not None
+
+    def _died(self) -> EngineFailed:
+        self.end()
+        log.error("espeak-ng process died: returncode=%s", self._process.returncode)
+        return EngineFailed("the espeak-ng process died; the next request starts another")
+
+    async def cancel(self) -> None:
+        """Kill the current request's worker and drop what it has sent."""
+        with suppress(OSError, EngineFailed):
+            self._control.write(bytes([self.number]))
+            while (await self.receive())[:1] != Kind.ENDED:
+                pass
+
+    async def aclose(self) -> None:
+        self._control.close()
+        with anyio.move_on_after(_END_S):
+            while not self.has_died():
+                await anyio.sleep(0.002)
+        self.end()
+
+
+def _end(process: subprocess.Popen[bytes], messages: socket.socket, control: IO[bytes]) -> None:
+    """The end of ``control`` ends the process and its workers."""
+    control.close()
+    messages.close()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

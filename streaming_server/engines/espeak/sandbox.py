@@ -1,0 +1,71 @@
+"""What the espeak-ng child process gives up: memory, processes, files and the network.
+
+Resource limits hold everywhere. On Linux the process also enters a network namespace of its own (user namespaces) and
+can read nothing but the data folder (Landlock); a kernel or container that offers neither leaves the limits alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+
+_MEMORY_BYTES = 512 << 20
+_CPU_S = 600
+"""Of one request; espeak-ng speaks for days in that time."""
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+# The same on every architecture.
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_LANDLOCK_EVERY_ACCESS = (1 << 13) - 1
+"""What the first version of Landlock knows."""
+_LANDLOCK_READ = 1 << 2 | 1 << 3
+"""Files and folders."""
+_LANDLOCK_PATH_BENEATH = 1
+
+
+def confine_process(readable: Path) -> None:
+    """Bound this process and those that it forks; of the file system they read ``readable`` alone."""
+    _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, 32)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _read_only(libc, readable)
+
+
+def confine_worker(parent: int) -> None:
+    """Bound one worker of the process ``parent``, and let it end with that process."""
+    _limit(resource.RLIMIT_CPU, _CPU_S)
+    _limit(resource.RLIMIT_NPROC, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _limit(what: int, value: int) -> None:
+    _, hard = resource.getrlimit(what)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(what, (value, value))
+
+
+def _read_only(libc: ctypes.CDLL, folder: Path) -> None:
+    handled = struct.pack("=Q", _LANDLOCK_EVERY_ACCESS)
+    ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, handled, len(handled), 0)
+    if ruleset < 0:
+        return
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    rule = struct.pack("=Qi", _LANDLOCK_READ, opened)
+    if libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0) == 0:
+        libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    os.close(opened)
+    os.close(ruleset)

@@ -1,0 +1,54 @@
+"""The registry's entry of IndexTTS 1.0 and 1.5."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from streaming_server.engines.base import Engine, EngineSpec
+from streaming_server.engines.torch.options import LookAhead, ModelDir, TorchOptions
+
+_VERSION = re.compile(r"^version: *['\"]?(\d)", re.MULTILINE)
+
+
+class IndexTTSOptions(TorchOptions):
+    """Where the checkpoint is and how early a stream lets go of its audio."""
+
+    model_dir: ModelDir = Path("checkpoints")
+    look_ahead: LookAhead = "exact"
+
+
+def major_version(folder: Path) -> str | None:
+    """The first digit of the version in ``config.yaml``; None where there is no such file.
+
+    Read without a YAML parser, since this decides whether one is to be installed. The configuration of 1.0 has no
+    version.
+    """
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _VERSION.search(text)
+    return found[1] if found else "1"
+
+
+def create(options: IndexTTSOptions) -> Engine:
+    from streaming_server.engines.indextts.engine import IndexTTSEngine
+
+    return IndexTTSEngine(
+        model_dir=options.model_dir,
+        device=options.device,
+        precision=options.chosen_precision,
+        look_ahead=options.look_ahead,
+        voice_cache_size=options.voice_cache,
+    )
+
+
+ENGINE = EngineSpec(
+    name="indextts",
+    title="IndexTTS",
+    options=IndexTTSOptions,
+    create=create,
+    recognises=lambda options: major_version(options.model_dir) not in {None, "2"},
+    extra="indextts",
+)

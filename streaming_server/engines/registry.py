@@ -1,0 +1,120 @@
+"""The engines by name: the built-in ones and those of installed packages.
+
+A package adds an engine with an entry point in the group ``streaming_server.engines`` that names an `EngineSpec`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from streaming_server.engines.base import Engine, EngineOptions, EngineSpec
+from streaming_server.environment import InvalidSetting
+from streaming_server.errors import EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+GROUP = "streaming_server.engines"
+AUTO = "auto"
+FALLBACK = "espeak"
+"""What ``auto`` takes where no engine recognises a model."""
+
+BUILT_IN = {
+    "indextts2": "streaming_server.engines.indextts2.spec:ENGINE",
+    "indextts": "streaming_server.engines.indextts.spec:ENGINE",
+    "higgs": "streaming_server.engines.higgs.spec:ENGINE",
+    "espeak": "streaming_server.engines.espeak.spec:ENGINE",
+}
+"""In the order in which ``auto`` asks them; those of other packages come behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine that was chosen, with its options."""
+
+    spec: EngineSpec[Any]
+    options: EngineOptions
+
+    def create(self) -> Engine:
+        """Import the engine and make it.
+
+        Raises:
+            EngineUnavailable: it cannot start, or something that it needs is not installed.
+        """
+        try:
+            return self.spec.create(self.options)
+        except ImportError as error:
+            what = f"needs {error.name}" if error.name else f"cannot be imported: {error}"
+            how = f"; run scripts/install {self.spec.extra}" if self.spec.extra else ""
+            raise EngineUnavailable(f"the {self.spec.name} engine {what}{how}") from error
+
+
+def engines() -> dict[str, EngineSpec[Any]]:
+    """All engines by name. A package whose entry point cannot be loaded is left out, with a warning."""
+    found: dict[str, EngineSpec[Any]] = {
+        name: EntryPoint(name, value, GROUP).load() for name, value in BUILT_IN.items()
+    }
+    for point in entry_points(group=GROUP):
+        try:
+            spec = point.load()
+        except Exception as error:
+            log.warning("engine plugin not loaded: %s = %s: %r", point.name, point.value, error)
+            continue
+        if spec.name in found:
+            log.warning("engine plugin not loaded: %s = %s: the name is taken", spec.name, point.value)
+            continue
+        found[spec.name] = spec
+    return found
+
+
+def names() -> list[str]:
+    """The valid values of ``ENGINE``."""
+    found = engines().values()
+    return [AUTO, *sorted({spec.name for spec in found} | {spec.family for spec in found if spec.family})]
+
+
+def variables() -> dict[str, FieldInfo]:
+    """The options of all engines by the names of their environment variables."""
+    found: dict[str, FieldInfo] = {}
+    for spec in engines().values():
+        found |= {name: option for name, option in spec.options.variables().items() if name not in found}
+    return found
+
+
+def choose(name: str, environment: Mapping[str, str]) -> Choice:
+    """The engine that a value of ``ENGINE`` means, with its options out of environment variables.
+
+    Raises:
+        InvalidSetting: there is no engine of that name, or an option is not valid.
+    """
+    found = engines()
+    if name not in names():
+        raise InvalidSetting(f"ENGINE={name}: one of {', '.join(names())} is needed")
+    for spec in found.values():
+        if name in {AUTO, spec.family}:
+            choice = _configured(spec, environment)
+            if spec.recognises(choice.options):
+                return choice
+    return _configured(found[FALLBACK if name == AUTO else name], environment)
+
+
+def create_engine(name: str, environment: Mapping[str, str]) -> Engine:
+    """The engine that a value of ``ENGINE`` means; nothing else takes its place.
+
+    Raises:
+        EngineUnavailable: it cannot start; the sentence says what to do.
+        InvalidSetting: there is no engine of that name, or an option is not valid.
+    """
+    return choose(name, environment).create()
+
+
+def _configured(spec: EngineSpec[Any], environment: Mapping[str, str]) -> Choice:
+    try:
+        return Choice(spec, spec.options.from_env(environment))
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{error} by the {spec.name} engine") from None

@@ -1,0 +1,121 @@
+"""Sentences of a text, and segments of a text that is still arriving. The time taken is linear in the text's length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_SENTENCE_CHARACTERS = 300
+"""A longer sentence is cut at the last clause, word or character that fits."""
+
+_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n\s*""")
+_ABBREVIATIONS = frozenset(
+    """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
+    ave blvd rd apt dept univ approx est vs vol fig ch pp cf no nos e.g i.e viz
+    jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun""".split()  # noqa: SIM905
+)
+_ONLY_BEFORE_A_NUMBER = frozenset({"no", "nos", "fig", "ch", "pp", "vol", "mon", "sun", "sat", "fri", "mar"})
+"""Abbreviations that are words as well: ``No. He left.``"""
+_WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
+_CLAUSE_END = re.compile(r"[,;:—–，、；：](?=\s|[^\x00-\x7f])")
+_OPENING_END = re.compile(r"[,;:—–](?=\s+\S)|[，、；：](?=.)")
+_OPENING_CHARACTERS = 24
+"""A first segment that ends at a clause is at least this long: shorter ones sound detached."""
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a text, at most `MAX_SENTENCE_CHARACTERS` each; they contain all but white space.
+
+    A full stop after a title, an abbreviation or an initial, inside a number, or before a word in lower case does not
+    end a sentence. A line break does, unless the next line continues in lower case.
+    """
+    for start, end in _spans(text):
+        yield from _bounded(text[start:end].strip())
+
+
+class Segmenter:
+    """Cuts text that arrives in pieces into segments that no further text can change.
+
+    A segment is a sentence. It is complete when the first character of the next sentence has arrived: until then a
+    number, an abbreviation or a word may still grow. The first segment may also be a clause, for an early first audio.
+    """
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._is_first = True
+
+    @property
+    def pending_characters(self) -> int:
+        """Characters that belong to no segment yet."""
+        return len(self._rest)
+
+    def push(self, piece: str) -> list[str]:
+        """Append a piece; returns the segments that are complete now."""
+        self._rest += piece
+        spans = list(_spans(self._rest))
+        start = spans[-1][0] if spans else 0
+        found = [part for span in spans[:-1] for part in _bounded(self._rest[slice(*span)].strip())]
+        self._rest = self._rest[start:]
+        while len(self._rest.lstrip()) > MAX_SENTENCE_CHARACTERS:
+            head, self._rest = _cut(self._rest.lstrip())
+            found.append(head)
+        if not found and self._is_first and (end := self._opening_end()):
+            found.append(self._rest[:end].strip())
+            self._rest = self._rest[end:]
+        self._is_first = self._is_first and not found
+        return found
+
+    def flush(self) -> list[str]:
+        """Return what is left as segments; the text that follows begins a new one."""
+        found = list(sentences(self._rest))
+        self._rest = ""
+        self._is_first = self._is_first and not found
+        return found
+
+    def _opening_end(self) -> int | None:
+        end = _OPENING_END.search(self._rest, _OPENING_CHARACTERS)
+        return end.end() if end else None
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    begin = 0
+    for end in _END.finditer(text):
+        if text[begin : end.end()].strip() and _ends_sentence(text, end):
+            yield begin, end.end()
+            begin = end.end()
+    if text[begin:].strip():
+        yield begin, len(text)
+
+
+def _ends_sentence(text: str, end: re.Match[str]) -> bool:
+    following = text[end.end() : end.end() + 2].lstrip(" ")[:1]
+    if end[0][0] == "\n":
+        return "\n" in end[0][1:] or not following.islower()
+    if following.islower():
+        return False
+    if end[0] != ".":
+        return True
+    word = _WORD_BEFORE.search(text, max(end.start() - 10, 0), end.start())
+    if word is None:
+        return True
+    name = word[0].rpartition(".")[2]
+    if len(name) == 1 and name.isupper() and name != "I":
+        return False
+    known = word[0].lower()
+    return known not in _ABBREVIATIONS or (known in _ONLY_BEFORE_A_NUMBER and not following.isdigit())
+
+
+def _bounded(sentence: str) -> Iterator[str]:
+    while len(sentence) > MAX_SENTENCE_CHARACTERS:
+        head, sentence = _cut(sentence)
+        yield head
+    if sentence:
+        yield sentence
+
+
+def _cut(sentence: str) -> tuple[str, str]:
+    """Split a sentence that is too long into the part that fits and the remainder."""
+    head = sentence[:MAX_SENTENCE_CHARACTERS]
+    clauses = [match.end() for match in _CLAUSE_END.finditer(head, MAX_SENTENCE_CHARACTERS // 2)]
+    end = clauses[-1] if clauses else head.rfind(" ") + 1 or MAX_SENTENCE_CHARACTERS
+    return sentence[:end].strip(), sentence[end:].lstrip()

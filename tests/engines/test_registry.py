@@ -1,0 +1,186 @@
+"""The registry, and an engine that another distribution brings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from streaming_server.engines import registry
+from streaming_server.environment import InvalidSetting
+from tests.support.process import server_process
+
+MODULE = """
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from streaming_server.domain import AudioChunk, Capability
+from streaming_server.engines.base import EngineInfo, EngineOptions, EngineSpec
+
+
+class ToneOptions(EngineOptions):
+    model_dir: Annotated[Path, Field(validation_alias="MODEL_DIR", description="Folder of the model")] = Path("none")
+    frequency_hz: Annotated[
+        float, Field(ge=20, le=4000, validation_alias="TONE_HZ", description="Frequency of the tone")
+    ] = 440.0
+
+
+class ToneEngine:
+    def __init__(self, options):
+        self.options = options
+        self.info = EngineInfo(
+            "tone", "7", 16000, capabilities=frozenset({Capability.TEXT_TO_SPEECH}), max_concurrency=2
+        )
+
+    async def warm(self):
+        pass
+
+    async def stream(self, request):
+        time_s = np.arange(16000) / 16000
+        yield AudioChunk(np.sin(2 * np.pi * self.options.frequency_hz * time_s).astype(np.float32) / 2)
+
+    async def aclose(self):
+        pass
+
+
+ENGINE = EngineSpec(
+    name="tone",
+    title="a sine",
+    options=ToneOptions,
+    create=ToneEngine,
+    recognises=lambda options: (options.model_dir / "tone.txt").is_file(),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages with one distribution, whose entry point is an engine."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "tone_engine.py").write_text(MODULE)
+    information = folder / "tone_engine-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: tone-engine\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[streaming_server.engines]\ntone = tone_engine:ENGINE\n")
+    return folder
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(site)
+
+
+def run(site: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "streaming_server.cli", *arguments],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_engine_of_another_distribution_is_in_the_registry(tmp_path: Path) -> None:
+    assert "tone" in registry.names()
+    assert "TONE_HZ" in registry.variables()
+    assert registry.choose("tone", {}).spec.title == "a sine"
+    (tmp_path / "tone.txt").touch()
+    assert registry.choose("auto", {"MODEL_DIR": str(tmp_path)}).spec.name == "tone"
+    with pytest.raises(InvalidSetting, match=r"^TONE_HZ=5: a number from 20 to 4000 is needed by the tone engine$"):
+        registry.choose("tone", {"TONE_HZ": "5"})
+
+
+def test_the_command_line_offers_it(site: Path) -> None:
+    help_text = run(site, "serve", "--help").stdout
+    assert "tone: a sine" in " ".join(help_text.split())
+    assert "--tone-hz" in help_text
+    assert "TONE_HZ=9: a number from 20 to 4000" in run(site, "serve", "--engine", "tone", "--tone-hz", "9").stderr
+    assert run(site, "extras", "--engine", "tone").stdout == "\n"
+
+
+def test_the_server_runs_it(site: Path) -> None:
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    with (
+        server_process(ENGINE="tone", TONE_HZ="1000", PYTHONPATH=path) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        info = client.get("/model_info").json()
+        audio = client.post("/synthesize_stream", json={"text": "Hello."})
+    assert (info["engine"], info["model_version"], info["sample_rate"]) == ("tone", "7", 16000)
+    assert info["capabilities"]["text_to_speech"]
+    assert not info["capabilities"]["seed"]
+    assert len(audio.content) == 2 * 16000
+
+
+def test_a_package_that_does_not_load_is_left_out(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    information = tmp_path / "broken-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[streaming_server.engines]\nbroken = no_such_module:ENGINE\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "broken" not in registry.names()
+    assert "engine plugin not loaded: broken = no_such_module:ENGINE" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "engine"), [(None, "indextts"), ("1.5", "indextts"), ("2.0", "indextts2"), ("'2.5'", "indextts2")]
+)
+@pytest.mark.parametrize("name", ["auto", "indextts"])
+def test_the_configuration_names_the_engine(version: str | None, engine: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("gpt:\n  version: 9\n" + (f"version: {version}\n" if version else ""))
+    choice = registry.choose(name, {"MODEL_DIR": str(tmp_path)})
+    assert (choice.spec.name, choice.spec.extra) == (engine, engine)
+
+
+def test_options_come_from_their_variables() -> None:
+    choice = registry.choose(
+        "indextts2", {"MODEL_DIR": "m", "INDEXTTS2_STEPS": "12", "INDEXTTS2_EMOTION_CAP": "off", "W2VBERT_DIR": " "}
+    )
+    options = choice.options.model_dump()
+    assert (options["model_dir"], options["steps"], options["emotion_cap"]) == (Path("m"), 12, False)
+    assert (options["device"], options["w2vbert_dir"]) == ("auto", None)
+
+
+@pytest.mark.parametrize(
+    ("engine", "variable", "value", "sentence"),
+    [
+        ("espeak", "DEVICE", "cuda", "one of auto, cpu is needed by the espeak engine"),
+        ("espeak", "PRECISION", "fp16", "one of auto is needed by the espeak engine"),
+        ("indextts", "LOOK_AHEAD", "32", "exact or a whole number from 1 to 31 is needed by the indextts engine"),
+        ("indextts", "VOICE_CACHE", "0", "a whole number of at least 1"),
+        ("indextts2", "INDEXTTS2_STEPS", "1.5", "a whole number from 1 to 100"),
+        ("indextts2", "INDEXTTS2_REFERENCE_S", "nan", "a number from 0.5 to 15"),
+        ("indextts2", "INDEXTTS2_EMOTION_CAP", "maybe", "true or false"),
+        ("indextts2", "INDEXTTS2_STREAM", "token", "one of segment, chunk"),
+        ("higgs", "DEVICE", "tpu", "one of auto, cuda, mps, cpu"),
+    ],
+)
+def test_an_option_that_is_not_valid_names_the_variable(engine: str, variable: str, value: str, sentence: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{variable}={value}: {sentence}"):
+        registry.choose(engine, {variable: value})
+
+
+def test_an_unknown_engine_names_the_known_ones() -> None:
+    with pytest.raises(InvalidSetting, match=r"^ENGINE=dance: one of auto, espeak, .* is needed$"):
+        registry.choose("dance", {})
+
+
+def test_choosing_imports_no_engine() -> None:
+    code = (
+        "import sys; from streaming_server.engines import registry; registry.variables(); "
+        "[registry.choose(name, {}) for name in registry.names()]; "
+        "print(*{'torch', 'transformers', 'yaml', 'espeakng_loader', 'numba'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from streaming_server import logs
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put back the root logger's own handlers."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield
+    for handler in root.handlers:
+        with suppress(OSError):  # of a full disk, which takes the rest no more than the beginning
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = tmp_path / "server.log"
+    full.symlink_to("/dev/full")
+    console = io.StringIO()
+    logs.configure(console, full)
+    for number in range(5):
+        logging.getLogger("test").info("record %d", number)
+    lines = [json.loads(line) for line in console.getvalue().splitlines()]
+    messages = [line["message"] for line in lines if line["logger"] == "test"]
+    assert messages == [f"record {number}" for number in range(5)]
+    (failure,) = [line for line in lines if line["level"] == "error"]
+    assert failure["message"] == f"log file not written: {full}: No space left on device"
+    assert not any(capsys.readouterr())
+
+
+def test_the_file_has_the_lines_of_the_console(tmp_path: Path) -> None:
+    console = io.StringIO()
+    logs.configure(console, tmp_path / "folder" / "server.log")
+    logging.getLogger("test").warning("event: %s", "fact", extra={"fields": {"field": 1}})
+    assert (tmp_path / "folder" / "server.log").read_text() == console.getvalue()
+    assert json.loads(console.getvalue())["field"] == 1

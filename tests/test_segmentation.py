@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streaming_server.segmentation import MAX_SENTENCE_CHARACTERS, Segmenter, sentences
+
+TOKENS = [*"abXY01 .!?…,;:—\n\"'()。，你", "Dr.", "e.g.", "3.14", "word ", "word. ", "No. "]
+TEXTS = st.lists(st.sampled_from(TOKENS), max_size=60).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        ("Dr. Smith met Mr. J. R. Jones at 3.14 p.m. on Jan. 5. Then he left.", None),
+        ("No. He left. See no. 7 there.", ["No.", "He left.", "See no. 7 there."]),
+        ('He said "Stop!" and ran. Why?', ['He said "Stop!" and ran.', "Why?"]),
+        ("你好。世界！好吗？", ["你好。", "世界！", "好吗？"]),
+        ("a line\nof words\n\nNew paragraph", ["a line\nof words", "New paragraph"]),
+        ("", []),
+        (" \n ", []),
+    ],
+)
+def test_sentences(text: str, expected: list[str] | None) -> None:
+    if expected is None:
+        expected = ["Dr. Smith met Mr. J. R. Jones at 3.14 p.m. on Jan. 5.", "Then he left."]
+    assert list(sentences(text)) == expected
+
+
+def test_a_long_sentence_is_cut_at_clauses_and_words() -> None:
+    text = "and then, " * 100
+    parts = list(sentences(text))
+    assert all(len(part) <= MAX_SENTENCE_CHARACTERS for part in parts)
+    assert all(part.endswith(",") for part in parts)
+    assert " ".join(parts) == text.strip()
+    assert [len(part) for part in sentences("x" * 700)] == [300, 300, 100]
+
+
+def push_all(text: str, size: int) -> tuple[list[str], Segmenter]:
+    segmenter = Segmenter()
+    found = [part for at in range(0, len(text), size) for part in segmenter.push(text[at : at + size])]
+    return found, segmenter
+
+
+def test_a_sentence_leaves_with_the_first_character_of_the_next() -> None:
+    segmenter = Segmenter()
+    assert segmenter.push("It costs 3.") == []
+    assert segmenter.push("14 in all. ") == []
+    assert segmenter.push("N") == ["It costs 3.14 in all."]
+    assert segmenter.push("ext one.") == []
+    assert segmenter.flush() == ["Next one."]
+    assert segmenter.flush() == []
+
+
+@pytest.mark.parametrize("growing", ["Dr. Smith is here", "at no. 7 there", "He owns 3.5 of it", "so-called e.g. this"])
+def test_what_may_still_grow_is_held_back(growing: str) -> None:
+    for end in range(1, len(growing)):
+        assert Segmenter().push(growing[:end]) == []
+
+
+def test_the_first_segment_may_be_a_clause_and_later_ones_are_sentences() -> None:
+    text = (
+        "When the fog finally lifted over the bay, every ship waved back, slowly. After that, all was quiet, again. End"
+    )
+    found, segmenter = push_all(text, 1)
+    assert found == [
+        "When the fog finally lifted over the bay,",
+        "every ship waved back, slowly.",
+        "After that, all was quiet, again.",
+    ]
+    assert segmenter.flush() == ["End"]
+    assert Segmenter().push("Well, yes, no, maybe so") == []  # a clause of one word would sound detached
+
+
+def test_a_flush_ends_a_segment_wherever_it_stands() -> None:
+    segmenter = Segmenter()
+    assert segmenter.push("Hello") == []
+    assert segmenter.pending_characters == 5
+    assert segmenter.flush() == ["Hello"]
+    assert segmenter.push("there. Yes") == ["there."]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(text=TEXTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20))
+def test_nothing_of_the_text_is_lost_however_it_arrives(text: str, sizes: list[int]) -> None:
+    by_character, segmenter = push_all(text, 1)
+    by_character += segmenter.flush()
+    other = Segmenter()
+    found, at, turn = [], 0, 0
+    while at < len(text):
+        size = sizes[turn % len(sizes)]
+        found += other.push(text[at : at + size])
+        at, turn = at + size, turn + 1
+    found += other.flush()
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert "".join("".join(by_character).split()) == "".join(text.split())
+    assert all(part == part.strip() and part for part in found)
+
+
+def test_the_work_grows_with_the_text_alone() -> None:
+    """However long the text before, a piece is examined together with the unfinished sentence only."""
+    segmenter = Segmenter()
+    pending = []
+    for _ in range(2000):
+        segmenter.push("word ")
+        pending.append(segmenter.pending_characters)
+    assert max(pending) <= MAX_SENTENCE_CHARACTERS + len("word ")
+    assert any(later < earlier for earlier, later in pairwise(pending))
