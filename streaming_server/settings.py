@@ -19,7 +19,7 @@ class Settings:
     port: int = setting(8000, "Port to listen on; 0 takes a free one", least=0, most=65535)
     engine: str = setting(
         "auto",
-        "`auto` (a model where there is one, else espeak) or the name of an engine: {engines}",
+        "`auto` (a model where there is one, else hibari) or the name of an engine: {engines}",
     )
     engine_options: Mapping[str, str] = field(default_factory=dict)
     """The variables of the engines' own options that are set; the chosen engine reads those that it has."""

@@ -87,5 +87,7 @@ class EngineSpec(Generic[Options]):
     """Whether the options name a model of this engine that is there; ``auto`` takes the first engine that says so."""
     extra: str = ""
     """The extra of this project that installs what it needs; empty where it needs nothing more."""
+    companions: tuple[str, ...] = ()
+    """Extras that start_api.sh installs with it, though it starts without them."""
     family: str = ""
     """Another value of ``--engine`` that means this engine where it recognises its model."""

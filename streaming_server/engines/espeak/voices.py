@@ -11,10 +11,9 @@ import anyio
 from streaming_server.audio.decode import comment, decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.engines.espeak.library import Timbre
+from streaming_server.engines.recordings import PRESET_TAG
 from streaming_server.errors import VoiceFileMissing
 
-COMMENT = "espeak-ng preset: "
-"""Begins the comment tag of a recording that was made from a preset."""
 _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
 _MAX_CACHED = 256
@@ -70,7 +69,7 @@ def preset_for(recording: Path) -> Preset:
         VoiceUnreadable: it cannot be decoded.
     """
     _version(recording)
-    named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
+    named = _BY_NAME.get(comment(recording).rpartition(PRESET_TAG)[2])
     return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
 
 

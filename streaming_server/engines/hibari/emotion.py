@@ -24,13 +24,13 @@ class _Effect(NamedTuple):
 
 _EFFECTS = {
     "happy": _Effect(1.10, 1.40, 1.10, 1.0, 1.0),
-    "angry": _Effect(1.03, 1.25, 1.10, 3.0, 2.0),
-    "sad": _Effect(0.92, 0.60, 0.86, -2.0, -1.5),
+    "angry": _Effect(1.03, 1.25, 1.10, 4.0, 1.5),
+    "sad": _Effect(0.92, 0.60, 0.86, -4.0, -1.5),
     "afraid": _Effect(1.16, 1.15, 1.18, -1.0, 0.0),
     "disgusted": _Effect(0.94, 1.10, 0.88, 1.0, 0.5),
-    "melancholic": _Effect(0.93, 0.50, 0.80, -3.0, -2.0),
+    "melancholic": _Effect(0.93, 0.50, 0.80, -5.0, -2.0),
     "surprised": _Effect(1.18, 1.60, 1.06, 2.0, 1.0),
-    "calm": _Effect(0.97, 0.75, 0.92, -1.5, -1.0),
+    "calm": _Effect(0.97, 0.75, 0.92, -3.0, -1.0),
 }
 _RANDOM_PITCH, _RANDOM_RANGE, _RANDOM_RATE = 0.08, 0.25, 0.10
 _MIN_CHANGE = 0.4

@@ -13,7 +13,15 @@ from random import Random
 import anyio
 import numpy as np
 
-from streaming_server.domain import AudioChunk, Emotion, EmotionVector, FloatSamples, Generation, SpeechRequest
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    Emotion,
+    EmotionVector,
+    FloatSamples,
+    Generation,
+    SpeechRequest,
+)
 from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.espeak.languages import runs
@@ -22,11 +30,12 @@ from streaming_server.engines.hibari.joins import Levelled, pause_s, silence, tr
 from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import timbre_for
+from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
-from streaming_server.engines.onnx.text import clauses, sentences
 from streaming_server.engines.recordings import RecordingCache
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
+from streaming_server.segmentation import sentences
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +69,18 @@ class HibariEngine:
             name="hibari",
             model_version=self._network.version,
             sample_rate_hz=SAMPLE_RATE_HZ,
-            capabilities={
-                "text_to_speech": True,
-                "voice_cloning": False,
-                "multi_language": espeak is not None,
-                "generation_parameters": False,
-                "token_streaming": True,
-                "seed": True,
-                "speed": False,
-                "emotion_control": True,
-                "emotion_vector": True,
-                "emotion_text": True,
-                "emotion_reference": False,
-                "emotion_random": True,
-            },
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SEED,
+                    Capability.EMOTION_CONTROL,
+                    Capability.EMOTION_VECTOR,
+                    Capability.EMOTION_TEXT,
+                    Capability.EMOTION_RANDOM,
+                }
+                | ({Capability.MULTI_LANGUAGE} if espeak is not None else set())
+            ),
             emotion_text_by="words",
         )
 

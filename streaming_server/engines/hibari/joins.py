@@ -104,4 +104,5 @@ class Joined:
             self._is_first = False
             size = min(self._fade.size, given.size)
             given[:size] *= self._fade[:size]
-        return np.clip(given * np.float32(self._level.gain or 1.0), -_PEAK, _PEAK)
+        scaled: FloatSamples = np.clip(given * np.float32(self._level.gain or 1.0), -_PEAK, _PEAK)
+        return scaled

@@ -49,7 +49,8 @@ class Frames:
 
     def take(self, columns: slice | npt.NDArray[np.intp]) -> Frames:
         """Some of the frames."""
-        return Frames(*(spectrum[:, columns] for spectrum in self.spectra), self.f0_hz[columns])
+        harmonic, harmonic_phase, noise, free, free_phase = (spectrum[:, columns] for spectrum in self.spectra)
+        return Frames(harmonic, harmonic_phase, noise, free, free_phase, self.f0_hz[columns])
 
 
 class Network:
@@ -79,7 +80,8 @@ class Network:
         ids: Sequence[int] = [0, *(self._ids[character] for character in phonemes if character in self._ids), 0]
         inputs = {"ids": np.array([ids], np.int64), "speed": np.ones(1, np.float32)}
         outputs = [np.asarray(output)[0] for output in self._session.run(_OUTPUTS, inputs)]
-        frames = Frames(*outputs)
+        harmonic, harmonic_phase, noise, free, free_phase, f0_hz = outputs
+        frames = Frames(harmonic, harmonic_phase, noise, free, free_phase, f0_hz)
         n = frames.f0_hz.size
         if not n or any(spectrum.shape != (BINS, n) for spectrum in frames.spectra):
             raise EngineFailed(f"the hibari network returned the shapes {[output.shape for output in outputs]}")

@@ -20,7 +20,7 @@ _OVERLAP = dsp.N_FFT // dsp.HOP
 _WINDOW_SUM = float(np.square(dsp.WIN).sum() / dsp.HOP)
 _LOG_PER_DB = float(np.log(10) / 20)
 _KHZ = np.linspace(0, SAMPLE_RATE_HZ / 2000, BINS, dtype=np.float32)
-_TILT_CENTRE_KHZ = 1.0
+_TILT_CENTRE_KHZ = 0.4
 _BIN_HZ = SAMPLE_RATE_HZ / dsp.N_FFT
 _FREE_VOICED_DB, _FREE_BELOW_HZ = -12.0, 2000
 """The free component of voiced frames holds a rest of the native harmonics, out of tune at another pitch."""
@@ -42,7 +42,7 @@ class Timbre:
     """Factor of the speaking rate."""
     gain_db: float = 0.0
     tilt_db: float = 0.0
-    """Spectral tilt: decibels for each octave above 1 kHz, taken away below."""
+    """Spectral tilt: decibels for each octave above 400 Hz, taken away below."""
     breath_db: float = 0.0
     """Gain of the noise."""
 
@@ -77,7 +77,8 @@ def render(frames: Frames, timbre: Timbre, rng: np.random.Generator) -> Iterator
         if end == count:  # half a window lies behind the last frame's centre
             settled = sums[: end - begin + _OVERLAP // 2]
         # The first half window lies before the centre of the first frame.
-        yield _limited(settled[0 if begin else _OVERLAP // 2 :].reshape(-1) / np.float32(_WINDOW_SUM))
+        settled = settled[0 if begin else _OVERLAP // 2 :]
+        yield _limited((settled.reshape(-1) / _WINDOW_SUM).astype(np.float32))
         if not begin:
             windows = _windows(f0_hz, timbre)
         begin = end
@@ -152,7 +153,8 @@ class _Warp:
         if self._has_own_formants:
             return columns
         low = columns[:, self._low]
-        return low + (columns[:, self._low + 1] - low) * self._share
+        warped: FloatSamples = low + (columns[:, self._low + 1] - low) * self._share
+        return warped
 
 
 def _at_rate(frames: Frames, rate: float) -> Frames:
@@ -167,13 +169,14 @@ def _f0_hz(f0_hz: FloatSamples, timbre: Timbre) -> FloatSamples:
         voiced = np.maximum(f0_hz, VOICED_HZ)
         ranged = NATIVE_PITCH_HZ * (voiced / NATIVE_PITCH_HZ) ** np.float32(timbre.pitch_range)
         f0_hz = np.where(f0_hz < VOICED_HZ, f0_hz, np.maximum(ranged, VOICED_HZ))
-    return f0_hz * np.float32(timbre.pitch)
+    return (f0_hz * timbre.pitch).astype(np.float32)
 
 
 def _log_gain(timbre: Timbre) -> FloatSamples:
     """Added to log magnitudes, shape ``(601,)``."""
     octaves = np.log2(np.clip(_KHZ, 0.1, 8.0) / _TILT_CENTRE_KHZ)
-    return ((timbre.gain_db + timbre.tilt_db * octaves) * _LOG_PER_DB).astype(np.float32)
+    gain: FloatSamples = ((timbre.gain_db + timbre.tilt_db * octaves) * _LOG_PER_DB).astype(np.float32)
+    return gain
 
 
 def _limited(samples: FloatSamples) -> FloatSamples:
