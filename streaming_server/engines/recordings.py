@@ -9,7 +9,7 @@ import anyio
 
 from streaming_server.audio.decode import comment, decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.errors import VoiceFileMissing
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 
 PRESET_TAG = "preset: "
 """Stands before the preset's name in the comment tag of a recording that was made from a preset."""
@@ -29,23 +29,16 @@ class Recording:
 
 
 class RecordingCache:
-    """Analyses each version of a file once."""
+    """Analyses of recordings, by their content."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, int, int], Recording] = {}
+        self._kept = ContentCache[Recording](_MAX_CACHED, FileDigests())
 
     async def find(self, path: Path) -> Recording:
         """As `analysed`, which runs on another thread."""
-        try:
-            stat = path.stat()  # noqa: ASYNC240
-        except OSError as error:
-            raise VoiceFileMissing(path.name) from error
-        key = path, stat.st_mtime_ns, stat.st_size
-        if key not in self._found:
-            if len(self._found) >= _MAX_CACHED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = await anyio.to_thread.run_sync(analysed, path)
-        return self._found[key]
+        if (found := self._kept.peek(path)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, path, analysed)
 
 
 def analysed(path: Path) -> Recording:
