@@ -19,7 +19,6 @@ from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, Network
 from streaming_server.engines.hibari.rendering import render
 from streaming_server.engines.hibari.voices import PRESETS
 from streaming_server.engines.onnx.english import EnglishPhonemes
-from streaming_server.engines.recordings import PRESET_TAG
 
 TEXT = "This is a reference recording. It says how the voice sounds, at its own pace."
 PROMPTS = {"belinda": "coral"}
@@ -36,7 +35,6 @@ def main(folder: Path, prompts: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         samples = np.concatenate(list(render(frames, preset.timbre, np.random.default_rng(SEED))))
         with av.open(path, "w") as container:
-            container.metadata["comment"] = f"hibari {PRESET_TAG}{preset.name}"
             stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE_HZ, layout="mono")
             frame = av.AudioFrame.from_ndarray(to_int16(samples)[np.newaxis], format="s16", layout="mono")
             frame.sample_rate = SAMPLE_RATE_HZ

@@ -21,18 +21,19 @@ from streaming_server.domain import (
     FloatSamples,
     Generation,
     SpeechRequest,
+    Voice,
 )
 from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.voices import nearest_preset
 from streaming_server.engines.hibari.emotion import with_emotion
 from streaming_server.engines.hibari.joins import Levelled, pause_s, silence, trimmed
 from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
-from streaming_server.engines.hibari.voices import timbre_for
+from streaming_server.engines.hibari.voices import VOICES, SpeakerCache
 from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
-from streaming_server.engines.recordings import RecordingCache
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -62,7 +63,7 @@ class HibariEngine:
         self._network = Network()
         self._espeak = espeak
         self._english: EnglishPhonemes | None = None
-        self._recordings = RecordingCache()
+        self._speakers = SpeakerCache()
         self._thread = OwnerThread("hibari")
         self._ahead = ThreadPoolExecutor(1, "hibari-network")
         self.info = EngineInfo(
@@ -82,6 +83,7 @@ class HibariEngine:
                 | ({Capability.MULTI_LANGUAGE} if espeak is not None else set())
             ),
             emotion_text_by="words",
+            presets=VOICES,
         )
 
     async def warm(self) -> None:
@@ -113,16 +115,17 @@ class HibariEngine:
                 "(scripts/install espeak)",
                 "text",
             )
-        neutral = timbre_for(await self._recordings.find(request.voice.path))
-        timbre = _with_emotion(neutral, request.emotion, request.generation.seed)
+        speaker = await self._speakers.find(request.voice)
+        timbre = _with_emotion(speaker.timbre, request.emotion, request.generation.seed)
+        other_voice = Voice(nearest_preset(speaker.median_pitch_hz).name, is_preset=True)
         rng = np.random.default_rng(request.generation.seed)
-        level = Levelled(timbre.gain_db - neutral.gain_db)
+        level = Levelled(timbre.gain_db - speaker.timbre.gain_db)
         is_silent = True
         for number, (language, part) in enumerate(parts, 1):
             if language == _ENGLISH:
                 chunks = self._speak(part, timbre, rng, opening=is_silent)
             else:
-                chunks = self._speak_other(replace(request, text=part), level)
+                chunks = self._speak_other(replace(request, text=part, voice=other_voice), level)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     is_silent = False

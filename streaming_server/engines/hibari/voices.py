@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-from streaming_server.engines.hibari.rendering import Timbre
-from streaming_server.engines.recordings import Recording
+import anyio
 
+from streaming_server.audio.decode import decode_mono
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import Voice
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.engines.hibari.rendering import Timbre
+
+_ANALYSIS_HZ = 16000
+_ANALYSIS_S = 30.0
+_MAX_CACHED = 256
 _MAX_PITCH_CHANGE = 1.35
 """A preset's pitch is moved by no more than this factor towards a recording's."""
 
@@ -41,23 +50,62 @@ PRESETS = (
     Preset("sage", "female", "wise", Timbre(0.86, 0.97, pitch_range=0.9, rate=0.96, gain_db=2.1), 176),
     Preset("verse", "male", "poetic", Timbre(0.50, 0.93, pitch_range=1.3, rate=0.95, tilt_db=2.0, gain_db=0.5), 107),
 )
-_BY_NAME = {preset.name: preset for preset in PRESETS}
+BY_NAME = {preset.name: preset for preset in PRESETS}
+_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
+VOICES = tuple(
+    Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
+    for preset in PRESETS
+)
+"""The presets as voices that can be asked for."""
 
 
-def preset_for(recording: Recording) -> Preset:
-    """The preset that a recording was made from, else the one nearest in pitch; the first where it has no pitch."""
-    if recording.preset in _BY_NAME:
-        return _BY_NAME[recording.preset]
-    if recording.pitch_hz is None:
-        return PRESETS[0]
-    pitch_hz = recording.pitch_hz
-    return min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """The preset that answers for a voice."""
+
+    preset: Preset
+    pitch: float = 1.0
+    """Factor of the preset's pitch."""
+
+    @property
+    def timbre(self) -> Timbre:
+        """Of the preset at that pitch."""
+        return replace(self.preset.timbre, pitch=self.preset.timbre.pitch * self.pitch)
+
+    @property
+    def median_pitch_hz(self) -> float:
+        """Of its speech."""
+        return self.preset.median_pitch_hz * self.pitch
 
 
-def timbre_for(recording: Recording) -> Timbre:
-    """The timbre of `preset_for`, with its pitch moved to the recording's median."""
-    preset = preset_for(recording)
-    if recording.preset in _BY_NAME or recording.pitch_hz is None:
-        return preset.timbre
-    factor = min(max(recording.pitch_hz / preset.median_pitch_hz, 1 / _MAX_PITCH_CHANGE), _MAX_PITCH_CHANGE)
-    return replace(preset.timbre, pitch=preset.timbre.pitch * factor)
+class SpeakerCache:
+    """Who answers for a voice: a preset by its name, one of ``voice_01`` … ``voice_11``, or by a recording's pitch."""
+
+    def __init__(self) -> None:
+        self._kept = ContentCache[Speaker](_MAX_CACHED, FileDigests())
+
+    async def find(self, voice: Voice) -> Speaker:
+        """
+        Raises:
+            VoiceFileMissing: there is no such recording.
+            VoiceUnreadable: it cannot be decoded.
+        """
+        if voice.is_preset:
+            return Speaker(BY_NAME[voice.name])
+        found = self._kept.peek(voice.path)
+        if preset := _BY_STEM.get(voice.path.stem):
+            return Speaker(preset)
+        return found or await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
+
+
+def _speaker_of(recording: Path) -> Speaker:
+    return nearest(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def nearest(pitch_hz: float | None) -> Speaker:
+    """The preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
+    if pitch_hz is None:
+        return Speaker(PRESETS[0])
+    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+    factor = pitch_hz / preset.median_pitch_hz
+    return Speaker(preset, min(max(factor, 1 / _MAX_PITCH_CHANGE), _MAX_PITCH_CHANGE))
