@@ -95,7 +95,9 @@ class SpeakerCache:
         found = self._kept.peek(voice.path)
         if preset := _BY_STEM.get(voice.path.stem):
             return Speaker(preset)
-        return found or await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
+        if found is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
 
 
 def _speaker_of(recording: Path) -> Speaker:
