@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ import psycopg
 import pytest
 
 from streaming_server.errors import EngineFailed, LeaseLost, StorageUnavailable
-from streaming_server.jobs import runner
+from streaming_server.jobs import file_store, runner
 from streaming_server.jobs.threads import StorageThreads
 from tests.support.fakes import FakeEngine, tone
 from tests.support.postgres import PostgreSQL
@@ -144,6 +145,29 @@ def test_a_workflow_whose_root_is_full_fails_and_holds_up_no_task(
         answer = live.post("/v1/workflows", workflow())
         assert (answer.status_code, answer.json()["error_code"]) == (507, "INSUFFICIENT_STORAGE")
         assert answer.json()["task_id"].startswith("task_")
+
+
+def test_a_copy_to_another_file_system_locks_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = file_store._copied
+    copies: list[Path] = []
+
+    def copying(source: Path, target: Path) -> Path:
+        with sqlite3.connect(tmp_path / "server.db", isolation_level=None) as database:
+            database.execute("BEGIN IMMEDIATE")  # waits, and fails in the end, where the copy holds the lock
+            database.execute("ROLLBACK")
+        copies.append(target)
+        return copied(source, target)
+
+    monkeypatch.setattr(file_store, "_copied", copying)
+    with (
+        TemporaryDirectory(dir="/dev/shm") as root,
+        running(FakeEngine(), data_dir=tmp_path, workflow_root=root) as live,
+    ):
+        if tmp_path.stat().st_dev == Path(root).stat().st_dev:
+            pytest.skip("/dev/shm is no file system of its own here")
+        assert live.post("/v1/workflows", workflow()).status_code == 200
+        assert [path.name for path in Path(root).iterdir()] == ["a.wav"]
+    assert len(copies) == 1
 
 
 def test_an_engine_that_fails_is_asked_again_and_then_no_more() -> None:
