@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
@@ -165,8 +166,9 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         background += [worker.live, worker.runner.run]
     backlog = Backlog(storage, announce, worker.runner.interrupt)
     messages = create_messages(settings, worker)
-    metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
-    metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
+    metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
+    metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
+    metrics.streams(service)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
     requests = RequestBuilder(service, voices, settings)
     dialects: list[Dialect] = [
@@ -177,6 +179,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         workflows.WorkflowsDialect(service, backlog, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
+        DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
     shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})

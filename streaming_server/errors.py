@@ -7,7 +7,7 @@ SpeechServerError
 │   ├── VoiceUnknown
 │   └── TextTooLong
 ├── VoiceFileMissing        a reference recording that was listed is gone
-├── VoiceUnreadable         a reference recording that cannot be decoded
+├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine broke; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
@@ -20,6 +20,7 @@ SpeechServerError
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload that did not end in time
 ├── TooManyUploads          as many uploads are being received as may
+├── LoopbackOnly            a route that is open to this machine alone
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             no job of that id, or no longer
 ├── JobQueueFull            as many jobs are pending as may
@@ -98,8 +99,8 @@ class VoiceFileMissing(SpeechServerError):
 class VoiceUnreadable(SpeechServerError):
     code = "voice_unreadable"
 
-    def __init__(self, filename: str) -> None:
-        super().__init__(f"the reference audio {filename} cannot be decoded")
+    def __init__(self, filename: str, problem: str = "cannot be decoded") -> None:
+        super().__init__(f"the reference audio {filename} {problem}")
 
 
 class EngineNotReady(SpeechServerError):
@@ -219,6 +220,13 @@ class OriginRefused(SpeechServerError):
 
     def __init__(self, origin: str) -> None:
         super().__init__(f"pages of the origin {origin[:80]!r} may not upload; CORS_ORIGINS names those that may")
+
+
+class LoopbackOnly(SpeechServerError):
+    code = "loopback_only"
+
+    def __init__(self) -> None:
+        super().__init__("without API_KEYS this route answers direct requests from this machine alone")
 
 
 class JobNotFound(SpeechServerError):

@@ -278,6 +278,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.LoopbackOnly: 403,
     errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,

@@ -32,8 +32,9 @@ _INTRODUCTION = (
 _REFUSALS: Mapping[int, str] = {
     400: "A value that cannot be used; the sentence says which and why.",
     401: "An API key is missing or wrong.",
+    403: "Not from this origin or address.",
     404: "There is no such thing, or no longer.",
-    408: "It takes longer than one may wait; it goes on.",
+    408: "A time limit has passed; what was accepted is still done.",
     413: "The body is too large.",
     416: "Past the end.",
     422: "Not JSON, or a field that is missing, of the wrong type or out of range.",

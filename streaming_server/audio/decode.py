@@ -1,7 +1,4 @@
-"""Reference audio of any format to mono float samples, through PyAV.
-
-Knows files and formats; not what the samples are for.
-"""
+"""Reference audio of any format to mono float samples, through PyAV."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 
+from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.domain import FloatSamples
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
@@ -30,7 +28,7 @@ def decode_native(path: Path, limit_s: float | None = None) -> tuple[FloatSample
 
     Raises:
         VoiceFileMissing: there is no such file.
-        VoiceUnreadable: it holds no audio that can be decoded.
+        VoiceUnreadable: it holds no audio that can be decoded, or samples that are not finite or far beyond full scale.
     """
     return _decode(path, None, limit_s)
 
@@ -82,4 +80,7 @@ def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[Flo
         raise VoiceUnreadable(path.name) from error
     if not parts:
         raise VoiceUnreadable(path.name)
-    return np.concatenate(parts), rate
+    samples = np.concatenate(parts)
+    if problem := amplitude_problem(samples):
+        raise VoiceUnreadable(path.name, problem)
+    return samples, rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest
 from streaming_server.environment import SettingsGroup
@@ -72,6 +72,13 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Give back threads, files and device memory."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An engine with work to do before the slot is entered: what needs no device, such as hashing recordings."""
+
+    async def prepare(self, request: SpeechRequest) -> None: ...
 
 
 Options = TypeVar("Options", bound=EngineOptions)

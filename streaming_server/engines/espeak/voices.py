@@ -10,8 +10,8 @@ import anyio
 
 from streaming_server.audio.decode import comment, decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.espeak.library import Timbre
-from streaming_server.errors import VoiceFileMissing
 
 COMMENT = "espeak-ng preset: "
 """Begins the comment tag of a recording that was made from a preset."""
@@ -47,19 +47,16 @@ _BY_NAME = {preset.name: preset for preset in PRESETS}
 
 
 class PresetCache:
-    """Which preset answers for a recording; each version of a file is analysed once."""
+    """Which preset answers for a recording, by the recording's content."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, int, int], Preset] = {}
+        self._kept = ContentCache[Preset](_MAX_CACHED, FileDigests())
 
     async def find(self, recording: Path) -> Preset:
         """As `preset_for`, which runs on another thread."""
-        key = _version(recording)
-        if key not in self._found:
-            if len(self._found) >= _MAX_CACHED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = await anyio.to_thread.run_sync(preset_for, recording)
-        return self._found[key]
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
 
 
 def preset_for(recording: Path) -> Preset:
@@ -69,18 +66,8 @@ def preset_for(recording: Path) -> Preset:
         VoiceFileMissing: there is no such file.
         VoiceUnreadable: it cannot be decoded.
     """
-    _version(recording)
     named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
     return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
-
-
-def _version(recording: Path) -> tuple[Path, int, int]:
-    """The file and what changes with its content."""
-    try:
-        stat = recording.stat()
-    except OSError as error:
-        raise VoiceFileMissing(recording.name) from error
-    return recording, stat.st_mtime_ns, stat.st_size
 
 
 def nearest_preset(pitch_hz: float | None) -> Preset:
