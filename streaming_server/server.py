@@ -296,7 +296,7 @@ class SpeechServer(uvicorn.Server):
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
         port = self.servers[0].sockets[0].getsockname()[1]
-        log.info(summary(info, len(state.voices.list()), self.config.host, port))
+        log.info(summary(info, len(state.voices.all()), self.config.host, port))
 
 
 def create_server(settings: Settings, **options: object) -> uvicorn.Server:

@@ -190,7 +190,7 @@ class SpeechStream:
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
             for voice in request.voices:
-                if not voice.path.is_file():
+                if not voice.is_preset and not voice.path.is_file():
                     raise VoiceFileMissing(voice.path.name)
             try:
                 async with aclosing(perform(self._engine, request)) as chunks:
