@@ -33,7 +33,7 @@ _REFUSALS: Mapping[int, str] = {
     400: "A value that cannot be used; the sentence says which and why.",
     401: "An API key is missing or wrong.",
     403: "Not from this origin or address.",
-    404: "There is no such thing, or no longer.",
+    404: "Not found, or expired.",
     408: "A time limit has passed; what was accepted is still done.",
     413: "The body is too large.",
     416: "Past the end.",
