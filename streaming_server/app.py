@@ -84,6 +84,7 @@ def create_service(
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        settings.max_text_characters,
         observe,
     )
 
