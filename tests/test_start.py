@@ -153,4 +153,4 @@ def test_without_celery_the_server_serves(tmp_path: Path) -> None:
     code = WITHOUT.format("celery", ["serve"])
     with server_process(sys.executable, "-c", code, DATA_DIR=str(tmp_path)) as server:
         body = {"workflow_config": {"workflow_chain": ["indextts.health_check"]}}
-        assert httpx.post(server.url + "/v1/workflows", json=body).json()["status"] == "healthy"
+        assert httpx.post(server.url + "/v1/workflows", json=body, timeout=120).json()["status"] == "healthy"

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from streaming_server.domain import AudioChunk, Capability, SpeechRequest
+from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice
 from streaming_server.environment import SettingsGroup
 
 
@@ -35,6 +35,8 @@ class EngineInfo:
 
     emotion_text_by: Literal["", "classifier", "words"] = ""
     """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
+    presets: tuple[Voice, ...] = ()
+    """Voices of the engine itself, which need no recording."""
     max_concurrency: int = 1
     """Requests that `Engine.stream` can serve at the same time."""
 

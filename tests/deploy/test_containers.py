@@ -109,7 +109,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.slow
 def test_what_is_built_speaks_and_calls_itself_healthy(image: ServerProcess) -> None:
-    with httpx.Client(base_url=image.url, timeout=30) as client:
+    with httpx.Client(base_url=image.url, timeout=120) as client:
         assert client.post("/synthesize", json={"text": "Hello.", "reference_audio_index": 10}).status_code == 200
         assert client.get("/player").status_code == client.get("/static/player.js").status_code == 200
     [_, command] = steps("HEALTHCHECK")[0].split("CMD", 1)
@@ -147,6 +147,11 @@ def test_compose_has_what_the_server_and_its_workers_need() -> None:
             host = urlsplit(url).hostname
             assert host in services[name]["depends_on"]
         assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
+
+
+def test_compose_starts_again_what_dies() -> None:
+    for name, service in composed("compose.yaml")["services"].items():
+        assert service["restart"] == "unless-stopped", name
 
 
 def test_compose_without_a_password_says_what_is_needed() -> None:

@@ -113,7 +113,7 @@ def test_the_server_runs_it(site: Path) -> None:
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     with (
         server_process(ENGINE="tone", TONE_HZ="1000", PYTHONPATH=path) as server,
-        httpx.Client(base_url=server.url) as client,
+        httpx.Client(base_url=server.url, timeout=120) as client,
     ):
         info = client.get("/model_info").json()
         audio = client.post("/synthesize_stream", json={"text": "Hello."})

@@ -208,9 +208,9 @@ class OpenAIDialect(Dialect):
         return voice
 
     def _voice_names(self) -> list[str]:
-        stems = [voice.name for voice in self.voices.list()]
-        named = [name for name, stem in _NUMBERED.items() if stem in stems]
-        return list(dict.fromkeys([*named, *(stem for stem in stems if stem not in _NUMBERED.values())]))
+        known = [voice.name for voice in self.voices.all()]
+        named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
+        return list(dict.fromkeys([*named, *(name for name in known if name not in _NUMBERED.values())]))
 
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]
