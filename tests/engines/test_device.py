@@ -61,9 +61,7 @@ def test_without_a_gpu_there_is_nothing_to_say(driver: pytest.MonkeyPatch, caplo
     assert not caplog.records
 
 
-def test_float32_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
+def test_float32_is_not_rounded() -> None:
     for allowed in (True, False):
         allow_tf32(allowed)
         assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (allowed, allowed)

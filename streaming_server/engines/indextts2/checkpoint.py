@@ -90,8 +90,8 @@ def build(
             matrices ``feat1`` and ``feat2``; and, where features are to be normalised, ``stats`` of ``mean`` and
             ``var``.
         device: Where the models go.
-        dtype: Of the GPT; the vocoder takes fp16 where it is bf16 on CUDA, the flow bf16 where it is half. What analyses
-            recordings stays in float32.
+        dtype: Of the GPT; the vocoder takes fp16 where it is bf16 on CUDA, the flow bf16 where it is half. What
+            analyses recordings stays in float32.
 
     Raises:
         EngineUnavailable: a needed key is missing or of another shape; a setting is missing or unknown.

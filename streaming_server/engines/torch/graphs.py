@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ class Graphs:
     def __init__(self, device: torch.device, priority: int = 0) -> None:
         self._device = device
         self._recorded: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()

@@ -146,8 +146,8 @@ def unused_gpu() -> str | None:
         return f"this torch is built without CUDA, and the driver shows {name}; install a torch built for CUDA"
     if supported < tuple(int(number) for number in needed.split(".")[:2]):
         return (
-            f"the driver {driver} of {name} supports CUDA {supported[0]}.{supported[1]}, and this torch needs {needed}; "
-            "update the driver, or install a torch built for that version"
+            f"the driver {driver} of {name} supports CUDA {supported[0]}.{supported[1]}, and this torch needs {needed};"
+            " update the driver, or install a torch built for that version"
         )
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return f"CUDA_VISIBLE_DEVICES={visible} hides {name}"
