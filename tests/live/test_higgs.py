@@ -407,6 +407,7 @@ def test_fields_of_a_form(server: LiveServer, data: Path) -> None:
         (None, {"seed": "one"}, 422, "seed"),
         (None, {"text": b"\xff"}, 422, "UTF-8"),
         (None, {"text": "x" * (3 * 1024 * 1024)}, 413, "fields are larger"),
+        (None, {f"field_{number}": "x" for number in range(70)}, 422, "64 parts"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -21,7 +21,6 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from streaming_server.api import sse
-from streaming_server.api.forms import read_form
 from streaming_server.api.higgs import schemas as operations
 from streaming_server.api.higgs.schemas import (
     DONE_MESSAGE,
@@ -36,6 +35,7 @@ from streaming_server.api.higgs.schemas import (
     UploadBody,
 )
 from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated_text
+from streaming_server.api.multipart import read_form
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
