@@ -34,4 +34,4 @@ fi
 
 scripts/install espeak hibari indextts2 japanese higgs postgresql celery s3 ray test
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
-exec .venv/bin/python -m pytest -n auto --dist loadfile "$@" </dev/null
+exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null
