@@ -219,8 +219,9 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _extras(settings: Settings, options: argparse.Namespace) -> int:
+    spec = registry.choose(settings.engine, settings.engine_options).spec
     needed = {
-        registry.choose(settings.engine, settings.engine_options).spec.extra: True,
+        **dict.fromkeys((spec.extra, *spec.companions), True),
         "celery": bool(settings.celery_broker_url),
         "postgresql": settings.database_url.startswith("postgres"),
         "s3": settings.files_url.startswith("s3:"),

@@ -58,7 +58,7 @@ class EngineSettings(SettingsGroup):
     """Which engine runs, and the voices and texts that it is given."""
 
     engine: str = "auto"
-    """`auto` (a model where there is one, else espeak) or the name of an engine: {engines}."""
+    """`auto` (a model where there is one, else hibari) or the name of an engine: {engines}."""
     engine_options: Annotated[Mapping[str, str], Field(exclude=True)] = {}
     """The variables of the engines' own options that are set; the chosen engine reads those that it has."""
     reference_audio_dir: Path = Path("reference_audios")

@@ -184,6 +184,6 @@ def test_choosing_imports_no_engine() -> None:
     code = (
         "import sys; from streaming_server.engines import registry; registry.variables(); "
         "registry.choose('auto', {}), registry.choose('higgs', {}); "
-        "print(*{'torch', 'transformers', 'yaml', 'espeakng_loader', 'numba'} & set(sys.modules))"
+        "print(*{'torch', 'transformers', 'yaml', 'espeakng_loader', 'onnxruntime', 'numba'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
