@@ -116,7 +116,8 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    return Worker(service, storage, VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice), announce)
+    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.voices)
+    return Worker(service, storage, voices, announce)
 
 
 def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:

@@ -5,12 +5,15 @@ Frozen data only. This module does not know HTTP, files, engines or encoders.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+_WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 FloatSamples = npt.NDArray[np.float32]
 """Mono samples in -1.0 … 1.0, shape ``(n,)``: what engines make."""
@@ -88,6 +91,21 @@ class Voice:
     path: Path
     index: int | None = None
     """Place in the reference folder; None for a voice that is no file of it."""
+
+
+def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
+    """The voices in a name such as ``a``, ``a+b`` or ``a:0.7+b:0.3``, and their weights; 1 where none is given.
+
+    A part whose weight is not a positive number is a voice's name as a whole.
+    """
+    blend = []
+    for part in name.split("+"):
+        voice, _, weight = part.strip().partition(":")
+        if _WEIGHT.fullmatch(weight) and float(weight) > 0:
+            blend.append((voice, float(weight)))
+        else:
+            blend.append((part.strip(), 1.0))
+    return tuple(blend)
 
 
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest
@@ -34,6 +35,9 @@ class EngineInfo:
 
     emotion_text_by: Literal["", "classifier", "words"] = ""
     """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
+    voices: Mapping[str, Path] = field(default_factory=dict)
+    """The engine's own voices by name, each with the file that holds it. A request names one, or a blend of them as in
+    `domain.parse_blend`."""
     max_concurrency: int = 1
     """Requests that `Engine.stream` can serve at the same time."""
 

@@ -1,15 +1,12 @@
-"""The voices: reference recordings, which of them an index or a name means, and uploads by their id.
-
-Knows file names only; it opens none.
-"""
+"""The voices: reference recordings, the engine's own voices, and uploads by their id. Opens no file."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from streaming_server.domain import Voice
+from streaming_server.domain import Voice, parse_blend
 from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
 
 SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
@@ -22,8 +19,19 @@ class VoiceLibrary:
     gets that file or hears that it is gone, and never another.
     """
 
-    def __init__(self, folder: Path, find_upload: Callable[[str], Voice | None] = lambda _: None) -> None:
-        """``find_upload``: an upload as a voice, by its id; it may block its thread."""
+    def __init__(
+        self,
+        folder: Path,
+        find_upload: Callable[[str], Voice | None] = lambda _: None,
+        presets: Mapping[str, Path] | None = None,
+    ) -> None:
+        """
+        Args:
+            folder: of the recordings.
+            find_upload: an upload as a voice, by its id; it may block its thread.
+            presets: the engine's own voices, as `EngineInfo.voices`.
+        """
+        self.presets = presets or {}
         self._folder = folder
         self._find_upload = find_upload
         self._voices: list[Voice] = []
@@ -53,12 +61,16 @@ class VoiceLibrary:
         return voice
 
     async def find(self, name: str) -> Voice | None:
-        """The voice of a name: an upload's id, or a file's stem, its name, or its path as it is listed.
+        """The voice of a name: a file's stem, name or path as listed, a preset or a blend of presets, an upload's id.
 
         No path is built from it.
         """
         listed = next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)
-        return listed or await asyncio.to_thread(self._find_upload, name)
+        return listed or self._preset(name) or await asyncio.to_thread(self._find_upload, name)
+
+    def _preset(self, name: str) -> Voice | None:
+        names = [voice for voice, _ in parse_blend(name)]
+        return Voice(name, self.presets[names[0]]) if all(voice in self.presets for voice in names) else None
 
 
 def _is_recording(path: Path) -> bool:

@@ -232,7 +232,8 @@ class OpenAIDialect(Dialect):
     def _voice_names(self) -> list[str]:
         stems = [voice.name for voice in self.voices.list()]
         named = [name for name, stem in _NUMBERED.items() if stem in stems]
-        return list(dict.fromkeys([*named, *(stem for stem in stems if stem not in _NUMBERED.values())]))
+        own = [stem for stem in stems if stem not in _NUMBERED.values()]
+        return list(dict.fromkeys([*named, *own, *self.voices.presets]))
 
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]
