@@ -95,7 +95,7 @@ def sync_ms(rounds: int) -> list[float]:
 
 def measure(kind: str, url: str, rounds: int) -> None:
     database = Database(url)
-    store = JobStore(database, most_pending=1_000_000, lease_s=60)
+    store = JobStore(database, max_pending=1_000_000, lease_s=60)
     by_size = {}
     for size in SIZES:
         fill(database, size)

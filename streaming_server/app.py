@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
@@ -28,17 +30,21 @@ from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
 from streaming_server.api.record import RequestRecord
+from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
+from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
 from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
+from streaming_server.jobs.chains import OrderPlanner
 from streaming_server.jobs.service import Backlog
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.uploads import UploadLimits
 from streaming_server.jobs.worker import Worker
+from streaming_server.ops.gpu import gpus
 from streaming_server.ops.haproxy_agent import start_agent
 from streaming_server.ops.metrics import Metrics
 from streaming_server.settings import Settings
@@ -51,7 +57,7 @@ from streaming_server.speech.stream import SpeechStats
 from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
-    from streaming_server.scale.celery_worker import Sender
+    from streaming_server.jobs.celery_client import Sender
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -88,7 +94,9 @@ def create_storage(settings: Settings) -> Storage:
     Raises:
         StorageUnavailable: it cannot be used.
     """
-    uploads = UploadLimits(settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s)
+    uploads = UploadLimits(
+        settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s, settings.max_task_attempts
+    )
     return Storage(
         StorageOptions(
             settings.data_dir,
@@ -97,10 +105,16 @@ def create_storage(settings: Settings) -> Storage:
             settings.audio_keep_s,
             settings.max_pending_tasks,
             settings.task_lease_s,
+            settings.max_task_attempts,
+            settings.storage_wait_s,
             settings.workflow_root,
             settings.files_url,
         )
     )
+
+
+def _devices() -> list[dict[str, Any]]:
+    return [asdict(gpu) for gpu in gpus()]
 
 
 def create_worker(
@@ -117,13 +131,13 @@ def create_worker(
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
     voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.voices)
-    return Worker(service, storage, voices, announce)
+    return Worker(service, storage, voices, _devices, announce)
 
 
-def create_planner(settings: Settings, worker: Worker) -> workflows.Planner:
-    """What tells the meaning of a workflow's body."""
-    storage = worker.storage
-    return workflows.Planner(worker.voices, storage.files, storage.workflow_root, settings.max_text_characters)
+def create_messages(settings: Settings, worker: Worker) -> Messages:
+    """The messages of workflows, for their routes and for Celery."""
+    planner = OrderPlanner(worker.presets, worker.storage.files, worker.storage.workflow_root)
+    return Messages(planner, settings.max_text_characters)
 
 
 def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
@@ -145,27 +159,30 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     if settings.celery_broker_url:
         sender = _sender(settings)
         announce = sender.announce
-        background.append(partial(sender.send_forgotten, storage.workforce))
+        background.append(partial(sender.resend, storage.workers))
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
     backlog = Backlog(storage, announce, worker.runner.interrupt)
-    planner = create_planner(settings, worker)
-    metrics.gauge("speech_queue_length", "Who waits for the slot", lambda: _queue(service.slot), "place")
-    metrics.gauge("speech_jobs", "Tasks that are kept", storage.jobs.counts, "state")
+    messages = create_messages(settings, worker)
+    metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
+    metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
+    metrics.streams(service)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
+    requests = RequestBuilder(service, voices, settings)
     dialects: list[Dialect] = [
-        native.NativeDialect(service, voices, settings),
+        native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
-        openai.OpenAIDialect(service, voices, settings),
-        tasks.TasksDialect(service, voices, backlog, storage.uploads, settings),
-        workflows.WorkflowsDialect(service, backlog, planner, settings),
-        Monitoring(storage.workforce, worker.id, service.slot),
+        openai.OpenAIDialect(service, voices, requests, settings),
+        tasks.TasksDialect(service, voices, backlog, storage.uploads, requests, settings),
+        workflows.WorkflowsDialect(service, backlog, messages, settings),
+        Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
-        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, settings),
+        DebugRoutes(service, bool(settings.api_keys)),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
     shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
-    dialects.append(Docs(shapes, ApiKeys.OPEN, keys_needed=bool(settings.api_keys)))
+    dialects.append(Docs(shapes, ApiKeys.OPEN, settings.max_text_characters, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, SpeechServerError):
@@ -205,6 +222,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.voices = voices
+    app.state.ready = asyncio.Event()
     app.state.parsing = CapacityLimiter(1)
     return app
 
@@ -216,12 +235,10 @@ def _queue(slot: Slot) -> Mapping[str, float]:
 
 def _sender(settings: Settings) -> Sender:
     try:
-        from streaming_server.scale.celery_worker import Sender
+        from streaming_server.jobs.celery_client import Sender
     except ModuleNotFoundError as error:
-        raise StorageUnavailable(
-            f"CELERY_BROKER_URL needs {error.name}: pip install 'streaming-server[celery]'"
-        ) from error
-    return Sender(settings)
+        raise StorageUnavailable(f"CELERY_BROKER_URL needs {error.name}: run scripts/install celery") from error
+    return Sender(settings.celery_broker_url)
 
 
 def _lifespan(
@@ -230,16 +247,18 @@ def _lifespan(
     fleet: Fleet | None,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    async def warm() -> None:
+    async def warm(app: Starlette) -> None:
         try:
             await worker.service.warm()
         except Exception:
             log.exception("the engine cannot be used")
+        else:
+            app.state.ready.set()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # In the background: while the model loads the server answers that it does.
-        running = [asyncio.create_task(work()) for work in (warm, *background)]
+        running = [asyncio.create_task(warm(app)), *(asyncio.create_task(work()) for work in background)]
         agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
             yield

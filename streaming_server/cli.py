@@ -24,10 +24,19 @@ from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEnc
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
-from streaming_server.errors import EngineUnavailable, InvalidRequest, SpeechServerError, StorageUnavailable
+from streaming_server.environment import InvalidSetting
+from streaming_server.errors import (
+    EngineUnavailable,
+    InvalidRequest,
+    SpeechServerError,
+    StorageUnavailable,
+    VoiceIndexOutOfRange,
+)
 from streaming_server.jobs.storage import Storage
+from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings
 from streaming_server.speech.voices import VoiceLibrary
+from streaming_server.startup import check_address, check_recordings, check_writable
 from streaming_server.text import estimated_duration_s, forbidden_character
 
 CALIBRATION_TEXT = (
@@ -55,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = replace(settings, **given, engine_options={**settings.engine_options, **chosen})
         status: int = options.command(settings, options)
         return status
+    except (InvalidSetting, InvalidRequest, EngineUnavailable) as error:
+        print(f"streaming-server: {error}", file=sys.stderr)
+        return 2
     except (SpeechServerError, OSError) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
         return 1
@@ -201,6 +213,9 @@ def _tokens(text: str) -> int:
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.server import serve
 
+    check_address(settings.host, settings.port)
+    check_writable(settings.data_dir)
+    check_recordings(settings.reference_audio_dir)
     logs.configure(file=settings.log_path)
     serve(settings, reload=options.reload)
     return 0
@@ -223,9 +238,12 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     try:
         from streaming_server.scale.celery_worker import run_worker
     except ModuleNotFoundError as error:
-        raise StorageUnavailable(f"a worker needs {error.name}: pip install 'streaming-server[celery]'") from error
+        raise StorageUnavailable(f"a worker needs {error.name}: run scripts/install celery") from error
     sys.setswitchinterval(0.0005)
+    check_writable(settings.data_dir)
+    check_recordings(settings.reference_audio_dir)
     logs.configure()
+    dump_stacks_on_signal()
     run_worker(settings)
     return 0
 
@@ -240,7 +258,7 @@ def _say(settings: Settings, options: argparse.Namespace) -> int:
     suffix = ".ogg" if options.output == "-" else Path(options.output).suffix.lower()
     if suffix not in _ENCODERS:
         raise InvalidRequest(f"{options.output}: the file must end in one of {', '.join(_ENCODERS)}", "output")
-    request = SpeechRequest(text, VoiceLibrary(settings.reference_audio_dir).get(options.voice))
+    request = SpeechRequest(text, _voice(settings, options.voice))
     asyncio.run(_write_speech(settings, request, _ENCODERS[suffix](), options.output))
     return 0
 
@@ -270,9 +288,21 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
         await service.aclose()
 
 
+def _voice(settings: Settings, index: int) -> Voice:
+    check_recordings(settings.reference_audio_dir)
+    library = VoiceLibrary(settings.reference_audio_dir)
+    try:
+        return library.get(index)
+    except VoiceIndexOutOfRange:
+        count = len(library.list())
+        folder = settings.reference_audio_dir
+        valid = f"from 0 to {count - 1}" if count else f"none, since REFERENCE_AUDIO_DIR={folder} has no recording"
+        raise InvalidSetting(f"--voice {index}: there is no such voice; valid are {valid}") from None
+
+
 def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
-    voice = VoiceLibrary(settings.reference_audio_dir).get(options.voice)
+    voice = _voice(settings, options.voice)
     asyncio.run(_write_ways(settings, voice, options.text))
     return 0
 
@@ -315,6 +345,7 @@ def _download(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _voices(settings: Settings, options: argparse.Namespace) -> int:
+    check_recordings(settings.reference_audio_dir)
     voices = VoiceLibrary(settings.reference_audio_dir).list()
     for voice in voices:
         print(f"{voice.index:>3}  {voice.name}  {voice.path}")

@@ -20,6 +20,7 @@ SpeechServerError
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload that did not end in time
 ├── TooManyUploads          as many uploads are being received as may
+├── LoopbackOnly            a route that is open to this machine alone
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             no job of that id, or no longer
 ├── JobQueueFull            as many jobs are pending as may
@@ -28,7 +29,7 @@ SpeechServerError
 ├── FileOutside             a path that leads out of its folder, or can be no file
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
-├── StorageUnavailable      a database or folder that cannot be used at all
+├── StorageUnavailable      a database or folder that cannot be used, or not now
 ├── AudioTooLarge           a whole file that would pass the bound of unsent audio
 ├── ReaderTooSlow           unsent audio reached its bound
 ├── ClientLeft              the synthesis ended with its last reader
@@ -221,6 +222,13 @@ class OriginRefused(SpeechServerError):
         super().__init__(f"pages of the origin {origin[:80]!r} may not upload; CORS_ORIGINS names those that may")
 
 
+class LoopbackOnly(SpeechServerError):
+    code = "loopback_only"
+
+    def __init__(self) -> None:
+        super().__init__("without API_KEYS this route answers direct requests from this machine alone")
+
+
 class JobNotFound(SpeechServerError):
     code = "job_not_found"
 
@@ -274,3 +282,4 @@ class StorageFull(SpeechServerError):
 
 class StorageUnavailable(SpeechServerError):
     code = "storage_unavailable"
+    retryable = True

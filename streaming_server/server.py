@@ -21,7 +21,9 @@ from uvicorn.supervisors import ChangeReload
 
 from streaming_server import logs
 from streaming_server.app import create_app
+from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings
+from streaming_server.startup import summary, unused_gpu
 
 log = logging.getLogger(__name__)
 
@@ -275,6 +277,28 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
+class SpeechServer(uvicorn.Server):
+    """uvicorn's server, which reports what runs once it listens and the engine is warm."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._report_task = asyncio.create_task(self._report())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._report_task.cancel()
+        await super().shutdown(sockets)
+
+    async def _report(self) -> None:
+        state = self.config.app.state  # type: ignore[union-attr]
+        await state.ready.wait()
+        info = state.service.engine.info
+        if warning := await asyncio.to_thread(unused_gpu, info):
+            log.warning(warning)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        log.info(summary(info, len(state.voices.list()), self.config.host, port))
+
+
 def create_server(settings: Settings, **options: object) -> uvicorn.Server:
     """A server that is not running yet; ``options`` go to `create_app`.
 
@@ -293,7 +317,7 @@ def create_server(settings: Settings, **options: object) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    return uvicorn.Server(config)
+    return SpeechServer(config)
 
 
 def serve(settings: Settings, *, reload: bool = False) -> None:
@@ -317,6 +341,7 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     # Set here, as a process that is begun again inherits neither.
     sys.setswitchinterval(0.0005)
     logs.configure(file=settings.log_path)
+    dump_stacks_on_signal()
     server = create_server(settings)
     # A full collection stops all threads; without what lives as long as the process it takes 1 ms in place of 50.
     gc.collect()

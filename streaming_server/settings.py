@@ -85,6 +85,14 @@ class Settings:
         "A task whose process is not heard of for this many seconds is taken over by another",
         least=1,
     )
+    max_task_attempts: int = setting(
+        5, "Attempts of a task whose engine fails or whose process dies; then it fails", least=1
+    )
+    storage_wait_s: float = setting(
+        120.0,
+        "How long a workflow waits for storage that is full or away before it fails, in seconds; tasks wait on",
+        least=0.001,
+    )
     audio_keep_s: float = setting(86400.0, "How long a task and its audio are kept, in seconds", least=1)
     upload_max_mb: int = setting(50, "Largest upload, in MiB", least=1)
     upload_max_s: float = setting(600.0, "Longest upload, in seconds of audio", least=1)

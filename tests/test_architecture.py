@@ -22,9 +22,9 @@ ALLOWED = {
     "audio": {"audio", "domain", "errors"},
     "engines": {"engines", "environment", "audio", "domain", "errors", "segmentation"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
-    "jobs": {"jobs", "speech", "ops.gpu", "engines.base", "audio", "domain", "errors", "text"},
+    "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "errors", "domain"},
-    "scale": {"scale", "speech", "jobs", "app", "api", "settings", "errors", "logs", "engines.base"},
+    "scale": {"scale", "jobs", "app", "settings", "errors", "logs", "speech.service", "engines.base"},
     "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
@@ -59,7 +59,7 @@ def test_imports_follow_the_layout(module: Path) -> None:
 def test_a_module_has_a_docstring_and_a_size_one_can_read(module: Path) -> None:
     text = module.read_text()
     assert ast.get_docstring(ast.parse(text)), "no docstring"
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 450
 
 
 def test_the_app_loads_nothing_heavy() -> None:

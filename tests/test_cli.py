@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
         (["say", " ", "-o", "x.ogg"], "no text to say"),
         (["say", "a\x07", "-o", "x.ogg"], "U+0007 at position 1"),
         (["say", "a", "-o", "x.doc"], "must end in one of .ogg"),
-        (["say", "a", "-o", "x.ogg", "-v", "99"], "有效范围: 0-10"),
+        (["say", "a", "-o", "x.ogg", "-v", "99"], "--voice 99: there is no such voice; valid are from 0 to 10"),
         (["say", "a", "-o", "/nonexistent/x.ogg"], "No such file"),
         (["say", "a"], "-o/--output"),
         (["serve", "--port", "70000"], "70000 is not from 0 to 65535"),
@@ -83,8 +84,76 @@ def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: st
 
 def test_a_wrong_setting_is_a_sentence() -> None:
     result = run("serve", MAX_QUEUE="many")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "MAX_QUEUE=many" in result.stderr.decode()
+
+
+def refused(result: subprocess.CompletedProcess[bytes], *parts: str) -> None:
+    """One sentence of plain English, before anything is logged, and exit code 2."""
+    sentence = result.stderr.decode()
+    assert result.returncode == 2, sentence
+    assert len(sentence.splitlines()) == 1
+    assert sentence.startswith("streaming-server: ")
+    assert sentence.isascii()
+    assert not {"[Errno", "{", "Traceback"} & set(sentence.split())
+    for part in parts:
+        assert part in sentence
+
+
+def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--host", "127.0.0.1", "--port", str(port), DATA_DIR=str(tmp_path))
+    refused(result, f"PORT={port}: another process listens on it")
+
+
+def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
+    refused(run("serve", "--host", "192.0.2.1", "--port", "0", DATA_DIR=str(tmp_path)), "HOST=192.0.2.1")
+
+
+def test_a_data_directory_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "data"
+    refused(run("serve", "--port", "0", DATA_DIR=str(folder)), f"DATA_DIR={folder}: the folder cannot be written")
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["voices"], ["say", "a", "-o", "a.ogg"]])
+def test_a_missing_folder_of_recordings_is_a_sentence(command: list[str], tmp_path: Path) -> None:
+    result = run(*command, DATA_DIR=str(tmp_path), REFERENCE_AUDIO_DIR=str(tmp_path / "none"))
+    refused(result, f"REFERENCE_AUDIO_DIR={tmp_path / 'none'}: the folder cannot be read")
+
+
+@pytest.mark.parametrize("command", ["serve", "extras"])
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            ["--model_dir", "none"],
+            ["MODEL_DIR=none", "does not exist", "download indextts-2 --dir none"],
+        ),
+        (["--engine", "indextts", "--model-dir", "tests"], ["MODEL_DIR=tests", "download indextts-1.5 --dir tests"]),
+        (["--engine", "indextts2"], ["MODEL_DIR=checkpoints", "download indextts-2 --dir checkpoints"]),
+        (["--model-path", "tests"], ["MODEL_PATH=tests", "config.json", "streaming-server download higgs"]),
+        (["--model-path", "tests/none"], ["MODEL_PATH=tests/none", "neither a folder nor a name on the hub"]),
+        (["--engine", "higgs", "--model-path", "/none"], ["MODEL_PATH=/none"]),
+    ],
+)
+def test_a_model_that_is_missing_ends_the_start(
+    command: str, arguments: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    refused(run(command, *arguments, DATA_DIR=str(tmp_path), PORT="0"), *parts)
+
+
+@pytest.mark.parametrize(
+    ("environment", "extras"),
+    [
+        ({}, "espeak"),
+        ({"MODEL_PATH": "bosonai/higgs-audio-v2-generation-3B-base"}, "higgs"),
+        ({"ENGINE": "higgs"}, "higgs"),
+    ],
+)
+def test_a_model_of_the_hub_chooses_higgs(environment: dict[str, str], extras: str) -> None:
+    assert run("extras", **environment).stdout.decode() == f"{extras}\n"
 
 
 def test_voices_are_listed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.children import end, spawn
 from tests.support.process import server_process
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +36,8 @@ def folder(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "python").write_text(PYTHON.replace("{python}", sys.executable))
     (tmp_path / "python").chmod(0o755)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.yaml").touch()
     return tmp_path
 
 
@@ -54,7 +58,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
     [
         ({}, "espeak"),
         ({"CELERY_BROKER_URL": "redis://localhost"}, "espeak,celery"),
-        ({"CELERY_BROKER_URL": "amqp://localhost", "ENGINE": "indextts"}, "indextts,celery"),
+        ({"CELERY_BROKER_URL": "amqp://localhost", "MODEL_DIR": "model"}, "indextts,celery"),
         ({"DATABASE_URL": "postgresql://localhost/a"}, "espeak,postgresql"),
         ({"DATABASE_URL": "sqlite:///a.db"}, "espeak"),
         ({"FILES_URL": "s3://bucket"}, "espeak,s3"),
@@ -78,6 +82,44 @@ def test_a_broker_that_is_set_later_is_installed_for_later(folder: Path) -> None
     assert start(folder) == ""
     assert "[celery]" in start(folder, CELERY_BROKER_URL="redis://localhost")
     assert start(folder, CELERY_BROKER_URL="redis://localhost") == ""
+
+
+def test_a_missing_model_installs_no_extra(folder: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        start(folder, "--model_dir", "none")
+    assert ended.value.returncode == 2
+    assert ended.value.stderr.decode().splitlines()[-1].startswith("streaming-server: MODEL_DIR=none: ")
+    assert (folder / "installed").read_text().splitlines()[-1].endswith("--editable .")
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "sentence"),
+    [("kill -KILL $$", 137, "the server was ended by SIGKILL"), ("exit 3", 3, "the server ended with exit code 3")],
+)
+def test_the_start_script_says_what_ended_the_server(folder: Path, ending: str, status: int, sentence: str) -> None:
+    (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', ending))
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        start(folder)
+    assert ended.value.returncode == status
+    assert f"start_api.sh: {sentence}" in ended.value.stderr.decode()
+
+
+def test_the_start_script_passes_signals_on(folder: Path) -> None:
+    """An end that was asked for is not reported."""
+    code = "import signal; print(1, flush=True); signal.pause()"
+    server = f"exec {sys.executable} -c '{code}'"
+    (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', server))
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
+    script = spawn(["./start_api.sh"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert script.stdout is not None
+    assert script.stderr is not None
+    with script:
+        try:
+            assert script.stdout.readline() == b"1\n"
+        finally:
+            status = end(script)
+        assert status == 128 + signal.SIGTERM
+        assert b"start_api.sh:" not in script.stderr.read()
 
 
 @pytest.mark.parametrize(

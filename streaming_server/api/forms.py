@@ -6,7 +6,7 @@ Knows temporary files; not what the fields mean.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from streaming_server.api.http import MAX_BODY_BYTES
 from streaming_server.api.multipart import PartHead, events
 from streaming_server.errors import InvalidRequest, UploadTooLarge
-from streaming_server.jobs.file_store import full_disk
+from streaming_server.jobs.file_store import storage_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ async def read_form(request: Request, file_field: str, path: Path, limit_bytes: 
     values: dict[str, bytearray] = {}
     name, file_came, file_bytes, other_bytes = "", False, 0, 0
     with _removed(path):
-        with full_disk(), path.open("xb") as sink:
+        with storage_errors(), path.open("xb") as sink:
             async for event in events(request, limit_bytes + MAX_BODY_BYTES):
                 if isinstance(event, PartHead):
                     name = event.field
@@ -72,7 +72,8 @@ def _removed(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _text(name: str, value: bytearray) -> str:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -161,7 +161,7 @@ def parsed(model: type[B], content: bytes) -> B:
     """
     if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
         message = f"the body has more than {_MAX_VALUES} values"
-        raise MalformedBody([{"loc": ["body"], "msg": message, "type": "too_many_values"}])
+        raise MalformedBody([{"loc": ["body"], "msg": message, "type": "json_invalid"}])
     try:
         found = json.loads(content, parse_int=_integer, parse_float=_number)
     except (ValueError, RecursionError) as error:
@@ -205,12 +205,19 @@ def validated(model: type[B], content: object, where: str) -> B:
 
 
 def validated_text(model: type[B], content: Mapping[str, str], where: str) -> B:
-    """Validate fields whose values are text, as in a query or a form.
+    """Validate fields whose values are text, as in a query or a form; ``null`` is null where a field takes no text.
 
     Raises:
         MalformedBody: as `validated`.
     """
-    return _validated(model, content, where, lambda: model.model_validate_strings(content))
+    nullable = {
+        name
+        for name, field in model.model_fields.items()
+        if type(None) in get_args(field.annotation) and str not in get_args(field.annotation)
+    }
+    nulls = {name: None for name, value in content.items() if value == "null" and name in nullable}
+    rest = {name: value for name, value in content.items() if name not in nulls}
+    return _validated(model, rest, where, lambda: model.model_validate_strings(rest).model_copy(update=nulls))
 
 
 def _validated(model: type[B], content: object, where: str, validate: Callable[[], B]) -> B:
@@ -271,6 +278,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.Unauthorized: 401,
     errors.RecordingRefused: 400,
     errors.FileOutside: 400,
+    errors.LoopbackOnly: 403,
     errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
@@ -286,6 +294,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.JobQueueFull: 503,
     errors.TooManyUploads: 503,
     errors.InsufficientMemory: 503,
+    errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
     SpeechServerError: 500,
 }

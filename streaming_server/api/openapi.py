@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server import __version__
 from streaming_server.api.http import Dialect, ErrorShapes
-from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag
+from streaming_server.api.operations import MAX_TEXT_CHARACTERS, Answer, ApiRoute, Operation, Parameter, Tag
 
 _STATIC = Path(__file__).parent.parent / "static"
 _TAG = Tag("Documentation", "This description.")
@@ -32,8 +32,9 @@ _INTRODUCTION = (
 _REFUSALS: Mapping[int, str] = {
     400: "A value that cannot be used; the sentence says which and why.",
     401: "An API key is missing or wrong.",
+    403: "Not from this origin or address.",
     404: "There is no such thing, or no longer.",
-    408: "It takes longer than one may wait; it goes on.",
+    408: "A time limit has passed; what was accepted is still done.",
     413: "The body is too large.",
     416: "Past the end.",
     422: "Not JSON, or a field that is missing, of the wrong type or out of range.",
@@ -55,8 +56,11 @@ _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
 class Docs(Dialect):
     """The routes of the description."""
 
-    def __init__(self, shapes: ErrorShapes, open_paths: Collection[str], *, keys_needed: bool) -> None:
+    def __init__(
+        self, shapes: ErrorShapes, open_paths: Collection[str], max_text_characters: int, *, keys_needed: bool
+    ) -> None:
         """``open_paths``: those that need no key where ``keys_needed``."""
+        self._max_text_characters = max_text_characters
         self._shapes = shapes
         self._open_paths = open_paths
         self._keys_needed = keys_needed
@@ -71,16 +75,23 @@ class Docs(Dialect):
     async def openapi(self, request: Request) -> Response:
         if self._document is None:
             described = [route for route in request.app.routes if isinstance(route, ApiRoute)]
-            self._document = document(described, self._shapes, self._open_paths, keys_needed=self._keys_needed)
+            self._document = document(
+                described, self._shapes, self._open_paths, self._max_text_characters, keys_needed=self._keys_needed
+            )
         return JSONResponse(self._document, headers={"Cache-Control": "no-cache"})
 
 
 def document(
-    routes: Iterable[ApiRoute], shapes: ErrorShapes, open_paths: Collection[str], *, keys_needed: bool
+    routes: Iterable[ApiRoute],
+    shapes: ErrorShapes,
+    open_paths: Collection[str],
+    max_text_characters: int,
+    *,
+    keys_needed: bool,
 ) -> dict[str, Any]:
     """The OpenAPI document of these routes."""
     routes = list(routes)
-    schemas = _Schemas(routes, shapes)
+    schemas = _Schemas(routes, shapes, max_text_characters)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         for method in sorted((route.methods or set()) - {"HEAD"}):
@@ -184,7 +195,7 @@ class _Untitled(GenerateJsonSchema):
 class _Schemas:
     """Every type that the routes name, described once."""
 
-    def __init__(self, routes: Iterable[ApiRoute], shapes: ErrorShapes) -> None:
+    def __init__(self, routes: Iterable[ApiRoute], shapes: ErrorShapes, max_text_characters: int) -> None:
         kinds: dict[Any, Any] = {}
         for route in routes:
             if route.operation.takes is not None:
@@ -198,6 +209,10 @@ class _Schemas:
         )
         self._by_kind = {kind: schema for (kind, _), schema in described.items()}
         self.components: dict[str, Any] = definitions["$defs"]
+        for component in self.components.values():
+            for field in component.get("properties", {}).values():
+                if field.get("maxLength") == MAX_TEXT_CHARACTERS:
+                    field["maxLength"] = max_text_characters
 
     def of(self, kind: Any) -> dict[str, Any]:
         """A reference to a type, or its description where it has no name."""

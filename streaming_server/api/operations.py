@@ -14,6 +14,8 @@ from starlette.routing import Route
 
 from streaming_server.api.http import Body
 
+MAX_TEXT_CHARACTERS = "MAX_TEXT_CHARACTERS"
+"""Stands for the setting's value in the schema of a field."""
 described = with_config(ConfigDict(use_attribute_docstrings=True))
 """Decorates an answer's TypedDict whose attribute docstrings are to be read by clients."""
 
@@ -87,8 +89,8 @@ class ApiRoute(Route):
 RESUMABLE = Parameter(
     "X-Resumable",
     "header",
-    "Go on synthesising for a while when this connection breaks, so that `/streams/{stream_id}` can continue it.",
-    Literal["true", "1"],
+    "`true` or `1`: go on synthesising for a while when this connection breaks, so that `/streams/{stream_id}` can "
+    "continue it.",
 )
 STREAM_HEADERS: Mapping[str, str] = {
     "X-Stream-Id": "Names the stream for `/streams/{stream_id}`, should the connection break.",

@@ -21,7 +21,8 @@ class EngineInfo:
     model_type: str = ""
     """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
     device: str = "cpu"
-    is_fp16: bool = False
+    precision: str = ""
+    """``fp16``, ``bf16`` or ``fp32``; empty where the engine has none to choose."""
     use_cuda_kernel: bool = False
     config_path: str = ""
     """Empty where the engine reads no configuration file."""
@@ -40,6 +41,10 @@ class EngineInfo:
     `domain.parse_blend`."""
     max_concurrency: int = 1
     """Requests that `Engine.stream` can serve at the same time."""
+
+    @property
+    def is_fp16(self) -> bool:
+        return self.precision == "fp16"
 
 
 class EngineOptions(SettingsGroup):
@@ -88,7 +93,12 @@ class EngineSpec(Generic[Options]):
     create: Callable[[Options], Engine]
     """Imports the engine and makes it; raises `EngineUnavailable`."""
     recognises: Callable[[Options], bool] = lambda _: False
-    """Whether the options name a model of this engine that is there; ``auto`` takes the first engine that says so."""
+    """Whether the options name a model of this engine; ``auto`` takes the first engine that says so."""
+    problem: Callable[[Options], str] = lambda _: ""
+    """Why the model cannot be loaded, as far as that can be told before anything is installed: a sentence with its
+    folder and the command that gets it. Empty where nothing is wrong."""
+    model_variable: str = ""
+    """The variable that names the model. Where it is set, ``auto`` takes no engine without a model."""
     extra: str = ""
     """The extra of this project that installs what it needs; empty where it needs nothing more."""
     family: str = ""

@@ -91,17 +91,22 @@ def choose(name: str, environment: Mapping[str, str]) -> Choice:
     """The engine that a value of ``ENGINE`` means, with its options out of environment variables.
 
     Raises:
+        EngineUnavailable: its model is not there.
         InvalidSetting: there is no engine of that name, or an option is not valid.
     """
     found = engines()
     if name not in names():
         raise InvalidSetting(f"ENGINE={name}: one of {', '.join(names())} is needed")
-    for spec in found.values():
-        if name in {AUTO, spec.family}:
-            choice = _configured(spec, environment)
-            if spec.recognises(choice.options):
-                return choice
-    return _configured(found[FALLBACK if name == AUTO else name], environment)
+    asked = [spec for spec in found.values() if name in {AUTO, spec.family}]
+    choices = [_configured(spec, environment) for spec in asked]
+    choice = next((choice for choice in choices if choice.spec.recognises(choice.options)), None)
+    if choice is None:
+        if name == AUTO:
+            name = next((spec.name for spec in asked if environment.get(spec.model_variable)), FALLBACK)
+        choice = _configured(found[name], environment)
+    if problem := choice.spec.problem(choice.options):
+        raise EngineUnavailable(problem)
+    return choice
 
 
 def create_engine(name: str, environment: Mapping[str, str]) -> Engine:

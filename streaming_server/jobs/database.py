@@ -1,7 +1,4 @@
-"""One database, SQLite or PostgreSQL: connections, the schema and its migrations, and the database's own clock.
-
-Knows tables; not what their rows are for.
-"""
+"""Connections to one SQLite or PostgreSQL database, its schema, its migrations and its clock."""
 
 from __future__ import annotations
 
@@ -16,13 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, InternalError, OperationalError
 
 from streaming_server.errors import StorageFull, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
-_BUSY_TIMEOUT_MS = 10_000
+_LOCK_TIMEOUT_MS = 3000
+"""How long a transaction waits for a lock: short enough that a request is answered within five seconds."""
+_CONNECT_TIMEOUT_S = 3
 _MIGRATION_LOCK = 0x5350454543480001
 """Any number that no other program on the same PostgreSQL takes for its own."""
 _MIGRATIONS: Sequence[Sequence[str]] = (
@@ -35,6 +34,14 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX jobs_workflow ON jobs (workflow_id, number)",
         "CREATE TABLE workers (id VARCHAR(128) NOT NULL PRIMARY KEY, seen_s FLOAT NOT NULL, entered_s FLOAT, "
         "is_busy BOOLEAN NOT NULL, device TEXT NOT NULL)",
+    ),
+    (
+        "ALTER TABLE jobs ADD COLUMN preview TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN retry_at_s FLOAT",
+        "ALTER TABLE jobs ADD COLUMN waiting_since_s FLOAT",
+        "CREATE TABLE probes (upload VARCHAR(64) NOT NULL, owner VARCHAR(128) NOT NULL, is_dead BOOLEAN NOT NULL, "
+        "started_s FLOAT NOT NULL, PRIMARY KEY (upload, owner))",
     ),
 )
 """The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read."""
@@ -53,11 +60,15 @@ jobs = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("preview", sa.Text, nullable=False),
     sa.Column("result", sa.Text),
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("error_code", sa.String(64)),
     sa.Column("progress", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("retry_at_s", sa.Float),
+    sa.Column("waiting_since_s", sa.Float),
     sa.Column("owner", sa.String(128)),
     sa.Column("lease_until_s", sa.Float),
     sa.Column("created_s", sa.Float, nullable=False),
@@ -98,7 +109,16 @@ workers = sa.Table(
     sa.Column("is_busy", sa.Boolean, nullable=False),
     sa.Column("device", sa.Text, nullable=False),
 )
-"""Who runs jobs, and how its slot was when it last said so."""
+"""The processes that run jobs, with the state of their slots at the last heartbeat."""
+probes = sa.Table(
+    "probes",
+    _metadata,
+    sa.Column("upload", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(128), primary_key=True),
+    sa.Column("is_dead", sa.Boolean, nullable=False),
+    sa.Column("started_s", sa.Float, nullable=False),
+)
+"""Uploads that a process examines, or examined when it died."""
 
 
 class Database:
@@ -120,7 +140,8 @@ class Database:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             # A connection may have broken while nobody used it: another server took the old one's place.
-            self._engine = sa.create_engine(parsed, pool_pre_ping=True)
+            timeout = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_TIMEOUT_S}
+            self._engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=timeout)
             if self.is_sqlite:
                 event.listen(self._engine, "connect", _prepare_sqlite)
                 event.listen(self._engine, "begin", _begin_sqlite)
@@ -133,9 +154,7 @@ class Database:
         except ArgumentError:
             raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
         except ModuleNotFoundError as error:
-            raise StorageUnavailable(
-                f"PostgreSQL needs {error.name}: pip install 'streaming-server[postgresql]'"
-            ) from error
+            raise StorageUnavailable(f"PostgreSQL needs {error.name}: run scripts/install postgresql") from error
         except DBAPIError as error:
             shown = parsed.render_as_string(hide_password=True)
             raise StorageUnavailable(f"the database {shown} cannot be used: {error.orig}") from error
@@ -155,9 +174,9 @@ class Database:
         """A transaction that only reads; all of it sees one moment.
 
         Raises:
-            StorageUnavailable: the database fails.
+            StorageUnavailable: the database cannot be used, or stays locked.
         """
-        with _explained(), self._transaction(write=False) as connection:
+        with _translate_errors(), self._transaction(write=False) as connection:
             yield connection
 
     @contextmanager
@@ -169,9 +188,9 @@ class Database:
 
         Raises:
             StorageFull: there is no space left.
-            StorageUnavailable: the database fails.
+            StorageUnavailable: the database cannot be used, or stays locked.
         """
-        with _explained(), self._transaction(write=True, durable=durable) as connection:
+        with _translate_errors(), self._transaction(write=True, durable=durable) as connection:
             yield connection
 
     def insert_if_new(self, table: sa.Table, values: Mapping[str, Any]) -> postgresql.Insert | sqlite.Insert:
@@ -188,12 +207,15 @@ class Database:
         if not (write or self.is_sqlite):
             options["isolation_level"] = "REPEATABLE READ"
         with self._engine.connect().execution_options(**options) as connection, connection.begin():
-            if not (durable or self.is_sqlite):
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+                if not durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     def _migrate(self, connection: sa.Connection) -> None:
         if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another process's migration may take longer
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         newest = len(_MIGRATIONS) + 1
         if not sa.inspect(connection).has_table(versions.name):
@@ -213,13 +235,13 @@ class Database:
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins no transaction by itself
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT_MS}")
     _use_wal(connection)
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _use_wal(connection: Any) -> None:
-    until_s = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    until_s = time.monotonic() + _LOCK_TIMEOUT_MS / 1000
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -239,14 +261,15 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
         if _is_full(error):
             raise StorageFull from error
-        if isinstance(error, OperationalError | InterfaceError):
-            log.exception("the database fails")
+        # `DatabaseError` itself is what SQLite raises for a damaged file; its other subclasses are mistakes of ours.
+        if isinstance(error, OperationalError | InterfaceError | InternalError) or type(error) is DatabaseError:
+            log.warning("database unavailable: %s", error.orig)
             raise StorageUnavailable("the database cannot be used at the moment; try again later") from error
         raise
 

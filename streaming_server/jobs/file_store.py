@@ -1,7 +1,4 @@
-"""Where finished files lie, by key: uploads, audio, and whatever else processes share.
-
-A file is there whole or not at all. Knows no database and not what a file holds.
-"""
+"""Finished files by key: uploads, audio and the files of workflows. A file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,65 +12,77 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from streaming_server.errors import FileMissing, FileOutside, StorageFull
+from streaming_server.errors import FileMissing, FileOutside, StorageFull, StorageUnavailable
+
+_PATH_ERRORS = {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+"""What the system says of a path that it takes for no path, whatever the state of the storage."""
 
 
 class Files(Protocol):
-    """What several processes share of files. Every method blocks its thread."""
+    """Files that several processes share. Every method blocks its thread.
+
+    Every method may raise `StorageUnavailable`: the storage cannot be used at the moment.
+    """
 
     def check(self, key: str) -> None:
         """
         Raises:
-            FileOutside: the key leads elsewhere, by a link, to a folder, or below what is none.
+            FileOutside: the key leads elsewhere by a link, to a folder, or below a file.
         """
 
     def put(self, key: str, source: Path) -> None:
-        """Move a file of this machine to its key, over what is there.
+        """Move a local file to its key, replacing what is there.
 
         Raises:
             FileOutside: as `check`.
-            StorageFull: there is no space.
+            StorageFull: there is no space left.
         """
 
     def local(self, key: str) -> Path:
-        """A path on this machine to read the file at.
+        """A local path at which the file can be read.
 
         Raises:
-            FileMissing: there is none.
+            FileMissing: it does not exist.
         """
 
     def delete(self, key: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def older_than(self, prefix: str, age_s: float) -> list[str]:
-        """The keys of files directly below a prefix that were written so many seconds ago."""
+        """The keys of files directly below a prefix that were written at least ``age_s`` ago."""
 
     def tidy(self) -> None:
-        """Remove what this machine keeps of them and has not needed for a while."""
+        """Remove local copies that have not been used for a while."""
 
 
 class FolderFiles:
-    """Files in folders, each of which holds the keys that begin with its name."""
+    """Files in folders of this machine; the first part of a key names the folder."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
-        """``folders``: by the first part of a key, where its files lie."""
+        """``folders``: by the first part of a key."""
         self._folders = folders
 
     def check(self, key: str) -> None:
         path, root = self._path(key), self._folders[PurePosixPath(key).parts[0]]
-        try:
-            is_inside = path.resolve().is_relative_to(root.resolve()) and not path.is_dir()
-        except (OSError, RuntimeError):  # links in a circle
-            is_inside = False
+        with storage_errors():
+            if any(folder.exists() and not folder.is_dir() for folder in (root, *root.parents)):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # not the fault of the key
+            try:
+                is_inside = path.resolve().is_relative_to(root.resolve()) and not path.is_dir()
+                is_inside &= not any(parent.exists() and not parent.is_dir() for parent in path.parents)
+            except RuntimeError:  # a circle of links
+                is_inside = False
+            except OSError as error:
+                if error.errno not in _PATH_ERRORS:
+                    raise
+                is_inside = False
         if not is_inside:
-            raise FileOutside
-        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
             raise FileOutside
 
     def put(self, key: str, source: Path) -> None:
         target = self._path(key)
-        with full_disk():
-            self.check(key)
+        self.check(key)
+        with storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with source.open("rb") as file:
                 os.fsync(file.fileno())
@@ -83,28 +92,31 @@ class FolderFiles:
                 if error.errno != errno.EXDEV:
                     raise
                 _copy_whole(source, target)
-            _sync(target.parent)  # the name outlives a power cut too, before anybody is told of it
+            _sync(target.parent)  # the name survives a power cut before the client hears of it
 
     def local(self, key: str) -> Path:
         self.check(key)
         path = self._path(key)
-        if not path.is_file():
-            raise FileMissing(PurePosixPath(key).name)
+        with storage_errors():
+            if not path.is_file():
+                raise FileMissing(PurePosixPath(key).name)
         return path
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        with storage_errors():
+            self._path(key).unlink(missing_ok=True)
 
     def older_than(self, prefix: str, age_s: float) -> list[str]:
         latest_s = time.time() - age_s
-        try:
-            found = [entry for entry in os.scandir(self._folders[prefix]) if entry.is_file(follow_symlinks=False)]
-        except FileNotFoundError:
-            return []
-        return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
+        with storage_errors():
+            try:
+                found = [entry for entry in os.scandir(self._folders[prefix]) if entry.is_file(follow_symlinks=False)]
+            except FileNotFoundError:
+                return []
+            return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
 
     def tidy(self) -> None:
-        """There is nothing: the files are this machine's own."""
+        """Nothing to do: there are no copies."""
 
     def _path(self, key: str) -> Path:
         first, *rest = PurePosixPath(key).parts
@@ -112,14 +124,20 @@ class FolderFiles:
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """Raise `StorageFull` where the system says that there is no space."""
+def storage_errors() -> Iterator[None]:
+    """Translate the system's errors of a file.
+
+    Raises:
+        StorageFull: there is no space left.
+        StorageUnavailable: any other error: a read-only or broken file system, missing rights, a folder that is a file.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull from error
-        raise
+        reason = error.strerror or type(error).__name__
+        raise StorageUnavailable(f"the server's storage cannot be used: {reason}; try again later") from error
 
 
 def _sync(folder: Path) -> None:
@@ -131,7 +149,7 @@ def _sync(folder: Path) -> None:
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    """Move a file to another file system, where it takes its name once it is whole."""
+    """Move a file to another file system, where it gets its name once it is complete."""
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         with source.open("rb") as whole, partial.open("xb") as copy:

@@ -1,94 +1,141 @@
-"""The kinds of jobs beside speech: questions that whoever holds the engine answers.
-
-Knows the engine's own description of itself; not how an answer reaches whoever asked.
-"""
+"""Jobs that ask a question about the engine, and the voice presets. Answers are plain data; a dialect words them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Capability, Voice
 from streaming_server.errors import SpeechServerError
-from streaming_server.ops.gpu import gpus
-from streaming_server.speech.service import EngineState, SpeechService
+from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 SPEECH = "indextts.generate_speech"
-_CAPABILITIES = (
+QUESTIONS = ("indextts.health_check", "indextts.get_model_info", "indextts.list_voice_presets")
+"""Names of the jobs that do not speak."""
+Gender = Literal["male", "female"]
+DEFAULT = "default"
+PRESETS: Mapping[str, Gender] = {"male_01": "male", "female_01": "female"}
+"""Names for the first voice of a gender."""
+CAPABILITIES = (
     Capability.TEXT_TO_SPEECH,
     Capability.VOICE_CLONING,
     Capability.EMOTION_CONTROL,
     Capability.MULTI_LANGUAGE,
 )
-_MIDDLE_HZ = 165.0
-"""Between the voices of most men and of most women."""
-_HEARD_S = 10.0
+_GENDERS_MEET_HZ = 165.0
+"""Between the pitches of most men and of most women."""
+_LISTENED_S = 10.0
 
 
-async def health_check(service: SpeechService, voices: VoiceLibrary) -> dict[str, Any]:
-    found = await asyncio.to_thread(gpus)
-    is_ready = service.state is EngineState.READY
-    return {
-        "status": "healthy" if is_ready else "unhealthy",
-        "service": "indextts_service",
-        "gpu": {"available": bool(found), "count": len(found), "name": found[0].name if found else None},
-        "model": "ready" if is_ready else service.state.value,
-        "gpu_lock": "available" if service.slot.status().holder is None else "locked",
-    }
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A voice under a name that requests may use."""
+
+    name: str
+    voice: Voice
+    gender: Gender
 
 
-async def get_model_info(service: SpeechService, voices: VoiceLibrary) -> dict[str, Any]:
-    info = service.engine.info
-    capabilities = {capability: capability in info.capabilities for capability in _CAPABILITIES}
-    return {
-        "status": "success",
-        "model_info": {
-            **model_identity(service),
-            "model_path": info.model_dir,
-            "status": "ready" if service.state is EngineState.READY else service.state.value,
-            # A job is fetched once it is whole, however early a stream would begin.
-            "capabilities": {**capabilities, "real_time": False},
-        },
-    }
+class VoicePresets:
+    """Names of voices: each recording's own, the default, and the first voice of each gender."""
 
+    def __init__(self, voices: VoiceLibrary) -> None:
+        self.voices = voices
+        self._genders: dict[tuple[Path, int], Gender | None] = {}
+        """By a recording and its time of change; None where it cannot be decoded."""
 
-async def list_voice_presets(service: SpeechService, voices: VoiceLibrary) -> dict[str, Any]:
-    presets = await asyncio.to_thread(_presets, voices.list())
-    return {"status": "success", "presets": presets, "total_count": len(presets)}
+    async def find(self, name: str | None) -> Voice | None:
+        """The voice of a name or of an upload's id; None for the default voice's name means the first recording."""
+        if name is not None and (found := await self.voices.find(name)):
+            return found
+        if name in {None, DEFAULT}:
+            return self.voices.get(0)
+        return await asyncio.to_thread(self._first, PRESETS[name]) if name in PRESETS else None
 
+    def list(self) -> list[Preset]:
+        """All presets, the default first. Blocks its thread while it decodes recordings that are new."""
+        known = [Preset(voice.name, voice, gender) for voice in self.voices.list() if (gender := self._gender(voice))]
+        if not known:
+            return []
+        aliases = [Preset(DEFAULT, known[0].voice, known[0].gender)]
+        for name, gender in PRESETS.items():
+            first = next((preset for preset in known if preset.gender == gender), known[0])
+            aliases.append(Preset(name, first.voice, first.gender))
+        own = {preset.name for preset in known}
+        return [*(alias for alias in aliases if alias.name not in own), *known]
 
-def model_identity(service: SpeechService) -> dict[str, str]:
-    """Which model speaks, and where."""
-    info = service.engine.info
-    return {"model_type": info.model_type or info.name, "model_version": info.model_version, "device": info.device}
+    def _first(self, gender: Gender) -> Voice:
+        voices = self.voices.list()
+        return next((voice for voice in voices if self._gender(voice) == gender), None) or self.voices.get(0)
 
-
-QUESTIONS: Mapping[str, Callable[[SpeechService, VoiceLibrary], Awaitable[dict[str, Any]]]] = {
-    "indextts.health_check": health_check,
-    "indextts.get_model_info": get_model_info,
-    "indextts.list_voice_presets": list_voice_presets,
-}
-"""By the name of the job."""
-
-
-def _presets(voices: list[Voice]) -> dict[str, dict[str, str]]:
-    """By the names that requests take; the default is the first of them."""
-    found: dict[str, dict[str, str]] = {}
-    for voice in voices:
+    def _gender(self, voice: Voice) -> Gender | None:
         try:
-            pitch_hz = median_pitch_hz(*decode_native(voice.path, limit_s=_HEARD_S))
-        except SpeechServerError:
-            continue  # a file that cannot be decoded is no preset
-        gender = "female" if (pitch_hz or 0.0) > _MIDDLE_HZ else "male"
-        if not found:
-            found["default"] = _preset("Default Voice", "默认语音", gender)
-        found[voice.name] = _preset(voice.name, voice.path.name, gender)
-    return found
+            key = voice.path, voice.path.stat().st_mtime_ns
+            if key not in self._genders:
+                self._genders[key] = _gender(voice.path)
+            return self._genders[key]
+        except OSError:
+            return None
 
 
-def _preset(name: str, description: str, gender: str) -> dict[str, str]:
-    return {"name": name, "description": description, "language": "multi", "gender": gender}
+def _gender(path: Path) -> Gender | None:
+    try:
+        pitch_hz = median_pitch_hz(*decode_native(path, limit_s=_LISTENED_S))
+    except SpeechServerError:
+        return None
+    return "female" if (pitch_hz or 0.0) > _GENDERS_MEET_HZ else "male"
+
+
+class Inspector:
+    """Answers questions about one engine."""
+
+    def __init__(
+        self, service: SpeechService, presets: VoicePresets, devices: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """``devices``: the GPUs of this machine, each with its ``name``. It may block its thread."""
+        self._service = service
+        self._presets = presets
+        self._devices = devices
+        self._answers: Mapping[str, Callable[[], Awaitable[dict[str, Any]]]] = dict(
+            zip(QUESTIONS, (self._health, self._model_info, self._voice_presets), strict=True)
+        )
+
+    async def answer(self, question: str) -> dict[str, Any]:
+        """The answer to one of `QUESTIONS`."""
+        return await self._answers[question]()
+
+    def model(self) -> dict[str, str]:
+        """The model and its device."""
+        info = self._service.engine.info
+        return {"model_type": info.model_type or info.name, "model_version": info.model_version, "device": info.device}
+
+    async def _health(self) -> dict[str, Any]:
+        devices = await asyncio.to_thread(self._devices)
+        return {
+            "engine_state": self._service.state,
+            "slot_is_held": self._service.slot.status().holder is not None,
+            "gpus": [device["name"] for device in devices],
+        }
+
+    async def _model_info(self) -> dict[str, Any]:
+        info = self._service.engine.info
+        return {
+            "model": self.model(),
+            "model_path": info.model_dir,
+            "engine_state": self._service.state,
+            "capabilities": [name for name in CAPABILITIES if name in info.capabilities],
+        }
+
+    async def _voice_presets(self) -> dict[str, Any]:
+        presets = await asyncio.to_thread(self._presets.list)
+        return {
+            "presets": [
+                {"name": preset.name, "file": preset.voice.path.name, "gender": preset.gender} for preset in presets
+            ]
+        }

@@ -1,7 +1,4 @@
-"""Jobs that speak: taken one after another, through the same slot as live requests, into a file.
-
-Knows the job store, the speech service and the store of files; neither HTTP nor any engine or database in particular.
-"""
+"""Runs the jobs of one process, one after another, through the same slot as live requests."""
 
 from __future__ import annotations
 
@@ -15,22 +12,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from streaming_server.audio.encoders import PcmEncoder, wav_header
-from streaming_server.domain import SpeechRequest, Voice
+from streaming_server.domain import Capability, Emotion, SpeechRequest, Voice
 from streaming_server.errors import (
     EngineNotReady,
+    FileMissing,
+    FileOutside,
+    InvalidRequest,
     LeaseLost,
     SpeechServerError,
     StorageFull,
     StorageUnavailable,
     VoiceFileMissing,
+    VoiceUnreadable,
 )
-from streaming_server.jobs.file_store import full_disk
-from streaming_server.jobs.inspection import QUESTIONS, SPEECH, model_identity
+from streaming_server.jobs.file_store import storage_errors
+from streaming_server.jobs.inspection import SPEECH, Inspector
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job
 from streaming_server.speech.service import EngineState, SpeechService
@@ -39,26 +40,27 @@ from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _POLL_S = 1.0
 """How often to look for jobs that other processes accepted or left."""
 _REPORT_S = 0.25
 """How often the progress is written, and a job that was cancelled elsewhere is noticed."""
-_PAUSE_S = 5.0
-"""Before a job is tried again that could not be done for want of space."""
+_MAX_PAUSE_S = 8.0
+"""Longest pause between attempts to reach a database that cannot be used."""
+_NOT_RETRIED = (InvalidRequest, VoiceFileMissing, VoiceUnreadable, FileMissing, FileOutside)
+"""Errors of the job itself, which another attempt would repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechJob:
-    """The payload of a job."""
+    """The payload of a job that speaks."""
 
     request: SpeechRequest
-    """A voice with an index is the reference folder's of that name; any other's path is a key of the store of files."""
+    """The path of a voice without an index is a key of the file store; others are found by name."""
     output: str
     """Key of the WAV file to be made."""
     memo: dict[str, Any] | None = None
-    """What its dialect wants to remember of it; not looked into."""
+    """Fields that the dialect needs for its answer; not interpreted here."""
 
     def to_json(self) -> str:
         return _payload().dump_json(self).decode()
@@ -73,39 +75,43 @@ def _payload() -> TypeAdapter[SpeechJob]:
 
 
 class JobRunner:
-    """The one who runs jobs in this process."""
+    """Claims jobs and runs them in this process."""
 
     def __init__(
         self,
         storage: Storage,
         service: SpeechService,
         voices: VoiceLibrary,
+        inspector: Inspector,
         announce: Callable[[Job], None] | None = None,
     ) -> None:
-        """``announce``: called in a thread with a job that can begin now that another is done; None where `run` finds
+        """``announce``: called in a thread with the next job of a workflow once it can begin; None where `run` finds
         it."""
         self._store = storage.jobs
         self._files = storage.files
         self._scratch = storage.scratch
+        self._threads = storage.job_threads
         self._service = service
         self._voices = voices
+        self._inspector = inspector
         self._announce = announce
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._outage_pause_s = _POLL_S
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def announce(self, job: Job) -> None:
-        """A job was accepted: `run` need not wait for its next look. From any thread."""
+        """Wake `run` for a job that was accepted. May be called from any thread."""
         if self._loop:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def interrupt(self, job_id: str) -> None:
-        """Stop a job if it runs here: the store no longer wants it."""
+        """Stop a job that was cancelled or deleted, if it runs here."""
         if task := self._running.get(job_id):
             task.cancel()
 
     async def run(self) -> None:
-        """Run jobs until cancelled; the one that runs then goes back to its place."""
+        """Run jobs until cancelled; the job that runs then is queued again."""
         self._loop = asyncio.get_running_loop()
         try:
             while True:
@@ -118,26 +124,32 @@ class JobRunner:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what runs, and give back what this process has claimed and not done."""
+        """Stop the running jobs and queue them again."""
         if running := list(self._running.values()):
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
-        with suppress(StorageFull, StorageUnavailable):  # then the leases run out
-            await asyncio.to_thread(self._store.release_all, self._scratch.owner)
+        with suppress(StorageFull, StorageUnavailable):  # then their leases expire
+            await self._threads.run(self._store.release_all, self._scratch.owner)
 
     async def run_next(self, job_id: str | None = None) -> bool:
-        """Claim the next job, or one in particular, and do it; whether there was one to be claimed."""
+        """Claim the next job, or the one with ``job_id``, and run it; returns whether there was one."""
         if self._service.state is not EngineState.READY:
             return False
         try:
-            job = await _whole(self._store.claim, self._scratch.owner, job_id)
-        except Exception:
-            log.exception("no job can be taken")  # a full disk, a database that is away: it may come back
+            job = await self._threads.run_to_end(self._store.claim, self._scratch.owner, job_id)
+        except (StorageFull, StorageUnavailable) as error:
+            log.warning("claim failed: %s", error)
+            await asyncio.sleep(self._outage_pause_s)
+            self._outage_pause_s = min(2 * self._outage_pause_s, _MAX_PAUSE_S)
             return False
+        except Exception:
+            log.exception("claim failed")
+            return False
+        self._outage_pause_s = _POLL_S
         if job is None:
             return False
-        task = self._running[job.id] = asyncio.create_task(self._do(job))
+        task = self._running[job.id] = asyncio.create_task(self._run_claimed(job))
         try:
             await asyncio.wait([task])
         finally:
@@ -146,39 +158,57 @@ class JobRunner:
             del self._running[job.id]
         return True
 
-    async def _do(self, job: Job) -> None:
-        """Do a claimed job, and tell the store what came of it."""
+    async def _run_claimed(self, job: Job) -> None:
+        """Run a claimed job and record its outcome."""
         try:
-            try:
-                if job.name == SPEECH:
-                    following = await self._speak(job, SpeechJob.from_json(job.payload))
-                else:
-                    answer = await QUESTIONS[job.name](self._service, self._voices)
-                    following = await _whole(self._store.finish, job, json.dumps(answer))
-            except (StorageFull, StorageUnavailable, EngineNotReady) as error:
-                await asyncio.to_thread(self._store.release, job, str(error))
-                await asyncio.sleep(_PAUSE_S)
-            except LeaseLost:
-                raise
-            except SpeechServerError as error:
-                await asyncio.to_thread(self._store.fail, job, str(error), error.code)
-            except Exception:
-                log.exception("the job %s failed", job.id)
-                message = "an unexpected error; the server's log has the details under the task's id"
-                await asyncio.to_thread(self._store.fail, job, message, SpeechServerError.code)
-            else:
-                if following and self._announce:
-                    await asyncio.to_thread(self._announce, following)
+            following = await self._perform(job)
         except LeaseLost as error:
-            log.info("job given up: %s", error)
+            log.info("lease lost: %s", error)
         except (StorageFull, StorageUnavailable) as error:
-            log.warning("the job %s begins anew later: %s", job.id, error)
-            await asyncio.sleep(_PAUSE_S)
+            log.warning("job postponed: id=%s reason=%r", job.id, str(error))
+            await self._record(job, self._store.postpone, str(error), error.code)
+        except EngineNotReady as error:
+            await self._record(job, self._store.release, str(error))
+        except _NOT_RETRIED as error:
+            await self._record(job, self._store.fail, str(error), error.code)
+        except SpeechServerError as error:
+            log.warning("job attempt failed: id=%s reason=%r", job.id, str(error))
+            await self._record(job, self._store.retry, str(error), error.code)
         except Exception:
-            log.exception("what came of the job %s cannot be stored; it begins anew", job.id)
+            log.exception("job attempt failed: id=%s", job.id)
+            message = "unexpected error; the server's log has the details under the task's id"
+            await self._record(job, self._store.retry, message, SpeechServerError.code)
+        else:
+            if following and self._announce:
+                await self._threads.run(self._announce, following)
+
+    async def _record(self, job: Job, change: Callable[..., None], *arguments: str) -> None:
+        """Write the outcome of an attempt, however long the database is away."""
+        pause_s = _POLL_S
+        while True:
+            try:
+                await self._threads.run_to_end(change, job, *arguments)
+                return
+            except LeaseLost as error:
+                log.info("lease lost: %s", error)
+                return
+            except (StorageFull, StorageUnavailable) as error:
+                log.warning("outcome not recorded: id=%s reason=%r; retrying", job.id, str(error))
+            except Exception:
+                log.exception("outcome not recorded: id=%s; the job is requeued when its lease expires", job.id)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    async def _perform(self, job: Job) -> Job | None:
+        """Do what a job says; returns the next job of its workflow."""
+        if job.name == SPEECH:
+            return await self._speak(job, SpeechJob.from_json(job.payload))
+        answer = await self._inspector.answer(job.name)
+        return await self._threads.run_to_end(self._store.finish, job, json.dumps(answer))
 
     async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
-        """Say it into its file; the job that can begin then."""
+        """Synthesise a speech job into its file; returns the next job of its workflow."""
         generation = speech.request.generation
         if limit := self._service.engine.info.max_mel_tokens:
             generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
@@ -187,8 +217,8 @@ class JobRunner:
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
-        path = self._scratch.new()
-        holding: asyncio.Task[None] | None = None
+        with storage_errors():
+            path = self._scratch.new()
         try:
             async with self._service.open(request, PcmEncoder(), batch=True) as stream:
                 holding = asyncio.create_task(self._hold(job, request, stream))
@@ -196,37 +226,51 @@ class JobRunner:
                 try:
                     await asyncio.wait([holding, writing], return_when=asyncio.FIRST_COMPLETED)
                     if holding.done():
-                        holding.result()  # the lease is lost
+                        holding.result()  # raises LeaseLost
                     size = await writing
                 finally:
                     holding.cancel()
                     writing.cancel()
-                    await asyncio.wait([holding, writing])
+                    await asyncio.gather(holding, writing, return_exceptions=True)
             result = {
                 "sample_rate": stream.rate_hz,
                 "duration": round(stream.stats.audio_s, 6),
                 "size": size,
-                "model_info": model_identity(self._service),
+                "model_info": self._inspector.model(),
                 "emotion_text_by": self._service.engine.info.emotion_text_by,
+                "emotion_ignored": self._ignored(request.emotion),
             }
             deliver = partial(self._files.put, speech.output, path)
-            return await _whole(self._store.finish, job, json.dumps(result), deliver)
+            return await self._threads.run_to_end(self._store.finish, job, json.dumps(result), deliver)
         finally:
-            path.unlink(missing_ok=True)
+            self._scratch.remove(path)
+
+    def _ignored(self, emotion: Emotion | None) -> list[Capability]:
+        """The capabilities that an emotion needs and the engine lacks."""
+        if emotion is None:
+            return []
+        capabilities = self._service.engine.info.capabilities
+        needed = {
+            Capability.EMOTION_REFERENCE: emotion.reference,
+            Capability.EMOTION_VECTOR: emotion.vector,
+            Capability.EMOTION_TEXT: emotion.text,
+            Capability.EMOTION_RANDOM: emotion.random,
+        }
+        return [name for name, value in needed.items() if value and name not in capabilities]
 
     async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
-        """Renew the lease and report the progress for as long as this process lives."""
+        """Renew the lease and report the progress until cancelled."""
         expected_s = estimated_duration_s(request.text) / request.speed
         while True:
             await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
             progress = min(0.99, stream.stats.audio_s / expected_s)
-            with suppress(StorageFull, StorageUnavailable):  # a renewal that fails is not yet a lease that is lost
-                await asyncio.to_thread(self._store.renew, job, progress)
+            with suppress(StorageFull, StorageUnavailable):  # a renewal that fails is not yet a lost lease
+                await self._threads.run(self._store.renew, job, progress)
 
     async def _write(self, stream: SpeechStream, path: Path) -> int:
-        """Bring the samples into a WAV file; its size in bytes."""
+        """Write the samples into a WAV file; returns its size in bytes."""
         position = 0
-        with full_disk(), path.open("w+b") as file:  # closing may find it full too
+        with storage_errors(), path.open("w+b") as file:  # closing may find the disk full too
             file.write(wav_header(stream.rate_hz, 0))
             while piece := await stream.buffer.read(position):
                 position += len(piece)
@@ -235,26 +279,16 @@ class JobRunner:
             return file.seek(0, os.SEEK_END)
 
     async def _local(self, voice: Voice) -> Voice:
-        """The voice with the file that it has on this machine.
+        """The voice with the path of its file on this machine.
 
         Raises:
-            FileMissing, VoiceFileMissing: it is gone.
+            FileMissing, VoiceFileMissing: the file is gone.
         """
         if voice.index is None:
             return replace(voice, path=await asyncio.to_thread(self._files.local, voice.path.as_posix()))
         if found := await self._voices.find(voice.name):
             return found
         raise VoiceFileMissing(voice.path.name)
-
-
-async def _whole(work: Callable[..., T], *arguments: object) -> T:
-    """Work in a thread that a cancellation waits for: nothing that the thread uses may go while it runs."""
-    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _complete(file: BufferedRandom, header: bytes) -> None:

@@ -1,7 +1,4 @@
-"""Files in object storage, for machines that share no folder: S3 and what speaks like it. Needs the extra ``[s3]``.
-
-Knows keys and objects; not what a file holds.
-"""
+"""Files in object storage with the S3 protocol, for machines that share no folder. Needs the extra ``[s3]``."""
 
 from __future__ import annotations
 
@@ -20,23 +17,23 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from streaming_server.errors import FileMissing, StorageUnavailable
-from streaming_server.jobs.file_store import full_disk
+from streaming_server.jobs.file_store import storage_errors
 
 _CONFIG = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CACHE_S = 3600.0
-"""A local copy that nobody has asked for in so long is removed; whoever has it open goes on reading."""
+"""A local copy that has not been used for this long is removed; a process that has it open keeps reading."""
 
 
 class ObjectFiles:
-    """Files under one prefix of one bucket; what is read is kept below a folder of this machine for a while."""
+    """Files under one prefix of one bucket, with a cache of the files read on this machine."""
 
     def __init__(self, url: str, cache: Path) -> None:
         """
         Args:
-            url: ``s3://bucket`` or ``s3://bucket/prefix``; keys and endpoint come from the places that every program of
-                Amazon's library looks at, such as ``AWS_ENDPOINT_URL``.
-            cache: where what was read is kept.
+            url: ``s3://bucket`` or ``s3://bucket/prefix``; credentials and endpoint come from boto3's usual sources,
+                such as ``AWS_ENDPOINT_URL``.
+            cache: folder of the local copies.
 
         Raises:
             StorageUnavailable: the bucket cannot be reached.
@@ -51,24 +48,24 @@ class ObjectFiles:
             raise StorageUnavailable(f"FILES_URL={url} cannot be used: {error}") from error
 
     def check(self, key: str) -> None:
-        """Every key is inside: there are no links, and no folders."""
+        """Every key is valid: there are neither links nor folders."""
 
     def put(self, key: str, source: Path) -> None:
-        with _explained(key):
+        with _translate_errors(key):
             self._client.upload_file(str(source), self._bucket, self._prefix + key)
         source.unlink()
 
     def local(self, key: str) -> Path:
         name = {"Bucket": self._bucket, "Key": self._prefix + key}
-        with _explained(key):
+        with _translate_errors(key):
             path = self._copy_of(key, self._client.head_object(**name))
             if not path.is_file():
                 answer = self._client.get_object(**name)
-                path = self._copy_of(key, answer)  # it may have been replaced in between
+                path = self._copy_of(key, answer)  # the object may have been replaced in between
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_name(f".{secrets.token_hex(8)}.part")
                 try:
-                    with full_disk(), partial.open("xb") as copy:
+                    with storage_errors(), partial.open("xb") as copy:
                         shutil.copyfileobj(answer["Body"], copy)
                     partial.replace(path)
                 finally:
@@ -77,12 +74,12 @@ class ObjectFiles:
         return path
 
     def delete(self, key: str) -> None:
-        with _explained(key):
+        with _translate_errors(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def older_than(self, prefix: str, age_s: float) -> list[str]:
         latest_s = time.time() - age_s
-        with _explained(prefix):
+        with _translate_errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/", Delimiter="/"
             )
@@ -96,18 +93,18 @@ class ObjectFiles:
     def tidy(self) -> None:
         latest_s = time.time() - _CACHE_S
         for path in self._cache.glob("*/*"):
-            with suppress(OSError):  # another process of this machine was quicker, or a new copy lies there
+            with suppress(OSError):  # another process removed it first, or the folder holds a new copy
                 if path.stat().st_mtime < latest_s:
                     path.unlink()
                     path.parent.rmdir()
 
     def _copy_of(self, key: str, answer: Mapping[str, Any]) -> Path:
-        # The tag is part of the name: an object that was replaced is another file, and nobody reads a mixture.
+        # The tag is part of the name: a replaced object is another file, so no reader gets a mixture of two.
         return self._cache / str(answer["ETag"]).strip('"') / key.rpartition("/")[2]
 
 
 @contextmanager
-def _explained(key: str) -> Iterator[None]:
+def _translate_errors(key: str) -> Iterator[None]:
     try:
         yield
     except (ClientError, BotoCoreError, Boto3Error) as error:

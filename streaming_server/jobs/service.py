@@ -1,7 +1,4 @@
-"""Speech that is asked for now and fetched later: submit, look, fetch, delete; alone or as a chain.
-
-The one place that keeps the rows, the files and the runner of a job together. Knows no dialect.
-"""
+"""Jobs as the dialects use them: submit, look up, fetch and delete, single or as the chain of a workflow."""
 
 from __future__ import annotations
 
@@ -9,21 +6,24 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from streaming_server.domain import SpeechRequest, Voice
-from streaming_server.errors import JobNotFound
+from streaming_server.errors import JobNotFound, StorageUnavailable
+from streaming_server.jobs.chains import Plan
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.storage import Storage, audio_key
 from streaming_server.jobs.store import UNFINISHED, Job, JobState, NewJob
-from streaming_server.jobs.uploads import is_upload_id, upload_key
+from streaming_server.jobs.uploads import Upload, is_upload_id, upload_key
+from streaming_server.text import preview
 
 _ID = re.compile("[0-9a-f]{32}")
 _WORKFLOW_ID = re.compile("workflow_[0-9a-f-]{32,36}")
 _POLLS_S = (0.02, 0.5)
-"""How often a chain is looked at: at first, and after a while."""
+"""Shortest and longest interval at which a chain is polled."""
 
 
 class Backlog:
@@ -32,42 +32,39 @@ class Backlog:
     def __init__(self, storage: Storage, announce: Callable[[Job], None], interrupt: Callable[[str], None]) -> None:
         """
         Args:
-            storage: where they are.
-            announce: tells whoever runs jobs of one that can begin. It may block its thread.
-            interrupt: stops a job that is no longer wanted, by its id, if it runs in this process.
+            storage: holds them.
+            announce: called with a job that can begin. It may block its thread.
+            interrupt: called with the id of a deleted job, which it stops if it runs in this process.
         """
         self._storage = storage
+        self._run = storage.request_threads.run
         self._announce = announce
         self._interrupt = interrupt
 
     async def submit(self, request: SpeechRequest) -> Job:
-        """Accept a text; once this returns it will be spoken, whatever happens to the process.
+        """Accept a text. The job is on disk when this returns.
 
         Raises:
-            JobQueueFull, UploadNotFound, StorageFull: as `JobStore.submit`.
+            JobQueueFull, UploadNotFound, StorageFull, StorageUnavailable: as `JobStore.submit`.
         """
         job_id = uuid.uuid4().hex
         return (await self._submit([new_job(job_id, SPEECH, SpeechJob(request, audio_key(job_id)))], None))[0]
 
-    async def submit_chain(self, names: Sequence[str], speech: SpeechJob | None) -> list[Job]:
+    async def submit_chain(self, plan: Plan) -> list[Job]:
         """Accept jobs that run one after another and stop at the first that fails.
 
-        Args:
-            names: their kinds.
-            speech: what those say that speak.
-
         Raises:
-            JobQueueFull, UploadNotFound, StorageFull: as `JobStore.submit`.
+            JobQueueFull, UploadNotFound, StorageFull, StorageUnavailable: as `JobStore.submit`.
         """
-        chain = [new_job(f"task_{uuid.uuid4().hex}", name, speech) for name in names]
+        chain = [new_job(f"task_{uuid.uuid4().hex}", name, plan.speech) for name in plan.names]
         return await self._submit(chain, f"workflow_{uuid.uuid4().hex}")
 
     async def get(self, job_id: str) -> Job:
         """
         Raises:
-            JobNotFound: there is none of that id, or no longer.
+            JobNotFound: the id is unknown or has expired.
         """
-        job = await asyncio.to_thread(self._storage.jobs.get, job_id) if _ID.fullmatch(job_id) else None
+        job = await self._run(self._storage.jobs.get, job_id) if _ID.fullmatch(job_id) else None
         if job is None:
             raise JobNotFound(job_id)
         return job
@@ -75,10 +72,10 @@ class Backlog:
     async def chain(self, workflow_id: str) -> list[Job]:
         """
         Raises:
-            JobNotFound: there is no workflow of that id, or no longer.
+            JobNotFound: the id is unknown or has expired.
         """
         is_id = _WORKFLOW_ID.fullmatch(workflow_id)
-        jobs = await asyncio.to_thread(self._storage.jobs.chain, workflow_id) if is_id else []
+        jobs = await self._run(self._storage.jobs.chain, workflow_id) if is_id else []
         if not jobs:
             raise JobNotFound(workflow_id)
         return jobs
@@ -86,7 +83,7 @@ class Backlog:
     async def ended(
         self, workflow_id: str, timeout_s: float, is_left: Callable[[], Awaitable[bool]]
     ) -> list[Job] | None:
-        """The jobs of a workflow once none is left to do; None where that takes too long, or nobody waits any more.
+        """The jobs of a workflow once all have ended; None after the timeout or when the client has left.
 
         Raises:
             JobNotFound: as `chain`.
@@ -94,9 +91,10 @@ class Backlog:
         loop = asyncio.get_running_loop()
         until_s, pause_s = loop.time() + timeout_s, _POLLS_S[0]
         while True:
-            jobs = await self.chain(workflow_id)
-            if not any(job.state in UNFINISHED for job in jobs):
-                return jobs
+            with suppress(StorageUnavailable):  # the workflow goes on, and so does the wait
+                jobs = await self.chain(workflow_id)
+                if not any(job.state in UNFINISHED for job in jobs):
+                    return jobs
             if loop.time() >= until_s or await is_left():
                 return None
             await asyncio.sleep(min(pause_s, until_s - loop.time()))
@@ -104,7 +102,7 @@ class Backlog:
 
     async def page(self, limit: int, offset: int, states: Sequence[JobState]) -> tuple[list[Job], int]:
         """As `JobStore.page`."""
-        return await asyncio.to_thread(self._storage.jobs.page, limit, offset, states)
+        return await self._run(self._storage.jobs.page, limit, offset, states)
 
     async def audio(self, job: Job) -> Path:
         """The WAV file of a completed job.
@@ -112,27 +110,31 @@ class Backlog:
         Raises:
             FileMissing: it is gone.
         """
-        return await asyncio.to_thread(self._storage.files.local, audio_key(job.id))
+        return await self._run(self._storage.files.local, audio_key(job.id))
+
+    async def upload(self, upload_id: str) -> Upload | None:
+        """As `Uploads.get`."""
+        return await self._run(self._storage.uploads.get, upload_id)
 
     async def delete(self, job_id: str) -> None:
-        """Forget a job and its audio; one that is not over is stopped.
+        """Delete a job and its audio; a running one is stopped.
 
         Raises:
             JobNotFound: as `get`.
         """
-        if not _ID.fullmatch(job_id) or not await asyncio.to_thread(self._storage.jobs.delete, job_id):
+        if not _ID.fullmatch(job_id) or not await self._run(self._storage.jobs.delete, job_id):
             raise JobNotFound(job_id)
         self._interrupt(job_id)
-        await asyncio.to_thread(self._storage.files.delete, audio_key(job_id))
+        await self._run(self._storage.files.delete, audio_key(job_id))
 
     async def _submit(self, chain: Sequence[NewJob], workflow_id: str | None) -> list[Job]:
-        jobs = await asyncio.to_thread(self._storage.jobs.submit, chain, workflow_id)
-        await asyncio.to_thread(self._announce, jobs[0])
+        jobs = await self._run(self._storage.jobs.submit, chain, workflow_id)
+        await self._run(self._announce, jobs[0])
         return jobs
 
 
 def new_job(job_id: str, name: str, speech: SpeechJob | None) -> NewJob:
-    """A job as the store takes it; ``speech`` is of interest to one that speaks."""
+    """A job for the store; ``speech`` is the payload of one that speaks."""
     if name != SPEECH or speech is None:
         return NewJob(job_id, name, "{}")
     request, emotion = speech.request, speech.request.emotion
@@ -141,11 +143,13 @@ def new_job(job_id: str, name: str, speech: SpeechJob | None) -> NewJob:
         voices.append(emotion.reference)
         emotion = replace(emotion, reference=_by_key(emotion.reference))
     speech = replace(speech, request=replace(request, voice=_by_key(request.voice), emotion=emotion))
-    return NewJob(job_id, name, speech.to_json(), {voice.name for voice in voices if _is_upload(voice)})
+    return NewJob(
+        job_id, name, speech.to_json(), {voice.name for voice in voices if _is_upload(voice)}, preview(request.text)
+    )
 
 
 def _by_key(voice: Voice) -> Voice:
-    """The path of an upload is this machine's own; its key is everybody's."""
+    """An upload's voice with its key for a path, which is the same on every machine."""
     return replace(voice, path=Path(upload_key(voice.name))) if _is_upload(voice) else voice
 
 

@@ -1,21 +1,22 @@
-"""What outlives a process: the database, the files, the jobs and the uploads, opened together.
-
-Knows where things lie; not what asks for them.
-"""
+"""Everything that outlives a process, opened together: the database, the files, the jobs and the uploads."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from streaming_server.errors import StorageUnavailable
+from streaming_server.errors import StorageFull, StorageUnavailable
 from streaming_server.jobs.database import Database
-from streaming_server.jobs.file_store import Files, FolderFiles
+from streaming_server.jobs.file_store import Files, FolderFiles, storage_errors
 from streaming_server.jobs.paths import WORKFLOWS
 from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import JobStore
+from streaming_server.jobs.threads import StorageThreads
 from streaming_server.jobs.uploads import PREFIX, UploadLimits, Uploads
-from streaming_server.jobs.worker_registry import Workforce
+from streaming_server.jobs.worker_registry import WorkerRegistry
+
+log = logging.getLogger(__name__)
 
 AUDIO = "audio"
 """Prefix of the keys of finished audio."""
@@ -28,17 +29,26 @@ class StorageOptions:
     """Empty for SQLite in the data directory."""
     uploads: UploadLimits
     audio_keep_s: float
-    """Jobs and their audio are removed so long after their end."""
-    most_pending: int
+    """Jobs and their audio are removed this long after their end."""
+    max_pending: int
     lease_s: float
+    max_attempts: int = 5
+    """As for `JobStore`."""
+    storage_wait_s: float = 120.0
+    """As for `JobStore`."""
     workflow_root: str = ""
     """Empty for a folder in the data directory."""
     files_url: str = ""
     """Empty for folders, else ``s3://…``."""
 
 
+_REQUEST_THREADS, _JOB_THREADS = 8, 4
+_START_TIMEOUT_S = 1.5
+"""Together with the database's lock timeout below the five seconds in which a request is answered."""
+
+
 class Storage:
-    """One process's hold of what several may share."""
+    """One process's access to what several processes may share."""
 
     def __init__(self, options: StorageOptions) -> None:
         """
@@ -57,12 +67,24 @@ class Storage:
         except StorageUnavailable:
             self.scratch.close()
             raise
-        self.jobs = JobStore(self.database, most_pending=options.most_pending, lease_s=options.lease_s)
-        self.workforce = Workforce(self.database, options.lease_s)
+        self.jobs = JobStore(
+            self.database,
+            max_pending=options.max_pending,
+            lease_s=options.lease_s,
+            max_attempts=options.max_attempts,
+            storage_wait_s=options.storage_wait_s,
+        )
+        self.workers = WorkerRegistry(self.database, self.jobs)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
-        self._audio_keep_s = options.audio_keep_s
+        self.audio_keep_s = options.audio_keep_s
         self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
-        """What is kept for the shortest time is kept for this long."""
+        """The shortest time for which anything is kept."""
+        self.request_threads = StorageThreads(_REQUEST_THREADS, _START_TIMEOUT_S)
+        self.job_threads = StorageThreads(_JOB_THREADS)
+        try:
+            self.take_over()  # before this process works on anything that may have killed another
+        except (StorageFull, StorageUnavailable) as error:
+            log.warning("takeover failed: %s", error)
 
     def _files(self, folder: Path, url: str) -> Files:
         if not url:
@@ -72,27 +94,41 @@ class Storage:
         try:
             from streaming_server.jobs.s3_store import ObjectFiles
         except ModuleNotFoundError as error:
-            raise StorageUnavailable(f"FILES_URL needs {error.name}: pip install 'streaming-server[s3]'") from error
+            raise StorageUnavailable(f"FILES_URL needs {error.name}: run scripts/install s3") from error
         return ObjectFiles(url, folder / "cache")
 
+    def take_over(self) -> None:
+        """Queue the jobs of dead processes again and remove their unfinished files.
+
+        Raises:
+            StorageFull, StorageUnavailable: it has to be tried again.
+        """
+        with storage_errors():
+            for owner in self.scratch.dead():
+                self.jobs.requeue_dead(owner)
+                self.uploads.mark_dead(owner)
+                self.scratch.sweep(owner)
+
     def tidy(self) -> None:
-        """Take over from the dead, and remove what has expired."""
-        for owner in self.scratch.dead():
-            self.jobs.release_all(owner)
-            self.scratch.sweep(owner)
+        """Take over from dead processes and remove what has expired.
+
+        Raises:
+            StorageFull, StorageUnavailable: it has to be tried again.
+        """
+        self.take_over()
         self.files.tidy()
         self.uploads.delete_expired()
-        self._forget_ended(self._audio_keep_s)
-        for key in self.files.older_than(AUDIO, self._audio_keep_s):
-            # The audio of a job that was deleted in the moment before the process died.
+        self._delete_ended(self.audio_keep_s)
+        for key in self.files.older_than(AUDIO, self.audio_keep_s):
+            # The audio of a job that was deleted just before the process died.
             if self.jobs.get(Path(key).stem) is None:
                 self.files.delete(key)
 
     def clear(self) -> int:
-        """Forget all jobs that have ended, and their audio; how many."""
-        return self._forget_ended(0.0)
+        """Delete all jobs that have ended, and their audio; returns their number."""
+        return self._delete_ended(0.0)
 
-    def _forget_ended(self, age_s: float) -> int:
+    def _delete_ended(self, age_s: float) -> int:
         ended = self.jobs.delete_ended(age_s)
         for job_id in ended:
             self.files.delete(audio_key(job_id))
@@ -100,6 +136,8 @@ class Storage:
 
     def close(self) -> None:
         self.uploads.close()
+        self.request_threads.close()
+        self.job_threads.close()
         self.scratch.close()
         self.database.close()
 

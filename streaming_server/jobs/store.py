@@ -1,12 +1,13 @@
-"""The jobs that were accepted, in SQL: what is to be done, whose it is just now, and what came of it.
+"""The job queue in SQL: accepted jobs, their leases, retries and results.
 
-A running job belongs to an owner who renews a lease; when the lease has run out, anybody may claim the job again. The
-jobs of a workflow run one after another. Every method is one short transaction and blocks its thread. Knows no audio,
-and not what a payload means.
+A running job belongs to an owner, which renews a lease. A job whose lease has expired, or whose owner has died, is
+queued again; after a number of failed attempts it fails. The jobs of a workflow run one after another. Every method is
+one short transaction and blocks its thread.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,10 +18,17 @@ import sqlalchemy as sa
 from streaming_server.errors import JobQueueFull, LeaseLost, UploadNotFound
 from streaming_server.jobs.database import Database, job_uploads, jobs, uploads
 
+log = logging.getLogger(__name__)
+
+_RETRY_PAUSE_S = 0.5
+"""Before the third attempt; it doubles with each further one."""
+_STORAGE_PAUSES_S = (1.0, 10.0)
+"""Shortest and longest pause between attempts during a storage outage."""
+
 
 class JobState(StrEnum):
     BLOCKED = "blocked"
-    """Of a workflow, behind a job that is not completed yet."""
+    """Part of a workflow, behind a job that is not completed yet."""
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -28,19 +36,23 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+PROCESS_DIED = "process_died"
+"""Error code of a job whose process died at its last attempt."""
 UNFINISHED = (JobState.BLOCKED, JobState.PENDING, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What is to be accepted."""
+    """A job to be accepted."""
 
     id: str
     name: str
-    """What kind of job."""
+    """The kind of job, such as ``indextts.generate_speech``."""
     payload: str
     uploads: Collection[str] = ()
     """Ids of the uploads that it needs."""
+    preview: str = ""
+    """The beginning of the text, for lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,7 @@ class Job:
     """One row; times are UNIX seconds."""
 
     number: int
-    """Counts up in the order of acceptance."""
+    """Increases in the order of acceptance."""
     id: str
     name: str
     workflow_id: str | None
@@ -56,6 +68,7 @@ class Job:
     """Place in the workflow."""
     state: JobState
     payload: str
+    preview: str
     result: str | None
     message: str
     error_code: str | None
@@ -63,12 +76,18 @@ class Job:
     """0.0-1.0."""
     attempts: int
     """How often it was claimed."""
+    failures: int
+    """How many attempts ended with a failure of the engine or the death of the process."""
+    retry_at_s: float | None
+    """A pending job is not claimed before this time."""
+    waiting_since_s: float | None
+    """When the storage outage began that the job waits for."""
     owner: str | None
-    """Who runs it, or ran it last."""
+    """The process that runs it, or ran it last."""
     lease_until_s: float | None
     created_s: float
     sent_s: float | None
-    """When a worker was last told of it."""
+    """When a message was last sent to a worker."""
     started_s: float | None
     ended_s: float | None
 
@@ -76,29 +95,41 @@ class Job:
 class JobStore:
     """All jobs of one database."""
 
-    def __init__(self, database: Database, *, most_pending: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_pending: int,
+        lease_s: float,
+        max_attempts: int = 5,
+        storage_wait_s: float = 120.0,
+    ) -> None:
         """
         Args:
-            database: where they are.
-            most_pending: beyond so many, `submit` refuses.
-            lease_s: for how long a claim holds without a renewal.
+            database: holds the jobs.
+            max_pending: `submit` refuses jobs while this many are pending.
+            lease_s: how long a claim holds without a renewal.
+            max_attempts: a job fails after this many failed attempts.
+            storage_wait_s: how long the job of a workflow waits for a storage outage to end; others wait without limit.
         """
         self._database = database
-        self._most_pending = most_pending
+        self._max_pending = max_pending
+        self._max_attempts = max_attempts
+        self._storage_wait_s = storage_wait_s
         self.lease_s = lease_s
 
     def submit(self, chain: Sequence[NewJob], workflow_id: str | None = None) -> list[Job]:
-        """Accept jobs that are done one after another; once this returns, they will be.
+        """Accept jobs that run one after another. They are on disk when this returns.
 
         Raises:
-            JobQueueFull: as many are pending as may.
-            UploadNotFound: an upload that they need is not there, or no longer.
-            StorageFull: there is no space to remember them.
+            JobQueueFull: the number of pending jobs is at its limit.
+            UploadNotFound: an upload that they need does not exist or has expired.
+            StorageFull, StorageUnavailable: they cannot be stored.
         """
         accepted = []
         with self._database.write() as connection:
-            if _count(connection, jobs.c.state == JobState.PENDING) >= self._most_pending:
-                raise JobQueueFull(self._most_pending)
+            if _count(connection, jobs.c.state == JobState.PENDING) >= self._max_pending:
+                raise JobQueueFull(self._max_pending)
             for position, new in enumerate(chain):
                 values = {
                     "id": new.id,
@@ -107,9 +138,11 @@ class JobStore:
                     "position": position,
                     "state": JobState.BLOCKED if position else JobState.PENDING,
                     "payload": new.payload,
+                    "preview": new.preview,
                     "message": "accepted",
                     "progress": 0.0,
                     "attempts": 0,
+                    "failures": 0,
                     "created_s": self._database.now(),
                     "sent_s": self._database.now(),
                 }
@@ -123,14 +156,13 @@ class JobStore:
         return _job(row) if row else None
 
     def chain(self, workflow_id: str) -> list[Job]:
-        """The jobs of a workflow, in their order; empty where there is none of that id."""
+        """The jobs of a workflow in their order; empty for an unknown id."""
         query = sa.select(jobs).where(jobs.c.workflow_id == workflow_id).order_by(jobs.c.number)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def page(self, limit: int, offset: int = 0, states: Sequence[JobState] = ()) -> tuple[list[Job], int]:
-        """The newest jobs of no workflow first, and how many there are; only those in certain states where some are
-        given."""
+        """A page of the jobs outside workflows, newest first, and their number; ``states`` filters both."""
         chosen = sa.and_(jobs.c.workflow_id.is_(None), jobs.c.state.in_(states) if states else sa.true())
         query = sa.select(jobs).where(chosen).order_by(jobs.c.number.desc()).limit(limit).offset(offset)
         with self._database.read() as connection:
@@ -144,9 +176,9 @@ class JobStore:
         return {state.value: found.get(state, 0) for state in JobState}
 
     def claim(self, owner: str, job_id: str | None = None) -> Job | None:
-        """Take the job that has waited longest, or that its owner has left; None where there is none.
+        """Claim the oldest job that is due, or the one with ``job_id``; None if there is none.
 
-        With ``job_id`` that one or none.
+        Jobs whose lease has expired are queued again first.
         """
         now = self._database.now()
         values: dict[str, Any] = {
@@ -158,19 +190,18 @@ class JobStore:
             "progress": 0.0,
             "message": "running",
         }
-        abandoned = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now)
         wanted = sa.true() if job_id is None else jobs.c.id == job_id
-        with self._database.write(durable=False) as connection:  # what a power cut forgets is claimed anew
-            # Two looks into the index by state; one condition for both would read all jobs that have ended too.
-            for claimable in (abandoned, jobs.c.state == JobState.PENDING):
-                oldest = sa.select(jobs.c.number).where(claimable, wanted).order_by(jobs.c.number).limit(1)
-                chosen = jobs.c.number == oldest.with_for_update(skip_locked=True).scalar_subquery()
-                if row := connection.execute(jobs.update().where(chosen).values(values).returning(jobs)).one_or_none():
-                    return _job(row)
-        return None
+        with self._database.write(durable=False) as connection:  # a claim that a power cut undoes is made again
+            self.requeue_expired(connection)
+            oldest = (
+                sa.select(jobs.c.number).where(wanted, is_due(self._database.now())).order_by(jobs.c.number).limit(1)
+            )
+            chosen = jobs.c.number == oldest.with_for_update(skip_locked=True).scalar_subquery()
+            row = connection.execute(jobs.update().where(chosen).values(values).returning(jobs)).one_or_none()
+        return _job(row) if row else None
 
     def renew(self, job: Job, progress: float) -> None:
-        """Hold on to a claimed job, and say how far it is.
+        """Extend the lease of a claimed job and record its progress.
 
         Raises:
             LeaseLost: it was cancelled, deleted or taken over.
@@ -179,7 +210,7 @@ class JobStore:
             _change(connection, job, progress=progress, lease_until_s=self._database.now() + self.lease_s)
 
     def release(self, job: Job, message: str) -> None:
-        """Give a claimed job back: it is pending again, in its old place.
+        """Queue a claimed job again, in its old place. It does not count as a failed attempt.
 
         Raises:
             LeaseLost: as `renew`.
@@ -188,24 +219,64 @@ class JobStore:
             _change(connection, job, **_RELEASED, message=message)
 
     def release_all(self, owner: str) -> int:
-        """Give back all that an owner held who is known to be gone; how many."""
-        held = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.owner == owner)
+        """Queue the jobs of an owner that shuts down; returns their number. It does not count as a failed attempt."""
         with self._database.write() as connection:
-            return connection.execute(
-                jobs.update().where(held).values({**_RELEASED, "message": "interrupted"})
-            ).rowcount
+            released = {**_RELEASED, "message": "interrupted by a shutdown"}
+            return connection.execute(jobs.update().where(_is_held_by(owner)).values(released)).rowcount
+
+    def requeue_dead(self, owner: str) -> int:
+        """Queue the jobs of an owner that has died; returns their number. It counts as a failed attempt."""
+        with self._database.write() as connection:
+            return len(self._requeue(connection, _is_held_by(owner)))
+
+    def requeue_expired(self, connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+        """Queue jobs whose lease has expired; returns their rows. It counts as a failed attempt."""
+        expired = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < self._database.now())
+        return self._requeue(connection, expired)
+
+    def retry(self, job: Job, reason: str, code: str) -> None:
+        """Count a failed attempt of a claimed job: it is pending again, or fails at the last attempt.
+
+        Raises:
+            LeaseLost: as `renew`.
+        """
+        with self._database.write() as connection:
+            _change(connection, job, **self._counted(job, reason, code))
+            if job.failures + 1 >= self._max_attempts:
+                self._cancel_following(connection, job)
+
+    def postpone(self, job: Job, reason: str, code: str) -> None:
+        """Queue a claimed job until a storage outage is over. It does not count as a failed attempt.
+
+        The job of a workflow fails once the outage has lasted for ``storage_wait_s``.
+
+        Raises:
+            LeaseLost: as `renew`.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            _change(connection, job, waiting_since_s=sa.func.coalesce(jobs.c.waiting_since_s, now))
+            waited = sa.select(now - jobs.c.waiting_since_s).where(jobs.c.id == job.id)
+            waited_s = connection.execute(waited).scalar_one()
+            if job.workflow_id is not None and waited_s >= self._storage_wait_s:
+                message = f"{reason} (waited for {waited_s:.0f} s)"
+                _change(connection, job, **self._ended(), state=JobState.FAILED, message=message, error_code=code)
+                self._cancel_following(connection, job)
+                return
+            pause_s = min(_STORAGE_PAUSES_S[1], max(_STORAGE_PAUSES_S[0], waited_s / 2))
+            _change(connection, job, **_RELEASED, message=f"waiting for storage: {reason}", retry_at_s=now + pause_s)
 
     def finish(self, job: Job, result: str, deliver: Callable[[], None] = lambda: None) -> Job | None:
-        """A claimed job is done.
+        """Complete a claimed job.
 
         Args:
             job: as it was claimed.
-            result: what came of it.
-            deliver: puts the output into its place, within the transaction: whoever takes the job over or deletes it
-                is before all of it or after.
+            result: its result as JSON.
+            deliver: moves the output into place, within the transaction: a takeover or a deletion comes before all of
+                it or after.
 
         Returns:
-            The job of its workflow that can begin now.
+            The next job of its workflow, which can begin now.
 
         Raises:
             LeaseLost: as `renew`; nothing was delivered.
@@ -221,19 +292,19 @@ class JobStore:
         return _job(row) if row else None
 
     def fail(self, job: Job, message: str, code: str) -> None:
-        """A claimed job can't be done, nor what follows it in its workflow.
+        """Fail a claimed job at once and cancel what follows it in its workflow.
 
         Raises:
             LeaseLost: as `renew`.
         """
         with self._database.write() as connection:
             _change(connection, job, **self._ended(), state=JobState.FAILED, message=message, error_code=code)
-            self._cancel(connection, _after(job.workflow_id, job.position), "not begun: an earlier stage failed")
+            self._cancel_following(connection, job)
 
     def cancel(self, job_id: str) -> Job | None:
-        """End an unfinished job and what follows it. Who runs it learns of it from the next `renew`.
+        """Cancel an unfinished job and what follows it; None for an unknown id.
 
-        None where there is no such job.
+        The process that runs it gets `LeaseLost` from its next `renew`.
         """
         with self._database.write() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
@@ -244,30 +315,60 @@ class JobStore:
             return _job(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
 
     def delete(self, job_id: str) -> bool:
-        """Forget a job, whatever it is at; whether there was one."""
+        """Delete a job in any state; returns whether it existed."""
         with self._database.write() as connection:
             return connection.execute(jobs.delete().where(jobs.c.id == job_id)).rowcount > 0
 
     def delete_ended(self, age_s: float) -> list[str]:
-        """Forget jobs that ended so many seconds ago, unless their workflow goes on; their ids."""
+        """Delete jobs that ended at least ``age_s`` ago and whose workflow has ended; returns their ids."""
         others = jobs.alias()
-        going_on = sa.select(others.c.workflow_id).where(
+        unfinished = sa.select(others.c.workflow_id).where(
             others.c.workflow_id == jobs.c.workflow_id, others.c.state.in_(UNFINISHED)
         )
-        ended = sa.and_(jobs.c.ended_s <= self._database.now() - age_s, ~going_on.exists())
+        ended = sa.and_(jobs.c.ended_s <= self._database.now() - age_s, ~unfinished.exists())
         with self._database.write() as connection:
             return list(connection.execute(jobs.delete().where(ended).returning(jobs.c.id)).scalars())
 
     def _hold(self, connection: sa.Connection, number: int, needed: Collection[str]) -> None:
         for upload in sorted(needed):
-            # An update that changes nothing holds the row: nobody removes the upload before the job is there.
+            # An update that changes nothing locks the row: the upload is not removed before the job is committed.
             there = sa.and_(uploads.c.id == upload, is_kept(self._database.now()))
             if not connection.execute(uploads.update().where(there).values(id=upload)).rowcount:
                 raise UploadNotFound(upload)
             connection.execute(job_uploads.insert().values(job=number, upload=upload))
 
     def _ended(self) -> dict[str, Any]:
-        return {"ended_s": self._database.now(), "lease_until_s": None}
+        return {"ended_s": self._database.now(), "lease_until_s": None, "retry_at_s": None, "waiting_since_s": None}
+
+    def _requeue(self, connection: sa.Connection, lost: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
+        """Count a failed attempt of jobs whose process died; returns the rows of those that are pending again."""
+        rows = connection.execute(sa.select(jobs).where(lost).with_for_update(skip_locked=True)).all()
+        pending = []
+        for row in rows:
+            values = self._counted(row, "the process that ran it died", PROCESS_DIED)
+            connection.execute(jobs.update().where(jobs.c.number == row.number).values(values))
+            if values["state"] == JobState.PENDING:
+                pending.append(row)
+            else:
+                self._cancel_following(connection, row)
+            log.warning("job %s: id=%s reason=%r", _OUTCOMES[values["state"]], row.id, values["message"])
+        return pending
+
+    def _counted(self, job: Job | sa.Row[Any], reason: str, code: str) -> dict[str, Any]:
+        """The values of a job after one more failed attempt."""
+        failures = job.failures + 1
+        message = f"{reason} (attempt {failures} of {self._max_attempts})"
+        if failures >= self._max_attempts:
+            failed = {"state": JobState.FAILED, "message": message, "error_code": code}
+            return {**self._ended(), **failed, "failures": failures}
+        # The first retry is immediate: most failures are a restart and pass.
+        pause_s = _RETRY_PAUSE_S * 2.0 ** (failures - 2)
+        retry_at_s = self._database.now() + pause_s if failures > 1 else None
+        waiting = {"message": f"to be retried: {message}", "retry_at_s": retry_at_s, "waiting_since_s": None}
+        return {**_RELEASED, **waiting, "failures": failures}
+
+    def _cancel_following(self, connection: sa.Connection, job: Job | sa.Row[Any]) -> None:
+        self._cancel(connection, _after(job.workflow_id, job.position), "not begun: an earlier stage failed")
 
     def _cancel(self, connection: sa.Connection, chosen: sa.ColumnElement[bool], message: str) -> None:
         unfinished = sa.and_(chosen, jobs.c.state.in_(UNFINISHED))
@@ -275,11 +376,12 @@ class JobStore:
         connection.execute(jobs.update().where(unfinished).values(values))
 
 
+_OUTCOMES = {JobState.PENDING: "requeued", JobState.FAILED: "failed"}
 _RELEASED = {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
 
 
 def is_kept(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """Of an upload: its time is not over, or an unfinished job needs it."""
+    """Whether an upload has not expired, or an unfinished job needs it."""
     needing = (
         sa.select(job_uploads.c.upload)
         .join(jobs, jobs.c.number == job_uploads.c.job)
@@ -288,8 +390,16 @@ def is_kept(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
     return sa.or_(uploads.c.expires_s >= now, needing.exists())
 
 
+def is_due(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.state == JobState.PENDING, sa.func.coalesce(jobs.c.retry_at_s, 0.0) <= now)
+
+
+def _is_held_by(owner: str) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.owner == owner)
+
+
 def _change(connection: sa.Connection, job: Job, **values: Any) -> None:
-    # The number of the attempt tells two claims of one owner apart; that of a deleted job may be given out again.
+    # ``attempts`` distinguishes two claims of one owner. ``id`` is compared since a deleted row's number is reused.
     own = sa.and_(
         jobs.c.id == job.id,
         jobs.c.state == JobState.RUNNING,
@@ -301,7 +411,7 @@ def _change(connection: sa.Connection, job: Job, **values: Any) -> None:
 
 
 def _after(workflow_id: str | None, position: int) -> sa.ColumnElement[bool]:
-    """What follows in a workflow; nothing where there is none."""
+    """The later jobs of a workflow; none for a job outside one."""
     if workflow_id is None:
         return sa.false()
     return sa.and_(jobs.c.workflow_id == workflow_id, jobs.c.position > position)

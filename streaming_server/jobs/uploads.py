@@ -1,7 +1,4 @@
-"""Recordings that clients brought: stored once under the SHA-256 of their content, for a while.
-
-Knows how they are received, described and removed; not how bytes come out of a request.
-"""
+"""Uploaded recordings, stored once under the SHA-256 of their content until they expire."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import os
 import re
 from collections.abc import AsyncIterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -20,18 +18,25 @@ import sqlalchemy as sa
 
 from streaming_server.audio.probe import Recording, probe
 from streaming_server.domain import Voice
-from streaming_server.errors import FileMissing, RecordingRefused, UploadTooLarge
-from streaming_server.jobs.database import Database, uploads
-from streaming_server.jobs.file_store import Files, full_disk
+from streaming_server.errors import (
+    FileMissing,
+    RecordingRefused,
+    StorageFull,
+    StorageUnavailable,
+    UploadTooLarge,
+)
+from streaming_server.jobs.database import Database, probes, uploads
+from streaming_server.jobs.file_store import Files, storage_errors
 from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import is_kept
 
 PREFIX = "uploads"
-"""Of the files' keys."""
+"""Prefix of the keys of uploads."""
 _ID = re.compile("[0-9a-f]{64}")
 _BATCH_BYTES = 1024 * 1024
-_MOST_REMOVED = 10_000
-"""At once: databases take only so many values in one statement."""
+_LOOKUP_TIMEOUT_S = 0.2
+_MAX_REMOVED = 10_000
+"""In one statement, whose number of values databases limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Upload:
     id: str
     """SHA-256 of the content, 64 hex digits."""
     filename: str
-    """As the first who brought it called it. Never part of a path."""
+    """The name that the first client gave it. Never part of a path."""
     size: int
     """In bytes."""
     format: str
@@ -54,10 +59,12 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    most_bytes: int
-    longest_s: float
+    max_bytes: int
+    max_s: float
     keep_s: float
-    """An upload is removed so long after it was last brought, unless a job needs it."""
+    """An upload is removed this long after its last upload, unless a job needs it."""
+    max_attempts: int = 5
+    """An upload is refused after this many processes died while they examined it."""
 
 
 class Uploads:
@@ -68,51 +75,61 @@ class Uploads:
         self._files = files
         self._scratch = scratch
         self._limits = limits
-        # One at a time, and not in the threads that everything else needs: a file may be made to take long.
+        # One at a time in a thread of its own, since a file can be made to take long.
         self._probing = ThreadPoolExecutor(1, "probe")
+        self._looking_up = ThreadPoolExecutor(2, "uploads")
 
     async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
-        """Store a recording as it comes; the record, and whether there was one of that content already.
+        """Store a recording as it arrives; its record, and whether the same content was stored already.
 
         Raises:
-            RecordingRefused: it is no recording of an allowed kind.
-            UploadTooLarge, StorageFull: as their names say.
+            RecordingRefused: it is not a recording of an allowed kind, or examining it has killed processes before.
+            UploadTooLarge: it is larger than the limit.
+            StorageFull, StorageUnavailable: it cannot be stored.
         """
-        path = self._scratch.new()
+        with storage_errors():
+            path = self._scratch.new()
         try:
             digest, size = await self._write(path, pieces)
             loop = asyncio.get_running_loop()
-            recording = await loop.run_in_executor(self._probing, probe, path, self._limits.longest_s)
-            return await asyncio.to_thread(self._keep, path, digest, size, filename, recording)
+            return await loop.run_in_executor(self._probing, self._examine, path, digest, size, filename)
         finally:
-            path.unlink(missing_ok=True)
+            self._scratch.remove(path)
 
     def close(self) -> None:
-        """Wait for what is being looked at, and end."""
+        """Wait for the running calls and end their threads."""
         self._probing.shutdown()
+        self._looking_up.shutdown(cancel_futures=True)
 
     def get(self, upload_id: str) -> Upload | None:
-        """The record of an upload that is there: it has not expired, or an unfinished job needs it."""
+        """The record of an upload that has not expired or that an unfinished job needs."""
         chosen = sa.and_(uploads.c.id == upload_id, is_kept(self._database.now()))
         with self._database.read() as connection:
             row = connection.execute(sa.select(uploads).where(chosen)).one_or_none()
         return _upload(row) if row else None
 
     def voice(self, upload_id: str) -> Voice | None:
-        """An upload as a voice; None where there is none of that id."""
-        if not is_upload_id(upload_id) or self.get(upload_id) is None:
+        """An upload as a voice; None for an unknown or expired id.
+
+        While the database is locked or away the file alone decides, so that live speech does not wait for it.
+        """
+        if not is_upload_id(upload_id):
             return None
+        with suppress(TimeoutError, StorageUnavailable):
+            if self._looking_up.submit(self.get, upload_id).result(_LOOKUP_TIMEOUT_S) is None:
+                return None
         try:
             return Voice(upload_id, self._files.local(upload_key(upload_id)))
         except FileMissing:
             return None
 
     def delete_expired(self) -> int:
-        """Remove uploads whose time is over and which no unfinished job needs, and files without a record; how many."""
+        """Remove expired uploads that no unfinished job needs, and files without a record; returns their number."""
         useless = ~is_kept(self._database.now())
         with self._database.write() as connection:
-            # First the rows are held, then looked at again: a job that is submitted meanwhile waits for the end.
-            found = sa.select(uploads.c.id).where(useless).limit(_MOST_REMOVED).with_for_update(skip_locked=True)
+            connection.execute(probes.delete().where(probes.c.started_s < self._database.now() - self._limits.keep_s))
+            # The rows are locked first and then checked again: a job that is submitted meanwhile waits for the end.
+            found = sa.select(uploads.c.id).where(useless).limit(_MAX_REMOVED).with_for_update(skip_locked=True)
             held = list(connection.execute(found).scalars())
             chosen = sa.and_(uploads.c.id.in_(held), useless)
             removed = list(connection.execute(uploads.delete().where(chosen).returning(uploads.c.id)).scalars())
@@ -120,8 +137,13 @@ class Uploads:
                 self._files.delete(upload_key(upload_id))
         return len(removed) + self._delete_orphans()
 
+    def mark_dead(self, owner: str) -> None:
+        """Remember the uploads that a process examined when it died."""
+        with self._database.write() as connection:
+            connection.execute(probes.update().where(probes.c.owner == owner).values(is_dead=True))
+
     def _delete_orphans(self) -> int:
-        """What was moved to its place by a process that died before it could write the record."""
+        """Remove files that a process moved into place before it died without writing the record."""
         keys = self._files.older_than(PREFIX, self._limits.keep_s)
         with self._database.read() as connection:
             recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if keys else set()
@@ -129,7 +151,7 @@ class Uploads:
         return sum(self._delete_orphan(upload_id) for upload_id in orphans)
 
     def _delete_orphan(self, upload_id: str) -> bool:
-        # Who holds the row's place is alone: one who brings that content just now is done, or waits for the end.
+        # The inserted row is a lock: an upload of this content has finished, or waits until the row is gone.
         unknown = Recording("", 0, 0.0)
         with self._database.write() as connection:
             holding = self._database.insert_if_new(uploads, self._values(upload_id, 0, "", unknown))
@@ -141,11 +163,11 @@ class Uploads:
 
     async def _write(self, path: Path, pieces: AsyncIterable[bytes]) -> tuple[str, int]:
         digest, size, batch = hashlib.sha256(), 0, bytearray()
-        with full_disk(), path.open("xb") as file:
+        with storage_errors(), path.open("xb") as file:
             async for piece in pieces:
                 size += len(piece)
-                if size > self._limits.most_bytes:
-                    raise UploadTooLarge(self._limits.most_bytes)
+                if size > self._limits.max_bytes:
+                    raise UploadTooLarge(self._limits.max_bytes)
                 digest.update(piece)
                 batch += piece
                 if len(batch) >= _BATCH_BYTES:
@@ -156,17 +178,35 @@ class Uploads:
             await asyncio.to_thread(_write_and_sync, file, bytes(batch))
         return digest.hexdigest(), size
 
+    def _examine(self, path: Path, upload_id: str, size: int, filename: str) -> tuple[Upload, bool]:
+        own = sa.and_(probes.c.upload == upload_id, probes.c.owner == self._scratch.owner)
+        died = sa.and_(probes.c.upload == upload_id, probes.c.is_dead)
+        values = {"upload": upload_id, "owner": self._scratch.owner, "is_dead": False}
+        with self._database.write(durable=False) as connection:
+            deaths = connection.execute(sa.select(sa.func.count()).select_from(probes).where(died)).scalar_one()
+            if deaths >= self._limits.max_attempts:
+                raise RecordingRefused(f"{deaths} processes died while they examined this file; it is not tried again")
+            started = {**values, "started_s": self._database.now()}
+            connection.execute(self._database.insert_if_new(probes, started))
+        try:
+            with storage_errors():
+                recording = probe(path, self._limits.max_s)
+        finally:
+            with suppress(StorageFull, StorageUnavailable), self._database.write(durable=False) as connection:
+                connection.execute(probes.delete().where(own))
+        return self._keep(path, upload_id, size, filename, recording)
+
     def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
         values = self._values(upload_id, size, filename, recording)
         with self._database.write() as connection:
             insert = self._database.insert_if_new(uploads, values).returning(uploads)
             again = uploads.update().where(uploads.c.id == upload_id).values(expires_s=values["expires_s"])
             row, is_duplicate = connection.execute(insert).one_or_none(), False
-            while row is None:  # somebody may remove the old one between the two
+            while row is None:  # the old row may be removed between the two statements
                 row, is_duplicate = connection.execute(again.returning(uploads)).one_or_none(), True
                 if row is None:
                     row, is_duplicate = connection.execute(insert).one_or_none(), False
-            # Inside the transaction: whoever removes an expired upload of this content is before all of it or after.
+            # Inside the transaction: the removal of an expired upload of this content comes before all of it or after.
             self._files.put(upload_key(upload_id), path)
         return _upload(row), is_duplicate
 
@@ -185,7 +225,7 @@ class Uploads:
 
 
 def upload_key(upload_id: str) -> str:
-    """Where its content lies in the store of files."""
+    """The key of an upload's file."""
     return f"{PREFIX}/{upload_id}"
 
 

@@ -1,78 +1,80 @@
-"""One process with an engine, as the others see it: it says that it lives, and clears up behind those that do not.
-
-Knows the store and the slot; not where jobs come from.
-"""
+"""A process with an engine: its heartbeat, and the takeover from processes that have died."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
 
+from streaming_server.errors import StorageFull, StorageUnavailable
+from streaming_server.jobs.inspection import Inspector, VoicePresets
 from streaming_server.jobs.runner import JobRunner
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job
-from streaming_server.ops.gpu import gpus
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 log = logging.getLogger(__name__)
 
 _TIDY_S = 60.0
-"""At most so long after its time is over something is removed, or sooner where things are kept for less."""
+"""How often expired jobs and files are removed, or sooner where they are kept for less."""
 
 
 class Worker:
-    """An engine behind its slot, the storage, and the runner between them."""
+    """An engine behind its slot, the storage, and the runner that connects them."""
 
     def __init__(
         self,
         service: SpeechService,
         storage: Storage,
         voices: VoiceLibrary,
+        devices: Callable[[], Sequence[Mapping[str, Any]]],
         announce: Callable[[Job], None] | None = None,
     ) -> None:
-        """``announce``: as for `JobRunner`; None where this process looks for its jobs itself."""
+        """``devices``: the GPUs of this machine. ``announce``: as for `JobRunner`; None where this process polls."""
         self.id = storage.scratch.owner
         self.service = service
         self.storage = storage
         self.voices = voices
-        self.runner = JobRunner(storage, service, voices, announce)
+        self.presets = VoicePresets(voices)
+        self.runner = JobRunner(storage, service, voices, Inspector(service, self.presets, devices), announce)
+        self._devices = devices
 
     async def live(self) -> None:
-        """Until cancelled: tell the others of this worker."""
-        workforce, slot = self.storage.workforce, self.service.slot
+        """Send heartbeats until cancelled."""
+        registry, slot, threads = self.storage.workers, self.service.slot, self.storage.job_threads
         try:
             while True:
-                device = await asyncio.to_thread(_device)
+                devices = await asyncio.to_thread(self._devices)
                 is_busy = slot.status().holder is not None
                 try:
-                    await asyncio.to_thread(workforce.beat, self.id, slot.last_entered_s, device, is_busy=is_busy)
+                    beat = partial(registry.beat, is_busy=is_busy)
+                    await threads.run(beat, self.id, slot.last_entered_s, devices[0] if devices else {})
+                except (StorageFull, StorageUnavailable) as error:
+                    log.warning("heartbeat failed: %s", error)
                 except Exception:
-                    log.exception("no sign of life could be given")
-                await asyncio.sleep(workforce.lease_s / 3)
+                    log.exception("heartbeat failed")
+                await asyncio.sleep(registry.lease_s / 3)
         finally:
-            with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(workforce.leave, self.id)
+            with anyio.CancelScope(shield=True), suppress(StorageFull, StorageUnavailable):
+                await threads.run(registry.leave, self.id)
 
     async def tidy(self) -> None:
-        """Until cancelled: take over from the dead, and remove what has expired."""
+        """Take over from dead processes and remove what has expired, until cancelled."""
         while True:
             try:
-                await asyncio.to_thread(self.storage.tidy)
+                await self.storage.job_threads.run(self.storage.tidy)
+            except (StorageFull, StorageUnavailable) as error:
+                log.warning("cleanup failed: %s", error)
             except Exception:
-                log.exception("what has expired could not be removed")
+                log.exception("cleanup failed")
             await asyncio.sleep(min(_TIDY_S, self.storage.keep_s))
 
     async def aclose(self) -> None:
         await self.service.aclose()
         self.storage.close()
-
-
-def _device() -> dict[str, Any]:
-    found = gpus()
-    return asdict(found[0]) if found else {}

@@ -1,6 +1,6 @@
-"""Who runs jobs, as they say of themselves, and the jobs of which a broker has lost sight.
+"""The processes that run jobs, by their heartbeats, and the jobs whose messages a broker has lost.
 
-Every method is one short transaction and blocks its thread. Knows no broker.
+Every method is one short transaction and blocks its thread.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from streaming_server.jobs.database import Database, jobs, workers
-from streaming_server.jobs.store import JobState
+from streaming_server.jobs.store import JobState, JobStore, is_due
 
-_SILENT_LEASES = 2
-"""A worker that has said nothing for so many leases is gone."""
-_UNSEEN_S = 2.0
-"""A worker that is idle takes what it is told of sooner than that."""
+_MISSED_LEASES = 2
+"""A worker without a heartbeat for this many leases is gone."""
+_UNTAKEN_S = 2.0
+"""An idle worker takes a message sooner than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,18 @@ class Worker:
     id: str
     """``worker@<host>-…``."""
     seen_s: float
-    """When it last spoke."""
+    """Time of its last heartbeat."""
     entered_s: float | None
     """When its slot was last entered."""
     is_busy: bool
-    """Whether its slot was held, or a job is its own."""
+    """Whether its slot was held at the last heartbeat, or it owns a running job."""
     device: Mapping[str, Any]
-    """What it said of its GPU."""
+    """Its GPU at the last heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """A job that some worker has or had in hand."""
+    """A job that a worker runs or ran."""
 
     job_id: str
     job_name: str
@@ -56,18 +56,19 @@ class Statistics:
     retried: int
     """Jobs that were claimed more than once."""
     average_s: float
-    """Duration of those that were completed."""
+    """Mean duration of the completed jobs."""
 
 
-class Workforce:
+class WorkerRegistry:
     """The workers of one database."""
 
-    def __init__(self, database: Database, lease_s: float) -> None:
+    def __init__(self, database: Database, store: JobStore) -> None:
         self._database = database
-        self.lease_s = lease_s
+        self._store = store
+        self.lease_s = store.lease_s
 
     def beat(self, worker_id: str, entered_s: float | None, device: Mapping[str, Any], *, is_busy: bool) -> None:
-        """A worker lives."""
+        """Record the heartbeat of a worker."""
         state = {
             "seen_s": self._database.now(),
             "entered_s": entered_s,
@@ -77,16 +78,16 @@ class Workforce:
         with self._database.write() as connection:
             connection.execute(self._database.insert_if_new(workers, {"id": worker_id, **state}))
             connection.execute(workers.update().where(workers.c.id == worker_id).values(state))
-            silent = workers.c.seen_s < self._database.now() - 10 * self.lease_s
-            connection.execute(workers.delete().where(silent))
+            stale = workers.c.seen_s < self._database.now() - 10 * self.lease_s
+            connection.execute(workers.delete().where(stale))
 
     def leave(self, worker_id: str) -> None:
-        """A worker ends."""
+        """Remove a worker that shuts down."""
         with self._database.write() as connection:
             connection.execute(workers.delete().where(workers.c.id == worker_id))
 
     def alive(self) -> list[Worker]:
-        """Those who have spoken lately, by name."""
+        """The workers with a recent heartbeat, by name."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(workers).where(self._is_alive()).order_by(workers.c.id)).all()
             owners = sa.select(jobs.c.owner).where(jobs.c.state == JobState.RUNNING)
@@ -97,7 +98,7 @@ class Workforce:
         ]
 
     def activity(self, limit: int) -> list[Activity]:
-        """The latest jobs that were claimed."""
+        """The latest claimed jobs, running ones first."""
         claimed = (
             sa.select(jobs)
             .where(jobs.c.owner.is_not(None))
@@ -117,7 +118,7 @@ class Workforce:
             ]
 
     def statistics(self) -> Statistics:
-        """Of the jobs that are kept."""
+        """Numbers over the jobs that are kept."""
 
         def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
             return sa.func.count(sa.case((condition, 1)))
@@ -134,28 +135,28 @@ class Workforce:
             total, done, failed, retried, average = connection.execute(query.select_from(jobs)).one()
         return Statistics(total, done, failed, retried, average or 0.0)
 
-    def forgotten(self) -> Sequence[tuple[str, str, str | None]]:
-        """Id, name and workflow of the jobs that a worker must be told of once more.
+    def take_unsent(self) -> Sequence[tuple[str, str, str | None]]:
+        """Id, name and workflow of the jobs whose message must be sent again; they are marked as sent.
 
-        Those whose owner is gone, and as many as there are idle workers of those that nobody took for a while: had
-        they been told of them, they would not be idle.
+        These are the jobs whose lease has expired and, up to the number of idle workers, the jobs that nobody has
+        taken for a while: had their messages arrived, those workers would not be idle.
         """
         now = self._database.now()
         columns = (jobs.c.id, jobs.c.name, jobs.c.workflow_id)
-        told = {"sent_s": now}
-        left = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < now)
-        untaken = sa.and_(jobs.c.state == JobState.PENDING, sa.func.coalesce(jobs.c.sent_s, 0.0) < now - _UNSEEN_S)
+        sent = {"sent_s": now}
+        untaken = sa.and_(is_due(now), sa.func.coalesce(jobs.c.sent_s, 0.0) < now - _UNTAKEN_S)
         with self._database.write() as connection:
-            released = {**told, "state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
-            found = list(connection.execute(jobs.update().where(left).values(released).returning(*columns)))
+            requeued = [row.number for row in self._store.requeue_expired(connection)]
+            ready = sa.and_(jobs.c.number.in_(requeued), is_due(now))
+            found = list(connection.execute(jobs.update().where(ready).values(sent).returning(*columns)))
             running = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
             alive = sa.select(sa.func.count()).select_from(workers).where(self._is_alive())
             idle = connection.execute(alive).scalar_one() - connection.execute(running).scalar_one() - len(found)
             if idle > 0:
                 oldest = sa.select(jobs.c.number).where(untaken).order_by(jobs.c.number).limit(idle)
                 chosen = jobs.c.number.in_(oldest.with_for_update(skip_locked=True).scalar_subquery())
-                found += list(connection.execute(jobs.update().where(chosen).values(told).returning(*columns)))
+                found += list(connection.execute(jobs.update().where(chosen).values(sent).returning(*columns)))
         return [(row.id, row.name, row.workflow_id) for row in found]
 
     def _is_alive(self) -> sa.ColumnElement[bool]:
-        return workers.c.seen_s >= self._database.now() - _SILENT_LEASES * self.lease_s
+        return workers.c.seen_s >= self._database.now() - _MISSED_LEASES * self.lease_s

@@ -1,13 +1,16 @@
-"""The GPUs of this machine, as nvidia-smi tells of them. Knows no model and no other kind of device."""
+"""The NVIDIA GPUs that this process may use, as the driver reports them (NVML)."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-_FIELDS = "name,utilization.gpu,memory.used,memory.total"
-_TIMEOUT_S = 5.0
+import pynvml
+
+_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +23,59 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """What is there now; empty where there is no NVIDIA driver. Blocks its thread for some milliseconds."""
-    if (program := shutil.which("nvidia-smi")) is None:
-        return []
-    command = [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
+    """The GPUs of ``CUDA_VISIBLE_DEVICES``, in its order, or all; none without a driver. Blocks for milliseconds."""
     try:
-        table = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
-    except (OSError, subprocess.SubprocessError):
+        with _nvml():
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+            return [_gpu(handles[index]) for index in visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    except pynvml.NVMLError:
         return []
-    return [_gpu(line) for line in table.splitlines() if line.strip()]
 
 
-def _gpu(line: str) -> Gpu:
-    name, utilization, used, total = (part.strip() for part in line.rsplit(",", 3))
-    percent = _number(utilization)
-    return Gpu(name, None if percent is None else percent / 100, _number(used), _number(total))
+def visible(uuids: Sequence[str], setting: str | None) -> list[int]:
+    """The indices that a value of ``CUDA_VISIBLE_DEVICES`` names among the GPUs of a machine.
+
+    As in CUDA, a GPU is named by its index or by the beginning of its UUID, and a name that fits none, or more than
+    one, ends the list.
+    """
+    if setting is None:
+        return list(range(len(uuids)))
+    found: list[int] = []
+    for name in (part.strip() for part in setting.split(",")):
+        if name.isdecimal():
+            fitting = [int(name)] if int(name) < len(uuids) else []
+        else:
+            fitting = [index for index, uuid in enumerate(uuids) if name and uuid.startswith(name)]
+        if len(fitting) != 1 or fitting[0] in found:
+            break
+        found += fitting
+    return found
 
 
-def _number(text: str) -> float | None:
+@contextmanager
+def _nvml() -> Iterator[None]:
+    pynvml.nvmlInit()
     try:
-        return float(text)
-    except ValueError:  # "[N/A]"
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(handle: Any) -> Gpu:
+    rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return Gpu(
+        str(pynvml.nvmlDeviceGetName(handle)),
+        None if rates is None else rates.gpu / 100,
+        None if memory is None else memory.used / _MIB,
+        None if memory is None else memory.total / _MIB,
+    )
+
+
+def _known(read: Callable[[Any], Any], handle: Any) -> Any:
+    """A value of a GPU; None where this kind of GPU reports none."""
+    try:
+        return read(handle)
+    except pynvml.NVMLError_NotSupported:
         return None

@@ -1,14 +1,16 @@
-"""What the server counts, for Prometheus. One registry a server; knows names and numbers, not where they come from."""
+"""The metrics of a server, for Prometheus: counters, histograms, and gauges that are read on demand."""
 
 from __future__ import annotations
 
+from collections import Counter as Counting
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streaming_server.speech.stream import SpeechStats
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.stream import SpeechStats, StreamState
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 _LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -21,7 +23,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "speech_requests", "Requests that are over", ["method", "route", "status"], registry=self.registry
+            "speech_requests", "Requests that have ended", ["method", "route", "status"], registry=self.registry
         )
         self._bytes = Counter("speech_response_bytes", "Bytes sent in bodies", ["route"], registry=self.registry)
         self._disconnects = Counter(
@@ -32,19 +34,47 @@ class Metrics:
         self._factor = self._histogram("speech_real_time_factor", "Seconds of synthesis a second of audio", _FACTORS)
         self._audio_s = Counter("speech_audio_seconds", "Audio that was made", ["kind"], registry=self.registry)
 
-    def gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
-        """A number that is read when it is asked for, by the values of a label."""
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a number that is read when it is asked for."""
+        self.registry.register(_Gauge(name, text, lambda: {"": read()}, ""))
+
+    def gauges(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
+        """Add numbers that are read when they are asked for, by the values of a label."""
         self.registry.register(_Gauge(name, text, read, label))
 
+    def streams(self, service: SpeechService) -> None:
+        """Add what shows a stalled stream."""
+
+        def by_state() -> Mapping[str, float]:
+            counts = Counting(stream.state for stream in service.streams)
+            return {state: counts[state] for state in StreamState}
+
+        def oldest_s() -> float:
+            return max(
+                (stream.age_s for stream in service.streams if stream.state is not StreamState.KEPT), default=0.0
+            )
+
+        self.gauges("speech_streams", "Open streams", by_state, "state")
+        self.gauge("speech_unsent_bytes", "Encoded and not sent yet", lambda: service.budget.unsent_bytes)
+        self.gauge(
+            "speech_unencoded_seconds",
+            "Synthesised and not encoded yet",
+            lambda: sum(stream.unencoded_s for stream in service.streams),
+        )
+        self.gauge(
+            "speech_encoder_waiters", "Streams that wait for an encoding thread", lambda: service.encoder_waiters
+        )
+        self.gauge("speech_oldest_stream_seconds", "Age of the oldest stream that is not merely kept", oldest_s)
+
     def request(self, method: str, route: str, status: int | None, sent_bytes: int, *, left: bool) -> None:
-        """A request is over; ``left``: its client went away before the end, ``status`` None: before any answer."""
+        """Count a request at its end; ``left``: its client disconnected earlier, ``status`` None: without an answer."""
         self._requests.labels(method, route, "none" if status is None else status).inc()
         self._bytes.labels(route).inc(sent_bytes)
         if left:
             self._disconnects.labels(route).inc()
 
     def speech(self, kind: str, stats: SpeechStats) -> None:
-        """A stream is over; ``kind``: ``live`` or ``job``."""
+        """Count a stream at its end; ``kind``: ``live`` or ``job``."""
         if stats.wait_s is not None:
             self._waits.labels(kind).observe(stats.wait_s)
         if stats.first_audio_s is not None:
@@ -54,7 +84,7 @@ class Metrics:
             self._audio_s.labels(kind).inc(stats.audio_s)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text form."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -66,11 +96,11 @@ class _Gauge(Collector):
         self._name, self._text, self._read, self._label = name, text, read, label
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
         for value, number in self._read().items():
-            family.add_metric([value], number)
+            family.add_metric([value] if self._label else [], number)
         yield family
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Without this the registry would read the number at once."""
+        """Nothing: without this method the registry would read the numbers at once."""
         return []

@@ -193,6 +193,11 @@ class SampleQueue:
         self._drained = asyncio.Event()
 
     @property
+    def size(self) -> int:
+        """Samples held."""
+        return self._size
+
+    @property
     def held_bytes(self) -> int:
         return self._size * 2
 

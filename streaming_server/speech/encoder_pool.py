@@ -1,7 +1,7 @@
-"""Where samples are encoded: a few threads, those streams first that are least far ahead.
+"""The threads that encode samples. Streams that have encoded least come first.
 
-A fast engine finishes many texts before one of them is encoded. Without an order each newcomer's first page would
-wait behind minutes of audio that nobody has had time to hear. Knows streams only as a number: how far each has come.
+A fast engine finishes many texts before one of them is encoded. In the order of arrival, the first page of a new stream
+would wait behind minutes of audio of earlier ones.
 """
 
 from __future__ import annotations
@@ -20,33 +20,38 @@ T = TypeVar("T")
 
 
 def _step_back() -> None:
-    """Let the engine and the event loop go first where the cores are busy: Linux gives each thread its own niceness."""
+    """Lower the thread's priority below the engine's and the event loop's: on Linux a niceness is one thread's."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class EncoderPool:
-    """Threads for encoders, given in the order of need."""
+    """Threads for encoders, granted to the stream with the least encoded audio first."""
 
     def __init__(self, workers: int) -> None:
-        self._turnstile = PrioritySemaphore(workers)
+        self._semaphore = PrioritySemaphore(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=_step_back)
 
+    @property
+    def waiting(self) -> int:
+        """The number of streams that wait for a thread."""
+        return self._semaphore.waiting
+
     async def run(self, ahead: float, work: Callable[[], T]) -> T:
-        """Run ``work`` on a thread when no stream with less audio wants it.
+        """Run ``work`` on a thread once no stream with less audio waits for one.
 
         Args:
-            ahead: how much audio the stream has encoded already, in any unit common to all.
-            work: short; the next in order waits for it.
+            ahead: how much audio the stream has encoded, in a unit common to all streams.
+            work: short, as the next stream waits for it.
         """
-        await self._turnstile.acquire(ahead)
+        await self._semaphore.acquire(ahead)
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, work)
-        # Only once the thread is done, even if this coroutine is cancelled; and two steps of the loop later, so that
-        # the stream just served has asked again, and goes on if it is still the one with least.
-        future.add_done_callback(lambda _: loop.call_soon(loop.call_soon, self._turnstile.release))
+        # Only when the thread is done, even if this coroutine is cancelled; and two steps of the loop later, so that
+        # the stream just served has asked again, and continues if it still has the least audio.
+        future.add_done_callback(lambda _: loop.call_soon(loop.call_soon, self._semaphore.release))
         return await asyncio.shield(future)
 
     def close(self) -> None:
-        """End the threads; work that has begun is finished."""
+        """End the threads, after the work that has begun."""
         self._pool.shutdown()

@@ -1,7 +1,4 @@
-"""The engine behind its slot, and the streams that come out of it.
-
-Knows neither HTTP nor any engine or format in particular.
-"""
+"""The engine behind its slot, and the streams that it synthesises."""
 
 from __future__ import annotations
 
@@ -31,8 +28,8 @@ _USUAL_DRAIN_S = 0.2
 
 class EngineState(StrEnum):
     LOADING = "loading"
-    READY = "healthy"
-    FAILED = "unhealthy"
+    READY = "ready"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +40,55 @@ class Resumption:
     """After its last reader has gone."""
     grace_s: float
     """For this long a resumable stream is also synthesised further."""
-    most_streams: int
+    max_streams: int
 
 
 class SpeechService:
-    """All that speaks."""
+    """Runs speech requests: one slot, one engine, any number of streams."""
 
     def __init__(
         self,
         engine: Engine,
         slot: Slot,
-        lane: EncoderPool,
+        encoders: EncoderPool,
         limits: ByteLimits,
         resumption: Resumption,
         observe: Callable[[str, SpeechStats], None] = lambda *_: None,
     ) -> None:
-        """``observe``: called when the one who opened a stream leaves it, with ``live`` or ``job``."""
+        """``observe``: called when the reader that opened a stream leaves it, with ``live`` or ``job``."""
         self.engine = engine
         self.slot = slot
         self.state = EngineState.LOADING
         self.budget = ByteBudget(limits)
-        self._lane = lane
+        self._encoders = encoders
         self._resumption = resumption
         self._observe = observe
         self._streams: dict[str, SpeechStream] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
-        """Of the streams that nobody reads, the first to expire first."""
+        """Of the streams without a reader, the first to expire first."""
         self._closing: set[asyncio.Task[None]] = set()
         self._first_read: set[SpeechStream] = set()
 
     @property
     def draining(self) -> int:
-        """How many requests are still being sent though their synthesis is over; the usual moment does not count."""
+        """The number of requests whose synthesis ended more than `_USUAL_DRAIN_S` ago and that are still being sent."""
         return sum(stream.spoken_for_s > _USUAL_DRAIN_S for stream in self._first_read)
+
+    @property
+    def streams(self) -> list[SpeechStream]:
+        """All streams, the oldest first; may be read from any thread."""
+        return list(self._streams.values())
+
+    @property
+    def encoder_waiters(self) -> int:
+        """The number of streams that wait for an encoding thread."""
+        return self._encoders.waiting
 
     async def warm(self) -> None:
         """Make the engine ready.
 
         Raises:
-            SpeechServerError: it never will be; ``state`` says so too.
+            SpeechServerError: it cannot start; ``state`` is then ``FAILED``.
         """
         try:
             await self.engine.warm()
@@ -91,13 +98,13 @@ class SpeechService:
         self.state = EngineState.READY
 
     async def aclose(self) -> None:
-        """End every stream; free the engine and the encoding threads."""
+        """End every stream; release the engine and the encoding threads."""
         self.state = EngineState.LOADING
         while self._streams:
             await self.discard(next(iter(self._streams)))
         await asyncio.gather(*self._closing)
         await self.engine.aclose()
-        self._lane.close()
+        self._encoders.close()
 
     @asynccontextmanager
     async def open(
@@ -109,20 +116,20 @@ class SpeechService:
         resumable: bool = False,
         batch: bool = False,
     ) -> AsyncIterator[SpeechStream]:
-        """Begin a synthesis; leaving the ``with`` ends it wherever it is and frees the slot.
+        """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
-        Whatever goes wrong is raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`, `VoiceUnreadable`,
-        `EngineFailed`, `ReaderTooSlow`.
+        Errors of the synthesis are raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`,
+        `VoiceUnreadable`, `EngineFailed`, `ReaderTooSlow`.
 
         Args:
-            request: what to say.
+            request: the text, its voice and options.
             encoder: a new one.
-            keep: let the bytes be read again by `resume` for a while.
-            resumable: with ``keep``, go on synthesising for a moment after the reader has gone.
-            batch: a job, which waits behind live requests for as long as it takes.
+            keep: `resume` can read the bytes again for a while.
+            resumable: with ``keep``, the synthesis continues for a moment after the reader has gone.
+            batch: a job, which waits behind live requests, without a limit.
 
         Raises:
-            EngineNotReady: the engine is loading, or has failed to.
+            EngineNotReady: the engine is loading or has failed to load.
         """
         if self.state is not EngineState.READY:
             raise EngineNotReady
@@ -136,7 +143,7 @@ class SpeechService:
             encoder = stretched(encoder, request.speed)
         grace_s = self._resumption.grace_s if keep and resumable else 0.0
         buffer = self.budget.open()
-        stream = SpeechStream(request, encoder, self.engine, self.slot, self._lane, buffer, grace_s, batch=batch)
+        stream = SpeechStream(request, encoder, self.engine, self.slot, self._encoders, buffer, grace_s, batch=batch)
         self._streams[stream.id] = stream
         self._first_read.add(stream)
         try:
@@ -151,7 +158,7 @@ class SpeechService:
         """Read a kept stream once more.
 
         Raises:
-            StreamNotFound: there is none of that id, or no longer.
+            StreamNotFound: no stream of that id, or it has expired.
         """
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -163,7 +170,7 @@ class SpeechService:
         """End a stream, free the slot if it holds it, and forget it.
 
         Raises:
-            StreamNotFound: there is none of that id, or no longer.
+            StreamNotFound: no stream of that id, or it has expired.
         """
         if expiry := self._expiries.pop(stream_id, None):
             expiry.cancel()
@@ -189,17 +196,17 @@ class SpeechService:
     async def _keep(self, stream: SpeechStream) -> None:
         loop = asyncio.get_running_loop()
         self._expiries[stream.id] = loop.call_later(self._resumption.keep_s, self._expire, stream.id)
-        while len(self._expiries) > self._resumption.most_streams or self._idle_bytes > self.budget.limits.kept:
+        while len(self._expiries) > self._resumption.max_streams or self._idle_bytes > self.budget.limits.kept:
             await self.discard(next(iter(self._expiries)))
 
     @property
     def _idle_bytes(self) -> int:
-        """What the streams hold that nobody reads, not encoded yet or encoded."""
+        """Bytes that streams without a reader hold, encoded or not."""
         return sum(self._streams[stream_id].held_bytes for stream_id in self._expiries)
 
     def _expire(self, stream_id: str) -> None:
         async def discard() -> None:
-            with suppress(StreamNotFound):  # ended by somebody else in the same moment
+            with suppress(StreamNotFound):  # another request ended it meanwhile
                 await self.discard(stream_id)
 
         task = asyncio.create_task(discard())

@@ -1,7 +1,6 @@
-"""One text on its way to a reader: a task for the synthesis, a task for the encoding, bytes to be read.
+"""A stream of speech: a task for the synthesis, a task for the encoding, and the bytes to be read.
 
-Neither task waits for the one after it, but for the bounds of `buffers`. Knows neither HTTP nor any engine or format in
-particular.
+Neither task waits for the one after it, except at the bounds of `buffers`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 
 import numpy as np
@@ -30,17 +30,26 @@ from streaming_server.speech.slot import Slot
 log = logging.getLogger(__name__)
 
 _IDLE_FLUSH_S = 0.1
-"""What an encoder holds back to save overhead goes out once nothing has for this long."""
+"""After this long without output, bytes that the encoder holds back to save overhead are flushed."""
 _UNENCODED_LIMIT_S = 600
-"""The slot is kept by a synthesis that is further ahead of its encoder than this."""
+"""A synthesis further ahead of its encoder than this waits for it, and holds the slot meanwhile."""
+
+
+class StreamState(StrEnum):
+    QUEUED = "queued"
+    SYNTHESISING = "synthesising"
+    DRAINING = "draining"
+    """The synthesis has ended; the reader has not everything yet."""
+    KEPT = "kept"
+    """Without a reader, for one that may come back."""
 
 
 @dataclass(slots=True)
 class SpeechStats:
-    """What one stream has come to, for the log; seconds since the request unless said otherwise."""
+    """The statistics of one stream; seconds since the request unless stated otherwise."""
 
     position: int = 0
-    """Place in the queue at arrival; 0 where the slot was free."""
+    """Position in the queue at arrival; 0 where the slot was free."""
     wait_s: float | None = None
     """Until the slot was entered."""
     first_audio_s: float | None = None
@@ -48,11 +57,11 @@ class SpeechStats:
     synthesis_s: float = 0.0
     """How long the slot was held."""
     audio_s: float = 0.0
-    """Duration of the audio made so far."""
+    """Duration of the audio synthesised so far."""
 
 
 class SpeechStream:
-    """A synthesis and its encoded bytes, for as long as they are of use to somebody."""
+    """A synthesis and its encoded bytes."""
 
     def __init__(
         self,
@@ -60,7 +69,7 @@ class SpeechStream:
         encoder: AudioEncoder,
         engine: Engine,
         slot: Slot,
-        lane: EncoderPool,
+        encoders: EncoderPool,
         buffer: StreamBuffer,
         grace_s: float,
         *,
@@ -68,31 +77,31 @@ class SpeechStream:
     ) -> None:
         """
         Args:
-            request: what to say.
+            request: the text, its voice and options.
             encoder: a new one.
-            engine: who speaks.
+            engine: synthesises it.
             slot: entered for the synthesis.
-            lane: where the encoding happens.
+            encoders: runs the encoder.
             buffer: where the bytes go.
-            grace_s: how long the synthesis goes on without a reader; 0 ends it at once.
+            grace_s: how long the synthesis continues without a reader; 0 ends it at once.
             batch: as for `Slot.enter`.
         """
-        self._request = request
+        self.request = request
         self._encoder = encoder
         self._engine = engine
         self._slot = slot
-        self._lane = lane
+        self._encoders = encoders
         self.rate_hz = engine.info.sample_rate_hz
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._began_s = time.monotonic()
         self._spoken_s: float | None = None
         self._grace_s = grace_s
-        self._batch = batch
+        self.is_batch = batch
         self._patience: asyncio.TimerHandle | None = None
         self._readers = 0
         self._is_read = asyncio.Event()
         self.is_announced = False
-        """Whether a client knows the id: without it nobody can come back, and there is nothing to go on for."""
+        """Whether a client knows the id: without it no reader can resume the stream."""
         self.id = secrets.token_urlsafe(16)
         self.media_type = encoder.media_type
         self.buffer = buffer
@@ -101,8 +110,24 @@ class SpeechStream:
         self._encoding = asyncio.create_task(self._guard(self._encode, buffer.end))
 
     @property
+    def state(self) -> StreamState:
+        if not self._synthesis.done():
+            return StreamState.QUEUED if self.stats.wait_s is None else StreamState.SYNTHESISING
+        return StreamState.DRAINING if self.is_read else StreamState.KEPT
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def unencoded_s(self) -> float:
+        """Seconds of audio that wait for the encoder."""
+        return self._samples.size / self.rate_hz
+
+    @property
     def held_bytes(self) -> int:
-        """All that it keeps in memory, encoded or not."""
+        """What it holds in memory, encoded or not."""
         return self.buffer.held_bytes + self._samples.held_bytes
 
     @property
@@ -112,18 +137,18 @@ class SpeechStream:
 
     @property
     def spoken_for_s(self) -> float:
-        """For how long the synthesis has been over, and with it the need of the slot; 0 while it is not."""
+        """Seconds since the synthesis ended and released the slot; 0 before."""
         return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
     def attach(self) -> None:
-        """A reader has come."""
+        """Add a reader."""
         self._readers += 1
         self._is_read.set()
         if self._patience:
             self._patience.cancel()
 
     async def detach(self) -> None:
-        """A reader has gone. After the last one the synthesis ends, and what was not encoded waits for another."""
+        """Remove a reader. After the last one the synthesis ends; what was not encoded waits for another reader."""
         self._readers -= 1
         if self._readers:
             return
@@ -134,14 +159,14 @@ class SpeechStream:
             await _cancelled(self._synthesis)
 
     async def aclose(self) -> None:
-        """Stop wherever it is; returns when the slot is free."""
+        """Stop both tasks; returns when the slot is free."""
         if self._patience:
             self._patience.cancel()
         await _cancelled(self._synthesis)
         await _cancelled(self._encoding)
 
     async def _guard(self, work: Callable[[], Awaitable[None]], end: Callable[[BaseException | None], None]) -> None:
-        """Hand the outcome of one task on to the next."""
+        """Pass the outcome of one task to the next."""
         try:
             await work()
         except SpeechServerError as error:
@@ -150,16 +175,16 @@ class SpeechStream:
             end(ClientLeft())
             raise
         except Exception as error:
-            log.exception("the synthesis failed")
-            # torch's own kind of it is known here by its name alone.
+            log.exception("synthesis failed")
+            # torch, which has an error of its own for it, is not imported here.
             is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
             end(InsufficientMemory() if is_memory else EngineFailed())
         else:
             end(None)
 
     async def _synthesise(self) -> None:
-        request = self._request
-        async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self._batch):
+        request = self.request
+        async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self.is_batch):
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
             for voice in request.voices:
@@ -185,7 +210,7 @@ class SpeechStream:
         try:
             while not ended:
                 await self._is_read.wait()
-                # 25 ms make one packet, whatever a resampler keeps; later a larger share at once costs fewer turns.
+                # 25 ms give one packet, whatever a resampler holds back; larger shares later need fewer threads.
                 share = min(max(encoded, rate_hz // 40), rate_hz // 2)
                 samples = await self._samples.take(share, sent_s + _IDLE_FLUSH_S - time.monotonic())
                 if samples is None:
@@ -193,11 +218,11 @@ class SpeechStream:
                     sent_s = time.monotonic()
                 elif samples.size:
                     push = partial(encoder.push, samples)
-                    # One packet costs less than the way to a thread and back, and somebody waits for this one.
-                    piece = await self._lane.run(encoded, push) if encoded else push()
+                    # One packet takes less time than the way to a thread and back.
+                    piece = await self._encoders.run(encoded, push) if encoded else push()
                     encoded += samples.size
                 else:
-                    piece = await self._lane.run(encoded, encoder.finish)
+                    piece = await self._encoders.run(encoded, encoder.finish)
                     ended = True
                 if header and (piece or ended):
                     piece, header = header + piece, b""
@@ -208,7 +233,7 @@ class SpeechStream:
                         self.stats.first_audio_s = sent_s - self._began_s
                         await asyncio.sleep(0)  # the reader sends it before the next share takes the interpreter
         except BaseException:
-            self._synthesis.cancel()  # nobody takes its samples any more
+            self._synthesis.cancel()  # its samples have no consumer any more
             raise
 
 

@@ -103,7 +103,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert (root / "site" / "bin" / entrypoint).exists()
     start = f"import os, sys; os.chdir({str(app)!r}); sys.path.insert(0, {str(root / 'site')!r}); sys.argv[0] = 'x'; "
     start += "from streaming_server import cli; assert '/site/' in cli.__file__; sys.exit(cli.main())"
-    with server_process(sys.executable, "-I", "-c", start, *arguments, MODEL_DIR="/nowhere") as server:
+    with server_process(sys.executable, "-I", "-c", start, *arguments) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from streaming_server.engines import registry
+from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.environment import InvalidSetting
 from tests.support.process import server_process
 
@@ -116,6 +117,9 @@ def test_the_server_runs_it(site: Path) -> None:
     ):
         info = client.get("/model_info").json()
         audio = client.post("/synthesize_stream", json={"text": "Hello."})
+    ready = next(line for line in server.log if "server ready: " in line)
+    for fact in ("engine tone", "model 7", "device cpu", "precision none", "voices 11", f"{server.url}/player"):
+        assert fact in ready
     assert (info["engine"], info["model_version"], info["sample_rate"]) == ("tone", "7", 16000)
     assert info["capabilities"]["text_to_speech"]
     assert not info["capabilities"]["seed"]
@@ -145,12 +149,11 @@ def test_the_configuration_names_the_engine(version: str | None, engine: str, na
 
 
 def test_options_come_from_their_variables() -> None:
-    choice = registry.choose(
-        "indextts2", {"MODEL_DIR": "m", "INDEXTTS2_STEPS": "12", "INDEXTTS2_EMOTION_CAP": "off", "W2VBERT_DIR": " "}
+    options = IndexTTS2Options.from_env(
+        {"MODEL_DIR": "m", "INDEXTTS2_STEPS": "12", "INDEXTTS2_EMOTION_CAP": "off", "W2VBERT_DIR": " "}
     )
-    options = choice.options.model_dump()
-    assert (options["model_dir"], options["steps"], options["emotion_cap"]) == (Path("m"), 12, False)
-    assert (options["device"], options["w2vbert_dir"]) == ("auto", None)
+    assert (options.model_dir, options.steps, options.emotion_cap) == (Path("m"), 12, False)
+    assert (options.device, options.w2vbert_dir) == ("auto", None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_an_unknown_engine_names_the_known_ones() -> None:
 def test_choosing_imports_no_engine() -> None:
     code = (
         "import sys; from streaming_server.engines import registry; registry.variables(); "
-        "[registry.choose(name, {}) for name in registry.names()]; "
+        "registry.choose('auto', {}), registry.choose('higgs', {}); "
         "print(*{'torch', 'transformers', 'yaml', 'espeakng_loader', 'numba'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"

@@ -35,7 +35,7 @@ def test_a_database_of_a_newer_program_is_refused(database_url: str) -> None:
 def test_migrations_run_once_and_in_order(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Database(database_url)
     first = version_of(before)
-    job = JobStore(before, most_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
+    job = JobStore(before, max_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
     before.close()
     steps = [
         ["ALTER TABLE jobs ADD COLUMN colour TEXT"],
@@ -45,7 +45,7 @@ def test_migrations_run_once_and_in_order(database_url: str, monkeypatch: pytest
     for _ in range(2):
         after = Database(database_url)
         assert version_of(after) == first + 2
-        migrated = JobStore(after, most_pending=9, lease_s=9).get(job.id)
+        migrated = JobStore(after, max_pending=9, lease_s=9).get(job.id)
         assert migrated is not None
         assert (migrated.message, migrated.result) == ("accepted", "red")
         after.close()
@@ -125,7 +125,7 @@ def test_what_was_promised_is_safe_against_a_power_cut(database_url: str) -> Non
 
 def test_a_database_that_is_full(tmp_path: Path) -> None:
     opened = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    store = JobStore(opened, most_pending=9, lease_s=9)
+    store = JobStore(opened, max_pending=9, lease_s=9)
     with opened.write() as connection:
         connection.exec_driver_sql("CREATE TABLE large (content BLOB)")
         connection.exec_driver_sql("PRAGMA max_page_count = 30")
@@ -136,7 +136,7 @@ def test_a_database_that_is_full(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_held_too_long_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(database, "_LOCK_TIMEOUT_MS", 50)
     opened = Database(f"sqlite:///{tmp_path / 'a.db'}")
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -150,7 +150,7 @@ def test_a_lock_that_is_held_too_long_is_a_sentence(tmp_path: Path, monkeypatch:
 
 def test_a_postgresql_that_starts_anew_is_found_again(postgresql: PostgreSQL) -> None:
     opened = Database(postgresql.new_database())
-    store = JobStore(opened, most_pending=9, lease_s=9)
+    store = JobStore(opened, max_pending=9, lease_s=9)
     job = store.submit([NewJob("a" * 32, SPEECH, "")])[0]
     postgresql.stop()
     try:
@@ -169,6 +169,6 @@ def test_the_clock_is_the_databases(postgresql: PostgreSQL, monkeypatch: pytest.
     """Machines that share one do not share a clock."""
     opened = Database(postgresql.new_database())
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    job = JobStore(opened, most_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
+    job = JobStore(opened, max_pending=9, lease_s=9).submit([NewJob("a" * 32, SPEECH, "")])[0]
     assert job.created_s > 1.7e9
     opened.close()

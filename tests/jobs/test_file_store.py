@@ -6,13 +6,12 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from streaming_server.errors import FileMissing, StorageFull
-from streaming_server.jobs.file_store import FolderFiles, full_disk
+from streaming_server.errors import FileMissing, StorageFull, StorageUnavailable
+from streaming_server.jobs.file_store import FolderFiles, storage_errors
 
 
 @pytest.fixture
@@ -106,16 +105,34 @@ def test_old_files_are_listed_by_age(files: FolderFiles, tmp_path: Path) -> None
     assert files.older_than("audio", 200) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_has_a_name_and_other_failures_keep_theirs(number: int) -> None:
-    def failing(error: int) -> Callable[[], None]:
-        def fail() -> None:
-            with full_disk():
-                raise OSError(error, "")
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EROFS, StorageUnavailable),
+        (errno.EIO, StorageUnavailable),
+        (errno.EPERM, StorageUnavailable),
+        (errno.EACCES, StorageUnavailable),
+        (errno.ENOTDIR, StorageUnavailable),
+    ],
+)
+def test_every_failure_of_the_system_is_an_outage(number: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind), storage_errors():
+        raise OSError(number, os.strerror(number))
 
-        return fail
 
-    with pytest.raises(StorageFull):
-        failing(number)()
-    with pytest.raises(PermissionError):
-        failing(errno.EACCES)()
+def test_a_root_that_became_a_file_is_an_outage_and_not_the_fault_of_the_key(
+    files: FolderFiles, tmp_path: Path
+) -> None:
+    files.put("audio/a", source(tmp_path))
+    (tmp_path / "audio").rename(tmp_path / "away")
+    (tmp_path / "audio").write_bytes(b"")
+    for use in (files.check, files.local, files.delete):
+        with pytest.raises(StorageUnavailable, match="Not a directory"):
+            use("audio/a")
+    with pytest.raises(StorageUnavailable, match="Not a directory"):
+        files.put("audio/a", source(tmp_path))
+    (tmp_path / "audio").unlink()
+    (tmp_path / "away").rename(tmp_path / "audio")
+    assert files.local("audio/a").is_file()

@@ -56,8 +56,8 @@ def test_what_version_1_accepted_is_done(database_url: str, tmp_path: Path) -> N
         jobs, total = storage.jobs.page(10)
         assert ([job.id for job in jobs], total) == (["waiting", "done"], 2)
         assert jobs[1].result == '{"size": 5}'
-        storage.workforce.beat("w", None, {}, is_busy=False)
-        assert storage.workforce.forgotten() == [("waiting", "indextts.generate_speech", None)]
+        storage.workers.beat("w", None, {}, is_busy=False)
+        assert storage.workers.take_unsent() == [("waiting", "indextts.generate_speech", None)]
         job = storage.jobs.claim("w")
         assert job is not None
         assert SpeechJob.from_json(job.payload) == speech

@@ -25,7 +25,7 @@ LEASE_S = 0.8
 
 @pytest.fixture
 def storage(tmp_path: Path, database_url: str) -> Iterator[Storage]:
-    with opened_storage(tmp_path, database_url, most_pending=5, lease_s=LEASE_S) as opened:
+    with opened_storage(tmp_path, database_url, max_pending=5, lease_s=LEASE_S) as opened:
         yield opened
 
 
@@ -109,7 +109,7 @@ def test_many_threads_never_take_one_job_twice(tmp_path: Path, database_url: str
 
 def claims_of_a_process(url: str, owner: str, begin: str) -> list[int]:
     database = Database(url)
-    store = JobStore(database, most_pending=1, lease_s=60)
+    store = JobStore(database, max_pending=1, lease_s=60)
     while not Path(begin).exists():
         time.sleep(0.001)
     try:

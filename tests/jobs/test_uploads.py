@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from starlette.requests import ClientDisconnect
 
 from streaming_server.errors import FileMissing, RecordingRefused, UploadNotFound, UploadTooLarge
 from streaming_server.jobs.inspection import SPEECH
@@ -19,6 +23,7 @@ from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import NewJob
 from streaming_server.jobs.uploads import Upload
 from tests.support.postgres import files_below, opened_storage, together
+from tests.support.process import ROOT
 from tests.support.recordings import made
 
 
@@ -87,7 +92,7 @@ def test_the_same_content_by_many_at_once(folder: Path, database_url: str, conte
 
 
 def test_what_is_refused_leaves_nothing(folder: Path, database_url: str, content: bytes) -> None:
-    with opened_storage(folder, database_url, most_bytes=len(content), longest_s=0.9) as storage:
+    with opened_storage(folder, database_url, max_bytes=len(content), max_s=0.9) as storage:
         for bad, kind, sentence in (
             (b"", RecordingRefused, "empty"),
             (b"no sound", RecordingRefused, "not a wav, mp3, m4a or flac"),
@@ -105,10 +110,10 @@ def test_a_client_that_goes_away_leaves_nothing(folder: Path, database_url: str,
     async def broken() -> AsyncIterator[bytes]:
         yield content[:500]
         assert len(files_below(folder)) == 1
-        raise ConnectionResetError
+        raise ClientDisconnect
 
     with opened_storage(folder, database_url) as storage:
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ClientDisconnect):
             asyncio.run(storage.uploads.receive("a.flac", broken()))
         assert files_below(folder) == []
 
@@ -291,3 +296,30 @@ def test_a_file_without_a_record_goes_and_one_that_is_just_being_brought_stays(
         storage.tidy()
         assert files_below(folder) == [f"uploads/{kept.id}"]
         assert storage.uploads.get("0" * 64) is None
+
+
+DEADLY = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from streaming_server.jobs import uploads
+from tests.support.postgres import opened_storage
+
+async def pieces():
+    yield b"deadly"
+
+uploads.probe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with opened_storage(Path(sys.argv[1]), sys.argv[2], max_attempts=2) as storage:
+    asyncio.run(storage.uploads.receive("a.wav", pieces()))
+"""
+
+
+def test_one_that_kills_each_process_that_examines_it_is_refused(folder: Path, tmp_path: Path, content: bytes) -> None:
+    url = f"sqlite:///{tmp_path / 'deadly.db'}"
+    command = [sys.executable, "-c", DEADLY, str(folder), url]
+    for _ in range(2):
+        assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    refused = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert "RecordingRefused: 2 processes died while they examined this file" in refused.stderr
+    with opened_storage(folder, url, max_attempts=2) as storage:
+        upload, _ = received(storage, content)
+        assert storage.uploads.get(upload.id) is not None, "others are accepted"

@@ -11,7 +11,7 @@ import pytest
 from streaming_server.errors import JobQueueFull, LeaseLost, UploadNotFound
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job, JobState, JobStore, NewJob
-from streaming_server.jobs.worker_registry import Workforce
+from streaming_server.jobs.worker_registry import WorkerRegistry
 from tests.support.postgres import opened_storage, together
 
 LEASE_S = 0.3
@@ -29,8 +29,8 @@ def store(storage: Storage) -> JobStore:
 
 
 @pytest.fixture
-def workforce(storage: Storage) -> Workforce:
-    return storage.workforce
+def registry(storage: Storage) -> WorkerRegistry:
+    return storage.workers
 
 
 def chain(store: JobStore, *names: str, workflow_id: str = "workflow_1") -> list[Job]:
@@ -102,7 +102,7 @@ def test_a_chain_is_accepted_as_a_whole_or_not(store: JobStore) -> None:
 
 
 def test_blocked_jobs_do_not_fill_the_queue(tmp_path: Path, database_url: str) -> None:
-    with opened_storage(tmp_path, database_url, most_pending=2) as opened:
+    with opened_storage(tmp_path, database_url, max_pending=2) as opened:
         chain(opened.jobs, *"abcdef")
         chain(opened.jobs, "g", workflow_id="workflow_2")
         with pytest.raises(JobQueueFull):
@@ -115,36 +115,36 @@ def test_workflows_are_not_on_the_page_of_the_jobs(store: JobStore) -> None:
     assert store.page(10) == (alone, 1)
 
 
-def test_a_worker_is_there_for_as_long_as_it_says_so(workforce: Workforce) -> None:
-    workforce.beat("one", None, {}, is_busy=False)
-    workforce.beat("two", 5.0, {"name": "a device"}, is_busy=True)
-    one, two = workforce.alive()
+def test_a_worker_is_there_for_as_long_as_it_says_so(registry: WorkerRegistry) -> None:
+    registry.beat("one", None, {}, is_busy=False)
+    registry.beat("two", 5.0, {"name": "a device"}, is_busy=True)
+    one, two = registry.alive()
     assert (one.id, one.entered_s, one.is_busy, one.device) == ("one", None, False, {})
     assert (two.id, two.entered_s, two.is_busy, two.device) == ("two", 5.0, True, {"name": "a device"})
-    workforce.leave("two")
-    assert [worker.id for worker in workforce.alive()] == ["one"]
+    registry.leave("two")
+    assert [worker.id for worker in registry.alive()] == ["one"]
     time.sleep(2.5 * LEASE_S)
-    assert workforce.alive() == []
-    workforce.beat("one", None, {}, is_busy=False)
-    assert [worker.id for worker in workforce.alive()] == ["one"]
+    assert registry.alive() == []
+    registry.beat("one", None, {}, is_busy=False)
+    assert [worker.id for worker in registry.alive()] == ["one"]
 
 
-def test_one_that_has_a_job_is_busy_whatever_it_said_last(workforce: Workforce, store: JobStore) -> None:
-    workforce.beat("w", None, {}, is_busy=False)
+def test_one_that_has_a_job_is_busy_whatever_it_said_last(registry: WorkerRegistry, store: JobStore) -> None:
+    registry.beat("w", None, {}, is_busy=False)
     chain(store, "a")
     job = store.claim("w")
     assert job is not None
-    assert [worker.is_busy for worker in workforce.alive()] == [True]
-    (beat,) = workforce.activity(10)
+    assert [worker.is_busy for worker in registry.alive()] == [True]
+    (beat,) = registry.activity(10)
     assert (beat.job_id, beat.job_name, beat.worker_id, beat.state) == (job.id, "a", "w", JobState.RUNNING)
     assert beat.heartbeat_s == pytest.approx(time.time(), abs=5)
     store.finish(job, "{}")
-    assert [worker.is_busy for worker in workforce.alive()] == [False]
-    assert [task.state for task in workforce.activity(10)] == [JobState.COMPLETED]
+    assert [worker.is_busy for worker in registry.alive()] == [False]
+    assert [task.state for task in registry.activity(10)] == [JobState.COMPLETED]
 
 
-def test_statistics(workforce: Workforce, store: JobStore) -> None:
-    assert (workforce.statistics().total, workforce.statistics().average_s) == (0, 0)
+def test_statistics(registry: WorkerRegistry, store: JobStore) -> None:
+    assert (registry.statistics().total, registry.statistics().average_s) == (0, 0)
     for index in range(4):
         store.submit([NewJob(str(index), "a", "{}")])
     for index in range(3):
@@ -156,48 +156,48 @@ def test_statistics(workforce: Workforce, store: JobStore) -> None:
     assert again is not None
     store.release(again, "later")
     assert store.claim("w") is not None
-    found = workforce.statistics()
+    found = registry.statistics()
     assert (found.total, found.completed, found.failed, found.retried) == (4, 2, 1, 1)
     assert 0.05 <= found.average_s < 1
 
 
 def test_nothing_is_forgotten_while_messages_are_young_or_everybody_is_busy(
-    workforce: Workforce, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    registry: WorkerRegistry, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workforce.beat("w", None, {}, is_busy=False)
+    registry.beat("w", None, {}, is_busy=False)
     chain(store, "a")
-    assert workforce.forgotten() == []
-    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNSEEN_S", 0.05)
+    assert registry.take_unsent() == []
+    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNTAKEN_S", 0.05)
     time.sleep(0.1)
-    assert workforce.forgotten() == [("workflow_1_0", "a", "workflow_1")]
-    assert workforce.forgotten() == []
+    assert registry.take_unsent() == [("workflow_1_0", "a", "workflow_1")]
+    assert registry.take_unsent() == []
     time.sleep(0.1)
     assert store.claim("w") is not None
     chain(store, "b", workflow_id="workflow_2")
     time.sleep(0.1)
-    assert workforce.forgotten() == []
+    assert registry.take_unsent() == []
 
 
 def test_as_many_are_sent_again_as_workers_are_idle(
-    workforce: Workforce, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    registry: WorkerRegistry, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNSEEN_S", 0.0)
+    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNTAKEN_S", 0.0)
     for index in range(5):
         store.submit([NewJob(str(index), "a", "{}")])
     for name in ("one", "two"):
-        workforce.beat(name, None, {}, is_busy=False)
+        registry.beat(name, None, {}, is_busy=False)
     time.sleep(0.02)
-    assert [job_id for job_id, _, _ in workforce.forgotten()] == ["0", "1"]
+    assert [job_id for job_id, _, _ in registry.take_unsent()] == ["0", "1"]
 
 
-def test_what_a_dead_worker_had_is_sent_again_once(workforce: Workforce, store: JobStore) -> None:
+def test_what_a_dead_worker_had_is_sent_again_once(registry: WorkerRegistry, store: JobStore) -> None:
     chain(store, "a")
     held = store.claim("dead")
     assert held is not None
-    assert workforce.forgotten() == []
+    assert registry.take_unsent() == []
     time.sleep(LEASE_S * 1.2)
     found: list[str] = []
-    together(4, lambda _: found.extend(job_id for job_id, _, _ in workforce.forgotten()))
+    together(4, lambda _: found.extend(job_id for job_id, _, _ in registry.take_unsent()))
     assert found == ["workflow_1_0"]
     assert states(store) == ["pending"]
     with pytest.raises(LeaseLost):

@@ -140,6 +140,13 @@ def test_every_route_is_in_it_and_nothing_more(api: dict[str, Any]) -> None:
     assert {(path, method.upper()) for path, item in api["paths"].items() for method in item} == real
 
 
+def test_texts_have_the_limits_of_the_settings() -> None:
+    with running(FakeEngine(), max_text_characters=77) as live:
+        schemas = live.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["SynthesizeBody"]["properties"]["text"]["maxLength"] == 77
+    assert schemas["SpeechBody"]["properties"]["input"]["maxLength"] == 4096
+
+
 def test_every_operation_belongs_to_a_dialect(api: dict[str, Any]) -> None:
     used = [tag for item in api["paths"].values() for operation in item.values() for tag in operation["tags"]]
     assert set(used) == {tag["name"] for tag in api["tags"]}
@@ -248,7 +255,7 @@ def test_a_dialect_with_uploads_can_be_described() -> None:
     route = ApiRoute("/other/upload/{name:path}", upload, Tag("Other", "Another."), operation, methods=["POST"])
     refusing = ErrorShape(lambda status, message, error: {"message": message}, Refusal)
     shapes = ErrorShapes(ERRORS, {"/other": refusing})
-    described = document([route], shapes, (), keys_needed=True)
+    described = document([route], shapes, (), 100, keys_needed=True)
     taken = described["paths"]["/other/upload/{name}"]["post"]
     schema = taken["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema == {"$ref": "#/components/schemas/UploadBody"}

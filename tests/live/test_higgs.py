@@ -355,6 +355,8 @@ def upload(live: LiveServer, content: bytes | None, **fields: Any) -> httpx.Resp
 def test_no_limit_of_candidates(server: LiveServer) -> None:
     server.post(GENERATE, {"text": "a", "top_k": None}).raise_for_status()
     assert server.engine.requests[-1].generation.top_k == 0
+    upload(server, (RECORDINGS / "voice_01.wav").read_bytes(), top_k="null", seed="null").raise_for_status()
+    assert (server.engine.requests[-1].generation.top_k, server.engine.requests[-1].generation.seed) == (0, None)
 
 
 def test_the_test_client_runs_all_unless_told_which(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:

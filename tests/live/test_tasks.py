@@ -201,14 +201,16 @@ def test_a_task_record(client: Client) -> None:
     before_s = time.time()
     task_id = client.submit()
     task = client.ended(task_id)
-    times = {name: moment(task.pop(name)) for name in ("created_at", "started_at", "completed_at")}
+    times = {name: moment(task.pop(name)) for name in ("created_at", "started_at", "completed_at", "expires_at")}
     assert task == {
         "success": True,
         "task_id": task_id,
         "status": "completed",
         "progress": 1.0,
         "message": task["message"],
+        "text_preview": "One.",
     }
+    assert times.pop("expires_at") == pytest.approx(times["completed_at"] + 86400, abs=0.01)
     assert before_s - 1 < times["created_at"] <= times["started_at"] <= times["completed_at"] < time.time() + 1
     audio = client.get(f"/api/v1/audio/{task_id}")
     assert audio_s(audio.content) == 0.5
@@ -226,7 +228,7 @@ def test_progress_moves(client: Client) -> None:
         def over() -> bool:
             task = client.task(task_id)
             if task["status"] != "completed":
-                assert task["completed_at"] is None
+                assert (task["completed_at"], task["expires_at"]) == (None, None)
             seen.append((task["status"], task["progress"]))
             time.sleep(0.02)
             return bool(task["status"] == "completed")
@@ -301,6 +303,15 @@ def test_a_method_without_its_field(client: Client, method: int, field: str) -> 
     for blank in ({}, {field: None}, {field: ""} if field != "emo_vector" else {}):
         answer = client.post("/api/v1/tts", text="a", prompt_audio_id="voice_01", emo_control_method=method, **blank)
         refused(answer, 400, field)
+
+
+@pytest.mark.parametrize("value", [5, "x" * 10_000, "", "voice_77", "0" * 64])
+def test_an_error_names_the_field_that_was_sent(client: Client, value: Any) -> None:
+    for name in ("emo_audio_id", "emo_audio_path"):
+        given = {"emo_control_method": 1, name: value}
+        answer = client.post("/api/v1/tts", text="a", prompt_audio_id="voice_01", **given)
+        message = refused(answer, 404 if value == "0" * 64 else 400)
+        assert value == "0" * 64 or name in message
 
 
 def test_head_and_allow(client: Client) -> None:
@@ -396,7 +407,7 @@ def test_who_goes_first_when_both_wait(live_first: bool) -> None:
 
 def test_the_list(tmp_path: Path) -> None:
     scripts: dict[str, list[Step]] = {"good": [tone(0.1)], "bad": [RuntimeError("a secret")], "slow": SLOW}
-    with running(by_text(scripts), data_dir=tmp_path) as live:
+    with running(by_text(scripts), data_dir=tmp_path, max_task_attempts=1) as live:
         client = Client(live)
         ids = [client.submit(text) for text in ("good", "bad", "good", "slow", "slow", "slow")]
         eventually(lambda: client.task(ids[3])["status"] == "processing")
@@ -475,9 +486,9 @@ def test_a_database_that_is_away_for_a_moment_loses_nothing(postgresql: PostgreS
         eventually(lambda: client.task(tasks[0])["progress"] > 0)
         postgresql.stop()
         try:
-            message = refused(client.get("/api/v1/tasks"), 500, "try again later")
+            message = refused(client.get("/api/v1/tasks"), 503, "try again later")
             assert "psycopg" not in message
-            refused(client.post("/api/v1/tts", text="next", prompt_audio_id="voice_01"), 500)
+            refused(client.post("/api/v1/tts", text="next", prompt_audio_id="voice_01"), 503)
             assert client.get("/health").status_code == 200
             time.sleep(0.6)
         finally:
@@ -528,7 +539,7 @@ def test_full_queues() -> None:
 
 
 def test_a_failure_of_the_engine_is_told_without_its_details() -> None:
-    with running(speaking(RuntimeError("a secret in /a/path"))) as live:
+    with running(speaking(RuntimeError("a secret in /a/path")), max_task_attempts=1) as live:
         client = Client(live)
         task = client.ended(client.submit())
         assert (task["status"], "secret" in task["message"], "/a/path" in task["message"]) == ("failed", False, False)
@@ -553,7 +564,7 @@ def test_uploads_and_audio_expire(tmp_path: Path) -> None:
 
 def test_metrics_tell_the_truth() -> None:
     scripts: dict[str, list[Step]] = {"good": [tone(0.5)], "slow": SLOW, "bad": [RuntimeError("x")]}
-    with running(by_text(scripts)) as live:
+    with running(by_text(scripts), max_task_attempts=1) as live:
         client = Client(live)
         before = client.metrics()
         assert before["speech_jobs", ("pending",)] == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from streaming_server.audio.decode import decode_native
-from streaming_server.domain import Emotion
+from streaming_server.domain import Capability, Emotion
 from streaming_server.errors import EngineFailed
 from tests.support.fakes import FakeEngine, tone
 from tests.support.process import server_process
@@ -152,7 +153,9 @@ def test_model_info_is_the_real_engines() -> None:
         }
         presets = run(live, PRESETS).json()
         assert (presets["status"], presets["total_count"]) == ("success", len(presets["presets"]))
-        assert set(presets["presets"]) == {"default", *(path.stem for path in RECORDINGS.glob("*.wav"))}
+        own = {path.stem for path in RECORDINGS.glob("*.wav")}
+        assert set(presets["presets"]) == {"default", "male_01", "female_01", *own}
+        assert [presets["presets"][name]["gender"] for name in ("male_01", "female_01")] == ["male", "female"]
         assert presets["presets"]["default"]["name"] == "Default Voice"
         assert presets["presets"]["default"]["description"] == "默认语音"
         for preset in presets["presets"].values():
@@ -165,7 +168,7 @@ def test_model_info_is_the_real_engines() -> None:
 def test_a_chain_answers_with_its_last_result(server: LiveServer) -> None:
     answer = run(server, HEALTH, INFO, SPEECH, PRESETS)
     assert answer.status_code == 200
-    assert answer.json()["total_count"] == 12
+    assert answer.json()["total_count"] == 14
     assert run(server, PRESETS, SPEECH).json()["status"] == "success"
 
 
@@ -215,7 +218,7 @@ def test_a_chain_behind_another_is_pending(held: FakeEngine, gate: threading.Eve
     ids=["broken", "failed", "memory"],
 )
 def test_the_first_failure_stops_the_chain(failure: Exception, http_status: int, code: str, tmp_path: Path) -> None:
-    with running(speaking(tone(0.1), failure), workflow_root=str(tmp_path)) as live:
+    with running(speaking(tone(0.1), failure), workflow_root=str(tmp_path), max_task_attempts=1) as live:
         answer = run(live, HEALTH, SPEECH, INFO, SPEECH)
         sentence = refused(answer, http_status, code)
         assert SPEECH in sentence
@@ -226,6 +229,8 @@ def test_the_first_failure_stops_the_chain(failure: Exception, http_status: int,
         assert status["stages"][1]["output"]["error_code"] == code
         assert len(live.engine.requests) == 1
         assert not list(tmp_path.rglob("*.wav"))
+        assert answer.json()["workflow_id"].startswith("workflow_")
+        assert answer.json()["task_id"].startswith("task_")
 
 
 VECTOR = [0.1, 0, 0, 0, 0, 0, 0, 0.9]
@@ -382,8 +387,6 @@ def test_a_chain_that_cannot_be(server: LiveServer, change: dict[str, Any], fiel
         ({"text": "x" * 20001}, "20000"),
         ({"text": "a\0b"}, "U+0000"),
         ({"text": 5}, "text"),
-        ({"output_path": "speech.mp3"}, "output_path"),
-        ({"output_path": "speech"}, "output_path"),
         ({"emotion_alpha": 1.1}, "emotion_alpha"),
         ({"emotion_alpha": -0.1}, "emotion_alpha"),
         ({"emotion_vector": [0.1] * 7}, "emotion_vector"),
@@ -446,7 +449,7 @@ def test_a_full_queue(held: FakeEngine, gate: threading.Event) -> None:
         eventually(lambda: status_of(live, running_one["workflow_id"])["status"] == "running")
         waiting = [begin(live, output_path=f"{index}.wav") for index in range(2)]
         answer = run(live)
-        refused(answer, 503, "GPU_UNAVAILABLE")
+        refused(answer, 503, "QUEUE_FULL")
         assert int(answer.headers["retry-after"]) >= 1
         gate.set()
         eventually(lambda: status_of(live, waiting[-1]["workflow_id"])["status"] == "completed")
@@ -507,7 +510,7 @@ def test_monitoring_tells_of_a_live_request(held: FakeEngine, gate: threading.Ev
 
 
 def test_statistics_count_what_became_of_the_tasks() -> None:
-    with running(by_text({"good": [0.2, tone(0.1)], "bad": [RuntimeError()]})) as live:
+    with running(by_text({"good": [0.2, tone(0.1)], "bad": [RuntimeError()]}), max_task_attempts=1) as live:
         empty = monitoring(live, "statistics")
         assert empty["system"]["success_rate"] == 1
         assert set(empty) == {"system", "gpu", "workers"}
@@ -552,3 +555,59 @@ def test_a_server_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> N
         assert [stage["status"] for stage in stages] == ["completed"] * 3
     assert [path.name for path in (tmp_path / "workflows").rglob("*") if path.is_file()] == ["a.wav"]
     assert not [path for path in (tmp_path / "scratch").iterdir() if f"-{first.process.pid}-" in path.name]
+
+
+@pytest.mark.parametrize("config", [None, {}, {"text": 5}, {"output_path": "../a.wav"}, "nonsense"])
+def test_a_chain_that_does_not_speak_leaves_the_speech_unread(server: LiveServer, config: Any) -> None:
+    body = body_of([HEALTH, INFO])
+    assert post(server, body).status_code == 200
+    body["workflow_config"]["indextts_config"] = config
+    assert post(server, body).json()["status"] == "success"
+
+
+@pytest.mark.parametrize("name", ["speech.mp3", "speech", "speech.tar.gz"])
+def test_the_output_is_wav_under_any_name(server: LiveServer, root: Path, name: str) -> None:
+    assert run(server, output_path=name).json()["output_path"] == name
+    assert (root / name).read_bytes()[:4] == b"RIFF"
+
+
+def test_presets_are_voices(server: LiveServer) -> None:
+    presets = run(server, PRESETS).json()["presets"]
+    for name in ("default", "male_01", "female_01"):
+        assert run(server, reference_audio=name).status_code == 200
+        assert server.engine.requests[-1].voice.name in presets
+        assert presets[server.engine.requests[-1].voice.name]["gender"] == presets[name]["gender"]
+
+
+def test_a_running_stage_says_for_how_long(held: FakeEngine, gate: threading.Event) -> None:
+    with running(held) as live:
+        accepted = begin(live)
+        eventually(lambda: status_of(live, accepted["workflow_id"])["stages"][0]["status"] == "running")
+        status = status_of(live, accepted["workflow_id"])
+        assert isinstance(status["progress"], int)
+        began_s = status["stages"][0]["output"]["processing_time"]
+        eventually(lambda: status_of(live, accepted["workflow_id"])["stages"][0]["output"]["processing_time"] > began_s)
+
+
+def test_what_the_engine_cannot_honour_is_named() -> None:
+    engine = speaking(tone(0.1))
+    engine.capabilities = frozenset({Capability.EMOTION_CONTROL, Capability.EMOTION_VECTOR})
+    with running(engine) as live:
+        answer = run(live, emotion_text="happy", use_random=True).json()
+        assert answer["parameters"]["ignored"] == ["emotion_text", "use_random"]
+        assert "ignored" not in run(live, emotion_vector=[0.1] * 8).json()["parameters"]
+        assert "ignored" not in run(live, use_random=True).json()["parameters"]
+
+
+def test_an_error_after_the_acceptance_has_both_ids(held: FakeEngine, gate: threading.Event, tmp_path: Path) -> None:
+    with running(held, data_dir=tmp_path) as live:
+        answers: list[httpx.Response] = []
+        waiting = threading.Thread(target=lambda: answers.append(run(live)))
+        waiting.start()
+        eventually(lambda: live.engine.requests)
+        with sqlite3.connect(tmp_path / "server.db", timeout=10) as database:
+            database.execute("DELETE FROM jobs")
+        waiting.join()
+        refused(answers[0], 404, "NOT_FOUND")
+        assert answers[0].json()["task_id"].startswith("task_")
+        assert answers[0].json()["workflow_id"].startswith("workflow_")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from streaming_server.domain import AudioChunk, FloatSamples, SpeechRequest, Voice
+from streaming_server.domain import AudioChunk, Capability, FloatSamples, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
 
 RATE_HZ = 24000
+EMOTIONS_OF_ALL_KINDS = frozenset(name for name in Capability if name.startswith("emotion"))
 Step = FloatSamples | float | BaseException | Callable[[], Awaitable[None]]
 """Samples to emit, seconds to sleep, an exception to raise, or something to await."""
 FOREVER = 3600.0
@@ -47,13 +48,14 @@ class FakeEngine:
     script: Callable[[SpeechRequest], list[Step]] = lambda _: [tone(0.2)]
     warming: list[Step] = field(default_factory=list)
     max_mel_tokens: int | None = 800
+    capabilities: frozenset[Capability] = EMOTIONS_OF_ALL_KINDS
     requests: list[SpeechRequest] = field(default_factory=list)
     running: int = 0
     closed: bool = False
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("fake", "1.0.0", RATE_HZ, max_mel_tokens=self.max_mel_tokens)
+        return EngineInfo("fake", "1.0.0", RATE_HZ, max_mel_tokens=self.max_mel_tokens, capabilities=self.capabilities)
 
     async def warm(self) -> None:
         for step in self.warming:

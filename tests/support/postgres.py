@@ -82,16 +82,21 @@ def opened_storage(
     folder: Path,
     database_url: str,
     *,
-    most_pending: int = 1000,
+    max_pending: int = 1000,
     lease_s: float = 6.0,
     keep_s: float = 3600.0,
     audio_keep_s: float = 3600.0,
-    most_bytes: int = 2**20,
-    longest_s: float = 60.0,
+    max_bytes: int = 2**20,
+    max_s: float = 60.0,
+    max_attempts: int = 5,
+    storage_wait_s: float = 120.0,
 ) -> Iterator[Storage]:
     """One process's hold of what lies in a folder and a database."""
-    limits = UploadLimits(most_bytes, longest_s, keep_s)
-    storage = Storage(StorageOptions(folder, database_url, limits, audio_keep_s, most_pending, lease_s))
+    limits = UploadLimits(max_bytes, max_s, keep_s, max_attempts)
+    options = StorageOptions(
+        folder, database_url, limits, audio_keep_s, max_pending, lease_s, max_attempts, storage_wait_s
+    )
+    storage = Storage(options)
     try:
         yield storage
     finally:

@@ -6,6 +6,7 @@ The settings come from the environment, as those of ``streaming-server serve`` d
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -26,15 +27,25 @@ def until(path: Path) -> str:
     return f"until {path} {uuid.uuid4()}"
 
 
+def killed_at(path: Path) -> str:
+    """A text at which the process dies once a file exists."""
+    return f"killed {path}"
+
+
 def script(request: SpeechRequest) -> list[Step]:
     command, *arguments = request.text.split()
-    if command != "until":
+    if command not in {"until", "killed"}:
         return [tone(0.1)]
 
     async def exists() -> None:
         while not await anyio.Path(arguments[0]).exists():
             await anyio.sleep(0.01)
 
+    async def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if command == "killed":
+        return [exists, die]
     return [tone(0.1), exists, tone(0.1)]
 
 

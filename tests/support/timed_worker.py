@@ -10,6 +10,7 @@ import sys
 
 from streaming_server import logs
 from streaming_server.domain import SpeechRequest
+from streaming_server.jobs import celery_client
 from streaming_server.scale import celery_worker as celery
 from streaming_server.settings import Settings
 from tests.support.fakes import FakeEngine, Step, tone
@@ -34,7 +35,7 @@ def script(request: SpeechRequest) -> list[Step]:
 
 if __name__ == "__main__":
     if visibility_s := os.environ.get("TEST_VISIBILITY_S"):
-        celery._VISIBILITY_S = int(visibility_s)
+        celery_client._VISIBILITY_S = int(visibility_s)
     sys.setswitchinterval(0.0005)
     logs.configure()
     celery.run_worker(Settings.from_env(os.environ), FakeEngine(script))

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from streaming_server.api import sse
 from streaming_server.api.forms import read_form
 from streaming_server.api.higgs import schemas as operations
 from streaming_server.api.higgs.schemas import (
@@ -34,9 +35,9 @@ from streaming_server.api.higgs.schemas import (
     Scenes,
     UploadBody,
 )
-from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, validated_text
+from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated_text
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import voice_names
+from streaming_server.api.requests import RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
@@ -50,9 +51,8 @@ from streaming_server.errors import (
     VoiceUnreadable,
 )
 from streaming_server.jobs.scratch import Scratch
-from streaming_server.logs import request_id
 from streaming_server.settings import Settings
-from streaming_server.speech.dialogue import Cutting, is_dialogue, script_of
+from streaming_server.speech.dialogue import Cutting, is_dialogue
 from streaming_server.speech.scenes import SceneLibrary
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.stream import SpeechStream
@@ -85,6 +85,7 @@ class HiggsDialect(Dialect):
     voices: VoiceLibrary
     scenes: SceneLibrary
     scratch: Scratch
+    requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
 
@@ -161,22 +162,19 @@ class HiggsDialect(Dialect):
             HTTPException: 404 for a voice or a scene that there is not.
             InvalidRequest: a text that cannot be spoken, or that its voices are too few or too many for.
         """
-        text = check_text(body.text, self.settings.max_text_characters)
         given = [uploaded] if uploaded else await self._given(body.ref_audio or "")
-        if len(given) > 1 and not is_dialogue(text):
+        if len(given) > 1 and not is_dialogue(body.text):
             message = f"ref_audio names {len(given)} voices, but a text without [SPEAKERn] tags is spoken by one"
             raise InvalidRequest(message, "ref_audio")
         cast = given or self._all_voices()
         if not cast:
             raise HTTPException(404, "there are no voices to speak with: no recording is in the folders of voices")
-        cutting = Cutting(body.chunk_method, body.chunk_max_word_num, body.chunk_max_num_turns)
-        script = script_of(text, cast, cutting)
-        return SpeechRequest(
-            text,
-            script[0][0].voice,
+        return self.requests.build(
+            body.text,
+            cast,
             self._generation(body),
-            request_id=request_id.get() or "",
-            script=script,
+            None,
+            cutting=Cutting(body.chunk_method, body.chunk_max_word_num, body.chunk_max_num_turns),
             scene=self._scene(body),
             own_voices=not given,
         )
@@ -188,7 +186,7 @@ class HiggsDialect(Dialect):
             top_p=body.top_p,
             top_k=body.top_k or 0,
             temperature=body.temperature,
-            max_mel_tokens=min(most, self.service.engine.info.max_mel_tokens or most),
+            max_mel_tokens=most,
             seed=body.seed,
             ras_window=max(body.ras_win_len, 0),
             ras_repeats=body.ras_win_max_num_repeat,
@@ -275,15 +273,15 @@ class EventResponse(_HiggsResponse):
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
         piece = await stream.buffer.read(0)
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        await self.announce(stream, connection, **headers, **{"X-Accel-Buffering": "no"})
+        headers = {"Content-Type": f"{sse.MEDIA_TYPE}; charset=utf-8", **sse.HEADERS}
+        await self.announce(stream, connection, **headers)
         try:
             await self._events(stream, connection, piece)
         except ReaderTooSlow:
             raise
         except SpeechServerError as error:
             log.warning("the events end with an error: %s", error)
-            await connection.write(_event("error", success=False, message=str(error)))
+            await connection.write(sse.event({"type": "error", "success": False, "message": str(error)}))
             return error.code
         return None
 
@@ -294,16 +292,12 @@ class EventResponse(_HiggsResponse):
             progress = round(min(position / 2 / PCM_HZ / expected_s, 0.99), 3)
             audio = base64.b64encode(piece).decode()
             await connection.write(
-                _event("progress", progress=progress, message="音频生成中")
-                + _event("audio", index=index, audio_base64=audio, sampling_rate=PCM_HZ)
+                sse.event({"type": "progress", "progress": progress, "message": "音频生成中"})
+                + sse.event({"type": "audio", "index": index, "audio_base64": audio, "sampling_rate": PCM_HZ})
             )
             position, index = position + len(piece), index + 1
-            piece = await stream.buffer.read(position)
+            piece = await sse.kept_alive(stream.buffer.read(position), connection.write)
         await connection.write(
-            _event("progress", progress=1.0, message=DONE_MESSAGE)
-            + _event("done", success=True, **self.facts(position))
+            sse.event({"type": "progress", "progress": 1.0, "message": DONE_MESSAGE})
+            + sse.event({"type": "done", "success": True, **self.facts(position)})
         )
-
-
-def _event(kind: str, **content: object) -> bytes:
-    return f"data: {json.dumps({'type': kind, **content}, ensure_ascii=False)}\n\n".encode()

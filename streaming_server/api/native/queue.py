@@ -6,7 +6,6 @@ Part of the native dialect, true of every dialect's requests. Knows no engine an
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
+from streaming_server.api import sse
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import Dialect, head_response, parse_query
 from streaming_server.api.native.queue_schemas import (
@@ -36,8 +36,6 @@ from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.slot import Slot, SlotStatus
 from streaming_server.text import preview
-
-_KEEP_ALIVE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +78,32 @@ class Queue(Dialect):
         return JSONResponse(await self.fleet.status(keys))
 
     async def opus_queue_events(self, request: Request) -> Response:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":
-            return head_response("text/event-stream", headers)
+            return head_response(sse.MEDIA_TYPE, sse.HEADERS)
         ending = request.scope["state"].get("ending") or asyncio.Event()
-        return StreamingResponse(self._queue_events(ending), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._queue_events(ending), media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
 
-    async def _queue_events(self, ending: asyncio.Event) -> AsyncIterator[str]:
+    async def _queue_events(self, ending: asyncio.Event) -> AsyncIterator[bytes]:
         slot = self.service.slot
         end = asyncio.ensure_future(ending.wait())
         change = asyncio.ensure_future(slot.change())
         try:
             yield _queue_event(slot)
             while not end.done():
-                await asyncio.wait([change, end], timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([change, end], timeout=sse.KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
                 if change.done():
                     change = asyncio.ensure_future(slot.change())
                     # Once it is listening: what changes between here and there would be missed.
                     await asyncio.sleep(0)
                     yield _queue_event(slot)
                 elif not end.done():
-                    yield ": still here\n\n"
+                    yield sse.KEEP_ALIVE
         finally:
             end.cancel()
             change.cancel()
 
 
-def _queue_event(slot: Slot) -> str:
+def _queue_event(slot: Slot) -> bytes:
     """The object of `_queue_status`, who waits, and for how long."""
     status = slot.status()
     queue: list[Waiting] = [
@@ -118,7 +115,7 @@ def _queue_event(slot: Slot) -> str:
         for position, request_id in enumerate(status.waiting, 1)
     ]
     body: QueueEvent = {**_queue_status(status), "waiting": len(queue), "queue": queue}
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return sse.event(body)
 
 
 def _queue_status(status: SlotStatus) -> QueueStatus:

@@ -11,8 +11,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
+from streaming_server.api.native.schemas import HealthStatus
 from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
-from streaming_server.speech.service import EngineState
 
 _Byte = Annotated[int, Field(ge=0, default=0)]
 TAG = Tag("Queue and streams", "Who is being served, who waits, and how a broken stream is continued.")
@@ -55,7 +55,7 @@ class QueueEvent(QueueStatus):
 @described
 class FleetServer(TypedDict):
     url: str
-    status: EngineState | Literal["unreachable"]
+    status: HealthStatus | Literal["unreachable"]
     error: NotRequired[str]
     """Why it is unreachable; then nothing but these three is known."""
     is_processing: NotRequired[bool]

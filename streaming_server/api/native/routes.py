@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ from streaming_server.api.http import (
     Dialect,
     ErrorShape,
     MalformedBody,
-    check_text,
     head_response,
     parse_body,
     parse_query,
 )
 from streaming_server.api.native import schemas as operations
 from streaming_server.api.native.schemas import (
+    HEALTH_STATUSES,
     SHOWN_WHERE_PRESENT,
     TAG,
+    GenerationBody,
     Health,
     ModelInfo,
     NativeError,
@@ -44,14 +45,12 @@ from streaming_server.api.native.schemas import (
     SynthesizeBody,
 )
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import within_limit
+from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
-from streaming_server.domain import Capability, SpeechRequest
+from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
-from streaming_server.logs import request_id
 from streaming_server.settings import Settings
-from streaming_server.speech.dialogue import as_dialogue
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
@@ -97,6 +96,7 @@ class NativeDialect(Dialect):
 
     service: SpeechService
     voices: VoiceLibrary
+    requests: RequestBuilder
     settings: Settings
 
     def routes(self) -> list[BaseRoute]:
@@ -146,7 +146,11 @@ class NativeDialect(Dialect):
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        body: Health = {"status": self.service.state, "model_loaded": self._ready, "timestamp": time.time()}
+        body: Health = {
+            "status": HEALTH_STATUSES[self.service.state],
+            "model_loaded": self._ready,
+            "timestamp": time.time(),
+        }
         return JSONResponse(body, 200 if self._ready else 503)
 
     async def model_info(self, request: Request) -> Response:
@@ -266,13 +270,17 @@ class NativeDialect(Dialect):
             InvalidRequest: a text that cannot be spoken, an index or a length beyond what there is.
             VoiceFileMissing: the voice's file is gone.
         """
-        check_text(body.text, self.settings.max_text_characters, place=place)
-        voice = self.voices.get(body.reference_audio_index)
-        request = replace(body.request(voice), request_id=request_id.get() or "")
-        if self.settings.dialogue:
-            request = as_dialogue(request, self.voices.list())
-        limit = self.service.engine.info.max_mel_tokens
-        return replace(request, generation=within_limit(request.generation, limit, body, place))
+        return self.requests.build(
+            body.text,
+            [self.voices.get(body.reference_audio_index)],
+            body.generation() if isinstance(body, GenerationBody) else Generation(),
+            body.granularity if isinstance(body, StreamBody) else Granularity.SENTENCE,
+            place=place,
+            max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
+            with_tags=True,
+            sentence_batch=body.sentence_batch if isinstance(body, SynthesizeBody) else 1,
+            verbose=isinstance(body, GenerationBody) and body.verbose,
+        )
 
 
 def prefers_html(accept: str) -> bool:

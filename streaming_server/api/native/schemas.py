@@ -26,7 +26,7 @@ from streaming_server.api.operations import (
 from streaming_server.api.requests import PositiveInt, SamplingBody, Seed, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Capability, Generation, Granularity
 from streaming_server.speech.service import EngineState
 
 SHOWN_WHERE_PRESENT = frozenset(
@@ -54,9 +54,6 @@ class SimpleBody(Body):
     reference_audio_index: int = 0
     """An index of `GET /reference_audios`."""
 
-    def request(self, voice: Voice) -> SpeechRequest:
-        return SpeechRequest(self.text, voice, granularity=Granularity.SENTENCE)
-
 
 class GenerationBody(SimpleBody, SamplingBody):
     verbose: bool = False
@@ -77,18 +74,18 @@ class SynthesizeBody(GenerationBody):
     sentences_bucket_max_size: PositiveInt = 2
     """Most sentences together, with `use_fast_inference` only."""
 
-    def request(self, voice: Voice) -> SpeechRequest:
-        batch = self.sentences_bucket_max_size if self.use_fast_inference else 1
-        return SpeechRequest(self.text, voice, self.generation(), Granularity.SENTENCE, batch, self.verbose)
+    @property
+    def sentence_batch(self) -> int:
+        return self.sentences_bucket_max_size if self.use_fast_inference else 1
 
 
 class StreamBody(GenerationBody):
     stream_granularity: Literal["token", "sentence"] = "token"
     """Audio as the model decodes, or a whole sentence at a time."""
 
-    def request(self, voice: Voice) -> SpeechRequest:
-        granularity = Granularity(self.stream_granularity) if "stream_granularity" in self.model_fields_set else None
-        return SpeechRequest(self.text, voice, self.generation(), granularity, verbose=self.verbose)
+    @property
+    def granularity(self) -> Granularity | None:
+        return Granularity(self.stream_granularity) if "stream_granularity" in self.model_fields_set else None
 
 
 class OpusStreamBody(StreamBody):
@@ -113,9 +110,17 @@ class Root(TypedDict):
     model_loaded: bool
 
 
+HealthStatus = Literal["healthy", "loading", "unhealthy"]
+HEALTH_STATUSES: Mapping[EngineState, HealthStatus] = {
+    EngineState.READY: "healthy",
+    EngineState.LOADING: "loading",
+    EngineState.FAILED: "unhealthy",
+}
+
+
 @described
 class Health(TypedDict):
-    status: EngineState
+    status: HealthStatus
     model_loaded: bool
     timestamp: float
     """UNIX seconds."""

@@ -6,9 +6,8 @@ Knows its own paths, fields and error shapes; what a request does is the core's.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from starlette.exceptions import HTTPException
@@ -17,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server import __version__
-from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body
+from streaming_server.api import sse
+from streaming_server.api.http import Dialect, ErrorShape, parse_body
 from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.schemas import (
     FORMAT_NAMES,
@@ -32,14 +32,12 @@ from streaming_server.api.openai.schemas import (
     Voices,
 )
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import emotion_source, emotion_vector, voice_names
+from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
-from streaming_server.domain import Emotion, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.domain import Emotion, Generation, Voice
 from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceUnknown
-from streaming_server.logs import request_id
 from streaming_server.settings import Settings
-from streaming_server.speech.dialogue import PLAIN, as_dialogue, is_dialogue, script_of
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
 from streaming_server.speech.voices import VoiceLibrary
@@ -91,6 +89,7 @@ class OpenAIDialect(Dialect):
 
     service: SpeechService
     voices: VoiceLibrary
+    requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
 
@@ -113,24 +112,23 @@ class OpenAIDialect(Dialect):
 
     async def speech(self, request: Request) -> SpeechResponse:
         body = await parse_body(request, SpeechBody)
-        limit = min(_LONGEST_INPUT, self.settings.max_text_characters)
-        text = check_text(body.input, limit, "input")
         names = body.voice if isinstance(body.voice, str) else body.voice.id
-        several = voice_names(names, "voice") if self._has_speakers(text) else [names.strip()]
-        voices = [await self._voice(name) for name in several]
-        speech = SpeechRequest(
-            text,
-            voices[0],
-            request_id=request_id.get() or "",
-            emotion=Emotion(text=body.instructions) if body.instructions and body.instructions.strip() else None,
+        several = voice_names(names, "voice") if self.requests.has_speakers(body.input) else [names.strip()]
+        is_told = body.instructions is not None and body.instructions.strip()
+        speech = self.requests.build(
+            body.input,
+            [await self._voice(name) for name in several],
+            Generation(),
+            None,
+            field="input",
+            max_characters=_LONGEST_INPUT,
+            with_tags=True,
+            emotion=Emotion(text=body.instructions) if is_told else None,
             speed=body.speed,
-            script=script_of(text, voices, PLAIN, "input") if len(voices) > 1 else (),
         )
-        if len(voices) == 1:
-            speech = self._with_speakers(speech, "input")
         name = body.response_format or self.settings.openai_default_format
         encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        headers = sse.HEADERS
         if body.stream_format == "sse":
             # Not kept: what could be continued are the bytes inside the events, not the events.
             return SseSpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s, keep=False)
@@ -166,26 +164,8 @@ class OpenAIDialect(Dialect):
         return self._whole(body.text, await self._voice(body.character, "character"), Generation(), None)
 
     def _whole(self, text: str, voice: Voice, generation: Generation, emotion: Emotion | None) -> WholeSpeechResponse:
-        limit = self.service.engine.info.max_mel_tokens or generation.max_mel_tokens
-        speech = SpeechRequest(
-            check_text(text, self.settings.max_text_characters),
-            voice,
-            replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens)),
-            Granularity.SENTENCE,
-            request_id=request_id.get() or "",
-            emotion=emotion,
-        )
-        speech = self._with_speakers(speech, "text")
+        speech = self.requests.build(text, [voice], generation, with_tags=True, emotion=emotion)
         return WholeSpeechResponse(self.service, speech, {}, self.settings.send_timeout_s)
-
-    def _has_speakers(self, text: str) -> bool:
-        return self.settings.dialogue and is_dialogue(text)
-
-    def _with_speakers(self, speech: SpeechRequest, field: str) -> SpeechRequest:
-        """The request as a dialogue, where the server is to understand one in it."""
-        if not self._has_speakers(speech.text):
-            return speech
-        return as_dialogue(speech, self.voices.list(), field)
 
     async def _emotion(self, body: TtsUrlBody) -> Emotion | None:
         """By the method that the body names.
@@ -193,19 +173,17 @@ class OpenAIDialect(Dialect):
         Raises:
             InvalidRequest: the method's own field is missing, or its numbers add up to too much.
         """
-        sources = {1: ("emo_ref_path", body.emo_ref_path), 2: ("emo_vec", body.emo_vec), 3: ("emo_text", body.emo_text)}
-        field = emotion_source(body.emo_control_method, sources)
-        if field is None:
-            return None
-        reference = await self._file(body.emo_ref_path or "", field) if field == "emo_ref_path" else None
-        vector = None
-        if field == "emo_vec":
-            numbers = body.emo_vec or []
-            if sum(numbers) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
-                raise InvalidRequest(_EMOTION_SUM, field)
-            vector = emotion_vector(min(number, 1.0) for number in numbers)
-        text = body.emo_text if field == "emo_text" else None
-        return Emotion(reference, vector, text, body.emo_weight, body.emo_random)
+        fields = EmotionFields(
+            ("emo_ref_path", body.emo_ref_path),
+            ("emo_vec", body.emo_vec),
+            ("emo_text", body.emo_text),
+            body.emo_weight,
+            body.emo_random,
+        )
+        field = fields.by_method(body.emo_control_method)
+        if field == "emo_vec" and sum(body.emo_vec or ()) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
+            raise InvalidRequest(_EMOTION_SUM, field)
+        return await self.requests.emotion(fields, field, self._file)
 
     async def _voice(self, name: str, field: str = "voice") -> Voice:
         """The voice of an id.
@@ -244,19 +222,16 @@ class SseSpeechResponse(SpeechResponse):
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         piece = await stream.buffer.read(0)
-        await self.announce(stream, connection, **{"Content-Type": "text/event-stream; charset=utf-8"})
+        await self.announce(stream, connection, **{"Content-Type": f"{sse.MEDIA_TYPE}; charset=utf-8"})
         position = 0
         while piece:
             position += len(piece)
-            await connection.write(_event("speech.audio.delta", audio=base64.b64encode(piece).decode()))
-            piece = await stream.buffer.read(position)
+            audio = base64.b64encode(piece).decode()
+            await connection.write(sse.event({"type": "speech.audio.delta", "audio": audio}))
+            piece = await sse.kept_alive(stream.buffer.read(position), connection.write)
         given, made = len(self.request.text), round(stream.stats.audio_s * _TOKENS_PER_SECOND)
         usage = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
-        await connection.write(_event("speech.audio.done", usage=usage))
-
-
-def _event(kind: str, **content: object) -> bytes:
-    return f"data: {json.dumps({'type': kind, **content})}\n\n".encode()
+        await connection.write(sse.event({"type": "speech.audio.done", "usage": usage}))
 
 
 def _model(name: str) -> Model:

@@ -49,7 +49,9 @@ class SpeechBody(Body):
 
     model: Annotated[Name, Field(examples=["tts-1"])]
     """Any; the model that is loaded speaks."""
-    input: Annotated[Text, Field(examples=["The quick brown fox jumps over the lazy dog."])]
+    input: Annotated[
+        Text, Field(examples=["The quick brown fox jumps over the lazy dog."], json_schema_extra={"maxLength": 4096})
+    ]
     """Not blank, at most 4096 characters."""
     voice: Names | VoiceId = VOICES[0]
     """An id of `GET /v1/audio/voices`."""

@@ -1,11 +1,7 @@
-"""The task dialect: ``/api/v1``. Upload a voice, submit a text, poll, download.
-
-Knows its own paths, fields and error shape; what a request does is the core's.
-"""
+"""The routes of the task dialect, ``/api/v1``: upload a voice, submit a text, poll, download."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from dataclasses import dataclass
@@ -15,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, parse_query
+from streaming_server.api.http import Dialect, ErrorShape, parse_body, parse_query
 from streaming_server.api.multipart import file_part
 from streaming_server.api.operations import ApiRoute
-from streaming_server.api.requests import emotion_source, emotion_vector, within_limit
+from streaming_server.api.requests import EmotionFields, RequestBuilder
 from streaming_server.api.responses import WholeSpeechResponse
 from streaming_server.api.tasks import schemas as operations
 from streaming_server.api.tasks.schemas import (
@@ -30,25 +26,25 @@ from streaming_server.api.tasks.schemas import (
     TaskBody,
     TaskError,
     TaskHealth,
+    TaskRecord,
     Tasks,
     TasksQuery,
     Uploaded,
     iso,
     task_record,
 )
-from streaming_server.domain import Emotion, Granularity, SpeechRequest, Voice
+from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError, UploadNotFound, VoiceUnknown
 from streaming_server.jobs.service import Backlog
-from streaming_server.jobs.store import JobState
+from streaming_server.jobs.store import Job, JobState
 from streaming_server.jobs.uploads import Upload, Uploads, is_upload_id
-from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.text import forbidden_character
 
 _SUFFIXES = (".wav", ".mp3", ".m4a", ".flac")
-_LONGEST_NAME = 255
+_MAX_NAME = 255
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> TaskError:
@@ -67,6 +63,7 @@ class TasksDialect(Dialect):
     voices: VoiceLibrary
     backlog: Backlog
     uploads: Uploads
+    requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
 
@@ -90,10 +87,10 @@ class TasksDialect(Dialect):
 
     async def submit(self, request: Request) -> Response:
         speech = await self._speech_request(request)
-        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, and these may come later
+        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, which may start later
             self._check_ready()
         job = await self.backlog.submit(speech)
-        record = task_record(job)
+        record = self._record(job)
         body: Submitted = {
             "success": True,
             "task_id": job.id,
@@ -106,7 +103,7 @@ class TasksDialect(Dialect):
         return WholeSpeechResponse(self.service, await self._speech_request(request), {}, self.settings.send_timeout_s)
 
     async def task(self, request: Request) -> Response:
-        body: Task = {"success": True, **task_record(await self.backlog.get(request.path_params["task_id"]))}
+        body: Task = {"success": True, **self._record(await self.backlog.get(request.path_params["task_id"]))}
         return JSONResponse(body)
 
     async def delete(self, request: Request) -> Response:
@@ -118,7 +115,7 @@ class TasksDialect(Dialect):
     async def audio(self, request: Request) -> Response:
         job = await self.backlog.get(request.path_params["task_id"])
         if job.state is not JobState.COMPLETED:
-            status = task_record(job)["status"]
+            status = self._record(job)["status"]
             raise InvalidRequest(f"the task is {status}, not completed: there is no audio", "task_id", "path")
         path = await self.backlog.audio(job)
         return FileResponse(path, media_type="audio/wav", filename=path.name)
@@ -126,14 +123,14 @@ class TasksDialect(Dialect):
     async def tasks(self, request: Request) -> Response:
         query = parse_query(request, TasksQuery)
         jobs, total = await self.backlog.page(query.limit, query.offset, query.states)
-        body: Tasks = {"success": True, "tasks": [task_record(job) for job in jobs], "total": total}
+        body: Tasks = {"success": True, "tasks": [self._record(job) for job in jobs], "total": total}
         return JSONResponse(body)
 
     async def upload(self, request: Request) -> Response:
         given, pieces = await file_part(request, "file", self.settings.upload_max_mb * 1024 * 1024)
         filename = re.split(r"[/\\]", given)[-1]  # some clients send a path; its last part names the file
-        if not 0 < len(filename) <= _LONGEST_NAME or forbidden_character(filename):
-            raise InvalidRequest(f"the file's name must have 1 to {_LONGEST_NAME} printable characters", "file")
+        if not 0 < len(filename) <= _MAX_NAME or forbidden_character(filename):
+            raise InvalidRequest(f"the file's name must have 1 to {_MAX_NAME} printable characters", "file")
         if not filename.lower().endswith(_SUFFIXES):
             raise InvalidRequest(f"the file's name must end in one of {', '.join(_SUFFIXES)}", "file")
         upload, is_duplicate = await self.uploads.receive(filename, pieces)
@@ -144,57 +141,51 @@ class TasksDialect(Dialect):
         file_id = request.path_params["file_id"]
         if not is_upload_id(file_id):
             raise InvalidRequest("file_id must be 64 lower-case hex digits, the SHA-256 of a file", "file_id", "path")
-        upload = await asyncio.to_thread(self.uploads.get, file_id)
+        upload = await self.backlog.upload(file_id)
         if upload is None:
             raise UploadNotFound(file_id)
         return JSONResponse(_file_record(upload))
 
+    def _record(self, job: Job) -> TaskRecord:
+        return task_record(job, self.settings.audio_keep_s)
+
     def _check_ready(self) -> None:
         """
         Raises:
-            EngineNotReady: as it says.
+            EngineNotReady: the model is loading or has failed to load.
         """
         if self.service.state is not EngineState.READY:
             raise EngineNotReady
 
     async def _speech_request(self, request: Request) -> SpeechRequest:
-        """What the body asks for.
+        """The request of a body.
 
         Raises:
-            InvalidRequest: a field that cannot be used, or one that the emotion's method lacks.
-            UploadNotFound: an id of a file that is not there.
+            InvalidRequest: a field cannot be used, or the emotion's method lacks its field.
+            UploadNotFound: the id of a file that does not exist.
         """
         body = await parse_body(request, TaskBody)
-        limit = self.service.engine.info.max_mel_tokens
-        return SpeechRequest(
-            check_text(body.text, self.settings.max_text_characters),
-            await self._voice(body.prompt_audio_id, "prompt_audio_id"),
-            within_limit(body.generation(), limit, body),
-            Granularity.SENTENCE,
-            request_id=request_id.get() or "",
-            emotion=await self._emotion(body),
+        fields = EmotionFields(
+            body.emotion_audio,
+            ("emo_vector", body.emo_vector),
+            ("emo_text", body.emo_text),
+            body.emo_weight,
+            body.emo_random,
         )
-
-    async def _emotion(self, body: TaskBody) -> Emotion | None:
-        sources = {
-            1: ("emo_audio_id", body.emo_audio_id),
-            2: ("emo_vector", body.emo_vector),
-            3: ("emo_text", body.emo_text and body.emo_text.strip()),
-        }
-        field = emotion_source(body.emo_control_method, sources)
-        if field is None:
-            return None
-        reference = await self._voice(body.emo_audio_id or "", field) if field == "emo_audio_id" else None
-        vector = emotion_vector(body.emo_vector or ()) if field == "emo_vector" else None
-        longest = self.settings.max_text_characters
-        text = check_text(body.emo_text or "", longest, field) if field == "emo_text" else None
-        return Emotion(reference, vector, text, body.emo_weight, body.emo_random)
+        field = fields.by_method(body.emo_control_method)
+        return self.requests.build(
+            body.text,
+            [await self._voice(body.prompt_audio_id, "prompt_audio_id")],
+            body.generation(),
+            max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
+            emotion=await self.requests.emotion(fields, field, self._voice),
+        )
 
     async def _voice(self, name: str, field: str) -> Voice:
         """The voice of an upload's id or of a name.
 
         Raises:
-            UploadNotFound: it is the id of a file that is not there.
+            UploadNotFound: it is the id of a file that does not exist.
             VoiceUnknown: it is neither.
         """
         voice = await self.voices.find(name)

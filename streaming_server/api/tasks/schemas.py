@@ -1,16 +1,12 @@
-"""What the task dialect takes and gives: its bodies, its answers, its operations.
-
-The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
-service.
-"""
+"""Bodies, answers and operations of the task dialect; ``/openapi.json`` is made from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
@@ -47,7 +43,9 @@ class TaskBody(SamplingBody):
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
     """Emotion: 0 as the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
     emo_audio_id: Name | None = None
-    """As `prompt_audio_id`: whose emotion to take, for method 1. `emo_audio_path` is another name of it."""
+    """The recording whose emotion to take, for method 1; as `prompt_audio_id`."""
+    emo_audio_path: Name | None = None
+    """Another name of `emo_audio_id`, used where that is missing; an id, not a path."""
     emo_weight: Share = 1.0
     """How strong."""
     emo_vector: EmotionNumbers | None = None
@@ -59,12 +57,12 @@ class TaskBody(SamplingBody):
     max_text_tokens_per_segment: PositiveInt = 120
     """A longer sentence is cut."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _other_name(cls, content: Any) -> Any:
-        if isinstance(content, dict) and content.get("emo_audio_id") is None and "emo_audio_path" in content:
-            return content | {"emo_audio_id": content["emo_audio_path"]}
-        return content
+    @property
+    def emotion_audio(self) -> tuple[str, str | None]:
+        """The field that the client sent for the emotion's recording, and its value."""
+        if self.emo_audio_id is None and "emo_audio_path" in self.model_fields_set:
+            return "emo_audio_path", self.emo_audio_path
+        return "emo_audio_id", self.emo_audio_id
 
     def generation(self) -> Generation:
         sampling = {name: getattr(self, name) for name in SamplingBody.model_fields}
@@ -117,10 +115,15 @@ class TaskRecord(TypedDict):
     progress: float
     """0.0-1.0."""
     message: str
+    """What the task does, why it waits, or why it failed."""
+    text_preview: str
+    """The beginning of the text."""
     created_at: str
     started_at: str | None
     completed_at: str | None
     """Null until the task has ended, well or not."""
+    expires_at: str | None
+    """When the task and its audio are removed; null until the task has ended."""
 
 
 class Task(TaskRecord):
@@ -161,16 +164,18 @@ class Uploaded(FileRecord):
     is_duplicate: bool
 
 
-def task_record(job: Job) -> TaskRecord:
-    """A job as this dialect shows it."""
+def task_record(job: Job, keep_s: float) -> TaskRecord:
+    """The record of a job that is kept for ``keep_s`` after its end."""
     return {
         "task_id": job.id,
         "status": _STATUSES[job.state],
         "progress": round(job.progress, 3),
         "message": job.message,
+        "text_preview": job.preview,
         "created_at": iso(job.created_s),
         "started_at": iso(job.started_s) if job.started_s else None,
         "completed_at": iso(job.ended_s) if job.ended_s else None,
+        "expires_at": iso(job.ended_s + keep_s) if job.ended_s else None,
     }
 
 

@@ -1,11 +1,7 @@
-"""The monitoring routes of the workflow dialect: locks, heartbeats, statistics, of those who really work.
-
-Knows the store of workers and this server's own slot; not what a task does.
-"""
+"""The monitoring routes of the workflow dialect: locks, heartbeats and statistics of the workers."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +21,8 @@ from streaming_server.api.workflows.schemas import (
     WorkflowStatistics,
 )
 from streaming_server.jobs.store import JobState
-from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, Workforce
+from streaming_server.jobs.threads import StorageThreads
+from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, WorkerRegistry
 from streaming_server.speech.slot import Slot
 
 _SHOWN = 100
@@ -36,7 +33,8 @@ _MIN_SUCCESS_RATE, _MAX_TIMEOUT_RATE = 0.8, 0.2
 class Monitoring(Dialect):
     """The routes over one database."""
 
-    workforce: Workforce
+    registry: WorkerRegistry
+    threads: StorageThreads
     own_id: str
     slot: Slot
 
@@ -49,8 +47,8 @@ class Monitoring(Dialect):
         ]
 
     async def locks(self, request: Request) -> Response:
-        workers, activity, numbers = await asyncio.to_thread(
-            lambda: (self.workforce.alive(), self.workforce.activity(_SHOWN), self.workforce.statistics())
+        workers, activity, numbers = await self.threads.run(
+            lambda: (self.registry.alive(), self.registry.activity(_SHOWN), self.registry.statistics())
         )
         locks = [self._lock(index, worker, activity) for index, worker in enumerate(workers)]
         is_healthy = (
@@ -67,7 +65,7 @@ class Monitoring(Dialect):
         return JSONResponse(body)
 
     async def heartbeats(self, request: Request) -> Response:
-        activity = await asyncio.to_thread(self.workforce.activity, _SHOWN)
+        activity = await self.threads.run(self.registry.activity, _SHOWN)
         body: Heartbeats = {
             "total_tasks": len(activity),
             "active_tasks": sum(task.state is JobState.RUNNING for task in activity),
@@ -85,7 +83,7 @@ class Monitoring(Dialect):
         return JSONResponse(body)
 
     async def statistics(self, request: Request) -> Response:
-        workers, numbers = await asyncio.to_thread(lambda: (self.workforce.alive(), self.workforce.statistics()))
+        workers, numbers = await self.threads.run(lambda: (self.registry.alive(), self.registry.statistics()))
         active = sum(self._is_busy(worker) for worker in workers)
         return JSONResponse(_statistics(numbers, workers, active))
 
@@ -97,11 +95,11 @@ class Monitoring(Dialect):
             "lock_key": f"gpu_lock:{index}",
             "locked": self._is_busy(worker),
             "last_acquired": iso(entered_s) if entered_s else None,
-            "expires_at": iso(running[0].heartbeat_s + self.workforce.lease_s) if running else None,
+            "expires_at": iso(running[0].heartbeat_s + self.registry.lease_s) if running else None,
         }
 
     def _is_busy(self, worker: Worker) -> bool:
-        # What others said of themselves is some seconds old; of its own slot this process knows better.
+        # The heartbeats of other workers are some seconds old; this process knows its own slot.
         return self.slot.status().holder is not None if worker.id == self.own_id else worker.is_busy
 
 

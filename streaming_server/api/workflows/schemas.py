@@ -1,14 +1,10 @@
-"""What the workflow dialect takes and gives: its bodies, its answers, its operations.
-
-The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
-service.
-"""
+"""Bodies, answers and operations of the workflow dialect; ``/openapi.json`` is made from them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
@@ -22,6 +18,8 @@ MONITORING_TAG = Tag("Monitoring", "Who works at what.")
 ErrorCode = Literal[
     "INVALID_INPUT",
     "MODEL_NOT_READY",
+    "QUEUE_FULL",
+    "INSUFFICIENT_STORAGE",
     "GPU_UNAVAILABLE",
     "INSUFFICIENT_MEMORY",
     "TASK_TIMEOUT",
@@ -39,9 +37,10 @@ class SpeechConfig(Body):
     text: Text
     """Not blank."""
     output_path: Path
-    """A WAV file to be made below the server's `WORKFLOW_ROOT`, for which a leading `/share` stands."""
+    """The file to write below the server's `WORKFLOW_ROOT`, for which a leading `/share` stands. It is WAV under any
+    name."""
     reference_audio: Path | None = None
-    """The voice: a file below that folder, the name of a voice, or the id of an upload; null: the first voice."""
+    """The voice: a file below that folder, the name of a voice or preset, or the id of an upload; null: `default`."""
     emotion_reference: Path | None = None
     """As `reference_audio`: whose emotion to take."""
     emotion_alpha: Share = 0.65
@@ -60,7 +59,16 @@ class WorkflowConfig(Body):
     workflow_chain: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)]
     """Names of tasks, in their order."""
     indextts_config: SpeechConfig | None = None
-    """Required where the chain speaks."""
+    """Required where the chain has `indextts.generate_speech`; any other chain leaves it unread."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unread(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        chain = content.get("workflow_chain")
+        speaks = isinstance(chain, list) and SPEECH in chain
+        return content if speaks else {name: content[name] for name in content if name != "indextts_config"}
 
 
 _EXAMPLE = {
@@ -95,6 +103,8 @@ class Stage(TypedDict):
     status: str
     started_at: str | None
     output: dict[str, Any]
+    """`processing_time` of a stage that runs or is completed, `error` and `error_code` of one that failed, `message` of
+    one that waits to be tried again."""
 
 
 @described
@@ -102,8 +112,8 @@ class WorkflowStatus(TypedDict):
     workflow_id: str
     status: Status
     current_stage: str
-    """The one that runs, or failed, or was the last."""
-    progress: float
+    """The stage that runs or has failed, else the last one."""
+    progress: int
     """0-100."""
     stages: list[Stage]
     created_at: str
@@ -193,7 +203,7 @@ SUBMIT = Operation(
     ],
     WorkflowBody,
     parameters=[Parameter("wait", "query", "Whether to answer at the chain's end or at once.", bool)],
-    refusals=[400, 404, 408, 500, 503],
+    refusals=[400, 404, 408, 500, 503, 507],
 )
 STATUS = Operation(
     "How far a workflow is",

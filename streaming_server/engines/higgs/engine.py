@@ -62,6 +62,7 @@ class HiggsEngine:
         precision = precision or ("bf16" if self._device.type == "cuda" else "fp32")
         if precision == "fp16" and self._device.type == "cpu":
             raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+        self._precision = precision
         self._dtype = _DTYPES[precision]
         self._look_ahead = CONTEXT_FRAMES if look_ahead == "exact" else look_ahead
         self._voice_cache_size = voice_cache_size
@@ -76,7 +77,7 @@ class HiggsEngine:
             model_version="2",
             sample_rate_hz=SAMPLE_RATE_HZ,
             device=str(self._device),
-            is_fp16=self._dtype == torch.float16,
+            precision=self._precision,
             model_dir=self._checkpoint.model,
             capabilities=frozenset(
                 {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from pydantic import Field
 
 from streaming_server.engines.base import Engine, EngineSpec
 from streaming_server.engines.torch.options import LookAhead, TorchOptions
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class HiggsOptions(TorchOptions):
@@ -40,11 +43,26 @@ def create(options: HiggsOptions) -> Engine:
     )
 
 
+def _is_folder(path: str) -> bool:
+    return (Path(path) / "config.json").is_file()
+
+
+def _problem(options: HiggsOptions) -> str:
+    path = Path(options.model_path)
+    is_hub_name = _HUB_NAME.fullmatch(options.model_path) and not Path(path.parts[0]).exists()
+    if _is_folder(options.model_path) or is_hub_name:
+        return ""
+    state = "the folder holds no config.json" if path.is_dir() else "neither a folder nor a name on the hub"
+    return f"MODEL_PATH={path}: {state}; get the model with: streaming-server download higgs"
+
+
 ENGINE = EngineSpec(
     name="higgs",
     title="HiggsAudio v2",
     options=HiggsOptions,
     create=create,
-    recognises=lambda options: (Path(options.model_path) / "config.json").is_file(),
+    recognises=lambda options: "model_path" in options.model_fields_set or _is_folder(options.model_path),
+    problem=_problem,
+    model_variable="MODEL_PATH",
     extra="higgs",
 )

@@ -40,7 +40,7 @@ GPT = "gpt.pth"
 VOCODER = "bigvgan_generator.pth"
 
 HOW_TO_GET_IT = (
-    "download the model with `huggingface-cli download IndexTeam/IndexTTS-1.5 --local-dir checkpoints`"
+    "download the model with `hf download IndexTeam/IndexTTS-1.5 --local-dir checkpoints`"
     " (checkpoints/README.md tells more)"
 )
 

@@ -65,7 +65,7 @@ class IndexTTSEngine(ModelEngine):
             sample_rate_hz=SAMPLE_RATE_HZ,
             model_type="IndexTTS",
             device=str(self._device),
-            is_fp16=self._dtype == torch.float16,
+            precision=self._precision,
             use_cuda_kernel=False,
             config_path=str(self._checkpoint.folder / CONFIG),
             model_dir=str(self._checkpoint.folder),

@@ -32,6 +32,14 @@ def major_version(folder: Path) -> str | None:
     return found[1] if found else "1"
 
 
+def no_model(folder: Path, model: str) -> str:
+    """The sentence for a folder that holds no ``model``, a name of ``streaming-server download``."""
+    state = "does not exist" if not folder.is_dir() else f"holds no {model}"
+    return (
+        f"MODEL_DIR={folder}: the folder {state}; get the model with: streaming-server download {model} --dir {folder}"
+    )
+
+
 def create(options: IndexTTSOptions) -> Engine:
     from streaming_server.engines.indextts.engine import IndexTTSEngine
 
@@ -44,11 +52,17 @@ def create(options: IndexTTSOptions) -> Engine:
     )
 
 
+def _has_model(options: IndexTTSOptions) -> bool:
+    return major_version(options.model_dir) not in {None, "2"}
+
+
 ENGINE = EngineSpec(
     name="indextts",
     title="IndexTTS",
     options=IndexTTSOptions,
     create=create,
-    recognises=lambda options: major_version(options.model_dir) not in {None, "2"},
+    recognises=_has_model,
+    problem=lambda options: "" if _has_model(options) else no_model(options.model_dir, "indextts-1.5"),
+    model_variable="MODEL_DIR",
     extra="indextts",
 )

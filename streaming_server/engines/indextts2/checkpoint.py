@@ -38,9 +38,9 @@ from streaming_server.errors import EngineUnavailable
 logger = logging.getLogger(__name__)
 
 HOW_TO_GET_IT = {
-    "2.0": "download the model with `huggingface-cli download IndexTeam/IndexTTS-2 --local-dir checkpoints`"
+    "2.0": "download the model with `hf download IndexTeam/IndexTTS-2 --local-dir checkpoints`"
     " (checkpoints/README.md tells more)",
-    "2.5": "download the model with `huggingface-cli download IndexTeam/IndexTTS-2.5 --local-dir checkpoints`"
+    "2.5": "download the model with `hf download IndexTeam/IndexTTS-2.5 --local-dir checkpoints`"
     " (checkpoints/README.md tells more)",
 }
 

@@ -92,7 +92,7 @@ class IndexTTS2Engine(ModelEngine):
             sample_rate_hz=SAMPLE_RATE_HZ,
             model_type="IndexTTS2",
             device=str(self._device),
-            is_fp16=self._dtype == torch.float16,
+            precision=self._precision,
             use_cuda_kernel=False,
             config_path=str(checkpoint.folder / CONFIG),
             model_dir=str(checkpoint.folder),

@@ -70,7 +70,7 @@ def places(folder: Path, external: External, version: str) -> dict[str, Place]:
     cache = folder / CACHE
     w2vbert = external.w2vbert or cache / "w2v-bert-2.0"
     bigvgan = external.bigvgan or cache / "bigvgan"
-    get = "huggingface-cli download"
+    get = "hf download"
     w2vbert_download = f"{get} facebook/w2v-bert-2.0 config.json model.safetensors --local-dir {w2vbert}"
     bigvgan_download = (
         f"{get} nvidia/bigvgan_v2_22khz_80band_256x config.json bigvgan_generator.pt --local-dir {bigvgan}"

@@ -170,8 +170,7 @@ def japanese_tagger() -> Callable[[str], Any] | None:
         tagger: Callable[[str], Any] = fugashi.Tagger()
     except (ImportError, RuntimeError):
         logger.warning(
-            "Japanese is read without word boundaries, which the model was trained with: "
-            "pip install 'streaming-server[japanese]'"
+            "Japanese is read without word boundaries, which the model was trained with: run scripts/install japanese"
         )
         return None
     return tagger

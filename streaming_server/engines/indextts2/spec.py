@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from streaming_server.engines.base import Engine, EngineSpec
-from streaming_server.engines.indextts.spec import major_version
+from streaming_server.engines.indextts.spec import major_version, no_model
 from streaming_server.engines.torch.options import ModelDir, TorchOptions
 
 
@@ -99,12 +99,18 @@ def create(options: IndexTTS2Options) -> Engine:
     return IndexTTS2Engine(options)
 
 
+def _has_model(options: IndexTTS2Options) -> bool:
+    return major_version(options.model_dir) == "2"
+
+
 ENGINE = EngineSpec(
     name="indextts2",
     title="IndexTTS 2",
     options=IndexTTS2Options,
     create=create,
-    recognises=lambda options: major_version(options.model_dir) == "2",
+    recognises=_has_model,
+    problem=lambda options: "" if _has_model(options) else no_model(options.model_dir, "indextts-2"),
+    model_variable="MODEL_DIR",
     extra="indextts2",
     family="indextts",
 )

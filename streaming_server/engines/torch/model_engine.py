@@ -47,6 +47,7 @@ class ModelEngine(ABC):
         precision = precision or ("fp16" if self._device.type == "cuda" else "fp32")
         if precision == "fp16" and self._device.type == "cpu":
             raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+        self._precision = precision
         self._dtype = DTYPES[precision]
         self._owner = OwnerThread("indextts")
         self._loaded: Loaded | None = None

@@ -119,7 +119,7 @@ def test_without_a_segmenter_a_sentence_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "fugashi", None)
     assert reading.words_of_japanese("今日はいい") == ["今日はいい"]
-    assert "pip install 'streaming-server[japanese]'" in caplog.text
+    assert "run scripts/install japanese" in caplog.text
 
 
 @pytest.mark.usefixtures("forgotten_tagger")

@@ -1,0 +1,117 @@
+"""``GET /debug/streams``: the live streams and their state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from starlette.datastructures import Address
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from typing_extensions import TypedDict
+
+from streaming_server.api.http import Dialect
+from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag, described
+from streaming_server.errors import LoopbackOnly
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.stream import SpeechStream
+
+
+@described
+class LiveStream(TypedDict):
+    request_id: str
+    """The `X-Request-Id` of the request that opened it; empty for a task."""
+    kind: str
+    """`live` or `job`."""
+    state: str
+    """`queued`, `synthesising`, `draining` (the synthesis has ended, its reader has not everything yet) or `kept`
+    (without a reader, for one that resumes it)."""
+    age_seconds: float
+    voice: str
+    characters: int
+    media_type: str
+    queue_position: int
+    """At arrival; 0 where the slot was free."""
+    wait_seconds: float | None
+    """Until the slot was entered."""
+    first_audio_seconds: float | None
+    audio_seconds: float
+    """Synthesised so far."""
+    unencoded_seconds: float
+    """Of the audio, waiting for the encoder."""
+    unsent_bytes: int
+    kept_bytes: int
+    """Sent, and held for a reader that resumes."""
+
+
+@described
+class LiveStreams(TypedDict):
+    streams: list[LiveStream]
+    """The oldest first."""
+    encoder_waiters: int
+    """Streams that wait for an encoding thread."""
+    unsent_bytes: int
+    """Of all streams."""
+
+
+_TAG = Tag("Debug", "The inside of a running server.")
+_STREAMS = Operation(
+    "The live streams",
+    [Answer("All streams and their state, without their texts.", LiveStreams)],
+    refusals=(403,),
+    description="With an API key where keys are set; without keys, only for direct requests from the same machine.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRoutes(Dialect):
+    """The routes over one service."""
+
+    service: SpeechService
+    has_keys: bool
+    """Whether `ApiKeys` has checked the request."""
+
+    def routes(self) -> list[BaseRoute]:
+        return [ApiRoute("/debug/streams", self.streams, _TAG, _STREAMS)]
+
+    async def streams(self, request: Request) -> Response:
+        if not self.has_keys and not _is_local(request):
+            raise LoopbackOnly
+        body: LiveStreams = {
+            "streams": [_described(stream) for stream in self.service.streams],
+            "encoder_waiters": self.service.encoder_waiters,
+            "unsent_bytes": self.service.budget.unsent_bytes,
+        }
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a request comes from this machine, and neither through a proxy nor from a page of another site."""
+    if {"forwarded", "x-forwarded-for", "origin"} & set(request.headers):
+        return False
+    match request.client:
+        case Address(host=host):
+            address = ip_address(host)
+            return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return True  # a Unix socket
+
+
+def _described(stream: SpeechStream) -> LiveStream:
+    request, stats = stream.request, stream.stats
+    return {
+        "request_id": request.request_id,
+        "kind": "job" if stream.is_batch else "live",
+        "state": stream.state,
+        "age_seconds": round(stream.age_s, 3),
+        "voice": request.voice.name,
+        "characters": len(request.text),
+        "media_type": stream.media_type,
+        "queue_position": stats.position,
+        "wait_seconds": stats.wait_s,
+        "first_audio_seconds": stats.first_audio_s,
+        "audio_seconds": round(stats.audio_s, 3),
+        "unencoded_seconds": round(stream.unencoded_s, 3),
+        "unsent_bytes": stream.buffer.unsent_bytes,
+        "kept_bytes": stream.buffer.kept_bytes,
+    }

@@ -1,1 +1,0 @@
-"""What engines on ONNX Runtime share: splitting text, English phonemes, sessions."""

@@ -1,0 +1,83 @@
+"""The Celery application, and the messages by which workers hear of jobs. Needs the extra ``[celery]``.
+
+The truth is the job's row and its lease; a message only says that there is something to do. A lost message is sent
+again, and a repeated one finds nothing to claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from celery import Celery
+
+from streaming_server.errors import StorageFull, StorageUnavailable
+from streaming_server.jobs.store import Job
+from streaming_server.jobs.worker_registry import WorkerRegistry
+
+log = logging.getLogger(__name__)
+RETRY_S = 2
+"""Pause before an attempt that failed is repeated."""
+_LOOK_S = 1.0
+_CONNECT_S = 2
+_VISIBILITY_S = 20
+"""After this time Redis delivers an unacknowledged message again. A job's row prevents a second start, so this only
+bounds how long another program's chain rests after the worker of one of its tasks was killed."""
+
+
+def create_celery(url: str) -> Celery:
+    """The Celery application of the server and its workers; ``url`` names the broker."""
+    is_redis = url.startswith("redis")
+    # One attempt at a broker that is away, since a client waits for it; `resend` makes the others.
+    transport: dict[str, Any] = {"max_retries": 0, "interval_start": 0}
+    if is_redis:
+        # Keys of our own: other programs on the same database keep their own visibility timeout.
+        own = {name: f"streaming_server.{name}" for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
+        often = {"unacked_restore_interval": RETRY_S, "unacked_restore_throttle": 1}  # else every 100 s
+        transport |= {"visibility_timeout": _VISIBILITY_S, "socket_connect_timeout": _CONNECT_S, **often, **own}
+    celery = Celery("streaming_server", broker=url, backend=url if is_redis else "rpc://")
+    celery.conf.update(
+        # Acknowledged when done, one at a time: a busy worker holds no message that an idle one could take.
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_timeout=_CONNECT_S,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=transport,
+        worker_hijack_root_logger=False,
+        task_serializer="json",
+        accept_content=["json"],
+    )
+    return celery
+
+
+class Sender:
+    """Sends the workers messages about jobs."""
+
+    def __init__(self, url: str) -> None:
+        self.celery = create_celery(url)
+
+    def announce(self, job: Job) -> None:
+        """Send a message about a job. If the broker is away, `resend` sends it later."""
+        self._send(job.id, job.name, job.workflow_id)
+
+    async def resend(self, registry: WorkerRegistry) -> None:
+        """Send lost messages again, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                for job_id, name, workflow_id in await asyncio.to_thread(registry.take_unsent):
+                    await asyncio.to_thread(self._send, job_id, name, workflow_id)
+            except (StorageFull, StorageUnavailable) as error:
+                log.warning("resend failed: %s", error)
+            except Exception:
+                log.exception("resend failed")
+
+    def _send(self, job_id: str, name: str, workflow_id: str | None) -> None:
+        message = {"workflow_id": workflow_id, "task_id": job_id}
+        try:
+            self.celery.send_task(name, args=[message], task_id=job_id, retry=False, ignore_result=True)
+        except Exception as error:  # a transport raises what it likes when its broker is away
+            log.warning("send failed: id=%s reason=%r", job_id, str(error))

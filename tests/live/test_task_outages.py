@@ -1,0 +1,282 @@
+"""What was accepted outlives a storage that cannot be used and texts that kill the process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from streaming_server.errors import EngineFailed, LeaseLost, StorageUnavailable
+from streaming_server.jobs import runner
+from streaming_server.jobs.threads import StorageThreads
+from tests.support.fakes import FakeEngine, tone
+from tests.support.postgres import PostgreSQL
+from tests.support.process import ROOT, server_process
+from tests.support.scripted_server import SCRIPTED, killed_at
+from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
+
+SPEECH = "indextts.generate_speech"
+
+
+def submit(live: LiveServer, text: str = "One.", voice: str = "voice_01") -> str:
+    answer = live.post("/api/v1/tts", {"text": text, "prompt_audio_id": voice})
+    assert answer.status_code == 200, answer.text
+    task_id: str = answer.json()["task_id"]
+    return task_id
+
+
+def task(live: LiveServer, task_id: str) -> dict[str, Any]:
+    record: dict[str, Any] = live.get(f"/api/v1/task/{task_id}").json()
+    return record
+
+
+def is_completed(live: LiveServer, task_id: str) -> bool:
+    return bool(task(live, task_id)["status"] == "completed")
+
+
+def workflow(**config: Any) -> dict[str, Any]:
+    named = {"text": "Hello.", "output_path": "/share/a.wav"} | config
+    return {"workflow_config": {"workflow_chain": [SPEECH], "indextts_config": named}}
+
+
+def upload(live: LiveServer) -> str:
+    with (RECORDINGS / "voice_02.wav").open("rb") as file:
+        answer = live.client.post("/api/v1/upload/audio", files={"file": file})
+    file_id: str = answer.json()["file_id"]
+    return file_id
+
+
+@contextmanager
+def a_file_in_its_place(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.write_bytes(b"")
+    try:
+        yield
+    finally:
+        folder.unlink()
+        away.rename(folder)
+
+
+@pytest.mark.parametrize("name", ["audio", "scratch"])
+def test_a_folder_that_became_a_file_loses_no_task(name: str, tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live:
+        with a_file_in_its_place(tmp_path / name):
+            task_id = submit(live)
+            eventually(lambda: "waiting for storage" in task(live, task_id)["message"])
+            record = task(live, task_id)
+            assert record["status"] == "pending"
+            assert any(reason in record["message"] for reason in ("Not a directory", "File exists"))
+        eventually(lambda: is_completed(live, task_id), within_s=30)
+        assert live.get(f"/api/v1/audio/{task_id}").content[:4] == b"RIFF"
+
+
+def test_a_scratch_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live:
+        for path in sorted((tmp_path / "scratch").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "scratch").rmdir()
+        task_id = submit(live)
+        eventually(lambda: is_completed(live, task_id))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EPERM, errno.ENOSPC])
+def test_whatever_the_system_says_no_task_is_lost_and_it_is_no_attempt(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    broken.set()
+    complete = runner._complete
+
+    def failing(*arguments: Any) -> None:
+        if broken.is_set():
+            raise OSError(number, os.strerror(number))
+        complete(*arguments)
+
+    monkeypatch.setattr(runner, "_complete", failing)
+    with running(FakeEngine(), max_task_attempts=1) as live:
+        task_id = submit(live)
+        eventually(lambda: "waiting for storage" in task(live, task_id)["message"])
+        eventually(lambda: len(live.engine.requests) == 2, within_s=30)
+        broken.clear()
+        eventually(lambda: is_completed(live, task_id), within_s=30)
+
+
+def test_a_workflow_whose_root_is_full_fails_and_holds_up_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.is_relative_to(tmp_path / "root"):
+            raise OSError(errno.ENOSPC, "")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    settings: dict[str, Any] = {"workflow_root": str(tmp_path / "root"), "data_dir": tmp_path / "data"}
+    with running(FakeEngine(), **settings) as live:
+        accepted = live.post("/v1/workflows?wait=false", workflow()).json()
+        path = f"/v1/workflows/status/{accepted['workflow_id']}"
+        eventually(lambda: "message" in live.get(path).json()["stages"][0]["output"])
+        stage = live.get(path).json()["stages"][0]
+        assert stage["status"] == "pending"
+        assert "no space left" in stage["output"]["message"]
+        behind = submit(live)
+        eventually(lambda: is_completed(live, behind))
+        assert live.get(path).json()["status"] != "completed"
+    with running(FakeEngine(), **settings, storage_wait_s=0.001) as live:
+        eventually(lambda: live.get(path).json()["status"] == "failed", within_s=30)
+        assert live.get(path).json()["stages"][0]["output"]["error_code"] == "INSUFFICIENT_STORAGE"
+        answer = live.post("/v1/workflows", workflow())
+        assert (answer.status_code, answer.json()["error_code"]) == (507, "INSUFFICIENT_STORAGE")
+        assert answer.json()["task_id"].startswith("task_")
+
+
+def test_an_engine_that_fails_is_asked_again_and_then_no_more() -> None:
+    failures = [EngineFailed(), EngineFailed()]
+    engine = FakeEngine(lambda _: [failures.pop()] if failures else [tone(0.2)])
+    with running(engine) as live:
+        task_id = submit(live)
+        eventually(lambda: is_completed(live, task_id))
+        assert len(engine.requests) == 3
+    with running(speaking(EngineFailed()), max_task_attempts=2) as live:
+        task_id = submit(live)
+        eventually(lambda: task(live, task_id)["status"] == "failed")
+        assert "attempt 2 of 2" in task(live, task_id)["message"]
+        assert len(live.engine.requests) == 2
+
+
+@pytest.mark.slow
+def test_a_text_that_kills_the_process_is_tried_five_times(tmp_path: Path) -> None:
+    environment = {"DATA_DIR": str(tmp_path), "HOST": "127.0.0.1", "PORT": "0", "TASK_LEASE_S": "3600"}
+    gate = tmp_path / "gate"
+    with server_process(*SCRIPTED, **environment) as first:
+        bodies = [{"text": text, "prompt_audio_id": "voice_01"} for text in (killed_at(gate), "Next.")]
+        deadly, after = (httpx.post(f"{first.url}/api/v1/tts", json=body).json()["task_id"] for body in bodies)
+        gate.touch()
+        assert first.process.wait(60) == -9
+    for _ in range(4):
+        again = subprocess.run(SCRIPTED, cwd=ROOT, env=os.environ | environment, timeout=120, check=False)
+        assert again.returncode == -9
+    with server_process(*SCRIPTED, **environment) as last:
+
+        def record(task_id: str) -> dict[str, Any]:
+            found: dict[str, Any] = httpx.get(f"{last.url}/api/v1/task/{task_id}").json()
+            return found
+
+        eventually(lambda: record(after)["status"] == "completed", within_s=30)
+        assert record(deadly)["status"] == "failed"
+        assert record(deadly)["message"] == "the process that ran it died (attempt 5 of 5)"
+
+
+def test_a_locked_sqlite_is_a_503_and_live_speech_goes_on(tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live:
+        voice = upload(live)
+        holder = sqlite3.connect(tmp_path / "server.db", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        refused = live.post("/api/v1/tts", {"text": "a", "prompt_audio_id": "voice_01"})
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["success"] is False
+        spoken = live.post("/tts_url", {"text": "a", "audio_paths": [voice]})
+        assert spoken.status_code == 200
+        holder.execute("ROLLBACK")
+        holder.close()
+        task_id = submit(live)
+        eventually(lambda: is_completed(live, task_id), within_s=30)
+
+
+def test_a_locked_postgresql_is_a_503_for_many_and_live_speech_goes_on(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url = postgresql.new_database()
+    with running(FakeEngine(), data_dir=tmp_path, database_url=url) as live:
+        voice = upload(live)
+        answers: list[httpx.Response] = []
+        with psycopg.connect(url) as holder:
+            holder.execute("LOCK TABLE jobs, uploads, job_uploads IN ACCESS EXCLUSIVE MODE")
+            asking = [
+                threading.Thread(target=lambda: answers.append(live.get("/api/v1/tasks", timeout=60)))
+                for _ in range(20)  # more than there are threads for the database
+            ]
+            for thread in asking:
+                thread.start()
+            assert live.post("/tts_url", {"text": "a", "audio_paths": [voice]}).status_code == 200
+            for thread in asking:
+                thread.join()
+        assert {answer.status_code for answer in answers} == {503}
+        assert all("retry-after" in answer.headers for answer in answers)
+        eventually(lambda: live.get("/api/v1/tasks").status_code == 200, within_s=30)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_no_thread_takes_is_refused() -> None:
+    threads = StorageThreads(1, start_timeout_s=0.01)
+    gate = threading.Event()
+    held = asyncio.create_task(threads.run(gate.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(StorageUnavailable):
+        await threads.run(lambda: None)
+    gate.set()
+    await held
+    assert await threads.run(lambda: "after") == "after"
+    threads.close()
+
+
+@pytest.mark.anyio
+async def test_a_lost_lease_is_never_an_unretrieved_exception() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    threads = StorageThreads(1)
+    begun, gate = threading.Event(), threading.Event()
+
+    def lose() -> None:
+        begun.set()
+        gate.wait()
+        raise LeaseLost("a")
+
+    task = asyncio.create_task(threads.run_to_end(lose))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with suppress(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
+    threads.close()
+
+
+def test_a_job_deleted_elsewhere_while_it_runs_leaves_no_trace_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    async def wait() -> None:
+        while not gate.is_set():
+            await asyncio.sleep(0.005)
+
+    with running(speaking(tone(0.1), wait), data_dir=tmp_path) as live, caplog.at_level(logging.INFO):
+        task_id = submit(live)
+        eventually(lambda: task(live, task_id)["status"] == "processing")
+        with sqlite3.connect(tmp_path / "server.db", timeout=10) as database:
+            database.execute("DELETE FROM jobs")
+        eventually(lambda: "lease lost" in caplog.text)
+        gate.set()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert "Traceback" not in caplog.text

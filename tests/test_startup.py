@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from streaming_server import startup
+from streaming_server.engines.base import EngineInfo
+from streaming_server.ops.gpu import Gpu
+
+
+@pytest.mark.parametrize(
+    ("host", "player"),
+    [
+        ("0.0.0.0", "http://localhost:8000/player"),
+        ("::1", "http://[::1]:8000/player"),
+        ("a.b", "http://a.b:8000/player"),
+    ],
+)
+def test_the_summary_has_what_runs(host: str, player: str) -> None:
+    info = EngineInfo("indextts", "1.5.0", 24000, device="cuda:0", precision="fp16", model_dir="checkpoints")
+    assert startup.summary(info, 11, host, 8000) == (
+        "server ready: engine indextts, model checkpoints 1.5.0, device cuda:0, precision fp16, voices 11, "
+        f"player {player}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch", "visible", "reason"),
+    [
+        (None, None, "the x engine runs on the CPU"),
+        (("2.13.0+cpu", None, False), None, "torch 2.13.0+cpu is built without CUDA"),
+        (("2.13.0", "13.0", True), None, "DEVICE=cpu"),
+        (("2.13.0", "13.0", False), "", "CUDA_VISIBLE_DEVICES= hides it"),
+        (("2.13.0", "13.0", False), None, "torch 2.13.0 needs a driver for CUDA 13.0"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_named_with_the_reason(
+    torch: tuple[str, str | None, bool] | None, visible: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "gpus", lambda: [Gpu("H200", 0.0, 0.0, 1.0)])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if torch is None:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    else:
+        version, cuda, is_available = torch
+        fake = SimpleNamespace(
+            __version__=version,
+            version=SimpleNamespace(cuda=cuda),
+            cuda=SimpleNamespace(is_available=lambda: is_available),
+        )
+        monkeypatch.setitem(sys.modules, "torch", fake)
+    assert startup.unused_gpu(EngineInfo("x", "1", 24000)) == f"GPU not used: H200: {reason}"
+    assert startup.unused_gpu(EngineInfo("x", "1", 24000, device="cuda:0")) == ""
+
+
+def test_without_a_gpu_there_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "gpus", list)
+    assert startup.unused_gpu(EngineInfo("x", "1", 24000)) == ""
