@@ -22,7 +22,7 @@ class EngineInfo:
     """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
     device: str = "cpu"
     precision: str = ""
-    """``fp16``, ``bf16`` or ``fp32``; empty where the engine has none to choose."""
+    """``fp16``, ``bf16``, ``fp32`` or ``int8``; empty where the engine has none to choose."""
     use_cuda_kernel: bool = False
     config_path: str = ""
     """Empty where the engine reads no configuration file."""

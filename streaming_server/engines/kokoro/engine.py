@@ -15,14 +15,14 @@ from onnxruntime import RunOptions
 from streaming_server.domain import AudioChunk, Capability, FloatSamples, Generation, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.espeak.languages import runs
-from streaming_server.engines.kokoro.folder import find_models, find_voices
+from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
 from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network
 from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
 from streaming_server.engines.kokoro.voices import VoiceStyles, voice_for
-from streaming_server.engines.onnx.text import sentences
 from streaming_server.engines.recordings import RecordingCache
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
+from streaming_server.segmentation import sentences
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,8 @@ class KokoroEngine:
             EngineUnavailable: the model, its voices or the device cannot be used.
         """
         models, voices = find_models(model_dir), find_voices(model_dir)
-        if not models or not voices:
-            missing = "voices/*.bin or voices-v1.0.bin" if models else "onnx/model*.onnx or kokoro-v1.0*.onnx"
-            raise EngineUnavailable(
-                f'MODEL_DIR "{model_dir}" has no {missing}; run: streaming-server download kokoro --folder {model_dir}'
-            )
+        if what := problem(model_dir):
+            raise EngineUnavailable(what)
         if precision != "auto" and precision not in models:
             raise EngineUnavailable(
                 f'MODEL_DIR "{model_dir}" has no {precision} model; it has {", ".join(sorted(models))}'
@@ -82,10 +79,10 @@ class KokoroEngine:
         repeatable = {Capability.SEED} if self._network.is_repeatable else set[Capability]()
         self.info = EngineInfo(
             name="kokoro",
-            model_version=f"1.0 {chosen}",
+            model_version="1.0",
             sample_rate_hz=SAMPLE_RATE_HZ,
             device=self._network.device,
-            is_fp16=chosen == "fp16",
+            precision=chosen,
             model_dir=str(model_dir),
             capabilities=frozenset(
                 {

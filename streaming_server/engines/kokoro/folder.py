@@ -37,3 +37,14 @@ def find_voices(folder: Path) -> dict[str, Path]:
                 names = [name.removesuffix(".npy") for name in content.namelist() if name.endswith(".npy")]
             voices |= {name: archive for name in sorted(names) if name not in voices}
     return voices
+
+
+def problem(folder: Path) -> str:
+    """What is missing and the command that gets it; empty where nothing is."""
+    if not find_models(folder):
+        missing = "onnx/model*.onnx or kokoro-v1.0*.onnx"
+    elif not find_voices(folder):
+        missing = "voices/*.bin or voices-v1.0.bin"
+    else:
+        return ""
+    return f'MODEL_DIR "{folder}" has no {missing}; run: streaming-server download kokoro --dir {folder}'

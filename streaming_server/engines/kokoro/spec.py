@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from streaming_server.engines.base import Engine, EngineOptions, EngineSpec
-from streaming_server.engines.kokoro.folder import find_models, find_voices
+from streaming_server.engines.kokoro.folder import problem
 
 
 class KokoroOptions(EngineOptions):
@@ -43,6 +43,7 @@ ENGINE = EngineSpec(
     title="Kokoro-82M",
     options=KokoroOptions,
     create=create,
-    recognises=lambda options: bool(find_models(options.model_dir) and find_voices(options.model_dir)),
+    recognises=lambda options: not problem(options.model_dir),
+    problem=lambda options: problem(options.model_dir),
     extra="kokoro",
 )

@@ -53,7 +53,8 @@ class Style:
 
     def of(self, tokens: int) -> FloatSamples:
         """The row for a number of phonemes, shape ``(1, 256)``."""
-        return self.rows[min(tokens, STYLES - 1)][np.newaxis]
+        row = min(tokens, STYLES - 1)
+        return self.rows[row : row + 1]
 
 
 class VoiceStyles:
