@@ -22,7 +22,7 @@ from streaming_server.engines.indextts.checkpoint import assemble, build
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
-from streaming_server.engines.indextts.voices import KnownVoice
+from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
 from tests.engines.indextts.tiny import SIZES
@@ -123,7 +123,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
     """Seconds to the first audio and to the last, and seconds of audio; the second of two runs."""
     shape = runtime.gpt.shape
     speaker_width = runtime.vocoder.speaker_width
-    voice = KnownVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
+    voice = AnalysedVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
     narrator = Narrator(runtime, look_ahead)
     generation = Generation(seed=1, max_mel_tokens=min(codes, shape.max_mel))
     for _ in range(2):

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from benchmarks.common import percentile, table
 from tests.support.brokers import Redis
 from tests.support.fleet import Fleet, fleet
+from tests.support.scripted import takes
 from tests.support.server import eventually
-from tests.support.timed_worker import takes
 
 COUNTS = (1, 2, 4)
 

@@ -15,7 +15,7 @@ import numpy as np
 from streaming_server.audio.pcm import to_float32
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.engines.espeak.library import EspeakLibrary, find_files
-from streaming_server.engines.espeak.voices import COMMENT, PRESETS
+from streaming_server.engines.espeak.voices import PRESETS
 
 TEXT = "This is a reference recording. It says how the voice sounds, at its own pace."
 PROMPTS = {"belinda": "coral"}
@@ -33,7 +33,6 @@ def main(folder: Path, prompts: Path) -> None:
         library.speak(TEXT, "en-us", preset.timbre, chunks.append)
         samples = np.frombuffer(b"".join(chunks), np.int16)
         with av.open(path, "w") as container:
-            container.metadata["comment"] = COMMENT + preset.name
             stream = container.add_stream("pcm_s16le", rate=library.sample_rate_hz, layout="mono")
             frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
             frame.sample_rate = library.sample_rate_hz

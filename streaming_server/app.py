@@ -39,7 +39,7 @@ from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.chains import OrderPlanner
-from streaming_server.jobs.service import Backlog
+from streaming_server.jobs.service import JobService
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.uploads import UploadLimits
@@ -130,7 +130,8 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.voices)
+    info = service.engine.info
+    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, info.presets, blends=info.blends)
     return Worker(service, storage, voices, _devices, announce)
 
 
@@ -163,7 +164,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
-    backlog = Backlog(storage, announce, worker.runner.interrupt)
+    jobs = JobService(storage, announce, worker.runner.interrupt)
     messages = create_messages(settings, worker)
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
@@ -174,8 +175,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, requests, settings),
-        tasks.TasksDialect(service, voices, backlog, storage.uploads, requests, settings),
-        workflows.WorkflowsDialect(service, backlog, messages, settings),
+        tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
+        workflows.WorkflowsDialect(service, jobs, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
         DebugRoutes(service, bool(settings.api_keys)),

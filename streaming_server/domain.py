@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -82,15 +83,26 @@ class Generation:
     """Earlier pieces of a script that a model hears again before it makes the next; None: all."""
 
 
+Gender = Literal["male", "female"]
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A reference recording whose voice is to speak."""
+    """A voice that can be asked for: a reference recording, or a preset that the engine owns."""
 
     name: str
-    """The file's stem in the reference folder, or the id of an upload."""
-    path: Path
+    """Its id: the stem of a file in the reference folder, the id of an upload, or the engine's name of a preset."""
+    path: Path = Path()
+    """The recording; empty for a preset."""
     index: int | None = None
     """Place in the reference folder; None for a voice that is no file of it."""
+    is_preset: bool = False
+    title: str = ""
+    """The name to show; empty where it is ``name``."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 codes of the languages that it is made for; empty where it has none in particular."""
+    gender: Gender | None = None
+    """None where it is not known."""
 
 
 def parse_blend(name: str) -> tuple[tuple[str, float], ...]:

@@ -7,7 +7,7 @@ SpeechServerError
 │   ├── VoiceUnknown
 │   └── TextTooLong
 ├── VoiceFileMissing        a reference recording that was listed is gone
-├── VoiceUnreadable         a reference recording that cannot be decoded
+├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine broke; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
@@ -16,13 +16,13 @@ SpeechServerError
 ├── QueueFull               as many wait for the slot as may
 ├── QueueTimeout            waited for the slot for as long as one may
 ├── RecordingRefused        an upload that is no recording of an allowed kind
-├── UploadNotFound          no upload of that id, or no longer
+├── UploadNotFound          an upload that does not exist or has expired
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload that did not end in time
 ├── TooManyUploads          as many uploads are being received as may
 ├── LoopbackOnly            a route that is open to this machine alone
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
-├── JobNotFound             no job of that id, or no longer
+├── JobNotFound             a job that does not exist or has expired
 ├── JobQueueFull            as many jobs are pending as may
 ├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
 ├── FileMissing             a stored file is gone
@@ -99,8 +99,8 @@ class VoiceFileMissing(SpeechServerError):
 class VoiceUnreadable(SpeechServerError):
     code = "voice_unreadable"
 
-    def __init__(self, filename: str) -> None:
-        super().__init__(f"the reference audio {filename} cannot be decoded")
+    def __init__(self, filename: str, problem: str = "cannot be decoded") -> None:
+        super().__init__(f"the reference audio {filename} {problem}")
 
 
 class EngineNotReady(SpeechServerError):
@@ -189,14 +189,14 @@ class UploadNotFound(SpeechServerError):
     code = "upload_not_found"
 
     def __init__(self, upload_id: str) -> None:
-        super().__init__(f"there is no file {upload_id[:64]}, or no longer: upload it first")
+        super().__init__(f"file {upload_id[:64]} not found or expired; upload it first")
 
 
 class UploadTooLarge(SpeechServerError):
     code = "upload_too_large"
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the file is larger than {limit_bytes} bytes")
+        super().__init__(f"the file is larger than {limit_bytes / 2**20:g} MiB")
 
 
 class UploadTimeout(SpeechServerError):
@@ -233,7 +233,7 @@ class JobNotFound(SpeechServerError):
     code = "job_not_found"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"there is no task {job_id[:64]!r}, or no longer")
+        super().__init__(f"task {job_id[:64]!r} not found or expired")
 
 
 class JobQueueFull(SpeechServerError):
@@ -277,7 +277,7 @@ class StorageFull(SpeechServerError):
     code = "storage_full"
 
     def __init__(self) -> None:
-        super().__init__("there is no space left on the server's disk; try again once there is")
+        super().__init__("no space left on the server's disk; try again later")
 
 
 class StorageUnavailable(SpeechServerError):

@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request head: the request line and the headers, trailers included."""
 _FEED_BYTES = 16 * 1024
-"""What the parser is given at once. A field that is not complete is buffered by the parser, out of sight."""
+"""Given to the parser at once. The parser buffers an incomplete field itself, without a limit."""
 _LINGER_S = 1.0
-"""How long a refused connection is still read, without parsing: closing it earlier could reset the answer away."""
+"""A refused connection is still read for this long, without parsing: a reset could overtake the answer."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
 _RETRYABLE = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a client may hold before its request is complete."""
+    """Limits on connections and on requests that are not complete."""
 
     connections: int
     """Open at once, from everywhere."""
@@ -53,7 +53,7 @@ class ConnectionLimits:
 
 
 class SpeechProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, without upgrades, and with a hold of the connection for responses.
+    """uvicorn's protocol with limits, without upgrades, and with access to the transport for responses.
 
     The request's state has ``transport``, to abort a connection whose reader is too slow, and ``ending``, an event that
     is set when the server shuts down, for responses without an end.
@@ -68,7 +68,7 @@ class SpeechProtocol(HttpToolsProtocol):
         self._is_refused = False
         self._head_bytes = 0
         self._unparsed_bytes = 0
-        """Given to the parser since it last told of anything."""
+        """Given to the parser since its last callback."""
         self._body_bytes = 0
         self._body_began_s = self._body_s = 0.0
 
@@ -131,7 +131,7 @@ class SpeechProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.BAD_REQUEST, "invalid HTTP request")
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that was parsed, as it would be without ``Upgrade``: the parser takes no body with one."""
+        """The parsed head without its ``Upgrade``, with which the parser takes no body."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -197,7 +197,7 @@ class SpeechProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         if self._is_answering():
-            # A line break after the last body, or the beginning of a further request.
+            # A line break after the last body, or the beginning of another request.
             self._arm(self._limits.header_timeout_s, self._check_head)
         else:
             seconds = self._limits.header_timeout_s
@@ -220,7 +220,7 @@ class SpeechProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer without the application, where an answer still has its place, and close the connection."""
+        """Close the connection, with an answer where none has begun; the application is not asked."""
         if self._is_refused:
             return
         self._is_refused = True
@@ -296,7 +296,7 @@ class SpeechServer(uvicorn.Server):
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
         port = self.servers[0].sockets[0].getsockname()[1]
-        log.info(summary(info, len(state.voices.list()), self.config.host, port))
+        log.info(summary(info, len(state.voices.all()), self.config.host, port))
 
 
 def create_server(settings: Settings, **options: object) -> uvicorn.Server:

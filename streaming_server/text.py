@@ -1,18 +1,22 @@
-"""Text that is to be spoken: what may stand in it, how it is shown, and how long it will take.
-
-Pure functions over strings; nothing here knows a language model, an engine or a request.
-"""
+"""Text that is to be spoken: allowed characters, preview, duration, and cuts. Every function is linear in the text."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _PREVIEW_CHARACTERS = 50
 _WIDE_RANGES = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE = re.compile(f"[{_WIDE_RANGES}]")
 _WORD = re.compile(rf"[{_WIDE_RANGES}][^\s\w]*|[^\s{_WIDE_RANGES}]+")
-_SENTENCE_END = re.compile(r"[.!?…。！？][^\s\w]*$")
+_SENTENCE_MARKS = frozenset(".!?…。！？؟")
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟]|\n")
+_CLAUSE_END = re.compile(r"[,;:](?=\s[^\s\d])|[，、；：](?!\d)")
+_WORD_END = re.compile(rf"(?<=[^\W\d_])\s(?=[^\W\d_])|[{_WIDE_RANGES}](?!\d)")
+_LOOK_AHEAD = 2
+"""Characters that the patterns see behind a boundary."""
+_BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RANGES}]"))
 _WIDE_S, _NARROW_S = 0.25, 0.065
 
 
@@ -37,15 +41,46 @@ def estimated_duration_s(text: str) -> float:
     return wide * _WIDE_S + (len(text) - wide) * _NARROW_S
 
 
-def cut_by_words(text: str, most: int) -> list[str]:
+def pieces(text: str, max_characters: int) -> Iterator[str]:
+    """Cut a text into pieces of at most so many characters; the pieces joined are the text.
+
+    Each piece ends behind the last sentence that it can hold. Where it can hold none it ends behind a clause, else
+    between two words that are not numbers, else behind any blank or Han character, else at its full length.
+    """
+    start = 0
+    while len(text) - start > max_characters:
+        limit = start + max_characters
+        for boundary in _BOUNDARIES:
+            ends = (found.end() for found in boundary.finditer(text, start, limit + _LOOK_AHEAD))
+            end = max((end for end in ends if end <= limit), default=0)
+            if end:
+                break
+        end = end or limit
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def cut_by_words(text: str, max_words: int) -> list[str]:
     """Pieces of at most so many words, at ends of sentences where they have any; a Han character counts as a word."""
     pieces: list[str] = []
     words = list(_WORD.finditer(text))
     first = 0
     while first < len(words):
-        last = min(first + most, len(words)) - 1
+        last = min(first + max_words, len(words)) - 1
         if last < len(words) - 1:
-            last = next((place for place in range(last, first - 1, -1) if _SENTENCE_END.search(words[place][0])), last)
+            last = next((place for place in range(last, first - 1, -1) if _ends_sentence(words[place][0])), last)
         pieces.append(text[words[first].start() : words[last].end()])
         first = last + 1
     return pieces
+
+
+def _ends_sentence(word: str) -> bool:
+    """Whether the punctuation at the end of a word has a mark that ends a sentence."""
+    for character in reversed(word):
+        if character in _SENTENCE_MARKS:
+            return True
+        if character.isalnum() or character == "_":
+            return False
+    return False

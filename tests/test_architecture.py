@@ -20,7 +20,7 @@ ALLOWED = {
     "environment": {"errors"},
     "settings": {"engines.registry", "environment"},
     "audio": {"audio", "domain", "errors"},
-    "engines": {"engines", "environment", "audio", "domain", "errors", "segmentation"},
+    "engines": {"engines", "environment", "audio", "domain", "errors", "text", "segmentation"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "errors", "domain"},

@@ -1,7 +1,4 @@
-"""The queues of several servers as one, asked of each of them over HTTP.
-
-Knows what the native dialect says of a server's queue and health; not what stands before them, nor who waits there.
-"""
+"""The queues of several servers as one: each server is asked over HTTP, by its native dialect."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from streaming_server.api.native.queue_schemas import FleetServer, FleetStatus, 
 from streaming_server.api.native.schemas import Health
 from streaming_server.environment import InvalidSetting
 
-_PATIENCE_S = 2.0
+_TIMEOUT_S = 2.0
 _EVENT = TypeAdapter(QueueEvent)
 _HEALTH = TypeAdapter(Health)
 
@@ -27,20 +24,20 @@ class Fleet:
     def __init__(self, urls: Sequence[str]) -> None:
         """
         Raises:
-            InvalidSetting: one of them is not a base URL.
+            InvalidSetting: a URL that is not an HTTP base URL.
         """
         for url in urls:
             if not url.startswith(("http://", "https://")):
-                raise InvalidSetting(f"FLEET={url}: base URLs such as http://gpu1:8000 are needed")
+                raise InvalidSetting(f"FLEET={url}: must be base URLs such as http://gpu1:8000")
         self._urls = [url.rstrip("/") for url in urls]
-        # A proxy for the way out of the house is none for the way to the neighbour.
+        # A proxy from the environment is for the internet, not for servers of the same network.
         self._client = httpx.AsyncClient(timeout=None, trust_env=False)
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
     async def status(self, headers: Mapping[str, str]) -> FleetStatus:
-        """Ask all at once; ``headers`` carry the caller's key, where there is one."""
+        """Ask all servers at the same time; ``headers`` carry the caller's API key, if any."""
         servers = await asyncio.gather(*(self._ask(url, headers) for url in self._urls))
         processing = sum(server.get("is_processing", False) for server in servers)
         healthy = [server for server in servers if server["status"] == "healthy"]
@@ -57,17 +54,17 @@ class Fleet:
 
     async def _ask(self, url: str, headers: Mapping[str, str]) -> FleetServer:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 health = _HEALTH.validate_json((await self._client.get(f"{url}/health", headers=headers)).content)
                 event = await self._first_event(url, headers)
         except TimeoutError:
-            return {"url": url, "status": "unreachable", "error": f"no answer within {_PATIENCE_S:g} s"}
+            return {"url": url, "status": "unreachable", "error": f"no answer within {_TIMEOUT_S:g} s"}
         except httpx.HTTPStatusError as error:
-            return {"url": url, "status": "unreachable", "error": f"it answers {error.response.status_code}"}
+            return {"url": url, "status": "unreachable", "error": f"answered with {error.response.status_code}"}
         except httpx.HTTPError:
             return {"url": url, "status": "unreachable", "error": "no connection"}
         except ValueError:
-            return {"url": url, "status": "unreachable", "error": "it is no server of this kind"}
+            return {"url": url, "status": "unreachable", "error": "not a server of this kind"}
         server: FleetServer = {
             "url": url,
             "status": health["status"],

@@ -1,7 +1,4 @@
-"""What the dialects share of HTTP: reading a body, refusing a request, the error map.
-
-The only place that knows status codes; knows no route.
-"""
+"""HTTP for all dialects: request bodies, error shapes, and the map from errors to status codes."""
 
 from __future__ import annotations
 
@@ -37,18 +34,18 @@ _INLINE_BYTES = 16 * 1024
 """A larger body is parsed in a thread; a smaller one takes less time than the change of threads."""
 
 ErrorBody = Callable[[int, str, SpeechServerError | None], Mapping[str, Any]]
-"""Status, sentence and, where there is one, the error → the JSON object."""
+"""Makes the JSON object from the status, the sentence and, if there is one, the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """How a dialect says no."""
+    """The errors of a dialect."""
 
     body: ErrorBody
     kind: Any
-    """What ``body`` makes, for pydantic to describe."""
+    """The type that ``body`` returns, for pydantic to describe."""
     invalid_status: int = 400
-    """Of a field of the wrong type or out of range."""
+    """The status for a field of the wrong type or out of range."""
     key_header: str = ""
     """A header in which the dialect's clients send the API key as it is, beside ``Authorization`` and ``X-API-Key``."""
 
@@ -83,7 +80,7 @@ class ErrorShapes:
 
 
 class Problem(TypedDict):
-    """One of the things that are wrong with a request, as FastAPI clients know it."""
+    """One problem of a request, in the form that clients of FastAPI know."""
 
     loc: Sequence[str | int]
     msg: str
@@ -91,7 +88,7 @@ class Problem(TypedDict):
 
 
 class MalformedBody(InvalidRequest):
-    """A body that is not what the route takes."""
+    """A body that the route does not accept."""
 
     code = "malformed_body"
 
@@ -244,10 +241,10 @@ def _validated(model: type[B], content: object, where: str, validate: Callable[[
 
 
 def check_text(text: str, limit: int, field: str = "text", place: str = "body") -> str:
-    """The text, if it can be spoken.
+    """Return the text, if it can be synthesised.
 
     Raises:
-        BlankText, TextTooLong: as their names say.
+        BlankText, TextTooLong: it has no words, or more than ``limit`` characters.
         InvalidRequest: a control character or a lone surrogate in it.
     """
     if len(text) > limit:
@@ -266,7 +263,7 @@ def check_text(text: str, limit: int, field: str = "text", place: str = "body") 
 
 
 def head_response(media_type: str, headers: Mapping[str, str] | None = None) -> Response:
-    """What HEAD gets where GET streams: the headers, without a length that nobody knows."""
+    """The answer to HEAD where GET streams: the headers, without a length, which is not known."""
     response = Response(media_type=media_type, headers=headers)
     del response.headers["content-length"]
     return response
@@ -307,7 +304,7 @@ def status_of(error: SpeechServerError, shape: ErrorShape) -> int:
 
 
 def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) -> JSONResponse:
-    """Any expected error in a dialect's shape; ``retry_after_s`` goes out where trying again makes sense."""
+    """An expected error in a dialect's shape; with ``Retry-After`` where the error is retryable."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers.update(error.headers or {})

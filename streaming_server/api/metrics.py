@@ -1,4 +1,4 @@
-"""``/metrics``: what the server counts, as Prometheus reads it. Knows no number's meaning."""
+"""``GET /metrics``, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from streaming_server.api.http import Dialect
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Tag
 from streaming_server.ops.metrics import MEDIA_TYPE, Metrics
 
-_TAG = Tag("Metrics", "What the server counts.")
-_METRICS = Operation("All counters", [Answer("Prometheus' text form.", None, ["text/plain"])])
+_TAG = Tag("Metrics", "The server's metrics.")
+_METRICS = Operation("All metrics", [Answer("Prometheus' text format.", None, ["text/plain"])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +27,5 @@ class MetricsRoute(Dialect):
         return [ApiRoute("/metrics", self.read, _TAG, _METRICS)]
 
     async def read(self, request: Request) -> Response:
-        text = await asyncio.to_thread(self.metrics.text)  # the jobs are counted in the database
+        text = await asyncio.to_thread(self.metrics.text)  # counting the jobs waits for the database
         return Response(text, media_type=MEDIA_TYPE)

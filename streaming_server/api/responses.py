@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 class StreamResponse(ABC):
     """An ASGI response that sends one stream.
 
-    An error before the first byte is raised, to be answered with a status. One after it ends the connection without the
-    final chunk. A client that goes away leaves the stream.
+    An error before the first byte is raised, to be answered with a status. An error after it closes the connection
+    without the final chunk. A client that disconnects leaves the stream.
     """
 
     def __init__(self, service: SpeechService, headers: Mapping[str, str], send_timeout_s: float) -> None:
-        """``send_timeout_s``: a reader that takes nothing for this long is cut off."""
+        """``send_timeout_s``: a connection whose reader takes no byte for this long is aborted."""
         self.service = service
         self.headers = headers
         self._send_timeout_s = send_timeout_s
@@ -45,7 +45,7 @@ class StreamResponse(ABC):
 
     @abstractmethod
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
-        """Start the response and send its body, but for the end; the outcome where it is not that all is complete."""
+        """Start the response and send its body, without the final chunk; the outcome, where it is not `COMPLETE`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord.of(scope)
@@ -54,7 +54,7 @@ class StreamResponse(ABC):
             record.outcome = DISCONNECTED
 
             def give_up() -> None:
-                if connection.started:  # else the error is read, and answered with a status
+                if connection.started:  # else reading raises the error, which is answered with a status
                     record.outcome = ReaderTooSlow.code
                     connection.abort()
                     gone.cancel()
@@ -76,7 +76,7 @@ class StreamResponse(ABC):
 
 
 class SpeechResponse(StreamResponse):
-    """A new synthesis, streamed. Its bytes are kept for a while, to be continued by `ResumedResponse`."""
+    """A new synthesis, streamed. Its bytes are kept for a while, so that `ResumedResponse` can send them again."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class SpeechResponse(StreamResponse):
         return None
 
     async def announce(self, stream: SpeechStream, connection: Connection, **headers: str) -> None:
-        """Send the headers, with the name by which the stream can be continued."""
+        """Send the headers, with the id by which the stream can be resumed."""
         names = {"X-Queue-Position": str(stream.stats.position)}
         if self._keep:
             names["X-Stream-Id"] = stream.id
@@ -115,7 +115,7 @@ class SpeechResponse(StreamResponse):
 
 
 class WholeSpeechResponse(SpeechResponse):
-    """A whole WAV file, with its length, once the last sample is there."""
+    """A complete WAV file, with its length, after the last sample."""
 
     def __init__(
         self, service: SpeechService, request: SpeechRequest, headers: Mapping[str, str], send_timeout_s: float
@@ -135,7 +135,7 @@ class WholeSpeechResponse(SpeechResponse):
 
 
 class ResumedResponse(StreamResponse):
-    """A kept stream, from a byte on."""
+    """A kept stream, from a given byte."""
 
     def __init__(
         self,
@@ -149,10 +149,10 @@ class ResumedResponse(StreamResponse):
     ) -> None:
         """
         Args:
-            service: where the stream is.
-            stream_id: its name.
+            service: holds the stream.
+            stream_id: its id.
             position: the first byte to send.
-            send_timeout_s: as for any stream.
+            send_timeout_s: as for `StreamResponse`.
             by_range: the position came in a ``Range`` header, so a finished stream is answered with 206.
             last: the last byte to send of a finished stream; None for all.
         """
@@ -170,7 +170,7 @@ class ResumedResponse(StreamResponse):
         if position < buffer.first:
             raise StreamNotFound
         whole = buffer.ended and buffer.error is None
-        # Where it is still being made, only its end or a later byte tells whether there is such a position.
+        # Of a running stream, only its end or a later byte shows whether there is such a position.
         piece = await buffer.read(position)
         if position > buffer.size or (self._by_range and whole and position == buffer.size):
             raise RangeNotSatisfiable(buffer.size)
@@ -205,7 +205,7 @@ class Connection:
     async def write_stream(
         self, stream: SpeechStream, position: int, piece: bytes = b"", end: int | None = None
     ) -> None:
-        """Send a stream from a position on, to an end or its own; ``piece`` has been read there already."""
+        """Send a stream from a position, to ``end`` or its own end; ``piece`` was read at the position already."""
         piece = piece or await stream.buffer.read(position)
         while piece and (end is None or position < end):
             await self.write(piece if end is None else piece[: end - position])
@@ -216,23 +216,23 @@ class Connection:
         """Send bytes.
 
         Raises:
-            ReaderTooSlow: the reader took nothing for too long.
+            ReaderTooSlow: the reader took no byte within the timeout.
         """
         try:
             with anyio.fail_after(self._timeout_s):
                 await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except TimeoutError:
-            raise ReaderTooSlow(f"the reader took nothing for {self._timeout_s:g} s") from None
+            raise ReaderTooSlow(f"the reader took no byte for {self._timeout_s:g} s") from None
 
     def abort(self) -> None:
-        """Drop the connection with what it has not sent."""
+        """Close the connection at once, without its unsent bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     async def cut(self, gone: asyncio.Task[None], *, at_once: bool) -> None:
-        """End the connection without the final chunk; what was sent may still arrive, unless ``at_once``."""
+        """Close the connection without the final chunk, after its unsent bytes, unless ``at_once``."""
         if self._transport is None:
-            return  # a server that gives no hold of the connection closes it when the response stays incomplete
+            return  # a server without access to the transport closes the connection of an incomplete response
         if at_once:
             self._transport.abort()
         else:
@@ -243,7 +243,7 @@ class Connection:
 
 @asynccontextmanager
 async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the body until the client goes away; yields the task that ends when it does."""
+    """Cancel the body when the client disconnects; yields the task that ends then."""
     with anyio.CancelScope() as body:
 
         async def watch() -> None:

@@ -1,10 +1,9 @@
-"""Reference audio of any format to mono float samples, through PyAV.
-
-Knows files and formats; not what the samples are for.
-"""
+"""Reference audio of any format to mono float samples, through PyAV."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -12,6 +11,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
 
+from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.domain import FloatSamples
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
@@ -30,7 +30,7 @@ def decode_native(path: Path, limit_s: float | None = None) -> tuple[FloatSample
 
     Raises:
         VoiceFileMissing: there is no such file.
-        VoiceUnreadable: it holds no audio that can be decoded.
+        VoiceUnreadable: it holds no audio that can be decoded, or samples that are not finite or far beyond full scale.
     """
     return _decode(path, None, limit_s)
 
@@ -40,19 +40,21 @@ def decode_mono(path: Path, rate_hz: int, limit_s: float | None = None) -> Float
     return _decode(path, rate_hz, limit_s)[0]
 
 
-def comment(path: Path) -> str:
-    """The file's comment tag; empty where it has none.
+def duration_s(path: Path, limit_s: float) -> float:
+    """Seconds of sound in a file, found by decoding it; decoding stops once they exceed ``limit_s``.
 
     Raises:
         VoiceFileMissing, VoiceUnreadable: as `decode_native`.
     """
-    try:
-        with _opened(path) as container:
-            return str(container.metadata.get("comment", ""))
-    except FileNotFoundError as error:
-        raise VoiceFileMissing(path.name) from error
-    except (av.FFmpegError, ValueError, AttributeError) as error:  # a stream without a decoder has no rate
-        raise VoiceUnreadable(path.name) from error
+    found_s = 0.0
+    with _translated(path), _opened(path) as container:
+        if not container.streams.audio:
+            raise VoiceUnreadable(path.name)
+        for frame in container.decode(audio=0):
+            found_s += frame.samples / frame.sample_rate
+            if found_s > limit_s:
+                break
+    return found_s
 
 
 def _opened(path: Path) -> InputContainer:
@@ -60,26 +62,34 @@ def _opened(path: Path) -> InputContainer:
     return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
 
 
-def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[FloatSamples, int]:
-    parts: list[FloatSamples] = []
-    count = 0
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
     try:
-        with _opened(path) as container:
-            if not container.streams.audio:
-                raise VoiceUnreadable(path.name)
-            rate = rate_hz or container.streams.audio[0].rate
-            resampler = AudioResampler(format="flt", layout="mono", rate=rate)
-            for frame in container.decode(audio=0):
-                frames = resampler.resample(frame)
-                parts.extend(part.to_ndarray()[0] for part in frames)
-                count += sum(part.samples for part in frames)
-                if limit_s is not None and count >= limit_s * rate:
-                    break
-            parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
+        yield
     except FileNotFoundError as error:
         raise VoiceFileMissing(path.name) from error
     except (av.FFmpegError, ValueError, AttributeError) as error:  # a stream without a decoder has no rate
         raise VoiceUnreadable(path.name) from error
+
+
+def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[FloatSamples, int]:
+    parts: list[FloatSamples] = []
+    count = 0
+    with _translated(path), _opened(path) as container:
+        if not container.streams.audio:
+            raise VoiceUnreadable(path.name)
+        rate = rate_hz or container.streams.audio[0].rate
+        resampler = AudioResampler(format="flt", layout="mono", rate=rate)
+        for frame in container.decode(audio=0):
+            frames = resampler.resample(frame)
+            parts.extend(part.to_ndarray()[0] for part in frames)
+            count += sum(part.samples for part in frames)
+            if limit_s is not None and count >= limit_s * rate:
+                break
+        parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
     if not parts:
         raise VoiceUnreadable(path.name)
-    return np.concatenate(parts), rate
+    samples = np.concatenate(parts)
+    if problem := amplitude_problem(samples):
+        raise VoiceUnreadable(path.name, problem)
+    return samples, rate

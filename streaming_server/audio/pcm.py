@@ -1,16 +1,30 @@
-"""Raw samples: float to 16-bit, and from one rate to another as a stream.
-
-Knows no container and no codec.
-"""
+"""Raw samples: their valid range, float to 16-bit, and one sample rate to another as a stream."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import FloatSamples, IntSamples
 
 _FULL_SCALE = 32768.0
+MAX_AMPLITUDE = 10.0
+"""Largest magnitude of a sample in a recording, where 1.0 is full scale. A file of larger samples is mislabelled or
+damaged, and overflows half precision in a model."""
+
+
+def amplitude_problem(samples: npt.NDArray[Any]) -> str | None:
+    """Why these cannot be the samples of a recording, as the rest of a sentence about it; None if they can."""
+    peak = float(np.abs(samples).max(initial=0.0))  # not a number if any sample is not
+    if not math.isfinite(peak):
+        return "has samples that are not finite numbers"
+    if peak > MAX_AMPLITUDE:
+        return f"has samples of up to {peak:.3g} times full scale; at most {MAX_AMPLITUDE:g} are allowed"
+    return None
 
 
 def to_int16(samples: FloatSamples) -> IntSamples:

@@ -1,7 +1,4 @@
-"""Whether a file is a recording, whole and of an allowed format, and how long it is: judged by decoding all of it.
-
-Knows files and formats; not where they come from or what they are for.
-"""
+"""Checks that a file is a complete recording of an allowed format, by decoding all of it, and measures its length."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from typing import BinaryIO
 import av
 from av.container import InputContainer
 
+from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.errors import RecordingRefused
 
 FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,mp4,m4a,3gp,3g2,mj2": "m4a"}
@@ -23,6 +21,8 @@ _MISSING_S = 0.1
 """A file may be so much shorter than it says: lossy formats round to their frames."""
 _MOST_CHUNKS = 1000
 _MOST_CHANNELS = 8
+_FLOAT_FORMATS = {"flt", "fltp", "dbl", "dblp"}
+"""FFmpeg's names of the sample formats that can hold more than full scale, and what is not a number."""
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF}
 """What a WAV file says of its length whose writer could not go back to its beginning."""
 
@@ -46,7 +46,7 @@ def probe(path: Path, longest_s: float) -> Recording:
 
     Raises:
         RecordingRefused: no such format, damaged, cut off (an MP3 without an index cannot be told to be), empty or too
-            long; the sentence says which.
+            long, or with samples that are not finite or far beyond full scale; the sentence says which.
     """
     # Only these formats are tried and no protocol is at hand: others, such as playlists, open further files and hosts.
     with path.open("rb") as file:
@@ -96,6 +96,8 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
         samples += frame.samples
         if samples > longest_s * rate_hz:
             raise RecordingRefused(f"the recording is longer than {longest_s:g} s")
+        if frame.format.name in _FLOAT_FORMATS and (problem := amplitude_problem(frame.to_ndarray())):
+            raise RecordingRefused(f"the recording {problem}")
     duration_s = samples / rate_hz
     if not samples:
         raise RecordingRefused("the recording is empty")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from streaming_server.domain import AudioChunk, Capability, SpeechRequest
+from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice
 from streaming_server.environment import SettingsGroup
 
 
@@ -36,9 +35,10 @@ class EngineInfo:
 
     emotion_text_by: Literal["", "classifier", "words"] = ""
     """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
-    voices: Mapping[str, Path] = field(default_factory=dict)
-    """The engine's own voices by name, each with the file that holds it. A request names one, or a blend of them as in
-    `domain.parse_blend`."""
+    presets: tuple[Voice, ...] = ()
+    """Voices of the engine itself, which need no recording."""
+    blends: bool = False
+    """A request may also name a blend of presets, as in `domain.parse_blend`."""
     max_concurrency: int = 1
     """Requests that `Engine.stream` can serve at the same time."""
 
@@ -76,6 +76,13 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Give back threads, files and device memory."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An engine with work to do before the slot is entered: what needs no device, such as hashing recordings."""
+
+    async def prepare(self, request: SpeechRequest) -> None: ...
 
 
 Options = TypeVar("Options", bound=EngineOptions)

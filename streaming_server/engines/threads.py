@@ -1,4 +1,4 @@
-"""From a blocking producer on one thread to an async iterator: bounded, cancellable."""
+"""A blocking producer on one thread as an async iterator: bounded, cancellable."""
 
 from __future__ import annotations
 
@@ -8,13 +8,36 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 
 T = TypeVar("T")
-Emit = Callable[[T], bool]
-"""Hands one item over, waiting while too many are unread; False once nobody reads any more."""
+T_contra = TypeVar("T_contra", contravariant=True)
+
+Check = Callable[[], None]
+"""Raises `Cancelled` once the result is no longer wanted."""
+
+
+def never_cancelled() -> None:
+    """A `Check` for work that is always wanted."""
+
+
+class Cancelled(Exception):
+    """Ends a producer from inside, without an error for anybody."""
+
+
+class Emit(Protocol[T_contra]):
+    """How a producer hands over what it makes."""
+
+    def __call__(self, item: T_contra, /) -> bool:
+        """Hand one item over, waiting while too many are unread; False once the iterator was closed."""
+
+    def check(self) -> None:
+        """
+        Raises:
+            Cancelled: the iterator was closed.
+        """
 
 
 class OwnerThread:
@@ -56,7 +79,7 @@ class OwnerThread:
         ``aclose()`` makes ``emit`` return False and waits until ``produce`` has returned.
 
         Args:
-            produce: must return promptly once ``emit`` returned False.
+            produce: must return promptly once ``emit`` returned False or ``emit.check`` raised.
             limit: most items that wait unread before ``emit`` blocks.
             stop: called on the loop before the wait for ``produce``, to interrupt what it is doing.
         """
@@ -97,7 +120,9 @@ class _Bridge(Generic[T]):
     def run(self, produce: Callable[[Emit[T]], None]) -> None:
         try:
             if not self._cancelled:
-                produce(self._emit)
+                produce(self)
+        except Cancelled:
+            pass
         except BaseException as error:
             self._error = error
         self._ended = True
@@ -107,7 +132,11 @@ class _Bridge(Generic[T]):
         self.stopped.set()
         self._awake.set()
 
-    def _emit(self, item: T) -> bool:
+    def check(self) -> None:
+        if self._cancelled:
+            raise Cancelled
+
+    def __call__(self, item: T, /) -> bool:
         with self._changed:
             while len(self._items) >= self._limit and not self._cancelled:
                 self._changed.wait()

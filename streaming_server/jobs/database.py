@@ -139,7 +139,7 @@ class Database:
                 raise StorageUnavailable(f"DATABASE_URL: sqlite or postgresql is needed, not {parsed.drivername}")
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            # A connection may have broken while nobody used it: another server took the old one's place.
+            # An idle connection breaks when the database restarts.
             timeout = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_TIMEOUT_S}
             self._engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=timeout)
             if self.is_sqlite:

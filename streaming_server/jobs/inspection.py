@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.domain import Capability, Voice
+from streaming_server.domain import Capability, Gender, Voice
 from streaming_server.errors import SpeechServerError
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
@@ -18,7 +18,6 @@ from streaming_server.speech.voices import VoiceLibrary
 SPEECH = "indextts.generate_speech"
 QUESTIONS = ("indextts.health_check", "indextts.get_model_info", "indextts.list_voice_presets")
 """Names of the jobs that do not speak."""
-Gender = Literal["male", "female"]
 DEFAULT = "default"
 PRESETS: Mapping[str, Gender] = {"male_01": "male", "female_01": "female"}
 """Names for the first voice of a gender."""
@@ -55,12 +54,13 @@ class VoicePresets:
         if name is not None and (found := await self.voices.find(name)):
             return found
         if name in {None, DEFAULT}:
-            return self.voices.get(0)
+            return self.voices.default
         return await asyncio.to_thread(self._first, PRESETS[name]) if name in PRESETS else None
 
     def list(self) -> list[Preset]:
         """All presets, the default first. Blocks its thread while it decodes recordings that are new."""
-        known = [Preset(voice.name, voice, gender) for voice in self.voices.list() if (gender := self._gender(voice))]
+        voices = self.voices.list() or self.voices.all()
+        known = [Preset(voice.name, voice, gender) for voice in voices if (gender := self._gender(voice))]
         if not known:
             return []
         aliases = [Preset(DEFAULT, known[0].voice, known[0].gender)]
@@ -71,10 +71,11 @@ class VoicePresets:
         return [*(alias for alias in aliases if alias.name not in own), *known]
 
     def _first(self, gender: Gender) -> Voice:
-        voices = self.voices.list()
-        return next((voice for voice in voices if self._gender(voice) == gender), None) or self.voices.get(0)
+        return next((voice for voice in self.voices.all() if self._gender(voice) == gender), self.voices.default)
 
     def _gender(self, voice: Voice) -> Gender | None:
+        if voice.is_preset:
+            return voice.gender or "male"
         try:
             key = voice.path, voice.path.stat().st_mtime_ns
             if key not in self._genders:

@@ -284,6 +284,8 @@ class JobRunner:
         Raises:
             FileMissing, VoiceFileMissing: the file is gone.
         """
+        if voice.is_preset:
+            return voice
         if voice.index is None:
             return replace(voice, path=await asyncio.to_thread(self._files.local, voice.path.as_posix()))
         if found := await self._voices.find(voice.name):

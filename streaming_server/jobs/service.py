@@ -26,7 +26,7 @@ _POLLS_S = (0.02, 0.5)
 """Shortest and longest interval at which a chain is polled."""
 
 
-class Backlog:
+class JobService:
     """The jobs of one server."""
 
     def __init__(self, storage: Storage, announce: Callable[[Job], None], interrupt: Callable[[str], None]) -> None:

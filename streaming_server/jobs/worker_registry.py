@@ -138,8 +138,8 @@ class WorkerRegistry:
     def take_unsent(self) -> Sequence[tuple[str, str, str | None]]:
         """Id, name and workflow of the jobs whose message must be sent again; they are marked as sent.
 
-        These are the jobs whose lease has expired and, up to the number of idle workers, the jobs that nobody has
-        taken for a while: had their messages arrived, those workers would not be idle.
+        These are the jobs whose lease has expired and, up to the number of idle workers, the jobs that have
+        not been taken for a while: had their messages arrived, those workers would not be idle.
         """
         now = self._database.now()
         columns = (jobs.c.id, jobs.c.name, jobs.c.workflow_id)

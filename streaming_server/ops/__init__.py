@@ -1,1 +1,1 @@
-"""What operators look at: metrics, GPUs, the gateway agent."""
+"""Operations: metrics, GPUs, the gateway's agent check, stack dumps."""

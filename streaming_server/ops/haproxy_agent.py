@@ -1,7 +1,7 @@
-"""Tells a gateway how many requests it may have here at once, in the protocol of HAProxy's agent checks.
+"""An agent check for HAProxy: how many requests the gateway may send to this server at once.
 
-One may be spoken; those whose synthesis is over only drain into their readers. A gateway that counted those would keep
-the next request from a free slot for as long as one reader is slow. Knows no gateway, and nothing of HTTP.
+That is one for the slot, and one for each request that drains: its synthesis has ended, so a slow reader must not keep
+the next request from the free slot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ async def start_agent(service: SpeechService, host: str, port: int) -> asyncio.S
     """Answer every connection with one line, ``maxconn:N``.
 
     Raises:
-        OSError: the port cannot be had.
+        OSError: the port is in use or not permitted.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

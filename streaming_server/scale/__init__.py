@@ -1,1 +1,1 @@
-"""More than one process: imported only where it is configured."""
+"""Celery workers and Ray Serve, imported only where they are configured."""

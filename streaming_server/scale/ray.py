@@ -1,7 +1,7 @@
 """The server as a Ray Serve deployment: ``serve run deploy/ray.yaml``.
 
-Each replica is a whole server with its own engine and slot. Ray hands a replica several requests at a time and the slot
-orders them: with one at a time the device would idle between two. Knows Ray Serve; nothing of what is served.
+Each replica is a whole server with its own engine and slot. Ray sends a replica several requests at a time and the slot
+orders them; with one at a time the device would idle between two requests.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from streaming_server.errors import EngineNotReady
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 
-_MOST_ONGOING = 8
-"""One is spoken, the next few must be at hand; the rest wait where a new replica can still take them."""
+_MAX_ONGOING = 8
+"""One request runs and the next few are at hand; the rest wait where a new replica can still take them."""
 
 
 def application(options: Mapping[str, str]) -> serve.Application:
     """What ``serve run`` deploys.
 
     Args:
-        options: settings by their variables' names, which go before the environment.
+        options: settings by their variables' names; they override the environment.
 
     Raises:
         InvalidSetting: one of them has a wrong value.
@@ -44,14 +44,14 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
     deploy = serve.deployment(
         name="speech",
-        max_ongoing_requests=_MOST_ONGOING,
+        max_ongoing_requests=_MAX_ONGOING,
         autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
     )
     return deploy(serve.ingress(build)()).bind()
 
 
 def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
-    """A lifespan that has begun once the engine is warm: Ray sends no request before."""
+    """A lifespan that starts only when the engine is warm, since Ray sends requests from then on."""
     inner = app.router.lifespan_context
     service: SpeechService = app.state.service
 

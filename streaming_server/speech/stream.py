@@ -20,7 +20,7 @@ import numpy as np
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import SpeechRequest
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Engine, Preparing
 from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
 from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
@@ -184,11 +184,13 @@ class SpeechStream:
 
     async def _synthesise(self) -> None:
         request = self.request
+        if isinstance(self._engine, Preparing):
+            await self._engine.prepare(request)
         async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self.is_batch):
             entered_s = time.monotonic()
             self.stats.wait_s = entered_s - self._began_s
             for voice in request.voices:
-                if not voice.path.is_file():
+                if not voice.is_preset and not voice.path.is_file():
                     raise VoiceFileMissing(voice.path.name)
             try:
                 async with aclosing(perform(self._engine, request)) as chunks:

@@ -1,9 +1,9 @@
-"""The voices: reference recordings, the engine's own voices, and uploads by their id. Opens no file."""
+"""The voices that can be asked for: reference recordings, the engine's presets, and uploads by their id."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streaming_server.domain import Voice, parse_blend
@@ -13,7 +13,7 @@ SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
 
 
 class VoiceLibrary:
-    """The reference folder as it was last listed.
+    """The reference folder as it was last listed, and the presets of the engine.
 
     An index keeps its meaning between two listings, so that a client which has seen a list and asks for one of it
     gets that file or hears that it is gone, and never another.
@@ -23,28 +23,48 @@ class VoiceLibrary:
         self,
         folder: Path,
         find_upload: Callable[[str], Voice | None] = lambda _: None,
-        presets: Mapping[str, Path] | None = None,
+        presets: Sequence[Voice] = (),
+        *,
+        blends: bool = False,
     ) -> None:
         """
         Args:
             folder: of the recordings.
-            find_upload: an upload as a voice, by its id; it may block its thread.
-            presets: the engine's own voices, as `EngineInfo.voices`.
+            find_upload: returns an upload as a voice, by its id; it may block its thread.
+            presets: voices of the engine.
+            blends: a blend of presets is a voice too.
         """
-        self.presets = presets or {}
         self._folder = folder
+        self._presets = presets
+        self._blendable = {preset.name for preset in presets} if blends else set[str]()
         self._find_upload = find_upload
         self._voices: list[Voice] = []
         self.list()
 
     def list(self) -> list[Voice]:
-        """Read the folder anew, sorted by file name; empty where there is no folder."""
+        """The recordings, sorted by file name, as the folder is now; empty where there is no folder."""
         try:
             names = sorted(path.name for path in self._folder.iterdir() if _is_recording(path))
         except (FileNotFoundError, NotADirectoryError):
             names = []
         self._voices = [Voice(Path(name).stem, self._folder / name, index) for index, name in enumerate(names)]
         return self._voices
+
+    def all(self) -> Sequence[Voice]:
+        """The recordings, and behind them the presets; of one name the first."""
+        found: dict[str, Voice] = {}
+        for voice in (*self.list(), *self._presets):
+            found.setdefault(voice.name, voice)
+        return [*found.values()]
+
+    @property
+    def default(self) -> Voice:
+        """The first recording, or the first preset where there is none.
+
+        Raises:
+            VoiceIndexOutOfRange: there is no voice at all.
+        """
+        return next(iter(self.all()), None) or self.get(0)
 
     def get(self, index: int) -> Voice:
         """The voice at an index.
@@ -61,18 +81,22 @@ class VoiceLibrary:
         return voice
 
     async def find(self, name: str) -> Voice | None:
-        """The voice of a name: a file's stem, name or path as listed, a preset or a blend of presets, an upload's id.
+        """The voice of a name: a file's stem, its name, or its path as listed; a preset or a blend; an upload's id.
 
         No path is built from it.
         """
-        listed = next((v for v in self.list() if name in {v.name, v.path.name, v.path.as_posix()}), None)
-        return listed or self._preset(name) or await asyncio.to_thread(self._find_upload, name)
+        listed = next((voice for voice in self.all() if name in _names(voice)), None)
+        return listed or self._blend(name) or await asyncio.to_thread(self._find_upload, name)
 
-    def _preset(self, name: str) -> Voice | None:
-        names = [voice for voice, _ in parse_blend(name)]
-        return Voice(name, self.presets[names[0]]) if all(voice in self.presets for voice in names) else None
+    def _blend(self, name: str) -> Voice | None:
+        known = all(voice in self._blendable for voice, _ in parse_blend(name))
+        return Voice(name, is_preset=True) if known else None
+
+
+def _names(voice: Voice) -> set[str]:
+    return {voice.name} if voice.is_preset else {voice.name, voice.path.name, voice.path.as_posix()}
 
 
 def _is_recording(path: Path) -> bool:
-    # A link that leads nowhere is listed, so that its absence can be seen; a name that no JSON can hold is not.
-    return path.suffix.lower() in SUFFIXES and not path.is_dir() and path.name.isprintable()
+    # A name that no JSON can hold is left out. So is what is not a file: to open a FIFO or a device would block.
+    return path.suffix.lower() in SUFFIXES and path.name.isprintable() and (path.is_file() or not path.exists())

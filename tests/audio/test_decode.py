@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streaming_server.audio.decode import comment, decode_mono, decode_native
+from streaming_server.audio.decode import decode_mono, decode_native
 from streaming_server.audio.encoders import wav_header
 from streaming_server.audio.pcm import to_int16
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
+from streaming_server.audio.probe import probe
+from streaming_server.errors import RecordingRefused, VoiceFileMissing, VoiceUnreadable
 from tests.support.fakes import tone
+from tests.support.recordings import float_wav
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "m4a", "ogg", "opus"])
@@ -31,11 +33,10 @@ def test_every_format_of_the_reference_folder_is_decoded(suffix: str, tmp_path: 
 def test_what_is_no_audio_is_told_apart_from_what_is_not_there(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.wav"
     garbage.write_bytes(b"not audio at all" * 100)
-    for read in (decode_native, comment):
-        with pytest.raises(VoiceUnreadable, match=r"garbage\.wav"):
-            read(garbage)
-        with pytest.raises(VoiceFileMissing, match=r"gone\.wav"):
-            read(tmp_path / "gone.wav")
+    with pytest.raises(VoiceUnreadable, match=r"garbage\.wav"):
+        decode_native(garbage)
+    with pytest.raises(VoiceFileMissing, match=r"gone\.wav"):
+        decode_native(tmp_path / "gone.wav")
     empty = tmp_path / "empty.wav"
     empty.write_bytes(wav_header(24000, 0))
     with pytest.raises(VoiceUnreadable):
@@ -54,3 +55,17 @@ def test_silence_and_noise_have_no_pitch() -> None:
     assert median_pitch_hz(np.zeros(16000, np.float32), 16000) is None
     assert median_pitch_hz(np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32), 16000) is None
     assert median_pitch_hz(np.zeros(10, np.float32), 16000) is None
+
+
+@pytest.mark.parametrize(
+    ("sample", "problem"), [(np.nan, "not finite"), (-np.inf, "not finite"), (1e30, r"e[+]\d+ times full scale")]
+)
+def test_samples_that_no_recording_has_are_refused(tmp_path: Path, sample: float, problem: str) -> None:
+    path = float_wav(tmp_path / "a.wav", sample)
+    for decode in (decode_native, lambda path: decode_mono(path, 16000)):
+        with pytest.raises(VoiceUnreadable, match=rf"a\.wav has samples .*{problem}"):
+            decode(path)
+    with pytest.raises(RecordingRefused, match=problem):
+        probe(path, 20)
+    probe(float_wav(path, 3.0), 20)
+    assert decode_native(path)[0].max() == 3.0

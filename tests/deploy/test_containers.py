@@ -149,6 +149,11 @@ def test_compose_has_what_the_server_and_its_workers_need() -> None:
         assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
 
 
+def test_compose_starts_again_what_dies() -> None:
+    for name, service in composed("compose.yaml")["services"].items():
+        assert service["restart"] == "unless-stopped", name
+
+
 def test_compose_without_a_password_says_what_is_needed() -> None:
     result = compose("compose.yaml")
     assert result.returncode

@@ -69,3 +69,10 @@ def test_the_chart_is_named_as_helm_wants_it() -> None:
 def test_the_gateway_has_the_configuration_that_is_tested() -> None:
     assert (CHART / "haproxy.cfg").resolve() == DEPLOY / "haproxy.cfg"
     assert '.Files.Get "haproxy.cfg"' in (CHART / "templates" / "gateway.yaml").read_text()
+
+
+def test_kubernetes_starts_again_what_dies() -> None:
+    """As it does unless a pod says otherwise; and a server that hangs is killed by its probe."""
+    for template in TEMPLATES:
+        assert set(re.findall(r"restartPolicy: *(\w+)", template.read_text())) <= {"Always"}, template.name
+    assert "livenessProbe" in (CHART / "templates" / "server.yaml").read_text()

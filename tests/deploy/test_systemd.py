@@ -27,3 +27,9 @@ def test_a_stop_waits_longer_than_the_server_does() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert found is not None
     assert int(found[1]) > Settings().shutdown_timeout_s
+
+
+def test_a_server_that_dies_is_started_again_however_often() -> None:
+    """But not one whose settings are wrong, which ends with 2."""
+    lines = UNIT.read_text().splitlines()
+    assert {"Restart=always", "StartLimitIntervalSec=0", "RestartPreventExitStatus=2"} <= set(lines)

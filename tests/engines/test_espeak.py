@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import pairwise
@@ -18,7 +19,7 @@ from streaming_server.domain import FloatSamples, SpeechRequest, Voice
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
-from streaming_server.engines.espeak.voices import PRESETS, nearest_preset, preset_for
+from streaming_server.engines.espeak.voices import PRESETS, PresetCache, nearest_preset, preset_for
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,7 @@ def test_each_recording_is_3_to_6_seconds_of_its_preset(recording: Path, preset:
     samples, rate_hz = decode_native(recording)
     assert 3 <= samples.size / rate_hz <= 6
     assert preset_for(recording) is preset
+    assert b"espeak" not in recording.read_bytes()
     assert median_pitch_hz(samples, rate_hz) == pytest.approx(preset_for(recording).median_pitch_hz, abs=2)
 
 
@@ -96,6 +98,26 @@ def test_a_foreign_recording_gets_the_voice_nearest_in_pitch(tmp_path: Path) -> 
         path.write_bytes(wav_header(24000, buzz.size) + buzz.tobytes())
         assert preset_for(path).name == name
     assert nearest_preset(None) is PRESETS[0]
+
+
+async def test_the_name_goes_before_the_content(tmp_path: Path) -> None:
+    """A copy under another name is analysed; under a shipped name it is that preset, in whichever order they come."""
+    copy, named = tmp_path / "copy.wav", tmp_path / "voice_05.wav"
+    for path in (copy, named):
+        shutil.copy(RECORDINGS[3], path)
+    presets = PresetCache()
+    assert [(await presets.find(path)).name for path in (copy, named, copy)] == ["onyx", "nova", "onyx"]
+
+
+async def test_a_preset_needs_no_recording(engine: EspeakEngine) -> None:
+    [nova, onyx] = [next(voice for voice in engine.info.presets if voice.name == name) for name in ("nova", "onyx")]
+    assert (nova.title, nova.gender, onyx.gender) == ("Nova", "female", "male")
+    pitches = []
+    for voice in (nova, onyx):
+        request = SpeechRequest(ENGLISH, voice)
+        samples = np.concatenate([chunk.samples async for chunk in engine.stream(request)])
+        pitches.append(median_pitch_hz(samples, engine.info.sample_rate_hz) or 0.0)
+    assert pitches[0] > 2 * pitches[1]
 
 
 async def test_recordings_that_cannot_be_used_are_named(engine: EspeakEngine, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from streaming_server.domain import Capability, FloatSamples, SpeechRequest, Voi
 from streaming_server.engines.kokoro.engine import KokoroEngine
 from streaming_server.engines.kokoro.folder import find_models, find_voices
 from streaming_server.engines.kokoro.phonemes import FIRST_PIECE, MAX_PIECE, japanese, mandarin, split, tokens
-from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_for
+from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_of_pitch
 from streaming_server.errors import EngineFailed, EngineUnavailable, InvalidRequest, VoiceUnknown
 from tests.support.asr import word_error_rate
 from tests.support.kokoro import make_folder
@@ -40,8 +40,8 @@ def engine(folder: Path) -> Iterator[KokoroEngine]:
     asyncio.run(engine.aclose())
 
 
-def own(engine: KokoroEngine, name: str) -> Voice:
-    return Voice(name, engine.info.voices[parse_blend(name)[0][0]])
+def own(name: str) -> Voice:
+    return Voice(name, is_preset=True)
 
 
 def speak(engine: KokoroEngine, text: str, voice: Voice, speed: float = 1.0) -> FloatSamples:
@@ -54,7 +54,7 @@ def speak(engine: KokoroEngine, text: str, voice: Voice, speed: float = 1.0) -> 
 
 @pytest.fixture(scope="module")
 def sentence(engine: KokoroEngine) -> FloatSamples:
-    return speak(engine, SENTENCE, own(engine, "af_heart"))
+    return speak(engine, SENTENCE, own("af_heart"))
 
 
 def test_english_is_understood(sentence: FloatSamples) -> None:
@@ -65,57 +65,56 @@ def test_english_is_understood(sentence: FloatSamples) -> None:
 
 def test_the_same_request_gives_the_same_samples(engine: KokoroEngine, sentence: FloatSamples) -> None:
     assert Capability.SEED in engine.info.capabilities
-    assert np.array_equal(speak(engine, SENTENCE, own(engine, "af_heart")), sentence)
+    assert np.array_equal(speak(engine, SENTENCE, own("af_heart")), sentence)
 
 
 def test_speed_is_the_models_own(engine: KokoroEngine, sentence: FloatSamples) -> None:
     assert Capability.SPEED in engine.info.capabilities
-    fast = speak(engine, SENTENCE, own(engine, "af_heart"), 1.5)
+    fast = speak(engine, SENTENCE, own("af_heart"), 1.5)
     assert fast.size == pytest.approx(sentence.size / 1.5, rel=0.12)
     assert word_error_rate([(fast, SENTENCE)], RATE_HZ) <= 0.12
 
 
 def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:
-    alone = [speak(engine, text, own(engine, "af_heart")).size for text in ("我用", "Python")]
-    assert speak(engine, "我用Python", own(engine, "af_heart")).size == pytest.approx(sum(alone), rel=0.02)
+    alone = [speak(engine, text, own("af_heart")).size for text in ("我用", "Python")]
+    assert speak(engine, "我用Python", own("af_heart")).size == pytest.approx(sum(alone), rel=0.02)
     with pytest.raises(InvalidRequest, match="Привет"):
-        speak(engine, "Hello. Привет", own(engine, "af_heart"))
+        speak(engine, "Hello. Привет", own("af_heart"))
 
 
 def test_a_recording_is_answered_by_a_voice_of_its_own(engine: KokoroEngine) -> None:
     recordings = [Voice(f"voice_{number:02}", RECORDINGS / f"voice_{number:02}.wav") for number in (1, 2)]
     first, second = (speak(engine, "Yes.", recording) for recording in recordings)
-    assert np.array_equal(first, speak(engine, "Yes.", own(engine, "af_alloy")))
-    assert np.array_equal(second, speak(engine, "Yes.", own(engine, "am_echo")))
+    assert np.array_equal(first, speak(engine, "Yes.", own("af_alloy")))
+    assert np.array_equal(second, speak(engine, "Yes.", own("am_echo")))
 
 
-def test_voices_for_recordings(folder: Path) -> None:
-    voices = find_voices(folder)
-    assert set(OPENAI.values()) <= voices.keys()
-    assert voice_for("nova", None, voices) == "af_nova"
-    assert voice_for("", 100, voices) == "am_onyx"
-    assert voice_for("", 190, voices) == "af_heart"
-    assert voice_for("", None, voices) == "af_heart"
+def test_presets_and_voices_for_pitches(engine: KokoroEngine, folder: Path) -> None:
+    named = {preset.name: preset for preset in engine.info.presets}
+    assert named.keys() == find_voices(folder).keys() | OPENAI.keys()
+    assert (named["zm_yunxi"].gender, named["zm_yunxi"].languages) == ("male", ("zh",))
+    assert (named["nova"].gender, named["fable"].languages) == ("female", ("en-GB",))
+    assert [voice_of_pitch(pitch_hz) for pitch_hz in (100, 190, None)] == ["am_onyx", "af_heart", "af_heart"]
 
 
 def test_closing_ends_a_call_of_the_network(engine: KokoroEngine, sentence: FloatSamples) -> None:
     async def leave() -> None:
-        chunks = engine.stream(SpeechRequest(SENTENCE * 200, own(engine, "af_heart")))
+        chunks = engine.stream(SpeechRequest(SENTENCE * 200, own("af_heart")))
         await anext(chunks)
         await chunks.aclose()
-        waiting = asyncio.create_task(anext(engine.stream(SpeechRequest(SENTENCE * 200, own(engine, "af_heart")))))
+        waiting = asyncio.create_task(anext(engine.stream(SpeechRequest(SENTENCE * 200, own("af_heart")))))
         await asyncio.sleep(0.05)
         waiting.cancel()
         await asyncio.wait([waiting])
 
     asyncio.run(leave())
-    assert np.array_equal(speak(engine, SENTENCE, own(engine, "af_heart")), sentence)
+    assert np.array_equal(speak(engine, SENTENCE, own("af_heart")), sentence)
 
 
-def test_a_stopped_call_returns_no_samples(engine: KokoroEngine) -> None:
+def test_a_stopped_call_returns_no_samples(engine: KokoroEngine, folder: Path) -> None:
     stop = RunOptions()
     stop.terminate = True
-    style = VoiceStyles(engine.info.voices).style("af_heart", "en-us").of(3)
+    style = VoiceStyles(find_voices(folder)).style("af_heart", "en-us").of(3)
     assert engine._network.run(tokens("həlˈO"), style, 1.0, stop).size == 0
 
 

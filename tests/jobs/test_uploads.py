@@ -97,7 +97,7 @@ def test_what_is_refused_leaves_nothing(folder: Path, database_url: str, content
             (b"", RecordingRefused, "empty"),
             (b"no sound", RecordingRefused, "not a wav, mp3, m4a or flac"),
             (content[: len(content) // 2], RecordingRefused, "damaged|cut off"),
-            (content + b"a", UploadTooLarge, f"larger than {len(content)} bytes"),
+            (content + b"a", UploadTooLarge, f"larger than {len(content) / 2**20:g} MiB"),
             (content, RecordingRefused, "longer than 0.9 s"),
         ):
             with pytest.raises(kind, match=sentence):
@@ -180,14 +180,14 @@ def reaping(storage: Storage, stop: threading.Event) -> threading.Thread:
 
 def test_expiry_and_submission_at_once(folder: Path, database_url: str, content: bytes) -> None:
     """Either the job is refused, or its upload stays: never a job without its upload."""
-    with opened_storage(folder, database_url, keep_s=0.15) as storage:
+    with opened_storage(folder, database_url, keep_s=0.4) as storage:
         stop = threading.Event()
         reaper = reaping(storage, stop)
         accepted = refused = 0
         try:
             for turn in range(20):
                 upload, _ = received(storage, content)
-                time.sleep(max(0.0, upload.expires_s - time.time() + (turn % 9 - 4) * 0.006))
+                time.sleep(max(0.0, upload.expires_s - time.time() + (turn % 9 - 4) * 0.03))
                 try:
                     job_id = needing(storage, upload)
                 except UploadNotFound:

@@ -167,14 +167,14 @@ def test_nothing_is_forgotten_while_messages_are_young_or_everybody_is_busy(
     registry.beat("w", None, {}, is_busy=False)
     chain(store, "a")
     assert registry.take_unsent() == []
-    monkeypatch.setattr("streaming_server.jobs.worker_registry._UNTAKEN_S", 0.05)
-    time.sleep(0.1)
+    untaken = "streaming_server.jobs.worker_registry._UNTAKEN_S"
+    monkeypatch.setattr(untaken, 0.0)
     assert registry.take_unsent() == [("workflow_1_0", "a", "workflow_1")]
+    monkeypatch.setattr(untaken, 60.0)
     assert registry.take_unsent() == []
-    time.sleep(0.1)
     assert store.claim("w") is not None
     chain(store, "b", workflow_id="workflow_2")
-    time.sleep(0.1)
+    monkeypatch.setattr(untaken, 0.0)
     assert registry.take_unsent() == []
 
 

@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
 
 def test_what_is_no_server_of_this_kind_is_called_so() -> None:
     with running(by_text(SCRIPTS)) as other, fleet_of(1, f"http://127.0.0.1:{other.port}/v1") as (one,):
-        assert status(one)["servers"][1]["error"] == "it is no server of this kind"
+        assert status(one)["servers"][1]["error"] == "not a server of this kind"
 
 
 def test_the_callers_key_is_shown_to_the_others() -> None:
@@ -114,7 +114,7 @@ def test_where_the_keys_differ_the_answer_says_so() -> None:
         running(by_text(SCRIPTS), api_keys=("other",)) as other,
         fleet_of(1, f"http://127.0.0.1:{other.port}") as (one,),
     ):
-        assert status(one)["servers"][1]["error"] == "it answers 401"
+        assert status(one)["servers"][1]["error"] == "answered with 401"
 
 
 @pytest.mark.parametrize("value", ["1", "2", "all"])
@@ -128,5 +128,5 @@ def test_without_a_fleet_the_flag_is_refused(value: str) -> None:
 
 
 def test_a_fleet_of_what_are_no_urls_is_refused_at_the_start() -> None:
-    with pytest.raises(InvalidSetting, match="FLEET=gpu1:8000: base URLs such as"):
+    with pytest.raises(InvalidSetting, match="FLEET=gpu1:8000: must be base URLs such as"):
         create_app(Settings(engine="espeak", fleet=("gpu1:8000",)))

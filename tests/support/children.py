@@ -51,6 +51,13 @@ def end(process: subprocess.Popen[Any], number: int = signal.SIGTERM, within_s: 
     return process.wait()
 
 
+def handles(process: subprocess.Popen[Any], number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def end_leftovers(within_s: float) -> list[str]:
     """Kill the descendants of this process that do not end by themselves.
 

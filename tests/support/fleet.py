@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support.brokers import Broker, Service
+from tests.support.children import handles
 from tests.support.process import ROOT
 from tests.support.server import LiveServer, eventually, running, speaking
 
@@ -35,7 +36,9 @@ class Fleet:
         before = self.alive()
         new = [Service(self.data_dir, *command, **self.environment, **environment) for _ in range(count)]
         self.workers += new
-        eventually(lambda: len(self.alive() - before) == count or self._check(new), within_s=90)
+        eventually(lambda: len(self.alive() - before) == count or self._check(new), within_s=180)
+        # Before, a SIGTERM ends a worker without its farewell.
+        eventually(lambda: all(handles(worker.process, signal.SIGTERM) for worker in new))
         return new
 
     def kill(self, worker: Service) -> None:

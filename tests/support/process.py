@@ -20,6 +20,7 @@ from tests.support.children import end, spawn
 from tests.support.server import eventually
 
 ROOT = Path(__file__).parents[2]
+SERVE = (sys.executable, "-m", "streaming_server.cli", "serve")
 
 
 @dataclass
@@ -47,7 +48,7 @@ def server_process(*command: str, **environment: str) -> Iterator[ServerProcess]
 
 def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[ServerProcess]:
     process = spawn(
-        command or (sys.executable, "-m", "streaming_server.cli", "serve"),
+        command or SERVE,
         cwd=ROOT,
         env=os.environ | {"HOST": "127.0.0.1", "PORT": "0"} | environment,
         stdout=subprocess.DEVNULL,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
+
+import numpy as np
 
 SUFFIXES = ("wav", "mp3", "flac", "m4a")
 
@@ -19,4 +22,15 @@ def cut(path: Path, share: float) -> Path:
     """The beginning of a file, in its place."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def float_wav(path: Path, sample: float, rate_hz: int = 24000) -> Path:
+    """A second and a half of noise in 32-bit floats, with one sample replaced."""
+    samples = (np.random.default_rng(0).standard_normal(rate_hz * 3 // 2) / 10).astype("<f4")
+    samples[rate_hz // 2] = sample
+    data = samples.tobytes()
+    head = struct.pack("<HHIIHH", 3, 1, rate_hz, 4 * rate_hz, 4, 32)
+    body = b"WAVEfmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(data)) + data
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
     return path

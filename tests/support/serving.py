@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -44,18 +46,36 @@ class RayServe:
             return False
 
     def is_speaking(self) -> bool:
-        """Whether any replica is: each status is one's own, so enough of them are asked for."""
-        return any(self.client.get("/opus_queue_status").json()["is_processing"] for _ in range(8))
+        """Whether any replica is."""
+        return self.speaking() > 0
+
+    def speaking(self) -> int:
+        """How many of the replicas are."""
+        return len({status["current_request"]["start_time"] for status in self._statuses() if status["is_processing"]})
+
+    def waiting(self) -> int:
+        """How many requests wait inside the replica where most do."""
+        return max(int(status["waiting"]) for status in self._statuses())
+
+    def _statuses(self) -> Iterator[dict[str, Any]]:
+        # Each is of one replica, which Ray chooses: so many are asked for that every replica is among them.
+        for _ in range(12):
+            with self.client.stream("GET", "/opus_queue_status/events") as events:
+                yield json.loads(next(events.iter_lines()).removeprefix("data: "))
 
 
 @contextmanager
-def ray_serve(folder: Path, replicas: int = 2) -> Iterator[RayServe]:
-    """So many replicas that speak with espeak, until the ``with`` ends; ``folder`` is for what that takes."""
+def ray_serve(folder: Path, replicas: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[RayServe]:
+    """So many replicas with these settings, by default with espeak, until the ``with`` ends.
+
+    Args:
+        folder: for the configuration and the log.
+    """
     described = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
     port = free_port()
     described["http_options"] |= {"host": "127.0.0.1", "port": port}
     [application] = described["applications"]
-    application["args"] = {"ENGINE": "espeak", "REFERENCE_AUDIO_DIR": str(RECORDINGS)}
+    application["args"] = {"ENGINE": "espeak", "REFERENCE_AUDIO_DIR": str(RECORDINGS)} | dict(environment or {})
     application["deployments"][0]["autoscaling_config"]["min_replicas"] = replicas
     configuration = folder / "ray.yaml"
     configuration.write_text(yaml.safe_dump(described))
@@ -63,7 +83,7 @@ def ray_serve(folder: Path, replicas: int = 2) -> Iterator[RayServe]:
         process = spawn(
             [Path(sys.executable).parent / "serve", "run", configuration],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | dict(environment or {}),
             stdout=log,
             stderr=subprocess.STDOUT,
         )

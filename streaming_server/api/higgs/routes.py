@@ -39,7 +39,7 @@ from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
-from streaming_server.audio.decode import decode_native
+from streaming_server.audio.decode import duration_s
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
 from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
@@ -62,7 +62,6 @@ from streaming_server.text import estimated_duration_s
 log = logging.getLogger(__name__)
 _FILE = "ref_audio_file"
 _SHORTEST_S = 0.25
-_LISTENED_S = 30.0
 """Of an uploaded recording, to find out whether it is one."""
 
 
@@ -113,7 +112,7 @@ class HiggsDialect(Dialect):
         return JSONResponse(body)
 
     async def list_voices(self, request: Request) -> Response:
-        voices = self._all_voices()
+        voices = [voice for voice in self._all_voices() if not voice.is_preset]
         body: PromptVoices = {
             "voices": [
                 {"name": voice.name, "file": voice.path.as_posix(), "type": voice.path.suffix[1:].lower()}
@@ -146,11 +145,13 @@ class HiggsDialect(Dialect):
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
                 try:
-                    samples, rate_hz = await anyio.to_thread.run_sync(decode_native, form.file, _LISTENED_S)
+                    found_s = await anyio.to_thread.run_sync(duration_s, form.file, self.settings.upload_max_s)
                 except VoiceUnreadable:
                     raise InvalidRequest(f"{_FILE} is no recording that can be decoded", _FILE) from None
-                if samples.size < _SHORTEST_S * rate_hz:
+                if found_s < _SHORTEST_S:
                     raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
+                if found_s > self.settings.upload_max_s:
+                    raise InvalidRequest(f"{_FILE} is longer than {self.settings.upload_max_s:g} s", _FILE)
             speech = await self._speech(GenerateBody(**given), uploaded)
             return WholeResponse(self, speech, files.pop_all())
         raise AssertionError("unreachable")
@@ -194,10 +195,10 @@ class HiggsDialect(Dialect):
         )
 
     def _all_voices(self) -> list[Voice]:
-        """The prompts, then the reference recordings; of one name the first."""
+        """The prompts, then the reference recordings, then the engine's presets; of one name the first."""
         prompts = [replace(voice, index=None) for voice in self.prompts.list()]
         found: dict[str, Voice] = {}
-        for voice in (*prompts, *self.voices.list()):
+        for voice in (*prompts, *self.voices.all()):
             found.setdefault(voice.name, voice)
         return list(found.values())
 

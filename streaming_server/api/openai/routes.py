@@ -208,10 +208,9 @@ class OpenAIDialect(Dialect):
         return voice
 
     def _voice_names(self) -> list[str]:
-        stems = [voice.name for voice in self.voices.list()]
-        named = [name for name, stem in _NUMBERED.items() if stem in stems]
-        own = [stem for stem in stems if stem not in _NUMBERED.values()]
-        return list(dict.fromkeys([*named, *own, *self.voices.presets]))
+        known = [voice.name for voice in self.voices.all()]
+        named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
+        return list(dict.fromkeys([*named, *(name for name in known if name not in _NUMBERED.values())]))
 
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]

@@ -35,7 +35,7 @@ from streaming_server.api.tasks.schemas import (
 )
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError, UploadNotFound, VoiceUnknown
-from streaming_server.jobs.service import Backlog
+from streaming_server.jobs.service import JobService
 from streaming_server.jobs.store import Job, JobState
 from streaming_server.jobs.uploads import Upload, Uploads, is_upload_id
 from streaming_server.settings import Settings
@@ -57,11 +57,11 @@ SHAPES = {"/api/v1": ErrorShape(error_body, TaskError)}
 
 @dataclass(frozen=True, slots=True)
 class TasksDialect(Dialect):
-    """The routes over one service and its backlog."""
+    """The routes over one service and its jobs."""
 
     service: SpeechService
     voices: VoiceLibrary
-    backlog: Backlog
+    jobs: JobService
     uploads: Uploads
     requests: RequestBuilder
     settings: Settings
@@ -89,7 +89,7 @@ class TasksDialect(Dialect):
         speech = await self._speech_request(request)
         if not self.settings.celery_broker_url:  # with a broker the workers' engines count, which may start later
             self._check_ready()
-        job = await self.backlog.submit(speech)
+        job = await self.jobs.submit(speech)
         record = self._record(job)
         body: Submitted = {
             "success": True,
@@ -103,32 +103,32 @@ class TasksDialect(Dialect):
         return WholeSpeechResponse(self.service, await self._speech_request(request), {}, self.settings.send_timeout_s)
 
     async def task(self, request: Request) -> Response:
-        body: Task = {"success": True, **self._record(await self.backlog.get(request.path_params["task_id"]))}
+        body: Task = {"success": True, **self._record(await self.jobs.get(request.path_params["task_id"]))}
         return JSONResponse(body)
 
     async def delete(self, request: Request) -> Response:
         task_id = request.path_params["task_id"]
-        await self.backlog.delete(task_id)
+        await self.jobs.delete(task_id)
         body: Deleted = {"success": True, "task_id": task_id, "message": "deleted"}
         return JSONResponse(body)
 
     async def audio(self, request: Request) -> Response:
-        job = await self.backlog.get(request.path_params["task_id"])
+        job = await self.jobs.get(request.path_params["task_id"])
         if job.state is not JobState.COMPLETED:
             status = self._record(job)["status"]
             raise InvalidRequest(f"the task is {status}, not completed: there is no audio", "task_id", "path")
-        path = await self.backlog.audio(job)
+        path = await self.jobs.audio(job)
         return FileResponse(path, media_type="audio/wav", filename=path.name)
 
     async def tasks(self, request: Request) -> Response:
         query = parse_query(request, TasksQuery)
-        jobs, total = await self.backlog.page(query.limit, query.offset, query.states)
+        jobs, total = await self.jobs.page(query.limit, query.offset, query.states)
         body: Tasks = {"success": True, "tasks": [self._record(job) for job in jobs], "total": total}
         return JSONResponse(body)
 
     async def upload(self, request: Request) -> Response:
         given, pieces = await file_part(request, "file", self.settings.upload_max_mb * 1024 * 1024)
-        filename = re.split(r"[/\\]", given)[-1]  # some clients send a path; its last part names the file
+        filename = re.split(r"[/\\]", given)[-1]  # some clients send a path
         if not 0 < len(filename) <= _MAX_NAME or forbidden_character(filename):
             raise InvalidRequest(f"the file's name must have 1 to {_MAX_NAME} printable characters", "file")
         if not filename.lower().endswith(_SUFFIXES):
@@ -141,7 +141,7 @@ class TasksDialect(Dialect):
         file_id = request.path_params["file_id"]
         if not is_upload_id(file_id):
             raise InvalidRequest("file_id must be 64 lower-case hex digits, the SHA-256 of a file", "file_id", "path")
-        upload = await self.backlog.upload(file_id)
+        upload = await self.jobs.upload(file_id)
         if upload is None:
             raise UploadNotFound(file_id)
         return JSONResponse(_file_record(upload))
@@ -192,7 +192,7 @@ class TasksDialect(Dialect):
         if voice is None and is_upload_id(name):
             raise UploadNotFound(name)
         if voice is None:
-            raise VoiceUnknown(name, ["the file_id of an upload", *(v.name for v in self.voices.list())], field)
+            raise VoiceUnknown(name, ["the file_id of an upload", *(v.name for v in self.voices.all())], field)
         return voice
 
 

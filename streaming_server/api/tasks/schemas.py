@@ -23,7 +23,7 @@ from streaming_server.api.requests import (
 from streaming_server.domain import Generation
 from streaming_server.jobs.store import Job, JobState
 
-TAG = Tag("Tasks", "For batch clients: upload a voice, submit a text, poll, download. What was accepted is not lost.")
+TAG = Tag("Tasks", "For batch clients: upload a voice, submit a text, poll, download. Accepted tasks survive restarts.")
 
 TaskStatus = Literal["pending", "processing", "completed", "failed"]
 _STATUSES: Mapping[JobState, TaskStatus] = {
@@ -41,21 +41,21 @@ class TaskBody(SamplingBody):
     prompt_audio_id: Annotated[Name, Field(examples=["voice_01"])]
     """The voice to clone: a `file_id` of an upload, or the name of a voice of the server."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
-    """Emotion: 0 as the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
+    """Emotion: 0 as in the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
     emo_audio_id: Name | None = None
     """The recording whose emotion to take, for method 1; as `prompt_audio_id`."""
     emo_audio_path: Name | None = None
     """Another name of `emo_audio_id`, used where that is missing; an id, not a path."""
     emo_weight: Share = 1.0
-    """How strong."""
+    """Strength of the emotion."""
     emo_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm, for method 2."""
     emo_text: Description | None = None
     """The emotion in words, for method 3."""
     emo_random: bool = False
-    """Draw the emotion's rendering anew for each request."""
+    """Sample the rendering of the emotion at random."""
     max_text_tokens_per_segment: PositiveInt = 120
-    """A longer sentence is cut."""
+    """Longest segment; a longer sentence is split."""
 
     @property
     def emotion_audio(self) -> tuple[str, str | None]:
@@ -71,11 +71,11 @@ class TaskBody(SamplingBody):
 
 class TasksQuery(Body):
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Most tasks to list."""
+    """Maximum number of tasks in the answer."""
     offset: Annotated[int, Field(ge=0, le=2**62)] = 0
-    """How many of the newest to leave out."""
+    """Number of newest tasks to skip."""
     status: TaskStatus | None = None
-    """Only those."""
+    """Only tasks with this status."""
 
     @property
     def states(self) -> list[JobState]:
@@ -121,7 +121,7 @@ class TaskRecord(TypedDict):
     created_at: str
     started_at: str | None
     completed_at: str | None
-    """Null until the task has ended, well or not."""
+    """Null until the task has ended, completed or failed."""
     expires_at: str | None
     """When the task and its audio are removed; null until the task has ended."""
 
@@ -187,32 +187,32 @@ def iso(unix_s: float) -> str:
 _TASK_ID = Parameter("task_id", "path", "The `task_id` of an answer.")
 _WAV = Answer("A WAV file, 16-bit mono at the model's rate.", None, ["audio/wav"])
 
-HEALTH = Operation("Whether the model is ready", [Answer("It is.", TaskHealth)], refusals=[503])
+HEALTH = Operation("Whether the model is ready", [Answer("The model is ready.", TaskHealth)], refusals=[503])
 SUBMIT = Operation(
     "Queue a text",
-    [Answer("It is stored and will be spoken, also after a restart.", Submitted)],
+    [Answer("The task is stored and will run, also after a restart.", Submitted)],
     TaskBody,
     refusals=[404, 503, 507],
 )
-SYNC = Operation("Speak a text", [_WAV], TaskBody, refusals=[404, 500, 503])
-TASK = Operation("How far a task is", [Answer("At this moment.", Task)], parameters=[_TASK_ID], refusals=[404])
+SYNC = Operation("Synthesise a text", [_WAV], TaskBody, refusals=[404, 500, 503])
+TASK = Operation("Status of a task", [Answer("The current status.", Task)], parameters=[_TASK_ID], refusals=[404])
 DELETE = Operation(
     "Delete a task and its audio",
-    [Answer("It is gone; one that was pending or running was cancelled first.", Deleted)],
+    [Answer("The task is deleted; a pending or running one was cancelled first.", Deleted)],
     parameters=[_TASK_ID],
     refusals=[404],
 )
 AUDIO = Operation("The audio of a task", [_WAV], parameters=[_TASK_ID], refusals=[400, 404])
-TASKS = Operation("The tasks", [Answer("The newest first; `total` counts those that fit.", Tasks)], TasksQuery)
+TASKS = Operation("The tasks", [Answer("Newest first; `total` counts all that match.", Tasks)], TasksQuery)
 UPLOAD = Operation(
     "Upload a recording",
-    [Answer("It is stored, once for the same content.", Uploaded)],
+    [Answer("The recording is stored, once for the same content.", Uploaded)],
     UploadForm,
     "multipart/form-data",
     refusals=[507],
 )
 FILE = Operation(
-    "What an upload is",
+    "Record of an upload",
     [Answer("Its record.", FileRecord)],
     parameters=[Parameter("file_id", "path", "The `file_id` of an upload: 64 hex digits.")],
     refusals=[400, 404],

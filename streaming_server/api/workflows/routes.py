@@ -24,7 +24,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowStatus,
 )
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError
-from streaming_server.jobs.service import Backlog
+from streaming_server.jobs.service import JobService
 from streaming_server.jobs.store import UNFINISHED, Job, JobState
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
@@ -42,10 +42,10 @@ SHAPES = dict.fromkeys(("/v1/workflows", "/api/v1/monitoring"), SHAPE)
 
 @dataclass(frozen=True, slots=True)
 class WorkflowsDialect(Dialect):
-    """The routes over one backlog."""
+    """The routes over the jobs."""
 
     service: SpeechService
-    backlog: Backlog
+    jobs: JobService
     messages: Messages
     settings: Settings
     shapes: ClassVar = SHAPES
@@ -63,14 +63,14 @@ class WorkflowsDialect(Dialect):
         plan = await self.messages.plan(await parse_body(request, WorkflowBody))
         if not self.settings.celery_broker_url and self.service.state is not EngineState.READY:
             raise EngineNotReady  # with a broker the workers' engines count, which may start later
-        jobs = await self.backlog.submit_chain(plan)
+        jobs = await self.jobs.submit_chain(plan)
         workflow_id, task_id = str(jobs[0].workflow_id), jobs[-1].id
         if wait in {"false", "0"}:
             accepted: Accepted = {"status": "pending", "workflow_id": workflow_id, "task_id": task_id}
             return JSONResponse(accepted, 202)
         limit_s = self.settings.workflow_wait_s
         try:
-            ended = await self.backlog.ended(workflow_id, limit_s, request.is_disconnected)
+            ended = await self.jobs.ended(workflow_id, limit_s, request.is_disconnected)
         except SpeechServerError as error:  # such as an expiry: the body was accepted, so the error has its ids
             refusal = {**self.messages.refusal(error), "task_id": task_id, "workflow_id": workflow_id}
             return JSONResponse(refusal, status_of(error, SHAPE))
@@ -84,7 +84,7 @@ class WorkflowsDialect(Dialect):
         return JSONResponse(error_of(f"{failed.name}: {failed.message}", code, failed.id, workflow_id), status)
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse(_status(await self.backlog.chain(request.path_params["workflow_id"])))
+        return JSONResponse(_status(await self.jobs.chain(request.path_params["workflow_id"])))
 
 
 def _status(jobs: Sequence[Job]) -> WorkflowStatus:

@@ -12,8 +12,8 @@ from streaming_server.api.operations import Answer, Operation, Parameter, Tag, d
 from streaming_server.api.requests import Description, EmotionNumbers, Name, PositiveInt, Share, Text
 from streaming_server.jobs.inspection import SPEECH
 
-TAG = Tag("Workflows", "Chains of tasks, as Celery pipelines name them; one after another, up to the first that fails.")
-MONITORING_TAG = Tag("Monitoring", "Who works at what.")
+TAG = Tag("Workflows", "Chains of tasks under their Celery names. They run in sequence and stop at the first failure.")
+MONITORING_TAG = Tag("Monitoring", "Activity of the workers.")
 
 ErrorCode = Literal[
     "INVALID_INPUT",
@@ -42,22 +42,22 @@ class SpeechConfig(Body):
     reference_audio: Path | None = None
     """The voice: a file below that folder, the name of a voice or preset, or the id of an upload; null: `default`."""
     emotion_reference: Path | None = None
-    """As `reference_audio`: whose emotion to take."""
+    """A recording whose emotion to take; as `reference_audio`."""
     emotion_alpha: Share = 0.65
-    """How strong."""
+    """Strength of the emotion."""
     emotion_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm."""
     emotion_text: Description | None = None
-    """The emotion in words; it goes before the vector, and the vector before the reference."""
+    """The emotion in words. A text takes precedence over a vector, and a vector over a reference."""
     use_random: bool = False
-    """Draw the emotion's rendering anew for each request."""
+    """Sample the rendering of the emotion at random."""
     max_text_tokens_per_segment: PositiveInt = 120
-    """A longer sentence is cut."""
+    """Longest segment; a longer sentence is split."""
 
 
 class WorkflowConfig(Body):
     workflow_chain: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)]
-    """Names of tasks, in their order."""
+    """Names of tasks in their order."""
     indextts_config: SpeechConfig | None = None
     """Required where the chain has `indextts.generate_speech`; any other chain leaves it unread."""
 
@@ -79,7 +79,7 @@ _EXAMPLE = {
 
 class WorkflowBody(Body):
     video_path: Path = ""
-    """Carried along, not opened."""
+    """Stored with the workflow; the file is not opened."""
     workflow_config: Annotated[WorkflowConfig, Field(examples=[_EXAMPLE])]
 
 
@@ -198,19 +198,19 @@ class SpeechResult(TypedDict):
 SUBMIT = Operation(
     "Run a chain of tasks",
     [
-        Answer("The result of the last of them, once the chain is through.", dict[str, Any]),
-        Answer("It is accepted, where `wait` is false.", Accepted, status=202),
+        Answer("The result of the last task, when the chain has ended.", dict[str, Any]),
+        Answer("The chain is accepted, where `wait` is false.", Accepted, status=202),
     ],
     WorkflowBody,
-    parameters=[Parameter("wait", "query", "Whether to answer at the chain's end or at once.", bool)],
+    parameters=[Parameter("wait", "query", "Whether to answer when the chain has ended or at once.", bool)],
     refusals=[400, 404, 408, 500, 503, 507],
 )
 STATUS = Operation(
-    "How far a workflow is",
-    [Answer("At this moment.", WorkflowStatus)],
+    "Status of a workflow",
+    [Answer("The current status.", WorkflowStatus)],
     parameters=[Parameter("workflow_id", "path", "The `workflow_id` of an answer.")],
     refusals=[404],
 )
-LOCKS = Operation("Who holds a device", [Answer("One lock for each worker.", LockHealth)])
-HEARTBEATS = Operation("What the workers have in hand", [Answer("The latest tasks first.", Heartbeats)])
-STATISTICS = Operation("What came of the tasks that are kept", [Answer("In numbers.", WorkflowStatistics)])
+LOCKS = Operation("Device locks", [Answer("One lock for each worker.", LockHealth)])
+HEARTBEATS = Operation("Heartbeats of running tasks", [Answer("The latest tasks first.", Heartbeats)])
+STATISTICS = Operation("Statistics of the stored tasks", [Answer("Counts, rates and durations.", WorkflowStatistics)])

@@ -25,7 +25,7 @@ from streaming_server.engines.espeak.emotion import with_emotion
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import Timbre
 from streaming_server.engines.espeak.process import EspeakProcess, Utterance
-from streaming_server.engines.espeak.voices import PRESETS, PresetCache
+from streaming_server.engines.espeak.voices import BY_NAME, PRESETS, VOICES, PresetCache
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class EspeakEngine:
                 }
             ),
             emotion_text_by="words",
+            presets=VOICES,
         )
 
     async def warm(self) -> None:
@@ -74,7 +75,8 @@ class EspeakEngine:
         """Chunks of 100 to 400 ms, as `Engine.stream`."""
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=espeak")
-        preset = await self._presets.find(request.voice.path)
+        voice = request.voice
+        preset = BY_NAME[voice.name] if voice.is_preset else await self._presets.find(voice.path)
         timbre = _with_emotion(preset.timbre, request.emotion, request.generation.seed)
         if len(request.text) > _MAX_ON_LOOP:
             parts = await anyio.to_thread.run_sync(utterances, request.text, timbre)

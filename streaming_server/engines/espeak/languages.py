@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 
 _BY_SCRIPT = {
     "CJK": "cmn",
@@ -34,8 +33,9 @@ def runs(text: str) -> Iterator[tuple[str, str]]:
     han = "ja" if _KANA.search(text) else "cmn"
     current: str | None = None
     start = 0
+    languages = {character: _language(character) for character in set(text)}
     for position, character in enumerate(text):
-        language = _language(character)
+        language = languages[character]
         if language is None:
             continue
         if language == "cmn":
@@ -48,7 +48,6 @@ def runs(text: str) -> Iterator[tuple[str, str]]:
         yield current or _DEFAULT, text[start:]
 
 
-@lru_cache(maxsize=8192)
 def _language(character: str) -> str | None:
     if not character.isalpha():
         return None

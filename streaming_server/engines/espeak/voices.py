@@ -8,13 +8,13 @@ from pathlib import Path
 
 import anyio
 
-from streaming_server.audio.decode import comment, decode_mono
+from streaming_server.audio.decode import decode_mono
 from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import Voice
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.espeak.library import Timbre
 from streaming_server.errors import VoiceFileMissing
 
-COMMENT = "espeak-ng preset: "
-"""Begins the comment tag of a recording that was made from a preset."""
 _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
 _MAX_CACHED = 256
@@ -43,44 +43,58 @@ PRESETS = (
     Preset("sage", Timbre("steph", pitch=52, pitch_range=40, rate_wpm=155), 185),
     Preset("verse", Timbre("m4", pitch=41, pitch_range=70, rate_wpm=150), 89),
 )
-_BY_NAME = {preset.name: preset for preset in PRESETS}
+BY_NAME = {preset.name: preset for preset in PRESETS}
+_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
+_GENDERS_MEET_HZ = 160.0
+VOICES = tuple(
+    Voice(
+        preset.name,
+        is_preset=True,
+        title=preset.name.capitalize(),
+        languages=("en", "zh"),
+        gender="female" if preset.median_pitch_hz > _GENDERS_MEET_HZ else "male",
+    )
+    for preset in PRESETS
+)
+"""The presets as voices that can be asked for."""
 
 
 class PresetCache:
-    """Which preset answers for a recording; each version of a file is analysed once."""
+    """Which preset answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the content."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, int, int], Preset] = {}
+        self._kept = ContentCache[Preset](_MAX_CACHED, FileDigests())
 
     async def find(self, recording: Path) -> Preset:
         """As `preset_for`, which runs on another thread."""
-        key = _version(recording)
-        if key not in self._found:
-            if len(self._found) >= _MAX_CACHED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = await anyio.to_thread.run_sync(preset_for, recording)
-        return self._found[key]
+        if preset := preset_by_name(recording):
+            return preset
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
 
 
 def preset_for(recording: Path) -> Preset:
-    """The preset that a recording was made from, else the one nearest to its median pitch.
+    """The preset of ``voice_01`` … ``voice_11``; for any other recording the one nearest to its median pitch.
 
     Raises:
         VoiceFileMissing: there is no such file.
         VoiceUnreadable: it cannot be decoded.
     """
-    _version(recording)
-    named = _BY_NAME.get(comment(recording).removeprefix(COMMENT))
-    return named or nearest_preset(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+    return preset_by_name(recording) or nearest_preset(
+        median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ)
+    )
 
 
-def _version(recording: Path) -> tuple[Path, int, int]:
-    """The file and what changes with its content."""
-    try:
-        stat = recording.stat()
-    except OSError as error:
-        raise VoiceFileMissing(recording.name) from error
-    return recording, stat.st_mtime_ns, stat.st_size
+def preset_by_name(recording: Path) -> Preset | None:
+    """
+    Raises:
+        VoiceFileMissing: the name has a preset, but there is no such file.
+    """
+    preset = _BY_STEM.get(recording.stem)
+    if preset and not recording.is_file():
+        raise VoiceFileMissing(recording.name)
+    return preset
 
 
 def nearest_preset(pitch_hz: float | None) -> Preset:

@@ -1,17 +1,13 @@
-"""HiggsAudio v2 as an engine of the server: requests in, audio chunks out.
-
-One owner thread touches the model. This module does not know HTTP, the slot, or how the model computes.
-"""
+"""The engine around HiggsAudio v2."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +16,19 @@ import torch
 from streaming_server.audio.decode import decode_mono
 from streaming_server.domain import AudioChunk, Capability, Generation, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.higgs.checkpoint import SAMPLE_RATE_HZ, Checkpoint
 from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, Undelayed
-from streaming_server.engines.higgs.prompt import KnownVoice, PromptWriter, Said, text_of
+from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, Said, text_of
 from streaming_server.engines.higgs.sampling import draw
 from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.torch.model_engine import digest_recordings
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 
 log = logging.getLogger(__name__)
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_SHORTEST_S, _LONGEST_S = 0.2, 60.0
+_MIN_S, _MAX_S = 0.2, 60.0
 """Of a recording: the codec's encoder needs some, and a model's memory grows with what it hears."""
 
 
@@ -68,6 +66,7 @@ class HiggsEngine:
         self._voice_cache_size = voice_cache_size
         self._checkpoint = Checkpoint.open(model_path, audio_tokenizer_path)
         self._owner = OwnerThread("higgs")
+        self._digests = FileDigests()
         self._loaded: Loaded | None = None
 
     @property
@@ -98,6 +97,10 @@ class HiggsEngine:
         if self._loaded is None:
             self._loaded = await self._owner.call(self._load)
 
+    async def prepare(self, request: SpeechRequest) -> None:
+        """Hash the request's recordings, so that the slot is not held for it."""
+        await asyncio.to_thread(digest_recordings, self._digests, request)
+
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Chunks of the request's audio. Closing it stops the drawing within one frame.
 
@@ -109,20 +112,13 @@ class HiggsEngine:
         loaded = self._loaded
         if loaded is None:
             raise EngineNotReady
-        cancelled = threading.Event()
 
         def produce(emit: Emit[AudioChunk]) -> None:
-            try:
-                loaded.speak(request, emit, cancelled)
-            except _NobodyListensError:
-                log.debug("stopped in the middle")
+            loaded.speak(request, emit)
 
         async with aclosing(self._owner.iterate(produce)) as chunks:
-            try:
-                async for chunk in chunks:
-                    yield chunk
-            finally:
-                cancelled.set()  # seen at the next frame, long before the next chunk could be refused
+            async for chunk in chunks:
+                yield chunk
 
     async def aclose(self) -> None:
         self._loaded = None
@@ -131,32 +127,41 @@ class HiggsEngine:
     def _load(self) -> Loaded:
         try:
             model, tokenizer, codec = self._checkpoint.load(self._device, self._dtype)
-            loaded = Loaded(model, tokenizer, codec, self._device, self._look_ahead, self._voice_cache_size)
+            loaded = Loaded(
+                model, tokenizer, codec, self._device, self._look_ahead, self._voice_cache_size, self._digests
+            )
             warm_up = SpeechRequest("Hello.", Voice("", Path()), Generation(max_mel_tokens=24, seed=0), own_voices=True)
-            loaded.speak(warm_up, lambda _: True, threading.Event())
+            loaded.speak(warm_up, Discard())
         except torch.OutOfMemoryError as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
         return loaded
 
 
-class _NobodyListensError(Exception):
-    """Ends the drawing from inside."""
+class Discard:
+    """Takes the audio of the warm-up."""
+
+    def __call__(self, chunk: AudioChunk, /) -> bool:
+        return True
+
+    def check(self) -> None:
+        pass
 
 
 class Loaded:
-    """What is there once the model is loaded; touched by the owner thread only."""
+    """The loaded model; used by the owner thread only."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, codec: Any, device: torch.device, look_ahead: int, voice_cache_size: int
-    ) -> None:
+        self, model: Any, tokenizer: Any, codec: Any, device: torch.device, look_ahead: int, voice_cache_size: int,
+        digests: FileDigests,
+    ) -> None:  # fmt: skip
         self._model = model
         self._codec = codec
         self._device = device
         self._look_ahead = look_ahead
         self._writer = PromptWriter(tokenizer, model.config, device)
-        self._listen = lru_cache(voice_cache_size)(self._listen_anew)
+        self._voice_codes = ContentCache[torch.Tensor](voice_cache_size, digests)
 
-    def speak(self, request: SpeechRequest, emit: Emit[AudioChunk], cancelled: threading.Event) -> None:
+    def speak(self, request: SpeechRequest, emit: Emit[AudioChunk]) -> None:
         """Make all pieces of a request, each knowing those before it.
 
         Raises:
@@ -173,52 +178,47 @@ class Loaded:
             inputs = self._writer.write(piece, speakers, voices, request.scene, list(before))
             if request.verbose:
                 log.info("piece %d: %d tokens of prompt, %s", number, inputs["input_ids"].shape[1], request.generation)
-            codes = self._make(inputs, _for_piece(request.generation, number), emit, cancelled)
+            codes = self._make(inputs, _for_piece(request.generation, number), emit)
             if codes is not None:
                 before.append(Said(text_of(piece), codes))
 
     def _make(
-        self,
-        inputs: dict[str, torch.Tensor],
-        generation: Generation,
-        emit: Emit[AudioChunk],
-        cancelled: threading.Event,
+        self, inputs: dict[str, torch.Tensor], generation: Generation, emit: Emit[AudioChunk]
     ) -> torch.Tensor | None:
-        """Speak one piece; its codes, ``(C, F)``, if it has any."""
+        """Synthesise one piece; its codes, ``(C, F)``, if it has any."""
         config = self._model.config
         undelayed = Undelayed(config.num_codebooks, config.audio_stream_bos_id, config.audio_stream_eos_id)
         decoder = ChunkDecoder(self._codec, self._device, self._look_ahead)
 
         def receive(frame: torch.Tensor) -> None:
-            if cancelled.is_set():
-                raise _NobodyListensError
+            emit.check()
             whole = undelayed.push(frame)
             samples = decoder.push(whole) if whole is not None else None
-            if samples is not None and not emit(AudioChunk(samples)):
-                raise _NobodyListensError
+            if samples is not None:
+                emit(AudioChunk(samples))
 
         draw(self._model, inputs, generation, receive)
         if not undelayed.ended:
             log.warning("a piece ended at %d codes, before the model did", generation.max_mel_tokens)
         rest = decoder.finish()
-        if rest.size and not emit(AudioChunk(rest)):
-            raise _NobodyListensError
+        if rest.size:
+            emit(AudioChunk(rest))
+        emit.check()
         return decoder.codes if decoder.count else None
 
-    def _voice(self, voice: Voice) -> KnownVoice:
+    def _voice(self, voice: Voice) -> AnalysedVoice:
         transcript = voice.path.with_suffix(".txt")
         try:
-            stat = voice.path.stat()
             text = transcript.read_text(encoding="utf-8", errors="replace").strip() if transcript.is_file() else ""
         except OSError as error:
             raise VoiceFileMissing(voice.path.name) from error
-        return KnownVoice(self._listen(voice.path, stat.st_mtime_ns, stat.st_size), text)
+        return AnalysedVoice(self._voice_codes.get(voice.path, self._encode), text)
 
     @torch.inference_mode()
-    def _listen_anew(self, path: Path, _mtime_ns: int, _size: int) -> torch.Tensor:
-        samples = decode_mono(path, SAMPLE_RATE_HZ, _LONGEST_S)
-        if samples.size < _SHORTEST_S * SAMPLE_RATE_HZ:
-            raise VoiceUnreadable(path.name)
+    def _encode(self, path: Path) -> torch.Tensor:
+        samples = decode_mono(path, SAMPLE_RATE_HZ, _MAX_S)
+        if samples.size < _MIN_S * SAMPLE_RATE_HZ:
+            raise VoiceUnreadable(path.name, f"is shorter than {_MIN_S} s")
         wave = torch.from_numpy(samples)[None, None].to(self._device)  # (1, 1, n)
         codes: torch.Tensor = self._codec.encode(wave).audio_codes[0]
         return codes.cpu()

@@ -28,7 +28,7 @@ _OWN_VOICES = ("feminine", "masculine")
 
 
 @dataclass(frozen=True, slots=True)
-class KnownVoice:
+class AnalysedVoice:
     """A recording as the model hears it."""
 
     codes: Tensor
@@ -58,7 +58,7 @@ class PromptWriter:
         self,
         piece: Sequence[Turn],
         speakers: Sequence[int | None],
-        voices: Mapping[int | None, KnownVoice],
+        voices: Mapping[int | None, AnalysedVoice],
         scene: str,
         before: Sequence[Said],
     ) -> dict[str, Tensor]:

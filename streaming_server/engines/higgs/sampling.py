@@ -1,7 +1,4 @@
-"""Drawing codes: transformers' ``generate``, and each frame as soon as it is drawn.
-
-Knows the model's ``generate``; not what becomes of the frames.
-"""
+"""Draws codes with transformers' ``generate`` and hands over each frame as soon as it is drawn."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import Generation
+from streaming_server.engines.torch.decoding import NOT_FINITE
+from streaming_server.errors import EngineFailed
 
 _USUAL = Generation()
 _OWN_TEMPERATURE, _OWN_TOP_K = 0.7, 50
@@ -48,13 +47,28 @@ def draw(model: Any, inputs: dict[str, Tensor], generation: Generation, receive:
         torch.seed()
     else:
         torch.manual_seed(generation.seed)
-    hook = model.model.embed_audio_tokens.register_forward_pre_hook(before_embedding)
+    hooks = (
+        model.model.embed_audio_tokens.register_forward_pre_hook(before_embedding),
+        model.audio_lm_head.register_forward_hook(require_finite),
+    )
     try:
-        drawn = model.generate(**inputs, generation_config=_config(model, generation))  # (1, prompt + frames, C)
+        drawn = model.generate(  # (1, prompt + frames, C)
+            **inputs, generation_config=_config(model, generation)
+        )
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     for frame in drawn[0, prompt + received :].cpu():
         receive(frame)
+
+
+def require_finite(_module: Any, _inputs: Any, logits: Tensor) -> None:
+    """A hook on the head that ends the request if no code can be drawn from its logits.
+
+    On CUDA the draw would fail an assertion on the device, after which the process cannot use it any more.
+    """
+    if not bool(logits.isfinite().all()):
+        raise EngineFailed(NOT_FINITE)
 
 
 _COLDEST = 1e-4

@@ -1,7 +1,4 @@
-"""IndexTTS as an engine of the server: requests in, audio chunks out.
-
-One owner thread touches the model. This module does not know HTTP, the slot, or how the model computes.
-"""
+"""The engine around IndexTTS 1.0 and 1.5."""
 
 from __future__ import annotations
 
@@ -19,7 +16,8 @@ from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
-from streaming_server.engines.indextts.voices import LONGEST_S, KnownVoice, Voices
+from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
+from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineUnavailable
@@ -84,48 +82,48 @@ class IndexTTSEngine(ModelEngine):
 
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
-        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._voice_cache_size)
+        voices = VoiceCache(runtime, self._voice_cache_size, partial(decode_native, limit_s=MAX_S), self._digests)
+        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, voices)
         loaded.warm()
         return loaded
 
 
 class Loaded:
-    """What is there once the model is loaded; touched by the owner thread only."""
+    """The loaded model; used by the owner thread only."""
 
     def __init__(
-        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voice_cache_size: int
+        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voices: VoiceCache
     ) -> None:
         self._version = version
         self._runtime = runtime
         self._frontend = frontend
         self._look_ahead = look_ahead
         self._narrator = Narrator(runtime, look_ahead)
-        self._voices = Voices(runtime, voice_cache_size, partial(decode_native, limit_s=LONGEST_S))
+        self._voices = voices
 
-    def speak(self, request: SpeechRequest) -> Audio:
+    def speak(self, request: SpeechRequest, check: Check) -> Audio:
         generation = request.generation
         longest = min(generation.max_text_tokens_per_sentence, self._runtime.gpt.shape.max_text)
-        segments = self._frontend.segments(request.text, longest)
+        segments = self._frontend.segments(request.text, longest, check=check)
         if request.emotion is not None:
-            logger.warning(
-                "IndexTTS %s has no emotion but the voice's own: the one asked for is ignored", self._version
-            )
+            logger.warning("emotion ignored: IndexTTS %s has no emotion control", self._version)
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
-        voice = self._voices.get(request.voice.path)
+        voice = self._voices.get(request.voice.path, check)
         if request.granularity is Granularity.SENTENCE:
-            return self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
-        return self._narrator.speak_by_token(voice, segments, generation)
+            yield from self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
+        else:
+            yield from self._narrator.speak_by_token(voice, segments, generation)
 
     def warm(self) -> None:
-        """Record what can be recorded, then speak a little: the first request is as fast as the next."""
+        """Record the graphs and synthesise a little, so that the first request is as fast as the next."""
         reach = self._runtime.vocoder.shape.reach
         look_ahead = self._runtime.look_ahead_codes(self._look_ahead)
         if self._runtime.device.type == "cuda":
             self._runtime.record(window_sizes(reach, look_ahead))
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
-        voice = KnownVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
+        voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
         generation = Generation(max_mel_tokens=min(window_sizes(reach, look_ahead)), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
         for _ in self._narrator.speak_by_token(voice, segments, generation):

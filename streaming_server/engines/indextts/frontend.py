@@ -1,19 +1,21 @@
-"""Text as the model reads it: normalised, upper-cased, tokenised, cut into segments.
+"""The text front end of IndexTTS: normalised, upper-cased, tokenised, cut into segments.
 
-This module does not know torch, audio or requests; it reads one file, the sentencepiece model.
+Every step is linear in the text, and long ones work on bounded pieces of it, between which a request can be cancelled.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import sentencepiece
 from wetext import Normalizer
+
+from streaming_server.engines.threads import Check, never_cancelled
+from streaming_server.text import pieces
 
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 IS_CJK = re.compile(f"[{CJK}]")
@@ -50,18 +52,58 @@ APOSTROPHES = frozenset(("'", WORD + "'"))
 SpelledOutLanguage = Literal["zh", "en"]
 
 
-@cache
-def normalizer(language: SpelledOutLanguage) -> Normalizer:
-    return Normalizer(lang=language, operator="tn")
+WORDS_AT_ONCE = 256
+"""Words that are tokenised at a time; no token of the vocabulary spans two words."""
+
+MAX_NORMALISED = 100
+"""Characters that are normalised at a time, so that the time grows with the text and a request can be cancelled."""
+MAX_DENSE = 30
+"""The same where more characters than this are no letters: each of those takes wetext up to 1 ms."""
+SPOKEN_AS_WRITTEN = frozenset(" .!?,'\"-…。！？，、；：;:—“”‘’（）()《》【】「」『』·")
+"""A piece of these alone has nothing to normalise."""
 
 
-def spelled_out(text: str, language: SpelledOutLanguage) -> str:
-    """Numbers, dates and units as words; what the normaliser fails at stays as it is written."""
-    try:
-        return str(normalizer(language).normalize(text))
-    except Exception:  # wetext fails at blank lines, brackets, signs and more, and then at all that stands beside them
-        words = text.split()
-        return " ".join(spelled_out(word, language) for word in words) if len(words) > 1 else text
+class TextNormalizer:
+    """Numbers, dates and units as words, through wetext."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[SpelledOutLanguage, Normalizer] = {}
+
+    def normalise(self, text: str, language: SpelledOutLanguage, check: Check = never_cancelled) -> str:
+        """The text as words, piece by piece; blanks between the pieces stay.
+
+        Raises:
+            Cancelled: ``check`` says so.
+        """
+        return "".join(self._normalised(text, language, check))
+
+    def _normalised(self, text: str, language: SpelledOutLanguage, check: Check) -> Iterator[str]:
+        for piece in bounded(text):
+            check()
+            words = piece.strip()
+            if SPOKEN_AS_WRITTEN.issuperset(words):
+                yield piece
+                continue
+            before, behind = len(piece) - len(piece.lstrip()), len(piece.rstrip())
+            yield piece[:before] + self._words(words, language) + piece[behind:]
+
+    def _words(self, text: str, language: SpelledOutLanguage) -> str:
+        if language not in self._loaded:
+            self._loaded[language] = Normalizer(lang=language, operator="tn")
+        try:
+            return str(self._loaded[language].normalize(text))
+        except (
+            Exception
+        ):  # wetext fails at blank lines, brackets, signs and more, and then at all that stands beside them
+            words = text.split()
+            return " ".join(self._words(word, language) for word in words) if len(words) > 1 else text
+
+
+def bounded(text: str) -> Iterator[str]:
+    """The pieces of a text that are normalised one by one."""
+    for piece in pieces(text, MAX_NORMALISED):
+        dense = sum(not character.isalpha() for character in piece) > MAX_DENSE
+        yield from pieces(piece, MAX_DENSE) if dense else (piece,)
 
 
 class Frontend:
@@ -69,33 +111,43 @@ class Frontend:
 
     def __init__(self, model: Path) -> None:
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        self._normalizer = TextNormalizer()
 
     @property
     def vocabulary_size(self) -> int:
         return int(self._pieces.vocab_size())
 
-    def normalise(self, text: str) -> str:
+    def normalise(self, text: str, check: Check = never_cancelled) -> str:
         """Numbers, dates and units as words; full-width marks as plain ones; pinyin syllables untouched."""
         language: SpelledOutLanguage = "zh" if IS_CJK.search(text) else "en"
         parts, end = [], 0
         for syllable in PINYIN.finditer(text):
-            parts += [spelled_out(text[end : syllable.start()], language), spell(*syllable.groups())]
+            between = self._normalizer.normalise(text[end : syllable.start()], language, check)
+            parts += [between, spell(*syllable.groups())]
             end = syllable.end()
-        parts.append(spelled_out(text[end:], language))
+        parts.append(self._normalizer.normalise(text[end:], language, check))
         return " ".join(part for part in parts if part).translate(PUNCTUATION)
 
-    def tokens(self, text: str) -> list[str]:
+    def tokens(self, text: str, check: Check = never_cancelled) -> list[str]:
         """Normalised text → sentencepiece tokens: each CJK character a word of its own, all in upper case."""
         words = AROUND_CJK.sub(r" \1 ", text).upper().split()
-        tokens: list[str] = self._pieces.encode(" ".join(words), out_type=str)
+        tokens: list[str] = []
+        for start in range(0, len(words), WORDS_AT_ONCE):
+            check()
+            tokens += self._pieces.encode(" ".join(words[start : start + WORDS_AT_ONCE]), out_type=str)
         return tokens
 
-    def segments(self, text: str, longest: int, opening: int | None = None) -> list[list[int]]:
+    def segments(
+        self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
+    ) -> list[list[int]]:
         """Any text → the ids of its segments, each of at most ``longest`` tokens.
 
         With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+
+        Raises:
+            Cancelled: ``check`` says so.
         """
-        segments = split(self.tokens(self.normalise(text)), longest)
+        segments = split(self.tokens(self.normalise(text, check), check), longest)
         if opening is not None and segments and len(segments[0]) > opening:
             first, *rest = split(segments[0], opening)
             if first[-1] in SENTENCE_ENDS | COMMAS:

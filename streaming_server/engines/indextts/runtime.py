@@ -1,7 +1,4 @@
-"""The model as one object: features, conditioning, decoding, vocoding. Tensors in, tensors out.
-
-This module does not know files, text, requests, threads or how a stream is cut into chunks.
-"""
+"""IndexTTS 1.0 and 1.5 as one object: features, conditioning, decoding, vocoding. Tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.indextts import features
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
 from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch
 from streaming_server.engines.torch.decoding import PositionRule
@@ -95,15 +93,19 @@ class Runtime:
 
     # The sound
 
-    def vocode(self, latents: Array, speaker: Array) -> Tensor:
+    def vocode(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Tensor:
         """Latents ``(n, width)`` and embedding ``(speaker width,)`` → samples ``(n · samples_per_code,)``, float32."""
-        return self._windows(self._take(latents, 2, self.dtype), self._take(speaker, 1, self.dtype)).float()
+        frames, embedding = self._take(latents, 2, self.dtype), self._take(speaker, 1, self.dtype)
+        return self._windows(frames, embedding, check=check).float()
 
-    def chunked_vocoder(self, speaker: Array, look_ahead: LookAhead = "exact") -> ChunkedVocoder:
+    def chunked_vocoder(
+        self, speaker: Array, look_ahead: LookAhead = "exact", check: Check = never_cancelled
+    ) -> ChunkedVocoder:
         """A vocoder for latents that come in pieces; with ``exact`` its samples equal those of ``vocode``."""
         return ChunkedVocoder(
-            self._windows, self._take(speaker, 1, self.dtype), self.vocoder.shape, self.look_ahead_codes(look_ahead)
-        )
+            self._windows, self._take(speaker, 1, self.dtype), self.vocoder.shape, self.look_ahead_codes(look_ahead),
+            check,
+        )  # fmt: skip
 
     # Speed
 

@@ -1,7 +1,7 @@
 """From segments of text to audio while the model is still decoding.
 
 The calling thread decodes; a second one vocodes behind it, so that the next segment's codes come while the last
-segment's audio is made. This module does not know text, files, requests or asyncio.
+segment's audio is made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor
 from streaming_server.domain import FloatSamples, Generation
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.voices import KnownVoice
+from streaming_server.engines.indextts.voices import AnalysedVoice
+from streaming_server.engines.threads import Cancelled, Check
 from streaming_server.engines.torch.sampling import Sampling
 
 CHUNKS = (4, 8, 16, 32)
@@ -52,7 +53,7 @@ class Narrator:
         self._look_ahead = look_ahead
         self._vocoding = VocoderThread(runtime.device)
 
-    def speak_by_token(self, voice: KnownVoice, segments: Segments, generation: Generation) -> Audio:
+    def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
         """Audio in chunks while the codes come, one beam; the first once ``4 + look_ahead`` codes are there."""
         sampling = sampling_of(generation)
         with self._vocoding as vocoding:
@@ -75,15 +76,15 @@ class Narrator:
                 vocoding.submit(audio.finish, torch.stack(latents) if latents else None)
             yield from vocoding.rest()
 
-    def speak_by_sentence(self, voice: KnownVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
+    def speak_by_sentence(self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
         """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
         sampling = sampling_of(generation)
-        chances = generators(self._runtime.device, generation, len(segments))
+        rngs = generators(self._runtime.device, generation, len(segments))
         with self._vocoding as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._runtime.decode_batch(
                     voice.conditioning, segments[start : start + batch], generation.max_mel_tokens, sampling,
-                    generation.num_beams, generation.length_penalty, chances[start : start + batch],
+                    generation.num_beams, generation.length_penalty, rngs[start : start + batch],
                 )  # fmt: skip
                 while True:
                     try:
@@ -102,19 +103,22 @@ class Narrator:
     def close(self) -> None:
         self._vocoding.close()
 
-    def _segment(self, voice: KnownVoice, index: int, count: int) -> SegmentAudio:
-        return SegmentAudio(self._runtime, voice, self._look_ahead, fade_in=index > 0, fade_out=index + 1 < count)
+    def _segment(self, voice: AnalysedVoice, index: int, count: int) -> SegmentAudio:
+        return SegmentAudio(
+            self._runtime, voice, self._look_ahead, self._vocoding.check, fade_in=index > 0, fade_out=index + 1 < count
+        )
 
 
 class SegmentAudio:
     """The samples of one segment, faded where another one joins it."""
 
     def __init__(
-        self, runtime: Runtime, voice: KnownVoice, look_ahead: LookAhead, fade_in: bool, fade_out: bool
+        self, runtime: Runtime, voice: AnalysedVoice, look_ahead: LookAhead, check: Check, fade_in: bool, fade_out: bool
     ) -> None:
         self._runtime = runtime
+        self._check = check
         self._speaker = voice.speaker
-        self._vocoder = runtime.chunked_vocoder(voice.speaker, look_ahead)
+        self._vocoder = runtime.chunked_vocoder(voice.speaker, look_ahead, check)
         self._fade_in = fade_in
         self._fade_out = fade_out
 
@@ -126,7 +130,7 @@ class SegmentAudio:
         return self._ended(self._begun(self._vocoder.finish(latents)))
 
     def whole(self, latents: Tensor) -> Tensor:
-        return self._ended(self._begun(self._runtime.vocode(latents, self._speaker)))
+        return self._ended(self._begun(self._runtime.vocode(latents, self._speaker, self._check)))
 
     def _begun(self, samples: Tensor) -> Tensor:
         if self._fade_in and samples.numel():
@@ -145,19 +149,34 @@ def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
 
 
 class VocoderThread:
-    """Runs vocoding in order beside the decoding; on CUDA on a stream of its own. Leaving it drops what is pending."""
+    """Runs vocoding in order beside the decoding; on CUDA on a stream of its own.
+
+    Leaving it drops what is pending and ends what is running at its next ``check``.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
         self._pending: deque[Future[FloatSamples]] = deque()
+        self._is_left = False
 
     def __enter__(self) -> VocoderThread:
+        self._is_left = False
         return self
 
+    def check(self) -> None:
+        """Called by the vocoding itself.
+
+        Raises:
+            Cancelled: its result is no longer wanted.
+        """
+        if self._is_left:
+            raise Cancelled
+
     def __exit__(self, *_: object) -> None:
-        """Idle again: what has not begun never will, what has begun is waited for."""
+        """Returns when the thread is idle."""
+        self._is_left = True
         for future in self._pending:
             future.cancel()
         while self._pending:

@@ -1,7 +1,6 @@
 """From codes to sound, stage by stage: codec, length regulator, flow, vocoder. Tensors in, tensors out.
 
-The stages take one item each, without a batch axis, and float32 leaves them. This module does not know the GPT, text,
-files, requests, or how a stream is cut into chunks.
+The stages take one item each, without a batch axis, and return float32.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.indextts2.regulator import LengthRegulator
 from streaming_server.engines.indextts2.wavenet import mirrored
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
 from streaming_server.engines.torch.vocoder import Generator, Windows
 
@@ -159,8 +159,8 @@ class Acoustics:
             mirrored(length, 0, length, estimator.wavenet.widest).to(self.device),
             start=0,
         )
-        moments = estimator.moments(torch.tensor([t], device=self.device))[0]
-        direction: Tensor = estimator(rows, beside, moments, span)
+        scale_shift = estimator.scale_shift(torch.tensor([t], device=self.device))[0]
+        direction: Tensor = estimator(rows, beside, scale_shift, span)
         return direction[0].mT.float()
 
     def cfm(self, mu: Array, reference: Reference, noise: Array, steps: int) -> Tensor:
@@ -171,9 +171,9 @@ class Acoustics:
         """Mel ``(bands, n)`` → samples ``(n · samples_per_frame,)``."""
         return self.sound(self._take(mel, 2).mT)
 
-    def sound(self, frames: Tensor) -> Tensor:
+    def sound(self, frames: Tensor, check: Check = never_cancelled) -> Tensor:
         """Mel ``(n, bands)`` → samples ``(n · samples_per_frame,)``, in a recorded window where the length is that."""
-        return self.windows(frames.to(self.vocoder.conv_post.weight.dtype)).float()
+        return self.windows(frames.to(self.vocoder.conv_post.weight.dtype), check=check).float()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

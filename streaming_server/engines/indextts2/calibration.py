@@ -20,7 +20,7 @@ from streaming_server.engines.indextts2.flow import Reference
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis, record
-from streaming_server.engines.indextts2.voices import KnownVoice
+from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
@@ -68,7 +68,7 @@ class Way:
         return f"chunk, look-ahead {self.pace.look_ahead}" if self.pace.chunks else "segment"
 
 
-def calibrate(runtime: Runtime, voice: KnownVoice, segment: Segment, seed: int = 0) -> Iterator[Way]:
+def calibrate(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int = 0) -> Iterator[Way]:
     """Each way as it is measured; the exact one, by segment in the most steps, first.
 
     Raises:

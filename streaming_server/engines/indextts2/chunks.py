@@ -3,8 +3,7 @@
 The flow was trained on whole utterances. Either an utterance is solved at once (``SEGMENT``: exact), or chunk by chunk
 (``CHUNK``): each solve sees the reference, some of its own past, the new frames and a few beyond them; since noise
 belongs to the frame, two solves agree where they overlap, and what is left of their difference is blended in the mel.
-Where a chunk ends depends on the count of codes alone, never on when they came. This module does not know the GPT,
-text, requests, threads or files.
+Where a chunk ends depends on the count of codes alone, never on when they came.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.flow import Noise, Reference
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
 
 FADE = 8
@@ -102,12 +102,14 @@ class MelStream:
         seed: Of the noise: the same codes with the same seed sound the same.
         duration_factor: How much longer than by itself the utterance is to last.
         statistics: ``Acoustics.statistics`` of an utterance of the same voice, to steady the first chunks.
+        check: Called before each step of a solve.
     """
 
     def __init__(
         self, acoustics: Acoustics, reference: Reference, pace: Pace, steps: int, seed: int,
-        duration_factor: float = 1.0, statistics: Tensor | None = None,
+        duration_factor: float = 1.0, statistics: Tensor | None = None, check: Check = never_cancelled,
     ) -> None:  # fmt: skip
+        self._check = check
         self._acoustics = acoustics
         self._reference = reference
         self._past = pace.past
@@ -152,7 +154,8 @@ class MelStream:
         mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled, goes_on)
         first = max(0, self._done - self._past)
         noise = self._noise(first, solved)
-        mel = self._acoustics.flow.solve(self._reference, mu[first:solved], noise, self._steps)[self._done - first :]
+        solution = self._acoustics.flow.solve(self._reference, mu[first:solved], noise, self._steps, self._check)
+        mel = solution[self._done - first :]
         fade = min(FADE, len(self._expected), len(mel))
         if fade:
             weight = torch.arange(1, fade + 1, device=mel.device)[:, None] / (fade + 1)

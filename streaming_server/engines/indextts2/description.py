@@ -10,13 +10,13 @@ import json
 import logging
 import math
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
 from streaming_server.domain import EMOTIONS, EmotionVector
+from streaming_server.engines.content_cache import LruCache
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.indextts2.emotion import of_scores
 from streaming_server.engines.torch.torchaudio import settle_torchaudio
@@ -79,10 +79,10 @@ class Classifier:
         self._model = model.eval()
         self._model.to(device)
         self._device = device
-        self._known = lru_cache(REMEMBERED)(self._read)
+        self._known = LruCache[str, EmotionVector](REMEMBERED)
 
     def read(self, description: str) -> EmotionVector:
-        return self._known(description)
+        return self._known.get(description, lambda: self._read(description))
 
     def _read(self, description: str) -> EmotionVector:
         messages = [{"role": "system", "content": TASK}, {"role": "user", "content": description}]

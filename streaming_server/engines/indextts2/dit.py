@@ -1,8 +1,8 @@
 """The network behind the flow matching: which way a noisy mel is to move, given what is to be said and by whom.
 
-A transformer with skips across its middle (U-ViT), told the time of the step by its norms, and a WaveNet behind it.
-What depends on the time alone is computed apart (``moments``), and so is what stays the same in all steps (``rows``).
-Attribute names are the checkpoint's, weight norm already folded. This module does not know noise, chunks or audio.
+A transformer with skips across its middle (U-ViT), conditioned on the time of the step by its norms, and a WaveNet
+behind it. What depends on the time alone is computed once (``scale_shift``), and so is what is the same in all steps
+(``rows``). Attribute names are the checkpoint's, weight norm already folded.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ class AdaptiveNorm(nn.Module):
         self.project_layer = nn.Linear(width, 2 * width)
         self.norm = nn.RMSNorm(width, eps=NORM_EPSILON)
 
-    def moments(self, time: Tensor) -> Tensor:
+    def scale_shift(self, time: Tensor) -> Tensor:
         """Scale and shift for each time ``(S, width)``: ``(S, 2, width)``."""
         scale, shift = self.project_layer(time).chunk(2, dim=-1)
         return torch.stack([scale * self.norm.weight, shift], dim=1)
 
 
-def normed(x: Tensor, moments: Tensor) -> Tensor:
+def normed(x: Tensor, scale_shift: Tensor) -> Tensor:
     """``(B, T, width)``, scale and shift ``(2, width)`` → the same shape."""
-    return torch.addcmul(moments[1], F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), moments[0])
+    return torch.addcmul(scale_shift[1], F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale_shift[0])
 
 
 class Attention(nn.Module):
@@ -131,13 +131,13 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(shape.width, shape.inner)
         self.skip_in_linear = nn.Linear(2 * shape.width, shape.width) if skips else None
 
-    def forward(self, x: Tensor, skipped: Tensor | None, moments: Tensor, span: Span, start: int) -> Tensor:
+    def forward(self, x: Tensor, skipped: Tensor | None, scale_shift: Tensor, span: Span, start: int) -> Tensor:
         """``(B, T, width)``, scales and shifts ``(2, 2, width)`` → ``(B, T - start, width)``."""
         if self.skip_in_linear is not None:
             assert skipped is not None
             x = self.skip_in_linear(torch.cat([x, skipped], dim=-1))
-        x = x[:, start:] + self.attention(normed(x, moments[0]), span, start)
-        out: Tensor = x + self.feed_forward(normed(x, moments[1]))
+        x = x[:, start:] + self.attention(normed(x, scale_shift[0]), span, start)
+        out: Tensor = x + self.feed_forward(normed(x, scale_shift[1]))
         return out
 
 
@@ -148,22 +148,22 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(shape, skips=layer > self.middle) for layer in range(shape.depth))
         self.norm = AdaptiveNorm(shape.width)
 
-    def moments(self, time: Tensor) -> Tensor:
+    def scale_shift(self, time: Tensor) -> Tensor:
         """All scales and shifts, ``(S, (2 · depth + 1), 2, width)``, in the order in which they are used."""
         norms = [norm for norm in self.modules() if isinstance(norm, AdaptiveNorm)]
-        return torch.stack([norm.moments(time) for norm in norms], dim=1)
+        return torch.stack([norm.scale_shift(time) for norm in norms], dim=1)
 
-    def forward(self, x: Tensor, moments: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, scale_shift: Tensor, span: Span) -> Tensor:
         """``(B, T, width)`` → ``(B, T - start, width)``: the last layer answers for no more rows than are wanted."""
         skips: list[Tensor] = []
         last = len(self.layers) - 1
         for index, block in enumerate(self.layers):
             skipped = skips.pop() if index > self.middle else None
             start = span.start if index == last else 0
-            x = block(x, skipped, moments[2 * index : 2 * index + 2], span, start)
+            x = block(x, skipped, scale_shift[2 * index : 2 * index + 2], span, start)
             if index < self.middle:
                 skips.append(x)
-        return normed(x, moments[-1])
+        return normed(x, scale_shift[-1])
 
 
 class TimeEmbedder(nn.Module):
@@ -189,19 +189,19 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(time_width, 2 * width))
 
-    def moments(self, time: Tensor) -> Tensor:
+    def scale_shift(self, time: Tensor) -> Tensor:
         """Shift and scale for each time, ``(S, 2, width)``."""
         shift, scale = self.adaLN_modulation(time).chunk(2, dim=-1)
         return torch.stack([shift, 1 + scale], dim=1)
 
-    def forward(self, x: Tensor, moments: Tensor) -> Tensor:
-        x = torch.addcmul(moments[0], F.layer_norm(x, x.shape[-1:], eps=FINAL_EPSILON), moments[1])
+    def forward(self, x: Tensor, scale_shift: Tensor) -> Tensor:
+        x = torch.addcmul(scale_shift[0], F.layer_norm(x, x.shape[-1:], eps=FINAL_EPSILON), scale_shift[1])
         out: Tensor = self.linear(x)
         return out
 
 
 class Estimator(nn.Module):
-    """Directions of a noisy mel, for as many ways to be told what it is to become as there are ``rows``."""
+    """Directions of a noisy mel, one for each of the conditions in ``rows``."""
 
     def __init__(self, shape: EstimatorShape) -> None:
         super().__init__()
@@ -221,17 +221,17 @@ class Estimator(nn.Module):
         self.conv2 = nn.Conv1d(shape.wave_width, shape.bands, 1)
 
     @property
-    def moments_width(self) -> int:
+    def scale_shift_width(self) -> int:
         shape = self.shape
         return 2 * ((2 * shape.depth + 1) * shape.width + (shape.wave_layers + 1) * shape.wave_width)
 
-    def moments(self, times: Tensor) -> Tensor:
-        """All that depends on the time alone, for times ``(S,)``: ``(S, moments_width)``."""
+    def scale_shift(self, times: Tensor) -> Tensor:
+        """All that depends on the time alone, for times ``(S,)``: ``(S, scale_shift_width)``."""
         time = self.t_embedder(times)
         parts = (
-            self.transformer.moments(time),
+            self.transformer.scale_shift(time),
             self.wavenet.colours(self.t_embedder2(times)),
-            self.final_layer.moments(time),
+            self.final_layer.scale_shift(time),
         )
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
@@ -247,12 +247,12 @@ class Estimator(nn.Module):
         merge = self.cond_x_merge_linear
         return F.linear(said, merge.weight[:, self.shape.bands :], merge.bias)
 
-    def forward(self, x: Tensor, rows: Tensor, moments: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, rows: Tensor, scale_shift: Tensor, span: Span) -> Tensor:
         """
         Args:
             x: The noisy mel, ``(T, bands)``, the same for all rows.
             rows: ``(B, T, width)``.
-            moments: Those of one time, ``(moments_width,)``.
+            scale_shift: Those of one time, ``(scale_shift_width,)``.
             span: Which rows are there.
 
         Returns:
@@ -260,7 +260,7 @@ class Estimator(nn.Module):
         """
         shape, depth = self.shape, self.shape.depth
         sizes = [2 * (2 * depth + 1) * shape.width, 2 * shape.wave_layers * shape.wave_width, 2 * shape.wave_width]
-        norms, colours, final = torch.split(moments, sizes)
+        norms, colours, final = torch.split(scale_shift, sizes)
         h = F.linear(x, self.cond_x_merge_linear.weight[:, : shape.bands]) + rows
         h = self.transformer(h, norms.view(-1, 2, shape.width), span)  # (B, T - start, width)
         kept = x[span.start :].expand(h.shape[0], -1, -1)

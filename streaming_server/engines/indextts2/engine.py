@@ -1,7 +1,4 @@
-"""IndexTTS 2.0 and 2.5 as an engine of the server: requests in, audio chunks out.
-
-One owner thread touches the models. This module does not know HTTP, the slot, or how the models compute.
-"""
+"""The engine around IndexTTS 2.0 and 2.5."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from torch import Tensor
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.indextts2.calibration import Way, calibrate, recommended
@@ -32,7 +30,8 @@ from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
-from streaming_server.engines.indextts2.voices import LONGEST_S, Feelings, KnownVoice, Voices
+from streaming_server.engines.indextts2.voices import MAX_S, AnalysedVoice, EmotionCache, VoiceCache
+from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
@@ -122,7 +121,7 @@ class IndexTTS2Engine(ModelEngine):
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
         description = describer(self._checkpoint.classifier, self._device)
-        loaded = Loaded(runtime, self._reader, description, self._options)
+        loaded = Loaded(runtime, self._reader, description, self._options, self._digests)
         loaded.warm()
         return loaded
 
@@ -130,7 +129,9 @@ class IndexTTS2Engine(ModelEngine):
 class Loaded:
     """What is there once the models are loaded; touched by the owner thread only."""
 
-    def __init__(self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options) -> None:
+    def __init__(
+        self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options, digests: FileDigests
+    ) -> None:
         self._runtime = runtime
         self._reader = reader
         self._description = description
@@ -138,11 +139,11 @@ class Loaded:
         self._pace = replace(CHUNK, look_ahead=options.look_ahead)
         self._narrator = Narrator(runtime, options.steps, self._pace)
         sentence, *_ = reader.segments(STEADYING_TEXT, runtime.gpt.shape.max_text)
-        decode = partial(decode_native, limit_s=LONGEST_S)
-        self._voices = Voices(runtime, options.voice_cache, decode, options.reference_s, sentence)
-        self._feelings = Feelings(runtime, options.voice_cache, decode)
+        decode = partial(decode_native, limit_s=MAX_S)
+        self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, options.reference_s, sentence)
+        self._emotions = EmotionCache(runtime, options.voice_cache, decode, digests)
 
-    def speak(self, request: SpeechRequest) -> Audio:
+    def speak(self, request: SpeechRequest, check: Check) -> Audio:
         generation = request.generation
         if request.granularity is None:
             generation = replace(generation, num_beams=1)  # more are slow, and nobody asked for whole segments
@@ -150,20 +151,21 @@ class Loaded:
             self._options.stream == "chunk" if request.granularity is None else request.granularity is Granularity.TOKEN
         )
         opening = None if by_chunk else SHORT_OPENING
-        segments = self._reader.segments(request.text, self._longest(generation), opening)
+        segments = self._reader.segments(request.text, self._longest(generation), opening, check)
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(s.ids) for s in segments], generation)
-        voice = self._voices.get(request.voice.path)
-        emotion = self._emotion(request.emotion or Emotion(), voice, generation.seed)
+        voice = self._voices.get(request.voice.path, check)
+        emotion = self._emotion(request.emotion or Emotion(), voice, generation.seed, check)
         delivery = Delivery(voice, emotion, generation, self._duration_factor(request.speed))
         if by_chunk:
-            return self._narrator.speak_by_chunk(delivery, segments)
-        return self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
+            yield from self._narrator.speak_by_chunk(delivery, segments)
+        else:
+            yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
 
     def warm(self) -> None:
         """Record what can be recorded, then speak a little both ways: the first request is as fast as the next."""
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
-        voice = self._voices.heard(noise, SAMPLE_RATE_HZ)
+        voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
             self._record(voice)
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
@@ -189,21 +191,23 @@ class Loaded:
         if self._runtime.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _record(self, voice: KnownVoice) -> None:
+    def _record(self, voice: AnalysedVoice) -> None:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel
         self._runtime.record(voice.conditioning, voice.emotion)
         longest = acoustics.frames(RECORDED_CODES)
-        for pace, seconds in ((self._pace, self._options.reference_s), (Pace(()), float(LONGEST_S))):
+        for pace, seconds in ((self._pace, self._options.reference_s), (Pace(()), float(MAX_S))):
             record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest)
 
-    def _emotion(self, emotion: Emotion, voice: KnownVoice, seed: int | None) -> Tensor:
+    def _emotion(self, emotion: Emotion, voice: AnalysedVoice, seed: int | None, check: Check) -> Tensor:
         """The emotion vector ``(width,)`` of a request."""
         if emotion.reference is not None:
-            return self._runtime.emo_merged(voice.emotion, self._feelings.get(emotion.reference.path), emotion.weight)
+            reference = self._emotions.get(emotion.reference.path, check)
+            return self._runtime.emo_merged(voice.emotion, reference, emotion.weight)
         numbers: Sequence[float] | None = emotion.vector
         by_classifier = False
         if emotion.text is not None:
             numbers = self._description.read(emotion.text)
+            check()
             by_classifier = self._description.name == "classifier"
             logger.info("the description of the emotion was read by the %s: %s", self._description.name, numbers)
         if numbers is None:
@@ -211,7 +215,7 @@ class Loaded:
         if self._options.emotion_cap and not by_classifier:  # the classifier's scores are what the model was tuned with
             numbers = capped(numbers)
         emotions = self._runtime.emotions
-        rows = emotions.drawn(chance(seed)) if emotion.random else emotions.nearest(voice.style)
+        rows = emotions.drawn(emotion_rng(seed)) if emotion.random else emotions.nearest(voice.style)
         return emotions.vector(weakened(numbers, emotion.weight), rows, voice.emotion)
 
     def _longest(self, generation: Generation) -> int:
@@ -224,7 +228,7 @@ class Loaded:
         return 1 / speed if self._runtime.gpt.speaks_by_style else 1.0
 
 
-def chance(seed: int | None) -> torch.Generator:
+def emotion_rng(seed: int | None) -> torch.Generator:
     """For the draws of an emotion; the same for the same seed."""
     drawn = random.SystemRandom().getrandbits(63) if seed is None else seed % 2**63
     return torch.Generator().manual_seed(drawn)

@@ -1,14 +1,13 @@
 """What the models hear of a recording: the log-mel at 22 050 Hz, Kaldi's filter banks at 16 kHz, w2v-BERT's input.
 
 Runs on the CPU in float32, once a recording. The mel is Slaney's (Auditory Toolbox, 1998), the filter banks are
-Kaldi's (``compute-fbank-feats``). This module does not know files, codecs, checkpoints or the models.
+Kaldi's (``compute-fbank-feats``).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -89,7 +88,6 @@ def log_mel(wav: Tensor, shape: MelShape) -> Tensor:
     return (slaney_filters(shape) @ magnitude).clamp(min=MEL_FLOOR).log()
 
 
-@cache
 def kaldi_filters() -> Tensor:
     """Triangles on Kaldi's mel scale from 20 Hz to half the rate, as wide on it as each other: ``(257, bands)``."""
     nyquist = HEARING_RATE_HZ / 2

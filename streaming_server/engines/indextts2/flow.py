@@ -1,7 +1,7 @@
 """Flow matching: noise → mel, in a few steps along the directions that the network gives.
 
-The state stays in float32 whatever the network computes in. Noise belongs to the frame, not to the call: it makes
-neighbouring solves of a stream agree. This module does not know codes, chunks or audio.
+The state stays in float32 whatever the network computes in. Noise belongs to the frame, not to the call, so that
+neighbouring solves of a stream agree.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
 from streaming_server.engines.indextts2.wavenet import mirrored
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.graphs import Graphs
 
 GUIDANCE = 0.7
-"""How far to go beyond the told direction, away from the one of a network that is told nothing."""
+"""Classifier-free guidance scale."""
 
 ALIGNMENT = 8
 """Rows of recorded solves come in multiples of it: what the kernels of half precision are made for."""
@@ -63,7 +64,7 @@ class Slots:
         rows, self._start = prompt + target, max(0, prompt - estimator.wavenet.reach)
         kept, margin = rows - self._start, estimator.wavenet.widest
         self.state = torch.zeros(rows, shape.bands, device=weight.device)
-        self.moments = weight.new_zeros(estimator.moments_width)
+        self.scale_shift = weight.new_zeros(estimator.scale_shift_width)
         self._rows = weight.new_zeros(2, rows, shape.width)
         self._step = torch.zeros(kept, 1, device=weight.device)
         self._span = Span(
@@ -78,12 +79,12 @@ class Slots:
         shape, weight = self._estimator.shape, self._estimator.cond_projection.weight
         rows = self.prompt + self.target
         first, end = self.prompt - reference.mel.shape[0], self.prompt + mu.shape[0]
-        told = weight.new_zeros(2, rows, shape.bands + shape.content_width)  # the second row is told nothing
-        told[0, first : self.prompt] = torch.cat([reference.mel, reference.mu], dim=1).to(weight.dtype)
-        told[0, self.prompt : end, shape.bands :] = mu.to(weight.dtype)
+        given = weight.new_zeros(2, rows, shape.bands + shape.content_width)  # the second row is unconditional
+        given[0, first : self.prompt] = torch.cat([reference.mel, reference.mu], dim=1).to(weight.dtype)
+        given[0, self.prompt : end, shape.bands :] = mu.to(weight.dtype)
         style = weight.new_zeros(2, shape.style_width)
         style[0] = reference.style
-        self._rows.copy_(self._estimator.rows(told[..., : shape.bands], told[..., shape.bands :], style))
+        self._rows.copy_(self._estimator.rows(given[..., : shape.bands], given[..., shape.bands :], style))
         self.state.zero_()
         self.state[self.prompt : end] = noise.to(self.state)
         self._step.zero_()
@@ -96,8 +97,10 @@ class Slots:
 
     def step(self) -> None:
         """Move the target one step; the reference's part of the state stays zero."""
-        told, untold = self._estimator(self.state.to(self._rows.dtype), self._rows, self.moments, self._span).float()
-        self.state[self._start :].add_(self._step * ((1 + GUIDANCE) * told - GUIDANCE * untold))
+        cond, uncond = self._estimator(
+            self.state.to(self._rows.dtype), self._rows, self.scale_shift, self._span
+        ).float()
+        self.state[self._start :].add_(self._step * ((1 + GUIDANCE) * cond - GUIDANCE * uncond))
 
 
 class Flow:
@@ -108,7 +111,7 @@ class Flow:
         self._device = estimator.cond_projection.weight.device
         self._graphs = Graphs(self._device)
         self._recorded: list[Slots] = []
-        self._moments: dict[int, Tensor] = {}
+        self._scale_shifts: dict[int, Tensor] = {}
 
     def record(self, prompt: int, target: int) -> None:
         """Keep slots for a reference and a target of at most so many frames."""
@@ -117,20 +120,23 @@ class Flow:
         self._recorded.sort(key=lambda slots: slots.prompt + slots.target)
         self._graphs.record((slots.prompt, slots.target), slots.step)
 
-    def solve(self, reference: Reference, mu: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def solve(
+        self, reference: Reference, mu: Tensor, noise: Tensor, steps: int, check: Check = never_cancelled
+    ) -> Tensor:
         """Conditions ``(n, content width)`` and noise ``(n, bands)`` → mel ``(n, bands)``, float32."""
         prompt, target = reference.mel.shape[0], mu.shape[0]
         slots = next((slots for slots in self._recorded if slots.prompt >= prompt and slots.target >= target), None)
         if slots is None:
             slots = Slots(self._estimator, prompt, target)
         slots.fill(reference, mu, noise, steps)
-        for moments in self._times(steps):
-            slots.moments.copy_(moments)
+        for scale_shift in self._times(steps):
+            check()
+            slots.scale_shift.copy_(scale_shift)
             self._graphs.run((slots.prompt, slots.target), slots.step)
         return slots.state[slots.prompt : slots.prompt + target].clone()
 
     def _times(self, steps: int) -> Tensor:
-        """The moments of each step, ``(steps, moments width)``."""
-        if steps not in self._moments:
-            self._moments[steps] = self._estimator.moments(torch.arange(steps, device=self._device) / steps)
-        return self._moments[steps]
+        """Scale and shift of each step, ``(steps, scale_shift_width)``."""
+        if steps not in self._scale_shifts:
+            self._scale_shifts[steps] = self._estimator.scale_shift(torch.arange(steps, device=self._device) / steps)
+        return self._scale_shifts[steps]

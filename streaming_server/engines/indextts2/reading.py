@@ -1,7 +1,7 @@
-"""Text as the GPTs of 2.0 and 2.5 read it: segments of token ids, each in a language.
+"""The text front ends of 2.0 and 2.5: segments of token ids, each in a language.
 
-2.0 reads as 1.5 does. 2.5 has byte-pair tokens of many languages (tiktoken's), a tag in front of each segment, and
-marks that tell how a word is said: ``<word|PRON>``. This module does not know torch, audio or requests.
+2.0 has the front end of 1.5. 2.5 has byte-pair tokens of many languages (tiktoken's), a tag in front of each segment,
+and pronunciation marks: ``<word|PRON>``. Every step is linear in the text.
 """
 
 from __future__ import annotations
@@ -10,27 +10,33 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from streaming_server.engines.indextts.frontend import Frontend, spelled_out
+from streaming_server.engines.indextts.frontend import Frontend, TextNormalizer
 from streaming_server.engines.indextts2.languages import COMMON, ROWS, language_of
 from streaming_server.engines.indextts2.vocabulary import read_vocabulary
+from streaming_server.engines.threads import Check, never_cancelled
+from streaming_server.text import pieces
 
 logger = logging.getLogger(__name__)
+
+MAX_TOKEN_CHARACTERS = 64
+"""A text of more characters for each token allowed is taken to be too long without tokenising it."""
 
 UNSAID = frozenset((0, 1))
 """START and STOP in the model, ``!`` and ``"`` in the vocabulary: left out of a text, as in the public program."""
 
-SENTENCE_END = re.compile(r"(?<=[.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…。！？؟])|\n+")
-CLAUSE_END = re.compile(r"(?<=[,;:，、；：])(?=\s|[^\x00-\x7f])|(?<=[，、；：])")
+SENTENCE_END = re.compile(
+    r"(?<=[.!?…。！？؟])(?![.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…。！？؟])(?![.!?…。！？؟])|\n+"
+)
+CLAUSE_END = re.compile(r"(?<=[,;:，、；：])(?![,;:，、；：])(?=\s|[^\x00-\x7f])|(?<=[，、；：])(?![,;:，、；：])")
 
 ENDS = (SENTENCE_END, CLAUSE_END)
 MARKS = tuple(".!?…。！？؟,;:，、；：")
 
 SPOKEN_MARK = re.compile(r"(<\|SPECIAL_TOKEN_[12]\|>).*?\1")
-MARK = re.compile(r"<([^<>|]+)\|([^<>|]+)>")
+MARK = re.compile(r"<([^<>|]{1,100})\|([^<>|]{1,100})>")
 KANA = re.compile("[\u3040-\u30ff]+")
 CASES: dict[str, Callable[[str], str]] = {"zh": str.lower, "en": str.lower, "ja": str.lower, "es": str.upper}
 SPELLED_OUT: dict[str, Literal["zh", "en"]] = {"zh": "zh", "en": "en"}
@@ -47,10 +53,13 @@ class Segment:
 
 
 def halves(text: str) -> list[str]:
-    """Two halves, parted beside a mark rather than in it; the text itself where it is one mark."""
+    """Two halves, cut beside a mark rather than in it; the text itself where it is one mark."""
     middle = len(text) // 2
-    inside = [range(mark.start() + 1, mark.end()) for mark in SPOKEN_MARK.finditer(text)]
-    cuts = [place for place in range(1, len(text)) if not any(place in span for span in inside)]
+    cuts = [middle]
+    for mark in SPOKEN_MARK.finditer(text):
+        if mark.start() < middle < mark.end():
+            cuts = [mark.start(), mark.end()]
+    cuts = [cut for cut in cuts if 0 < cut < len(text)]
     if not cuts:
         return [text]
     cut = min(cuts, key=lambda place: abs(place - middle))
@@ -61,10 +70,15 @@ class Reader(Protocol):
     @property
     def vocabulary_size(self) -> int: ...
 
-    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
+    def segments(
+        self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
+    ) -> list[Segment]:
         """Any text → its segments, each of at most ``longest`` tokens.
 
         With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+
+        Raises:
+            Cancelled: ``check`` says so.
         """
 
 
@@ -78,38 +92,63 @@ class PlainReader:
     def vocabulary_size(self) -> int:
         return self._frontend.vocabulary_size
 
-    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
-        return [Segment(ids) for ids in self._frontend.segments(text, longest, opening)]
+    def segments(
+        self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
+    ) -> list[Segment]:
+        return [Segment(ids) for ids in self._frontend.segments(text, longest, opening, check)]
 
 
 class LanguageReader:
-    """2.5: tiktoken's vocabulary; ``language`` is one of ``ROWS``, or None to tell it from each text.
+    """2.5: tiktoken's vocabulary; ``language`` is one of ``ROWS``, or None to detect it in each text.
 
     Raises:
-        ValueError: the file is no vocabulary.
+        ValueError: the file is not a vocabulary.
     """
 
     def __init__(self, vocabulary: Path, language: str | None = None) -> None:
         self._language = language
         self._tokens = read_vocabulary(vocabulary)
+        self._normalizer = TextNormalizer()
+        self._japanese = JapaneseWords()
 
     @property
     def vocabulary_size(self) -> int:
         return self._tokens.n_vocab
 
-    def segments(self, text: str, longest: int, opening: int | None = None) -> list[Segment]:
+    def segments(
+        self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
+    ) -> list[Segment]:
         language = self._language or language_of(MARK.sub(r"\1", text))
         row = ROWS.get(language, COMMON)
-        pieces = self._merged(prepared(text, language), language, longest)
-        if opening is not None and pieces and len(self._ids(pieces[0], language)) > opening:
-            first, *rest = self._merged(pieces[0], language, opening)
+        parts = self._merged(self.prepare(text, language, check), language, longest, check)
+        if opening is not None and parts and len(self._ids(parts[0], language)) > opening:
+            first, *rest = self._merged(parts[0], language, opening, check)
             if first.rstrip().endswith(MARKS):
-                pieces[:1] = [first, "".join(rest)]
-        return [Segment(self._ids(piece, language), row) for piece in pieces]
+                parts[:1] = [first, "".join(rest)]
+        return [Segment(self._ids(part, language), row) for part in parts]
 
-    def _merged(self, text: str, language: str, longest: int) -> list[str]:
+    def prepare(self, text: str, language: str, check: Check = never_cancelled) -> str:
+        """A text as it is to be tokenised: words for numbers, letters in their case, marks as the model knows them."""
+        parts, end = [], 0
+        for mark in MARK.finditer(text):
+            parts += [self._plain(text[end : mark.start()], language, check), pronounced(mark[1], mark[2], language)]
+            end = mark.end()
+        return "".join([*parts, self._plain(text[end:], language, check)])
+
+    def _plain(self, text: str, language: str, check: Check) -> str:
+        """What stands between marks; the blanks at its ends stay, since they separate words."""
+        if not text.strip():
+            return text
+        if language in SPELLED_OUT:
+            text = self._normalizer.normalise(text, SPELLED_OUT[language], check)
+        if language == "ja":
+            text = self._japanese.separate(text, check)
+        return CASES.get(language, str)(text)
+
+    def _merged(self, text: str, language: str, longest: int, check: Check) -> list[str]:
+        """Neighbouring pieces joined while their tokens fit into ``longest``."""
         merged: list[str] = []
-        for piece in self._pieces(text, language, longest):
+        for piece in self._pieces(text, language, longest, check):
             if merged and len(self._ids(merged[-1] + piece, language)) <= longest:
                 merged[-1] += piece
             else:
@@ -121,37 +160,20 @@ class LanguageReader:
         return [token for token in self._tokens.encode(written, allowed_special="all") if token not in UNSAID]
 
     def _pieces(
-        self, text: str, language: str, longest: int, marks: tuple[re.Pattern[str], ...] = ENDS
+        self, text: str, language: str, longest: int, check: Check, marks: tuple[re.Pattern[str], ...] = ENDS
     ) -> Iterator[str]:
         """Sentences; what is too long by clauses, and what still is by halves."""
+        check()
         parts = [part for part in (marks[0].split(text) if marks else halves(text)) if part.strip()]
-        if len(self._ids(text, language)) <= longest or (not marks and len(parts) == 1):
+        if self._fits(text, language, longest) or (not marks and len(parts) == 1):
             yield text
             return
         for part in parts:
-            yield from self._pieces(part, language, longest, marks[1:])
+            yield from self._pieces(part, language, longest, check, marks[1:])
 
-
-def prepared(text: str, language: str) -> str:
-    """A text as it is to be tokenised: words for numbers, letters in their case, marks as the model knows them."""
-    parts, end = [], 0
-    for mark in MARK.finditer(text):
-        parts += [plain(text[end : mark.start()], language), pronounced(mark[1], mark[2], language)]
-        end = mark.end()
-    return "".join([*parts, plain(text[end:], language)])
-
-
-def plain(text: str, language: str) -> str:
-    """What stands between marks; the blanks at its ends stay, for they part words."""
-    words = text.strip()
-    if not words:
-        return text
-    if language in SPELLED_OUT:
-        words = spelled_out(words, SPELLED_OUT[language])
-    if language == "ja":
-        words = " ".join(words_of_japanese(words))
-    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-    return before + CASES.get(language, str)(words) + after
+    def _fits(self, text: str, language: str, longest: int) -> bool:
+        """Whether the tokens of a text are at most ``longest``; one that is far too long is not tokenised."""
+        return len(text) <= longest * MAX_TOKEN_CHARACTERS and len(self._ids(text, language)) <= longest
 
 
 def pronounced(word: str, how: str, language: str) -> str:
@@ -162,21 +184,39 @@ def pronounced(word: str, how: str, language: str) -> str:
     return f"{special}{how}{special}"
 
 
-@cache
-def japanese_tagger() -> Callable[[str], Any] | None:
-    try:
-        import fugashi
+class JapaneseWords:
+    """Separates Japanese words by blanks, as the model was trained with. Needs fugashi."""
 
-        tagger: Callable[[str], Any] = fugashi.Tagger()
-    except (ImportError, RuntimeError):
-        logger.warning(
-            "Japanese is read without word boundaries, which the model was trained with: run scripts/install japanese"
-        )
-        return None
-    return tagger
+    MAX_CHARACTERS = 200
+    """Characters that are separated at a time."""
 
+    def __init__(self) -> None:
+        self._tagger: Callable[[str], Any] | None = None
+        self._is_loaded = False
 
-def words_of_japanese(text: str) -> list[str]:
-    """The words of a text; the text itself where nothing is installed that could tell."""
-    tagger = japanese_tagger()
-    return [text] if tagger is None else [str(word) for word in tagger(text)]
+    def separate(self, text: str, check: Check = never_cancelled) -> str:
+        """The text with blanks between its words; unchanged where fugashi is not installed."""
+        tagger = self._load()
+        if tagger is None:
+            return text
+        words = []
+        for piece in pieces(text, self.MAX_CHARACTERS):
+            check()
+            words += [str(word) for word in tagger(piece.strip())]
+        before, behind = len(text) - len(text.lstrip()), len(text.rstrip())
+        return text[:before] + " ".join(words) + text[behind:]
+
+    def _load(self) -> Callable[[str], Any] | None:
+        if self._is_loaded:
+            return self._tagger
+        self._is_loaded = True
+        try:
+            import fugashi
+
+            self._tagger = fugashi.Tagger()
+        except (ImportError, RuntimeError):
+            logger.warning(
+                "Japanese is read without word boundaries, which the model was trained with: "
+                "run scripts/install japanese"
+            )
+        return self._tagger

@@ -1,7 +1,6 @@
 """From segments of text to audio: whole segments, each solved once, or chunks while the codes still come.
 
-The calling thread decodes; a second one makes the sound behind it. This module does not know text, files, requests or
-asyncio.
+The calling thread decodes; a second one runs the flow and the vocoder behind it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis
-from streaming_server.engines.indextts2.voices import KnownVoice
+from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.torch.codes import DecodedBatch
 
 PAUSE_S = 0.2
@@ -33,7 +32,7 @@ Codes = tuple[Tensor, Tensor]
 class Delivery:
     """How a request's text is to be said."""
 
-    voice: KnownVoice
+    voice: AnalysedVoice
     emotion: Tensor
     """``(width,)``."""
     generation: Generation
@@ -60,15 +59,15 @@ class Narrator:
         """Audio in chunks while the codes come, one beam."""
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
         sampling = sampling_of(generation)
-        chances = generators(runtime.device, generation, len(segments))
+        rngs = generators(runtime.device, generation, len(segments))
         with self._vocoding as vocoding:
-            for index, (segment, chance) in enumerate(zip(segments, chances, strict=True)):
+            for index, (segment, rng) in enumerate(zip(segments, rngs, strict=True)):
                 pairs = runtime.decode(
                     voice.conditioning, delivery.emotion, segment.ids, generation.max_mel_tokens, sampling.do_sample,
                     sampling.top_p, sampling.top_k, sampling.temperature, sampling.repetition_penalty,
-                    generator=chance, language=segment.language,
+                    generator=rng, language=segment.language,
                 )  # fmt: skip
-                speech = self._synthesis(delivery, self._pace, chance.initial_seed())
+                speech = self._synthesis(delivery, self._pace, rng.initial_seed())
                 audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
                 ends = self._pace.code_counts(runtime.acoustics, delivery.duration_factor)
                 known, end = 0, next(ends)
@@ -88,10 +87,10 @@ class Narrator:
 
     def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
         """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
-        chances = generators(self._runtime.device, delivery.generation, len(segments))
+        rngs = generators(self._runtime.device, delivery.generation, len(segments))
         with self._vocoding as vocoding:
             for start in range(0, len(segments), batch):
-                decoding = self._decode(delivery, segments[start : start + batch], chances[start : start + batch])
+                decoding = self._decode(delivery, segments[start : start + batch], rngs[start : start + batch])
                 while True:
                     try:
                         next(decoding)
@@ -103,7 +102,7 @@ class Narrator:
                     row = torch.tensor(codes)
                     sounds = row < self._runtime.sounds
                     if sounds.any():
-                        speech = self._synthesis(delivery, SEGMENT, chances[index].initial_seed())
+                        speech = self._synthesis(delivery, SEGMENT, rngs[index].initial_seed())
                         audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
                         vocoding.submit(audio.finish, (row[sounds], latents[sounds.to(latents.device)]))
             yield from vocoding.rest()
@@ -111,9 +110,7 @@ class Narrator:
     def close(self) -> None:
         self._vocoding.close()
 
-    def _decode(
-        self, delivery: Delivery, segments: Sequence[Segment], chances: Sequence[torch.Generator]
-    ) -> DecodedBatch:
+    def _decode(self, delivery: Delivery, segments: Sequence[Segment], rngs: Sequence[torch.Generator]) -> DecodedBatch:
         """One segment with one beam by the recorded steps, all else by steps of its own shape."""
         runtime, generation = self._runtime, delivery.generation
         sampling = sampling_of(generation)
@@ -123,7 +120,7 @@ class Narrator:
             latents: list[Tensor] = []
             for code, latent in runtime.decode(
                 conditioning, emotion, segments[0].ids, generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
-                sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=chances[0],
+                sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=rngs[0],
                 language=segments[0].language,
             ):  # fmt: skip
                 codes.append(code)
@@ -132,7 +129,7 @@ class Narrator:
             return [(codes, torch.stack(latents))] if codes else [(codes, conditioning[:0])]
         prefixes = [runtime.prefix(conditioning, emotion, segment.ids, segment.language) for segment in segments]
         batch = yield from runtime.decode_batch(
-            prefixes, generation.max_mel_tokens, sampling, generation.num_beams, generation.length_penalty, chances
+            prefixes, generation.max_mel_tokens, sampling, generation.num_beams, generation.length_penalty, rngs
         )
         return batch
 
@@ -140,9 +137,10 @@ class Narrator:
         voice = delivery.voice
         acoustics, reference = self._runtime.acoustics, voice.part if pace.chunks else voice.whole
         mel = MelStream(
-            acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics
+            acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics,
+            self._vocoding.check,
         )  # fmt: skip
-        return Synthesis(acoustics, mel)
+        return Synthesis(acoustics, mel, self._vocoding.check)
 
 
 class SegmentAudio:

@@ -1,7 +1,4 @@
-"""From codes to sound while the codes still come: a stream of mel, vocoded as it settles.
-
-This module does not know where a stream is cut, the GPT, text, requests, threads or files.
-"""
+"""From codes to sound while the codes still come: a stream of mel, vocoded as it settles."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from torch import Tensor
 
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import MelChunk, MelStream, Pace
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array
 
 
@@ -21,9 +19,11 @@ class Synthesis:
     Args:
         acoustics: The stages.
         mel: The utterance's.
+        check: Called between pieces of the vocoder's work.
     """
 
-    def __init__(self, acoustics: Acoustics, mel: MelStream) -> None:
+    def __init__(self, acoustics: Acoustics, mel: MelStream, check: Check = never_cancelled) -> None:
+        self._check = check
         self._acoustics = acoustics
         self._mel = mel
         self._settled = torch.empty(0, acoustics.bands, device=acoustics.device)
@@ -49,7 +49,7 @@ class Synthesis:
             frames = torch.cat([self._settled, chunk.settled, chunk.expected])
             least = min(len(self._settled), reach) + size + beyond
             window = self._acoustics.windows.fit(least, len(frames))
-            samples = self._acoustics.sound(frames[-window:])
+            samples = self._acoustics.sound(frames[-window:], self._check)
             first = (window - size - beyond) * per_frame
             yield samples[first : first + size * per_frame]
             self._settled = torch.cat([self._settled, chunk.settled])[-self._keep :]

@@ -1,11 +1,9 @@
-"""Recordings as 2.0 and 2.5 know them: as a voice, and as an emotion; each analysed once for its content.
-
-This module does not know the reference library, names of voices or requests.
-"""
+"""The analysis of reference recordings for 2.0 and 2.5: as a voice, and as an emotion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +11,26 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import FloatSamples
-from streaming_server.engines.indextts.voices import SHORTEST_S, ByContent
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.engines.indextts.voices import MIN_S, NOT_FINITE, TOO_SHORT, Decode
 from streaming_server.engines.indextts2.features import HEARING_RATE_HZ
 from streaming_server.engines.indextts2.flow import Reference
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.errors import VoiceUnreadable
+from streaming_server.engines.threads import Check, never_cancelled
+from streaming_server.engines.torch.arrays import all_finite
+from streaming_server.errors import EngineFailed, VoiceUnreadable
 
-LONGEST_S = 15
-"""Seconds of a recording that are listened to, as in the public program."""
+MAX_S = 15
+"""Seconds of a recording that are analysed, as in the public program."""
 
-STEADYING_CODES = 100
-"""Most codes of the sentence that a voice says to itself so that its first chunks can be steadied."""
-
-Decode = Callable[[Path], tuple[FloatSamples, int]]
+MAX_STATISTICS_CODES = 100
+"""Most codes of the sentence whose regulator statistics steady a voice's first chunks."""
 
 
 @dataclass(frozen=True, slots=True)
-class KnownVoice:
-    """What speaking in a voice needs of it."""
+class AnalysedVoice:
+    """What synthesis needs of a voice."""
 
     conditioning: Tensor
     """Speaker tokens ``(n, width)``."""
@@ -40,96 +39,137 @@ class KnownVoice:
     emotion: Tensor
     """Its own emotion vector ``(width,)``."""
     whole: Reference
-    """How it sounds, from all of the recording."""
+    """The flow's reference: all of the recording."""
     part: Reference
-    """How it sounds, from the last seconds: each solve of a stream sees it again."""
+    """The flow's reference for streams: the last seconds of the recording, since every solve processes it again."""
     statistics: Tensor | None = None
-    """Of the regulator over a sentence in this voice, where streams below the sentence want them."""
+    """Of the regulator over a sentence in this voice; streams pool their own with them."""
 
 
-class Voices(ByContent[KnownVoice]):
-    """The last ``capacity`` voices that spoke.
+class VoiceCache:
+    """Analyses of the ``capacity`` voices that were used last.
 
     Args:
         runtime: The models.
         capacity: Voices that are kept.
         decode: A file's samples and rate.
-        reference_s: Seconds of the recording in ``KnownVoice.part``.
-        sentence: Said once in each voice without being heard, for its ``statistics``; None leaves them out.
+        digests: Of the engine.
+        reference_s: Seconds of the recording in ``AnalysedVoice.part``.
+        sentence: Decoded once in each voice, for its ``statistics``; None leaves them out.
     """
 
     def __init__(
-        self, runtime: Runtime, capacity: int, decode: Decode, reference_s: float, sentence: Segment | None
-    ) -> None:
-        super().__init__(capacity, self._analyse)
+        self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests, reference_s: float,
+        sentence: Segment | None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._decode = decode
         self._reference_s = reference_s
         self._sentence = sentence
+        self._kept = ContentCache[AnalysedVoice](capacity, digests)
 
-    def heard(self, wav: Sequence[float] | FloatSamples, rate_hz: int) -> KnownVoice:
+    def get(self, path: Path, check: Check = never_cancelled) -> AnalysedVoice:
+        """
+        Raises:
+            VoiceFileMissing: there is no such file.
+            VoiceUnreadable: it cannot be decoded or analysed.
+        """
+        return self._kept.get(path, lambda path: self._analyse(path, check))
+
+    def analyse(
+        self, wav: Sequence[float] | FloatSamples, rate_hz: int, check: Check = never_cancelled
+    ) -> AnalysedVoice:
         """The voice of samples ``(n,)``."""
         runtime = self._runtime
         mel_rate_hz = runtime.hearing.mel.rate_hz
-        wide = runtime.resample(torch.as_tensor(wav), rate_hz, mel_rate_hz)[: LONGEST_S * mel_rate_hz]
+        wide = runtime.resample(torch.as_tensor(wav), rate_hz, mel_rate_hz)[: MAX_S * mel_rate_hz]
         narrow = runtime.resample(wide, mel_rate_hz, HEARING_RATE_HZ)
-        features, mel, style = runtime.features(narrow), runtime.mel22(wide), runtime.campplus_style(narrow)
+        check()
+        features = runtime.features(narrow)
+        check()
+        mel, style = runtime.mel22(wide), runtime.campplus_style(narrow)
+        check()
         conditioning = runtime.spk_cond(style if runtime.gpt.speaks_by_style else features)
         emotion = runtime.emo(features)
+        check()
         frames = max(1, round(self._reference_s * mel_rate_hz / runtime.hearing.mel.hop))
-        return KnownVoice(
-            conditioning,
-            style,
-            emotion,
-            runtime.acoustics.reference(features, mel, style),
-            runtime.acoustics.reference(features, mel, style, frames),
-            self._statistics(conditioning, emotion),
-        )
+        whole = runtime.acoustics.reference(features, mel, style)
+        part = runtime.acoustics.reference(features, mel, style, frames)
+        return AnalysedVoice(
+            conditioning, style, emotion, whole, part, self._statistics(conditioning, emotion, check)
+        )  # fmt: skip
 
-    def _analyse(self, path: Path) -> KnownVoice:
-        samples, rate_hz = listened(self._decode, path)
-        return self.heard(samples, rate_hz)
+    def _analyse(self, path: Path, check: Check) -> AnalysedVoice:
+        samples, rate_hz = decoded(self._decode, path)
+        check()
+        try:
+            voice = self.analyse(samples, rate_hz, check)
+        except EngineFailed as error:  # decoding the sentence for the statistics is what notices first
+            raise VoiceUnreadable(path.name, NOT_FINITE) from error
+        if not all_finite(voice.conditioning, voice.style, voice.emotion, voice.whole.mel, voice.whole.mu):
+            raise VoiceUnreadable(path.name, NOT_FINITE)
+        return voice
 
-    def _statistics(self, conditioning: Tensor, emotion: Tensor) -> Tensor | None:
-        """From the likeliest codes, so that they do not depend on what was said before."""
+    def _statistics(self, conditioning: Tensor, emotion: Tensor, check: Check) -> Tensor | None:
+        """From the likeliest codes, so that they depend on the voice alone."""
         if self._sentence is None:
             return None
-        decoded = self._runtime.decode(
+        decoding = self._runtime.decode(
             conditioning,
             emotion,
             self._sentence.ids,
-            STEADYING_CODES,
+            MAX_STATISTICS_CODES,
             do_sample=False,
             language=self._sentence.language,
         )
-        pairs = [(code, latent) for code, latent in decoded if code < self._runtime.sounds]
-        if not pairs:
+        codes: list[int] = []
+        latents: list[Tensor] = []
+        with closing(decoding):
+            for code, latent in decoding:
+                check()
+                if code < self._runtime.sounds:
+                    codes.append(code)
+                    latents.append(latent)
+        if not codes:
             return None
-        codes, latents = torch.tensor([code for code, _ in pairs]), torch.stack([latent for _, latent in pairs])
-        return self._runtime.acoustics.statistics(codes, latents)
+        return self._runtime.acoustics.statistics(torch.tensor(codes), torch.stack(latents))
 
 
-class Feelings(ByContent[Tensor]):
-    """The emotion vectors ``(width,)`` of the last ``capacity`` recordings whose emotion was taken."""
+class EmotionCache:
+    """Emotion vectors ``(width,)`` of the ``capacity`` recordings whose emotion was used last."""
 
-    def __init__(self, runtime: Runtime, capacity: int, decode: Decode) -> None:
-        super().__init__(capacity, self._analyse)
+    def __init__(self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests) -> None:
         self._runtime = runtime
         self._decode = decode
+        self._kept = ContentCache[Tensor](capacity, digests)
 
-    def _analyse(self, path: Path) -> Tensor:
-        samples, rate_hz = listened(self._decode, path)
+    def get(self, path: Path, check: Check = never_cancelled) -> Tensor:
+        """
+        Raises:
+            VoiceFileMissing: there is no such file.
+            VoiceUnreadable: it cannot be decoded or analysed.
+        """
+        return self._kept.get(path, lambda path: self._analyse(path, check))
+
+    def _analyse(self, path: Path, check: Check) -> Tensor:
+        samples, rate_hz = decoded(self._decode, path)
+        check()
         narrow = self._runtime.resample(torch.from_numpy(samples), rate_hz, HEARING_RATE_HZ)
-        return self._runtime.emo(self._runtime.features(narrow))
+        features = self._runtime.features(narrow)
+        check()
+        emotion = self._runtime.emo(features)
+        if not all_finite(emotion):
+            raise VoiceUnreadable(path.name, NOT_FINITE)
+        return emotion
 
 
-def listened(decode: Decode, path: Path) -> tuple[FloatSamples, int]:
+def decoded(decode: Decode, path: Path) -> tuple[FloatSamples, int]:
     """The first seconds of a recording and their rate.
 
     Raises:
         VoiceUnreadable: it cannot be decoded, or is too short for the models' windows.
     """
     samples, rate_hz = decode(path)
-    if samples.size < SHORTEST_S * rate_hz:
-        raise VoiceUnreadable(path.name)
-    return samples[: LONGEST_S * rate_hz], rate_hz
+    if samples.size < MIN_S * rate_hz:
+        raise VoiceUnreadable(path.name, TOO_SHORT)
+    return samples[: MAX_S * rate_hz], rate_hz

@@ -18,8 +18,7 @@ from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
 from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network
 from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
-from streaming_server.engines.kokoro.voices import VoiceStyles, voice_for
-from streaming_server.engines.recordings import RecordingCache
+from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, presets
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -73,7 +72,7 @@ class KokoroEngine:
         self._network = Network(models[chosen], device, threads)
         self._voices = voices
         self._styles = VoiceStyles(voices)
-        self._recordings = RecordingCache()
+        self._recordings = RecordingVoices()
         self._converters: dict[str, Convert] = {}
         self._thread = OwnerThread("kokoro")
         repeatable = {Capability.SEED} if self._network.is_repeatable else set[Capability]()
@@ -93,7 +92,8 @@ class KokoroEngine:
                     *repeatable,
                 }
             ),
-            voices=voices,
+            presets=presets(voices),
+            blends=True,
         )
 
     async def warm(self) -> None:
@@ -141,10 +141,10 @@ class KokoroEngine:
 
     async def _voice(self, voice: Voice) -> str:
         """The name of a voice or a blend; for a recording the voice that answers for it."""
-        if voice.path in self._voices.values():
+        if voice.is_preset:
             return voice.name
-        recording = await self._recordings.find(voice.path)
-        return voice_for(recording.preset, recording.pitch_hz, self._voices)
+        found = await self._recordings.find(voice.path)
+        return found if found in self._voices else next(iter(self._voices))
 
     def _pieces(self, text: str) -> Iterator[_Piece]:
         """What the text says, the shortest pieces first.

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import numpy as np
 
-from streaming_server.domain import FloatSamples, parse_blend
-from streaming_server.errors import EngineFailed, EngineUnavailable, VoiceUnknown
+from streaming_server.audio.decode import decode_mono
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import FloatSamples, Gender, Voice, parse_blend
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnknown
 
 STYLES = 510
 """Rows of a voice: one for each number of phonemes."""
@@ -19,6 +23,9 @@ _TIMBRE = 128
 """The first numbers of a style feed the vocoder: the speaker's sound. The rest feed durations and pitch."""
 _LANGUAGES = {"a": "en-us", "b": "en-us", "j": "ja", "z": "cmn"}
 """By the first letter of a voice's name; voices of other languages lend their timbre only."""
+_CODES = {"a": "en-US", "b": "en-GB", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-BR", "z": "zh"}
+_GENDERS: dict[str, Gender] = {"f": "female", "m": "male"}
+"""By the second letter."""
 _NATIVE = {
     ("en-us", "f"): "af_heart",
     ("en-us", "m"): "am_michael",
@@ -43,6 +50,10 @@ OPENAI = {
 }
 _BY_PITCH_HZ = {95.0: "am_onyx", 120.0: "am_michael", 185.0: "af_heart", 220.0: "af_nova"}
 """For recordings of other speakers."""
+_BY_STEM = {f"voice_{number:02}": voice for number, voice in enumerate(OPENAI.values(), 1)}
+_ANALYSIS_HZ = 16000
+_ANALYSIS_S = 30.0
+_MAX_CACHED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class VoiceStyles:
             VoiceUnknown: there is no such voice.
             EngineFailed: a voice's file is damaged.
         """
-        blend = parse_blend(voice)
+        blend = [(OPENAI.get(name, name), weight) for name, weight in parse_blend(voice)]
         if unknown := [name for name, _ in blend if name not in self._files]:
             raise VoiceUnknown(unknown[0], list(self._files))
         natives = [(name, weight) for name, weight in blend if _LANGUAGES.get(name[0]) == language]
@@ -112,16 +123,48 @@ def _read(path: Path, name: str) -> FloatSamples:
     return rows
 
 
-def voice_for(preset: str, pitch_hz: float | None, voices: Mapping[str, Path]) -> str:
-    """The voice that answers for a recording: by the preset that it was made from, else by its median pitch.
+def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:
+    """The voices of a folder, and OpenAI's names for some of them."""
+    named = {name: name for name in files} | {name: voice for name, voice in OPENAI.items() if voice in files}
+    return tuple(
+        Voice(
+            name,
+            is_preset=True,
+            title=name.partition("_")[2].capitalize(),
+            languages=tuple(filter(None, [_CODES.get(voice[0])])),
+            gender=_GENDERS.get(voice[1:2]),
+        )
+        for name, voice in named.items()
+    )
 
-    Raises:
-        EngineUnavailable: the folder holds no voices.
-    """
-    wanted = OPENAI.get(preset, "")
-    if not wanted:
-        nearest = min(_BY_PITCH_HZ, key=lambda hertz: abs(math.log(hertz / pitch_hz)) if pitch_hz else 0)
-        wanted = _BY_PITCH_HZ[nearest] if pitch_hz else _NATIVE["en-us", "f"]
-    if not voices:
-        raise EngineUnavailable("the Kokoro folder holds no voices")
-    return wanted if wanted in voices else next(iter(voices))
+
+class RecordingVoices:
+    """Which voice answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the pitch."""
+
+    def __init__(self) -> None:
+        self._kept = ContentCache[str](_MAX_CACHED, FileDigests())
+
+    async def find(self, recording: Path) -> str:
+        """
+        Raises:
+            VoiceFileMissing: there is no such file.
+            VoiceUnreadable: it cannot be decoded.
+        """
+        if not await anyio.Path(recording).is_file():
+            raise VoiceFileMissing(recording.name)
+        if voice := _BY_STEM.get(recording.stem):
+            return voice
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, _by_pitch)
+
+
+def _by_pitch(recording: Path) -> str:
+    return voice_of_pitch(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def voice_of_pitch(pitch_hz: float | None) -> str:
+    """The voice nearest in pitch; the best one for a recording without a pitch."""
+    if pitch_hz is None:
+        return _NATIVE["en-us", "f"]
+    return _BY_PITCH_HZ[min(_BY_PITCH_HZ, key=lambda hertz: abs(math.log(hertz / pitch_hz)))]

@@ -1,7 +1,4 @@
-"""What the runtime's methods take: tensors, NumPy arrays, sequences of numbers.
-
-This module does not know the model.
-"""
+"""The kinds of arrays that the runtimes' methods accept: tensors, NumPy arrays, sequences of numbers."""
 
 from __future__ import annotations
 
@@ -26,3 +23,7 @@ def take(array: Array, dimensions: int, device: torch.device, dtype: torch.dtype
     while tensor.ndim > dimensions and tensor.shape[0] == 1:
         tensor = tensor[0]
     return tensor
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -92,6 +92,7 @@ def search(
     """
     device, vocabulary = decoder.device, decoder.gpt.shape.mel_codes
     decoder.start([prompt for prompt in prompts for _ in range(beams)], sampling)
+    decoder.require_finite()
     sentences = [Sentence(beams, length_penalty, [[] for _ in range(beams)]) for _ in prompts]
     scores = torch.full((len(prompts), beams), -math.inf, device=device)
     scores[:, 0] = 0.0  # the beams of a sentence start alike: one of them speaks for all

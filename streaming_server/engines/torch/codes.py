@@ -68,16 +68,16 @@ class CodeWriter:
         """
         max_codes = self._bounded(max_codes)
         slots = max(prompt.shape[0] for prompt in prompts) + max_codes
-        chances = generators or [None] * len(prompts)
+        rngs = generators or [None] * len(prompts)
         decoder = Decoder(self._gpt, len(prompts) * num_beams, slots, max_codes)
         if num_beams > 1:
             found: list[Hypothesis] = yield from beams.search(
-                decoder, prompts, num_beams, max_codes, sampling, length_penalty, chances
+                decoder, prompts, num_beams, max_codes, sampling, length_penalty, rngs
             )
             return [(hypothesis.codes, hypothesis.latents) for hypothesis in found]
         codes: list[list[int]] = [[] for _ in prompts]
         stopped = [False] * len(prompts)
-        for step in decoder.run(prompts, max_codes, sampling, chances):
+        for step in decoder.run(prompts, max_codes, sampling, rngs):
             for row, code in enumerate(step):
                 stopped[row] = stopped[row] or code == self._gpt.shape.stop_mel
                 if not stopped[row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from streaming_server.engines.torch.gpt import Cache, CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.sampling import Sampling, Warp
+from streaming_server.errors import EngineFailed
 
 PositionRule = Literal["aligned", "cached"]
 """``aligned``: codes 1, 2, 3 … stand at mel positions 1, 2, 3 …, as in training. ``cached``: at 2, 3, 4 …, as the
@@ -28,6 +29,8 @@ UNSAID_ID = 1
 
 SPAN = 256
 """Attention reads the cache in multiples of so many slots: each multiple is one fixed shape."""
+
+NOT_FINITE = "the model computed logits that are not finite for this text and voice"
 
 LAG = {"cuda": 2}
 """By device: steps that are queued before the host looks at a code; a stop is noticed that much later."""
@@ -60,9 +63,14 @@ class Decoder:
         """Slots that hold something, known without asking the device."""
 
     def start(self, prompts: Sequence[Tensor], sampling: Sampling, positions: PositionRule = "aligned") -> None:
-        """Read the prompts, each ``(n, width)``; afterwards the first latent and its logits are there."""
+        """Read the prompts, each ``(n, width)``; afterwards the first latent and its logits are there.
+
+        Slots of the last decoding that this one will attend to are cleared: their weight is 0 before they are written,
+        but 0 times a value that is not finite is not 0.
+        """
         shape = self.gpt.shape
         longest = max(prompt.shape[0] for prompt in prompts)
+        self.cache.clear(longest, self.used)
         inputs = torch.stack([torch.nn.functional.pad(p, (0, 0, longest - p.shape[0], 0)) for p in prompts])
         first = torch.tensor([longest - p.shape[0] for p in prompts], device=self.device)
         self._first_slot.copy_(first.view(-1, 1, 1))
@@ -81,6 +89,16 @@ class Decoder:
         self._position.fill_(FIRST_CODE_POSITION[positions])
         self._count.fill_(1)
         self.used = longest
+        self.finite = Readback(self.logits.isfinite().all())
+
+    def require_finite(self) -> None:
+        """Wait for the prompt to be read.
+
+        Raises:
+            EngineFailed: its logits are not finite, so that no code can be drawn from them.
+        """
+        if not self.finite.wait():
+            raise EngineFailed(NOT_FINITE)
 
     def choose(self) -> None:
         """Draw the next code of each row from its logits and the noise."""
@@ -153,9 +171,14 @@ class Decoder:
                 self.step()
             unread.append(Readback(self.code))
             if len(unread) > lag:
-                yield unread.popleft().wait()
+                yield self._read(unread.popleft())
         while unread:
-            yield unread.popleft().wait()
+            yield self._read(unread.popleft())
+
+    def _read(self, codes: Readback) -> list[int]:
+        self.require_finite()
+        values: list[int] = codes.wait()
+        return values
 
     def _whole_step(self, span: int) -> None:
         self.advance(span)
@@ -178,8 +201,9 @@ class Readback:
         else:
             self._host = tensor.cpu().clone()
 
-    def wait(self) -> list[int]:
+    def wait(self) -> Any:
+        """The tensor's numbers: one, or a list."""
         if self._event is not None:
             self._event.synchronize()
-        values: list[int] = self._host.tolist()
-        return values
+            self._event = None
+        return self._host.tolist()

@@ -47,6 +47,10 @@ class Cache:
     def slots(self) -> int:
         return self.layers.shape[4]
 
+    def clear(self, first: int, end: int) -> None:
+        """Zero the slots from ``first`` to ``end``, if there are any."""
+        self.layers[:, :, :, :, first:end] = 0
+
     def reorder(self, rows: Tensor, used: int) -> None:
         """Let row ``i`` go on from what row ``rows[i]`` has written in its first ``used`` slots."""
         self.layers[:, :, :, :, :used] = self.layers[:, :, rows, :, :used]

@@ -1,32 +1,31 @@
-"""An engine around a model that one thread owns: loading, streaming, stopping within one step.
-
-What the model is, and how it speaks, subclasses know. This module does not know checkpoints, HTTP or the slot.
-"""
+"""An engine around a model that one thread owns: loading, streaming, cancelling within one step."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, closing, suppress
 from typing import Protocol
 
 import torch
 
 from streaming_server.domain import AudioChunk, SpeechRequest
 from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
-from streaming_server.engines.threads import OwnerThread
+from streaming_server.engines.threads import Check, Emit, OwnerThread
 from streaming_server.engines.torch.options import Device, Precision
-from streaming_server.errors import EngineNotReady, EngineUnavailable
+from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Loaded(Protocol):
-    """What is there once a model is loaded; touched by the owner thread only."""
+    """A loaded model; used by the owner thread only."""
 
-    def speak(self, request: SpeechRequest) -> Audio: ...
+    def speak(self, request: SpeechRequest, check: Check) -> Audio:
+        """The request's audio; ``check`` is called between pieces of work that take long."""
 
     def close(self) -> None: ...
 
@@ -50,6 +49,7 @@ class ModelEngine(ABC):
         self._precision = precision
         self._dtype = DTYPES[precision]
         self._owner = OwnerThread("indextts")
+        self._digests = FileDigests()
         self._loaded: Loaded | None = None
 
     @property
@@ -59,11 +59,15 @@ class ModelEngine(ABC):
 
     @abstractmethod
     def _load(self) -> Loaded:
-        """Read the weights and speak once. Runs on the owner thread."""
+        """Read the weights and synthesise once. Runs on the owner thread."""
 
     async def warm(self) -> None:
         if self._loaded is None:
             self._loaded = await self._owner.call(self._loaded_or_refused)
+
+    async def prepare(self, request: SpeechRequest) -> None:
+        """Hash the request's recordings, so that the slot is not held for it."""
+        await asyncio.to_thread(digest_recordings, self._digests, request)
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Chunks of the request's audio. Closing it stops the decoding within one code.
@@ -76,22 +80,17 @@ class ModelEngine(ABC):
         loaded = self._loaded
         if loaded is None:
             raise EngineNotReady
-        cancelled = threading.Event()
 
-        def produce(emit: Callable[[AudioChunk], bool]) -> None:
-            with closing(loaded.speak(request)) as audio:
+        def produce(emit: Emit[AudioChunk]) -> None:
+            with closing(loaded.speak(request, emit.check)) as audio:
                 for samples in audio:
-                    if cancelled.is_set():
-                        return
-                    if samples is not None and samples.size and not emit(AudioChunk(samples)):
-                        return
+                    emit.check()
+                    if samples is not None and samples.size:
+                        emit(AudioChunk(samples))
 
         async with aclosing(self._owner.iterate(produce)) as chunks:
-            try:
-                async for chunk in chunks:
-                    yield chunk
-            finally:
-                cancelled.set()  # seen at the next code, long before the next chunk could be refused
+            async for chunk in chunks:
+                yield chunk
 
     async def aclose(self) -> None:
         if self._loaded is not None:
@@ -104,6 +103,16 @@ class ModelEngine(ABC):
             return self._load()
         except torch.OutOfMemoryError as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
+
+
+def digest_recordings(digests: FileDigests, request: SpeechRequest) -> None:
+    """Hash the recordings that a request names; a missing one is reported when it is analysed."""
+    voices = [*request.voices]
+    if request.emotion is not None and request.emotion.reference is not None:
+        voices.append(request.emotion.reference)
+    with suppress(VoiceFileMissing):
+        for voice in voices:
+            digests.of(voice.path)
 
 
 def choose_device(wanted: Device) -> torch.device:

@@ -1,8 +1,7 @@
 """BigVGAN: frames, and in 1.5 a speaker embedding, → samples, whole or chunk by chunk.
 
 A frame is a GPT latent in 1.5, a column of a mel spectrogram in 2.x. Attribute names are the checkpoint's, with weight
-norm and the snakes' scale already folded. This module does not know codes, text, files, threads or how many frames make
-a good chunk.
+norm and the snakes' scale already folded.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
 from streaming_server.engines.torch.graphs import Graphs
 
@@ -169,7 +169,8 @@ class Generator(nn.Module):
         self.activation_post = AliasFreeSnake(self.widths[-1])
         self.conv_post = nn.Conv1d(self.widths[-1], 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2, bias=last_bias)
 
-    def forward(self, frames: Tensor, *voice: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
+        """``check`` is called in front of each residual block."""
         first, stages = self.colours(*voice)
         x = self.conv_pre(frames.mT)  # (B, first width, T)
         if first is not None:
@@ -180,8 +181,11 @@ class Generator(nn.Module):
             x = up[0](x)
             if stages:
                 x = x + stages[stage]
-            blocks = self.resblocks[stage * branches : (stage + 1) * branches]
-            x = torch.stack([block(x) for block in blocks]).mean(0)
+            outputs = []
+            for block in self.resblocks[stage * branches : (stage + 1) * branches]:
+                check()
+                outputs.append(block(x))
+            x = torch.stack(outputs).mean(0)
         x = self.conv_post(self.activation_post(x)).squeeze(1)
         return torch.tanh(x) if self.bound == "tanh" else x.clamp(-1, 1)
 
@@ -235,11 +239,11 @@ class Windows:
         self._buffers[length] = frames, samples
         self._graphs.record(length, lambda: self._fill(length))
 
-    def __call__(self, frames: Tensor, *voice: Tensor) -> Tensor:
+    def __call__(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
         """Frames ``(n, width)``, what the voice is, if anything → samples ``(n · samples_per_frame,)``."""
         length = frames.shape[0]
         if length not in self._buffers:
-            whole: Tensor = self._generator(frames[None], *(given[None] for given in voice))
+            whole: Tensor = self._generator(frames[None], *(given[None] for given in voice), check=check)
             return whole[0]
         inputs, samples = self._buffers[length]
         inputs[0] = frames
@@ -260,8 +264,11 @@ class ChunkedVocoder:
     ``look_ahead == reach`` the samples equal those of vocoding the whole.
     """
 
-    def __init__(self, windows: Windows, speaker: Tensor, shape: GeneratorShape, look_ahead: int) -> None:
+    def __init__(
+        self, windows: Windows, speaker: Tensor, shape: GeneratorShape, look_ahead: int, check: Check = never_cancelled
+    ) -> None:
         self._windows = windows
+        self._check = check
         self._speaker = speaker
         self._samples_per_code = shape.samples_per_frame
         self._reach = shape.reach
@@ -295,7 +302,7 @@ class ChunkedVocoder:
         length = self._latents.shape[0]
         needed = length - max(0, self._behind - self._reach)
         first = length - self._windows.fit(needed, length)
-        samples = self._windows(self._latents[first:], self._speaker)
+        samples = self._windows(self._latents[first:], self._speaker, check=self._check)
         end = None if ready == length else (ready - first) * self._samples_per_code
         chunk = samples[(self._behind - first) * self._samples_per_code : end]
         forgotten = max(0, ready - self._keep)

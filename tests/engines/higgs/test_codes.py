@@ -16,7 +16,7 @@ from transformers import HiggsAudioV2Processor
 from streaming_server.domain import Generation, Turn, Voice
 from streaming_server.engines.higgs.checkpoint import Checkpoint
 from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, Undelayed, delayed
-from streaming_server.engines.higgs.prompt import KnownVoice, PromptWriter, Said
+from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, Said
 from streaming_server.engines.higgs.sampling import draw
 
 BEGIN, END = 1024, 1025
@@ -37,7 +37,7 @@ def some_codes(frames: int, seed: int = 0) -> Tensor:
 
 def prompt(parts: tuple[Any, Any, Any], *, voiced: bool = False, speakers: tuple[int | None, ...] = (None,)) -> Any:
     writer = PromptWriter(parts[1], parts[0].config, CPU)
-    voices = {speaker: KnownVoice(some_codes(12), "what it says") for speaker in speakers} if voiced else {}
+    voices = {speaker: AnalysedVoice(some_codes(12), "what it says") for speaker in speakers} if voiced else {}
     return writer.write([Turn("Hello there.", SOMEBODY, speakers[0])], speakers, voices, "A room.", [])
 
 
@@ -208,7 +208,7 @@ def test_a_voice_with_words_is_an_earlier_turn_and_one_without_is_part_of_the_sc
     inputs = writer.write(
         [Turn("Good morning.", SOMEBODY, 1), Turn("And you?", SOMEBODY, 0)],
         [0, 1],
-        {0: KnownVoice(first, "Words of the first."), 1: KnownVoice(second, "")},
+        {0: AnalysedVoice(first, "Words of the first."), 1: AnalysedVoice(second, "")},
         "A quiet room.",
         [Said("[SPEAKER0] Before.", said)],
     )

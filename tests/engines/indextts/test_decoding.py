@@ -15,6 +15,7 @@ from streaming_server.engines.torch import decoding
 from streaming_server.engines.torch.beams import Sentence
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.sampling import Sampling, Warp
+from streaming_server.errors import EngineFailed
 from tests.engines.indextts import parity
 
 TEXTS = [[5, 9, 30, 7], [44, 3], [8, 8, 61, 100, 23, 4, 19, 2, 70], [90]]
@@ -200,3 +201,34 @@ def test_the_latents_are_known_before_the_code_is_drawn(runtime: Runtime) -> Non
     for (_, latent), (_, other) in zip(one[: shared + 1], two[: shared + 1], strict=True):
         torch.testing.assert_close(latent, other)
     assert (one[shared + 1][1] - two[shared + 1][1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_prompt_that_is_not_finite_ends_alone(runtime: Runtime, num_beams: int) -> None:
+    """What it left in the caches does not reach the next decoding, shorter or longer."""
+    conditioning, text = parity.numbers()["cond"], parity.numbers()["text"]
+
+    def decoded(voice: Any, ids: Any) -> list[int]:
+        if num_beams > 1:
+            [(codes, _)] = finish(runtime.decode_batch(voice, [ids], 12, Sampling(do_sample=False), num_beams))
+            return codes
+        return [code for code, _ in runtime.decode(voice, ids, 12, do_sample=False)]
+
+    before = decoded(conditioning, text[:3])
+    with pytest.raises(EngineFailed, match="not finite"):
+        decoded(np.full_like(conditioning, np.nan), text)
+    assert decoded(conditioning, text[:3]) == before
+
+
+def test_a_value_that_overflows_while_decoding_ends_alone(runtime: Runtime) -> None:
+    conditioning, text = torch.from_numpy(parity.numbers()["cond"]), torch.from_numpy(parity.numbers()["text"])
+    decoder = Decoder(runtime.gpt, 1, 200, 20)
+
+    def decoded(codes: int) -> list[list[int]]:
+        prompt = runtime.gpt.prompt(conditioning, text[:3])
+        return list(decoder.run([prompt], codes, Sampling(do_sample=False), [None]))
+
+    before = decoded(8)
+    decoded(20)
+    decoder.cache.layers[:, :, :, :, : decoder.used] = torch.nan
+    assert decoded(8) == before

@@ -17,12 +17,13 @@ import torch
 
 from streaming_server.domain import Capability, FloatSamples, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.engines.base import Engine
+from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.stream import Narrator, SegmentAudio, without_long_silence
-from streaming_server.engines.indextts.voices import KnownVoice, Voices
+from streaming_server.engines.indextts.voices import AnalysedVoice, VoiceCache
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.support.server import eventually
@@ -243,9 +244,9 @@ def tiny(checkpoint: Path) -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def voice(tiny: Runtime) -> KnownVoice:
+def voice(tiny: Runtime) -> AnalysedVoice:
     mel = tiny.log_mel(torch.randn(24_000, generator=torch.Generator().manual_seed(0)) / 10)
-    return KnownVoice(tiny.condition(mel), tiny.speaker(mel))
+    return AnalysedVoice(tiny.condition(mel), tiny.speaker(mel))
 
 
 SEGMENTS = [[5, 20, 31, 7], [44, 12, 13], [90, 8, 17, 55, 60]]
@@ -253,7 +254,7 @@ GENERATION = Generation(seed=1, num_beams=1)
 
 
 def test_sound_leaves_before_the_last_code_is_decoded(
-    tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch
+    tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrator = Narrator(tiny, look_ahead=4)
     with counted(monkeypatch) as codes:
@@ -267,7 +268,7 @@ def test_sound_leaves_before_the_last_code_is_decoded(
 
 
 def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
-    tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch
+    tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrator = Narrator(tiny)
     with counted(monkeypatch) as codes:
@@ -291,7 +292,9 @@ def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
     assert finished[0] > first_segment
 
 
-def test_a_closed_narration_decodes_no_more(tiny: Runtime, voice: KnownVoice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_narration_decodes_no_more(
+    tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for speak in ("token", "sentence"):
         narrator = Narrator(tiny)
         with counted(monkeypatch) as codes:
@@ -307,7 +310,7 @@ def test_a_closed_narration_decodes_no_more(tiny: Runtime, voice: KnownVoice, mo
         narrator.close()
 
 
-def test_segments_join_without_a_click(tiny: Runtime, voice: KnownVoice) -> None:
+def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> None:
     """At a joint the audio comes from silence and goes to it; the outer ends are as the model made them."""
     narrator = Narrator(tiny)
     ends, position = [], 0
@@ -347,7 +350,7 @@ def test_voices_are_kept_by_content_and_bounded(tiny: Runtime, tmp_path: Path) -
         decoded.append(path.name)
         return np.random.default_rng(len(decoded)).standard_normal(8000).astype(np.float32), 24_000
 
-    voices = Voices(tiny, capacity=2, decode=decode)
+    voices = VoiceCache(tiny, 2, decode, FileDigests())
     for name, content in (("a", b"1"), ("copy of a", b"1"), ("b", b"2"), ("c", b"3")):
         (tmp_path / name).write_bytes(content)
     first = voices.get(tmp_path / "a")

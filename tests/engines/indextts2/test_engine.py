@@ -17,6 +17,7 @@ import torch
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, Granularity, SpeechRequest, Voice
+from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
@@ -26,7 +27,7 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Narrator
-from streaming_server.engines.indextts2.voices import Voices
+from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.engines.indextts.test_engine import counted, spoken, write_voice
@@ -352,7 +353,7 @@ SEGMENTS = [Segment([5, 20, 31, 7]), Segment([44, 12, 13]), Segment([90, 8, 17, 
 
 @pytest.fixture(scope="module")
 def delivery(tiny: Runtime) -> Delivery:
-    voice = Voices(tiny, 1, decode_native, 5.0, SEGMENTS[0]).heard(noise(1), SAMPLE_RATE_HZ)
+    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), 5.0, SEGMENTS[0]).analyse(noise(1), SAMPLE_RATE_HZ)
     return Delivery(voice, voice.emotion, Generation(seed=1, num_beams=1))
 
 
@@ -446,7 +447,7 @@ def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery:
 
 
 def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> None:
-    voice = Voices(tiny, 1, decode_native, 2.0, None).heard(noise(20), SAMPLE_RATE_HZ)
+    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), 2.0, None).analyse(noise(20), SAMPLE_RATE_HZ)
     assert voice.whole.mel.shape[0] == 15 * SAMPLE_RATE_HZ // 256
     assert voice.part.mel.shape[0] == round(2 * SAMPLE_RATE_HZ / 256)
     assert torch.equal(voice.whole.mel[-10:], voice.part.mel[-10:])
@@ -470,7 +471,7 @@ def test_a_voice_is_heard_at_22_050_hz_and_from_there_at_16(tiny: Runtime, monke
     for name in ("features", "mel22", "campplus_style"):
         watch(name)
     wav = noise(2)
-    Voices(tiny, 1, decode_native, 2.0, None).heard(wav, 48_000)
+    VoiceCache(tiny, 1, decode_native, FileDigests(), 2.0, None).analyse(wav, 48_000)
     wide = tiny.resample(torch.from_numpy(wav), 48_000, SAMPLE_RATE_HZ)
     assert torch.equal(heard_by["mel22"], wide)
     assert torch.equal(heard_by["features"], tiny.resample(wide, SAMPLE_RATE_HZ, 16_000))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiktoken
 
-from streaming_server.engines.indextts2 import reading
 from streaming_server.engines.indextts2.languages import language_of
-from streaming_server.engines.indextts2.reading import LanguageReader, PlainReader, pronounced
+from streaming_server.engines.indextts2.reading import JapaneseWords, LanguageReader, PlainReader, pronounced
 from streaming_server.engines.indextts2.vocabulary import SPECIAL_NAMES, read_vocabulary
 
 VOCABULARY = "multilingual_zh_ja_yue_char_del.tiktoken"
@@ -102,30 +100,22 @@ def test_kana_stand_for_themselves() -> None:
 def test_japanese_is_cut_into_words_where_it_can_be(
     reader: LanguageReader, tokens: tiktoken.Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "japanese_tagger", lambda: lambda text: [text[:2], text[2:]])
+    monkeypatch.setattr(JapaneseWords, "_load", lambda _: lambda text: [text[:2], text[2:]])
     assert read(reader, tokens, "今日はいい") == ["<|ja|> 今日 はいい"]
 
 
-@pytest.fixture
-def forgotten_tagger() -> Iterator[None]:
-    reading.japanese_tagger.cache_clear()
-    yield
-    reading.japanese_tagger.cache_clear()
-
-
-@pytest.mark.usefixtures("forgotten_tagger")
 def test_without_a_segmenter_a_sentence_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "fugashi", None)
-    assert reading.words_of_japanese("今日はいい") == ["今日はいい"]
-    assert "run scripts/install japanese" in caplog.text
+    words = JapaneseWords()
+    assert [words.separate("今日はいい") for _ in range(2)] == ["今日はいい"] * 2
+    assert caplog.text.count("run scripts/install japanese") == 1
 
 
-@pytest.mark.usefixtures("forgotten_tagger")
 def test_with_a_segmenter_there_are_words() -> None:
     pytest.importorskip("fugashi")
-    assert reading.words_of_japanese("今日は天気がいい")[:3] == ["今日", "は", "天気"]
+    assert JapaneseWords().separate(" 今日は天気がいい").split(" ")[:4] == ["", "今日", "は", "天気"]
 
 
 def test_segments_stay_below_their_budget_and_lose_nothing(reader: LanguageReader, tokens: tiktoken.Encoding) -> None:

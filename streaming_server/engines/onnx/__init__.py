@@ -1,0 +1,1 @@
+"""What engines on ONNX Runtime share: splitting text, English phonemes, sessions."""

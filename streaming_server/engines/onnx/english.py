@@ -1,0 +1,49 @@
+"""English text to phonemes in misaki's alphabet, which hibari's and Kokoro's networks take."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from hibari.g2p import G2P
+
+log = logging.getLogger(__name__)
+
+MAX_WORD_CHARACTERS = 30
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS}}}(?=\S)")
+_LONG_NUMBER = re.compile(r"\d[\d,]{18,}")
+_REPEATED_MARK = re.compile(r"([^\w\s])\1{3,}")
+_REPEATED_PUNCTUATION = re.compile(r"([;:,.!?—…\"“”()])(?:\s*\1)+")
+_UNSPOKEN = re.compile(r"[^\w\s!-~¡-ÿ‐-⁯₠-⃏™←-⇿½-¾]+")
+
+
+class EnglishPhonemes:
+    """hibari's conversion: numbers, dates, units and abbreviations, a lexicon, a network for unknown words."""
+
+    def __init__(self) -> None:
+        self._g2p = G2P()
+        self._g2p("Zbyx.")  # the network for unknown words is loaded by the first of them
+
+    def __call__(self, sentence: str) -> str:
+        """The phonemes of one sentence; empty where nothing in it can be spoken.
+
+        Its time grows with the square of a word's length, so that long words are cut into parts.
+        """
+        text = _REPEATED_MARK.sub(r"\1\1\1", _UNSPOKEN.sub(" ", sentence))
+        # [word](/phonemes/) is markup of misaki's, and a text is no markup.
+        text = text.replace("](", "] (")
+        # Beyond 10 ** 36 the conversion knows no words for a number.
+        text = _LONG_NUMBER.sub(lambda number: " ".join(number[0].replace(",", "")), text)
+        text = _LONG_WORD.sub(r"\g<0> ", text)
+        phonemes = self._converted(text)
+        return _REPEATED_PUNCTUATION.sub(r"\1", phonemes).strip() if any(map(str.isalpha, phonemes)) else ""
+
+    def _converted(self, text: str) -> str:
+        try:
+            return str(self._g2p(text))
+        except Exception:  # the package's own rules fail on some rare tokens; the rest of the sentence is spoken
+            words = text.split()
+            if len(words) < 2:
+                log.warning("phonemes: no conversion for %r", text[:MAX_WORD_CHARACTERS], exc_info=True)
+                return ""
+            return " ".join(map(self._converted, words))
