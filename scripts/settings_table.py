@@ -10,11 +10,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from streaming_server.engines import registry
-from streaming_server.settings import Settings
+from streaming_server.environment import meaning
+from streaming_server.settings import GROUPS
 
 ROOT = Path(__file__).parent.parent
 BETWEEN = re.compile("(?<=<!-- settings -->\n).*?(?=\n<!-- /settings -->)", re.DOTALL)
@@ -24,12 +24,12 @@ CORES = {"en": "number of cores", "zh": "CPU 核数"}
 
 def rows() -> Iterator[tuple[str, object, str]]:
     """Name, default and English meaning of each setting; those of the engines behind ``ENGINE``."""
-    for item in fields(Settings):
-        if item.metadata:
-            yield item.name.upper(), item.default, item.metadata["en"]
-        if item.name == "engine":
-            for name, option in registry.variables().items():
-                yield name, option.default, str(option.description)
+    for group in GROUPS:
+        for name, item in group.variables().items():
+            yield name, item.default, meaning(item)
+            if name == "ENGINE":
+                for option, field in registry.variables().items():
+                    yield option, field.default, meaning(field)
 
 
 def shown(default: object) -> str:

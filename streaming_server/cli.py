@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEnc
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
-from streaming_server.environment import InvalidSetting
+from streaming_server.environment import InvalidSetting, meaning
 from streaming_server.errors import (
     EngineUnavailable,
     InvalidRequest,
@@ -57,11 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
-        given = {
-            item.name: value for item in fields(Settings) if (value := getattr(options, item.name, None)) is not None
-        }
+        given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
         chosen = {name: value for name in registry.variables() if (value := getattr(options, name, None)) is not None}
-        settings = replace(settings, **given, engine_options={**settings.engine_options, **chosen})
+        settings = settings.model_copy(update={**given, "engine_options": {**settings.engine_options, **chosen}})
         status: int = options.command(settings, options)
         return status
     except (InvalidSetting, InvalidRequest, EngineUnavailable) as error:
@@ -159,12 +156,12 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         )
     for variable, option in registry.variables().items():
         flag = "--" + variable.lower()
-        meaning = f"{option.description} ({variable}, else {'none' if option.default is None else option.default})"
+        text = f"{meaning(option)} ({variable}, else {'none' if option.default is None else option.default})"
         (precision if variable == "PRECISION" else parser).add_argument(
             *dict.fromkeys([flag.replace("_", "-"), flag]),
             dest=variable,
             metavar="VALUE",
-            help=meaning.replace("%", "%%"),
+            help=text.replace("%", "%%"),
         )
 
 
@@ -223,8 +220,9 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _extras(settings: Settings, options: argparse.Namespace) -> int:
+    spec = registry.choose(settings.engine, settings.engine_options).spec
     needed = {
-        registry.choose(settings.engine, settings.engine_options).spec.extra: True,
+        **dict.fromkeys((spec.extra, *spec.companions), True),
         "celery": bool(settings.celery_broker_url),
         "postgresql": settings.database_url.startswith("postgres"),
         "s3": settings.files_url.startswith("s3:"),

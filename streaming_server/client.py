@@ -1,7 +1,4 @@
-"""A small client of the HiggsAudio dialect, to see from the command line that a server speaks.
-
-Knows that dialect's routes and answers; nothing of the server's inside.
-"""
+"""A test client of the HiggsAudio dialect, for ``streaming-server test``."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _TIMEOUT_S = 300.0
 
 
 class TestFailed(SpeechServerError):
-    """The server cannot be reached, refuses, or answers what it should not."""
+    """The server cannot be reached, refuses the request, or returns an invalid answer."""
 
     code = "test_failed"
 

@@ -1,7 +1,4 @@
-"""The nouns of the server: what is asked for, with what voice, and the audio that comes back.
-
-Frozen data only. This module does not know HTTP, files, engines or encoders.
-"""
+"""The data types of the server: requests, voices, emotions and audio. Frozen dataclasses without I/O."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ import numpy.typing as npt
 _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 FloatSamples = npt.NDArray[np.float32]
-"""Mono samples in -1.0 … 1.0, shape ``(n,)``: what engines make."""
+"""Mono samples in -1.0 … 1.0, shape ``(n,)``: the output of engines."""
 
 IntSamples = npt.NDArray[np.int16]
-"""Mono signed 16-bit samples, shape ``(n,)``: what encoders take."""
+"""Mono signed 16-bit samples, shape ``(n,)``: the input of encoders."""
 
 
 class Capability(StrEnum):
@@ -51,12 +48,12 @@ class Capability(StrEnum):
 
 
 class Granularity(StrEnum):
-    """How early a stream lets go of its audio."""
+    """How early a stream emits its audio."""
 
     TOKEN = "token"
-    """As the model decodes, below the sentence; such a stream samples with a single beam."""
+    """While the model decodes, below the sentence, with a single beam."""
     SENTENCE = "sentence"
-    """A whole sentence at a time; ``num_beams`` is honoured."""
+    """One whole sentence at a time; ``num_beams`` is honoured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +68,16 @@ class Generation:
     num_beams: int = 3
     repetition_penalty: float = 10.0
     max_mel_tokens: int = 600
-    """Most audio codes of one sentence, or of whatever else a model makes at once."""
+    """Maximum number of audio codes of one segment."""
     max_text_tokens_per_sentence: int = 120
-    """Longest sentence, in text tokens; a longer one is cut."""
+    """Maximum length of a segment, in text tokens; longer sentences are split."""
     seed: int | None = None
     ras_window: int = 7
-    """Repetition-aware sampling: codes that are looked back at; 0 leaves it out."""
+    """Repetition-aware sampling: window in codes; 0 disables it."""
     ras_repeats: int = 2
-    """How often a code may occur among those before it is drawn again."""
+    """Repetition-aware sampling: a code that occurs more often in the window is drawn again."""
     context_pieces: int | None = 2
-    """Earlier pieces of a script that a model hears again before it makes the next; None: all."""
+    """Number of earlier pieces of a script that stay in the model's context; None: all."""
 
 
 Gender = Literal["male", "female"]
@@ -121,90 +118,89 @@ def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
 
 
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
-"""What the places of an `EmotionVector` stand for."""
+"""The order of an `EmotionVector`."""
 
 EmotionVector = tuple[float, float, float, float, float, float, float, float]
-"""How much of each of `EMOTIONS`, 0-1."""
+"""Strength of each of `EMOTIONS`, 0-1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emotion:
-    """How a text is felt: as a recording, a vector or a description says; as the voice itself where none is given."""
+    """The emotion of a text, from a recording, a vector or a description; without any, the voice's own."""
 
     reference: Voice | None = None
-    """A recording whose emotion, not whose voice, is taken."""
+    """A recording whose emotion is used, not its voice."""
     vector: EmotionVector | None = None
     text: str | None = None
     """A description in words."""
     weight: float = 1.0
-    """How strong, 0-1."""
+    """Strength, 0-1."""
     random: bool = False
-    """Draw the emotion's rendering anew for each request; the same one for the same ``Generation.seed``."""
+    """Sample the rendering of the emotion for each request; equal for equal ``Generation.seed``."""
 
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: two sources at once, a vector that is none, or a number outside 0-1.
+            ValueError: more than one source, a vector of another length, or a number outside 0-1.
         """
         if sum(source is not None for source in (self.reference, self.vector, self.text)) > 1:
-            raise ValueError("an emotion comes from a recording, a vector or a text, not from two of them")
+            raise ValueError("an emotion has one source: a recording, a vector or a text")
         if self.vector is not None and len(self.vector) != len(EMOTIONS):
-            raise ValueError(f"an emotion vector has {len(EMOTIONS)} numbers, not {len(self.vector)}")
+            raise ValueError(f"an emotion vector must have {len(EMOTIONS)} numbers, not {len(self.vector)}")
         if not all(0 <= value <= 1 for value in (self.weight, *(self.vector or ()))):
-            raise ValueError("the weight and the numbers of an emotion vector are from 0 to 1")
+            raise ValueError("the weight and the numbers of an emotion vector must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Words of one speaker."""
+    """A turn of one speaker in a dialogue."""
 
     text: str
     voice: Voice
     speaker: int | None = None
-    """The n of ``[SPEAKERn]``; None in a text that is no dialogue."""
+    """The n of ``[SPEAKERn]``; None if the text is not a dialogue."""
 
 
 Script = tuple[tuple[Turn, ...], ...]
-"""What is said, in pieces: a model that can makes the turns of a piece at once, any other turn after turn."""
+"""A dialogue in pieces. An engine with ``Capability.DIALOGUE`` synthesises the turns of a piece together."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """One text to be spoken: in one voice, or as its script says."""
+    """A text to be synthesised, in one voice or as a script."""
 
     text: str
-    """As it came; with a script only shown and counted."""
+    """As received. With a script it is only displayed and counted."""
     voice: Voice
-    """With a script, its first."""
+    """With a script, the voice of its first turn."""
     generation: Generation = field(default_factory=Generation)
     granularity: Granularity | None = None
-    """None: as the engine is set to."""
+    """None: the engine's setting."""
     sentence_batch: int = 1
-    """Most sentences decoded together; 1 keeps them in sequence. Only with ``Granularity.SENTENCE``."""
+    """Maximum number of sentences decoded together; only with ``Granularity.SENTENCE``."""
     verbose: bool = False
-    """Log the details of this request."""
+    """Log the details of this request, its text included."""
     request_id: str = ""
-    """Names the request in the queue."""
+    """Identifies the request in the queue."""
     emotion: Emotion | None = None
-    """None: as the voice itself."""
+    """None: the voice's own."""
     speed: float = 1.0
-    """Tempo, 0.25-4.0, the pitch kept. An engine without ``Capability.SPEED`` speaks at 1.0, and the stream is
-    stretched on its way to the encoder."""
+    """Tempo, 0.25-4.0, at constant pitch. Without ``Capability.SPEED`` the stream is stretched before the encoder."""
     script: Script = ()
-    """Who says what; empty: ``voice`` says ``text``."""
+    """Empty: ``text`` in ``voice``."""
     scene: str = ""
-    """Where it is said, in words, for engines with ``Capability.SCENE``."""
+    """Description of the scene, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
-    """An engine with ``Capability.SMART_VOICE`` chooses how each speaker sounds, whatever the voices say."""
+    """An engine with ``Capability.SMART_VOICE`` chooses the speakers' voices itself and ignores ``voice``."""
 
     @property
     def voices(self) -> list[Voice]:
-        """All that speak, each once, in the order of their first words."""
+        """The distinct voices, in the order of their first turns."""
         return list(dict.fromkeys(turn.voice for piece in self.script for turn in piece)) or [self.voice]
 
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """A piece of audio as the engine made it, at the engine's own rate."""
+    """A piece of audio from the engine, at the engine's sample rate."""
 
     samples: FloatSamples

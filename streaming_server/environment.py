@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, field, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -14,73 +12,25 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streaming_server.errors import SpeechServerError
 
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
 
 class InvalidSetting(SpeechServerError):
     code = "invalid_setting"
-
-
-def setting(
-    default: Any,
-    english: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field whose environment variable is its name in capitals; a number may also be one of the choices."""
-    metadata = {"en": english, "least": least, "most": most, "choices": choices}
-    return field(default=default, metadata=metadata)
-
-
-def values_of(kind: type, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What is set of a dataclass's fields; an empty variable counts as not set.
-
-    Raises:
-        InvalidSetting: a value of the wrong type or outside its range; the sentence names the variable.
-    """
-    values: dict[str, Any] = {}
-    for item in fields(kind):
-        if item.metadata and (text := environment.get(item.name.upper(), "").strip()):
-            assert item.default is not MISSING
-            values[item.name] = _parse(item.name.upper(), text, type(item.default), item.metadata)
-    return values
-
-
-def _parse(name: str, text: str, kind: type, metadata: Mapping[str, Any]) -> Any:
-    choices, least, most = metadata["choices"], metadata["least"], metadata["most"]
-    if kind is bool:
-        if text.lower() not in _BOOLEANS:
-            raise InvalidSetting(f"{name}={text}: true or false is needed")
-        return _BOOLEANS[text.lower()]
-    if text in choices:
-        return text
-    if least is None:
-        if choices:
-            raise InvalidSetting(f"{name}={text}: one of {', '.join(choices)} is needed")
-        return tuple(part.strip() for part in text.split(",") if part.strip()) if kind is tuple else kind(text)
-    bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-    wanted = f"a {'' if kind is float else 'whole '}number {bounds}"
-    refusal = InvalidSetting(f"{name}={text}: {' or '.join([*choices, wanted])} is needed")
-    try:
-        value = float(text) if kind is float else int(text)
-    except ValueError:
-        raise refusal from None
-    if not math.isfinite(value) or value < least or (most is not None and value > most):
-        raise refusal
-    return kind(value)
 
 
 class SettingsGroup(BaseSettings):
     """Settings that belong together.
 
     The variable of a field is its ``validation_alias``, or ``env_prefix`` and its name in capitals; its description is
-    the text of ``--help`` and of the README's table.
+    the text of ``--help`` and of the table in the documentation.
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -95,7 +45,9 @@ class SettingsGroup(BaseSettings):
         """The fields by the names of their variables."""
         prefix = cls.model_config.get("env_prefix", "")
         return {
-            str(item.validation_alias or f"{prefix}{name}".upper()): item for name, item in cls.model_fields.items()
+            str(item.validation_alias or f"{prefix}{name}".upper()): item
+            for name, item in cls.model_fields.items()
+            if not item.exclude
         }
 
     @classmethod
@@ -105,7 +57,8 @@ class SettingsGroup(BaseSettings):
         Raises:
             InvalidSetting: a value is not valid; the sentence names the variable, the value and what is valid.
         """
-        variables = dict(zip(cls.variables(), cls.model_fields, strict=True))
+        fields = [name for name, item in cls.model_fields.items() if not item.exclude]
+        variables = dict(zip(cls.variables(), fields, strict=True))
         given = {name: text for name in variables if (text := environment.get(name, "").strip())}
         try:
             return cls(**{variables[name]: text for name, text in given.items()})
@@ -114,6 +67,11 @@ class SettingsGroup(BaseSettings):
             name = next(name for name, field_name in variables.items() if place in {name, field_name})
             needed = valid_values(cls.variables()[name])
             raise InvalidSetting(f"{name}={given[name]}: {needed} is needed") from None
+
+
+def meaning(item: FieldInfo) -> str:
+    """The description in one line, without its full stop."""
+    return " ".join(str(item.description).split()).removesuffix(".")
 
 
 def choices_of(item: FieldInfo) -> list[str]:
@@ -148,6 +106,8 @@ def _kinds(annotation: Any, limits: list[Any]) -> Iterator[tuple[Any, list[Any]]
 
 def _number(kind: type, limits: list[Any]) -> str:
     least = next((limit.ge for limit in limits if hasattr(limit, "ge")), None)
+    if any(hasattr(limit, "gt") for limit in limits):  # PositiveInt
+        least = 1
     most = next((limit.le for limit in limits if hasattr(limit, "le")), None)
     bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
     return f"a {'' if kind is float else 'whole '}number {bounds}"

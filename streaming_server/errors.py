@@ -1,7 +1,7 @@
-"""What can go wrong, as exceptions. Nothing here knows HTTP: a dialect turns ``code`` into a status.
+"""The exception tree. `streaming_server.api.http` maps it to status codes.
 
 SpeechServerError
-├── InvalidRequest          the caller's mistake; names the field
+├── InvalidRequest          a field of the request is missing or not valid
 │   ├── BlankText
 │   ├── VoiceIndexOutOfRange
 │   ├── VoiceUnknown
@@ -9,7 +9,7 @@ SpeechServerError
 ├── VoiceFileMissing        a reference recording that was listed is gone
 ├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
-├── EngineFailed            the engine broke; the details are in the log
+├── EngineFailed            the engine failed; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
 ├── ShuttingDown            the server ends
@@ -18,9 +18,9 @@ SpeechServerError
 ├── RecordingRefused        an upload that is no recording of an allowed kind
 ├── UploadNotFound          an upload that does not exist or has expired
 ├── UploadTooLarge          an upload larger than the limit
-├── UploadTimeout           an upload that did not end in time
-├── TooManyUploads          as many uploads are being received as may
-├── LoopbackOnly            a route that is open to this machine alone
+├── UploadTimeout           an upload took longer than the limit
+├── TooManyUploads          the maximum number of uploads is being received
+├── LoopbackOnly            a route that only the same machine may use
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             a job that does not exist or has expired
 ├── JobQueueFull            as many jobs are pending as may
@@ -30,10 +30,10 @@ SpeechServerError
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
 ├── StorageUnavailable      a database or folder that cannot be used, or not now
-├── AudioTooLarge           a whole file that would pass the bound of unsent audio
-├── ReaderTooSlow           unsent audio reached its bound
+├── AudioTooLarge           a whole file would exceed the limit of unsent audio
+├── ReaderTooSlow           unsent audio reached its limit
 ├── ClientLeft              the synthesis ended with its last reader
-└── StreamNotFound          no stream of that id, or no longer
+└── StreamNotFound          no stream of that id, or it has expired
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Unauthorized(SpeechServerError):
     code = "invalid_api_key"
 
     def __init__(self) -> None:
-        super().__init__("a valid API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+        super().__init__("a valid API key is required: Authorization: Bearer <key>, or X-API-Key: <key>")
 
 
 class ShuttingDown(SpeechServerError):
@@ -141,7 +141,7 @@ class AudioTooLarge(SpeechServerError):
     code = "audio_too_large"
 
     def __init__(self) -> None:
-        super().__init__("the audio is larger than the server can hold as a whole; ask for it as a stream")
+        super().__init__("the audio is too large to be returned as a whole; request a stream")
 
 
 class QueueFull(SpeechServerError):
@@ -178,7 +178,7 @@ class StreamNotFound(SpeechServerError):
     code = "stream_not_found"
 
     def __init__(self) -> None:
-        super().__init__("there is no such stream, or no longer")
+        super().__init__("stream not found or expired")
 
 
 class RecordingRefused(SpeechServerError):
@@ -255,14 +255,14 @@ class FileMissing(SpeechServerError):
     code = "file_missing"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the file {name} is gone")
+        super().__init__(f"the file {name} does not exist any more")
 
 
 class FileOutside(SpeechServerError):
     code = "file_outside"
 
     def __init__(self) -> None:
-        super().__init__("the path leads out of its folder, to a folder, or cannot be the name of a file")
+        super().__init__("the path resolves outside its folder, is a folder, or is not a valid file name")
 
 
 class InsufficientMemory(SpeechServerError):
@@ -270,7 +270,7 @@ class InsufficientMemory(SpeechServerError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("the device has not enough memory for this text; try a shorter one, or again later")
+        super().__init__("the device has not enough memory for this text; try a shorter text, or try again later")
 
 
 class StorageFull(SpeechServerError):

@@ -66,4 +66,4 @@ def test_the_app_loads_nothing_heavy() -> None:
     code = "import sys, streaming_server.app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "streaming_server.api.native.routes" in loaded
-    assert not {"torch", "celery", "ray", "transformers", "espeakng_loader"} & set(loaded)
+    assert not {"torch", "celery", "ray", "transformers", "espeakng_loader", "onnxruntime", "hibari"} & set(loaded)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from streaming_server.environment import InvalidSetting
 from streaming_server.settings import Settings
@@ -45,11 +46,20 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("QUEUE_TIMEOUT_S", "nan", "a number of at least 0.001"),
         ("QUEUE_TIMEOUT_S", "inf", "a number of at least 0.001"),
         ("SEND_TIMEOUT_S", "0", "a number of at least 0.001"),
+        ("MAX_PENDING_TASKS", "0", "a whole number of at least 1"),
+        ("MAX_NEW_TOKENS", "5000", "a whole number from 1 to 4096"),
+        ("LIVE_FIRST", "maybe", "true or false"),
+        ("OPENAI_DEFAULT_FORMAT", "midi", "one of mp3, opus, aac, flac, wav, pcm"),
     ],
 )
 def test_a_wrong_value_names_the_variable_and_the_range(name: str, value: str, needed: str) -> None:
     with pytest.raises(InvalidSetting, match=f"^{name}={value}: {needed}"):
         Settings.from_env({name: value})
+
+
+def test_a_name_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_queu"):
+        Settings(max_queu=1)  # type: ignore[call-arg]
 
 
 def test_the_settings_tables_are_up_to_date() -> None:

@@ -56,15 +56,15 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("environment", "extras"),
     [
-        ({}, "espeak"),
-        ({"CELERY_BROKER_URL": "redis://localhost"}, "espeak,celery"),
+        ({}, "hibari,espeak"),
+        ({"CELERY_BROKER_URL": "redis://localhost"}, "hibari,espeak,celery"),
         ({"CELERY_BROKER_URL": "amqp://localhost", "MODEL_DIR": "model"}, "indextts,celery"),
-        ({"DATABASE_URL": "postgresql://localhost/a"}, "espeak,postgresql"),
-        ({"DATABASE_URL": "sqlite:///a.db"}, "espeak"),
-        ({"FILES_URL": "s3://bucket"}, "espeak,s3"),
+        ({"DATABASE_URL": "postgresql://localhost/a"}, "hibari,espeak,postgresql"),
+        ({"DATABASE_URL": "sqlite:///a.db"}, "hibari,espeak"),
+        ({"FILES_URL": "s3://bucket"}, "hibari,espeak,s3"),
         (
             {"CELERY_BROKER_URL": "redis://a", "DATABASE_URL": "postgres://a/b", "FILES_URL": "s3://c"},
-            "espeak,celery,postgresql,s3",
+            "hibari,espeak,celery,postgresql,s3",
         ),
     ],
 )
@@ -78,7 +78,7 @@ def test_the_start_script_installs_what_its_variables_need(
 
 
 def test_a_broker_that_is_set_later_is_installed_for_later(folder: Path) -> None:
-    assert "[espeak]" in start(folder)
+    assert "[hibari,espeak]" in start(folder)
     assert start(folder) == ""
     assert "[celery]" in start(folder, CELERY_BROKER_URL="redis://localhost")
     assert start(folder, CELERY_BROKER_URL="redis://localhost") == ""
@@ -153,4 +153,4 @@ def test_without_celery_the_server_serves(tmp_path: Path) -> None:
     code = WITHOUT.format("celery", ["serve"])
     with server_process(sys.executable, "-c", code, DATA_DIR=str(tmp_path)) as server:
         body = {"workflow_config": {"workflow_chain": ["indextts.health_check"]}}
-        assert httpx.post(server.url + "/v1/workflows", json=body).json()["status"] == "healthy"
+        assert httpx.post(server.url + "/v1/workflows", json=body, timeout=120).json()["status"] == "healthy"

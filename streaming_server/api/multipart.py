@@ -1,27 +1,42 @@
-"""The file of a multipart body, as it comes in (RFC 7578). Keeps none of it, and knows nothing of what a file holds."""
+"""Multipart bodies (RFC 7578): an uploaded file as a stream, or a form whose file is on disk while it is in use."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from streaming_server.api.http import MAX_BODY_BYTES
 from streaming_server.errors import InvalidRequest, UploadTooLarge
+from streaming_server.jobs.file_store import storage_errors
 
 _OVERHEAD_BYTES = 64 * 1024
-"""What boundaries, headers and other fields may take beside the file."""
+"""Allowed for boundaries, headers and other fields beside the file."""
+_MAX_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class PartHead:
-    """A part begins."""
+    """The head of a part; its content follows."""
 
     field: str
     filename: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parts of a form."""
+
+    fields: dict[str, str]
+    file: Path | None
+    """Where the file is until the form is left; None without one, or for an empty one without a name."""
 
 
 async def file_part(request: Request, field: str, limit_bytes: int) -> tuple[str, AsyncIterator[bytes]]:
@@ -31,11 +46,50 @@ async def file_part(request: Request, field: str, limit_bytes: int) -> tuple[str
         InvalidRequest: the body is not multipart, or has no such file. Reading raises it where the body ends too early.
         UploadTooLarge: the body is larger than the file may be.
     """
-    parts = events(request, limit_bytes)
+    parts = _events(request, limit_bytes)
     async for event in parts:
         if isinstance(event, PartHead) and event.field == field and event.filename is not None:
             return event.filename, _content(parts)
     raise InvalidRequest(f"{field} is required: a part of the multipart body with a file name", field)
+
+
+@asynccontextmanager
+async def read_form(request: Request, file_field: str, path: Path, limit_bytes: int) -> AsyncIterator[Form]:
+    """Read a form; its file exists until the ``with`` ends.
+
+    Args:
+        request: its body has not been read.
+        file_field: the part that is a file.
+        path: where to put it.
+        limit_bytes: largest file.
+
+    Raises:
+        InvalidRequest: no multipart body, or a broken one.
+        UploadTooLarge: a file above the limit.
+        HTTPException: 413 for too much beside it.
+    """
+    values: dict[str, bytearray] = {}
+    name, file_came, file_bytes, other_bytes = "", False, 0, 0
+    with _removed(path):
+        with storage_errors(), path.open("xb") as sink:
+            async for event in _events(request, limit_bytes + MAX_BODY_BYTES):
+                if isinstance(event, PartHead):
+                    name = event.field
+                    values.setdefault(name, bytearray())
+                    file_came = file_came or (name == file_field and bool(event.filename))
+                elif name == file_field:
+                    file_came = True
+                    file_bytes += len(event)
+                    if file_bytes > limit_bytes:
+                        raise UploadTooLarge(limit_bytes)
+                    sink.write(event)
+                else:
+                    other_bytes += len(event)
+                    if other_bytes > MAX_BODY_BYTES:
+                        raise HTTPException(413, f"the form's fields are larger than {MAX_BODY_BYTES} bytes")
+                    values[name] += event
+        values.pop(file_field, None)
+        yield Form({name: _text(name, value) for name, value in values.items()}, path if file_came else None)
 
 
 async def _content(parts: AsyncGenerator[PartHead | bytes, None]) -> AsyncIterator[bytes]:
@@ -47,12 +101,12 @@ async def _content(parts: AsyncGenerator[PartHead | bytes, None]) -> AsyncIterat
             yield event
 
 
-async def events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead | bytes, None]:
-    """The parts of a multipart body as they come, each its head and then its content in pieces.
+async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead | bytes, None]:
+    """The parts of a multipart body as they arrive: each its head, then its content in pieces.
 
     Raises:
         InvalidRequest: the body is not multipart, cannot be read as such, or ends too early.
-        UploadTooLarge: it is larger than that, not counting what frames the parts.
+        UploadTooLarge: the content of the parts is larger than the limit.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -61,7 +115,7 @@ async def events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead 
         raise UploadTooLarge(limit_bytes)  # before a client that waits for `100 Continue` sends it
     found: list[PartHead | bytes] = []
     name, value, headers = bytearray(), bytearray(), dict[str, bytes]()
-    is_complete = False
+    is_complete, parts = False, 0
 
     def header_end() -> None:
         headers[name.decode("latin-1").lower()] = bytes(value)
@@ -69,11 +123,14 @@ async def events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead 
         value.clear()
 
     def headers_finished() -> None:
+        nonlocal parts
         _, parameters = parse_options_header(headers.get("content-disposition", b""))
         filename = parameters.get(b"filename")
         field = parameters.get(b"name", b"").decode("utf-8", "replace")
         found.append(PartHead(field, None if filename is None else filename.decode("utf-8", "replace")))
         headers.clear()
+        if (parts := parts + 1) > _MAX_PARTS:
+            raise InvalidRequest(f"the multipart body has more than {_MAX_PARTS} parts", "body")
 
     def end() -> None:
         nonlocal is_complete
@@ -104,3 +161,19 @@ async def events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead 
         raise InvalidRequest(f"the multipart body cannot be read: {error}", "body") from None
     if not is_complete:
         raise InvalidRequest("the multipart body ends before its last boundary", "body")
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _text(name: str, value: bytearray) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{name[:80]} is not UTF-8", name) from None

@@ -1,1 +1,1 @@
-"""Samples in, bytes out, and back. Pure: no asyncio, no torch, no sockets, no knowledge of requests."""
+"""Samples to bytes and back: pure functions and codecs, without asyncio, torch or sockets."""

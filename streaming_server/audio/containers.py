@@ -1,8 +1,7 @@
 """Encoders of the formats that FFmpeg makes: MP3, AAC in ADTS, FLAC and Opus in WebM, through PyAV.
 
-The muxers write to a sink that cannot seek. That alone makes them hand over each packet at once, leave out what would
-have to be gone back to (MP3's info frame), and write WebM as for a live stream. Knows neither Ogg nor who reads the
-bytes.
+The muxers write to a sink that cannot seek. They therefore emit each packet at once, omit what would be filled in later
+(MP3's info frame), and write WebM as a live stream.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from streaming_server.audio.pcm import Resampler
 from streaming_server.domain import IntSamples
 
 MP3_BITRATE_BPS = range(32000, 160001)
-"""What MPEG-1 and MPEG-2 layer III both have; between two of their steps the nearest is used."""
+"""Bit rates common to MPEG-1 and MPEG-2 layer III; a value between two of them is rounded to the nearest."""
 AAC_BITRATE_BPS = range(16000, 128001)
 WEBM_MOST_BPS = 256000
-"""FFmpeg's Opus wrapper takes no more for one channel, though libopus would."""
+"""The maximum of FFmpeg's Opus wrapper for one channel; libopus itself allows more."""
 _FALLBACK_HZ = 24000
 
 
 class _Sink:
-    """Where a muxer leaves its bytes; having no ``seek``, it makes the muxer write for a pipe."""
+    """Collects a muxer's output. Without ``seek`` the muxer writes as for a pipe."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -43,7 +42,7 @@ class _Sink:
 
 
 class ContainerEncoder:
-    """An `AudioEncoder` over one codec and one muxer of FFmpeg; a subclass names them.
+    """An `AudioEncoder` over one FFmpeg codec and muxer, which a subclass names.
 
     A stream without any samples becomes 20 ms of silence, as none of these formats has a valid file of no audio.
     """
@@ -54,7 +53,7 @@ class ContainerEncoder:
     _codec: ClassVar[str]
     _sample_format: ClassVar[str]
     _rates_hz: ClassVar[tuple[int, ...]] = ()
-    """Rates that are encoded as they are, others become 24 kHz; empty: all are."""
+    """Sample rates that are encoded directly; others are resampled to 24 kHz. Empty: all rates are."""
 
     def __init__(self, bitrate_bps: int = 0, codec_options: Mapping[str, str] | None = None) -> None:
         self._bitrate_bps = bitrate_bps
@@ -91,12 +90,12 @@ class ContainerEncoder:
         return b"".join([*pieces, self._sink.take()])
 
     def __del__(self) -> None:
-        # Container and stream refer to each other; only closing sets them free without the garbage collector.
+        # Container and stream refer to each other; only closing releases them without the garbage collector.
         if container := self.__dict__.get("_container"):
             container.close()
 
     def _options(self) -> dict[str, str]:
-        """The codec's, once the rate is known."""
+        """Options of the codec, chosen when the rate is known."""
         return self._codec_options
 
     def _encode(self, samples: IntSamples) -> bytes:
@@ -110,7 +109,7 @@ class ContainerEncoder:
 
 
 class Mp3Encoder(ContainerEncoder):
-    """MPEG layer III without tags and without a bit reservoir: every frame stands for itself.
+    """MPEG layer III without tags and without a bit reservoir: every frame is independent.
 
     Decoded it is longer: 1105 samples of delay come first, and the end is filled up to a whole frame.
     """
@@ -141,7 +140,7 @@ class AacEncoder(ContainerEncoder):
     _muxer = "adts"
     _codec = "aac"
     _sample_format = "fltp"
-    # A frame is 1024 samples at any rate, so a low one would hold back more.
+    # A frame has 1024 samples at any rate, so a low rate would add delay.
     _rates_hz = (22050, 24000, 32000, 44100, 48000)
 
     def __init__(self, bitrate_bps: int = 64000) -> None:
@@ -158,7 +157,7 @@ class FlacEncoder(ContainerEncoder):
 
     media_type = "audio/flac"
     _muxer = "flac"
-    # The muxer would reserve 8 KiB for tags that nobody will go back to write.
+    # The muxer would reserve 8 KiB for tags that it writes at the end, which needs seeking.
     _muxer_options: ClassVar = {"metadata_header_padding": "0"}
     _codec = "flac"
     _sample_format = "s16"
@@ -171,7 +170,7 @@ class FlacEncoder(ContainerEncoder):
 
 
 class WebmOpusEncoder(ContainerEncoder):
-    """Opus in WebM as MediaSource takes it: a cluster a packet. Exact to the sample from 20 ms on."""
+    """Opus in WebM for MediaSource: one cluster a packet. Exact to the sample for audio of at least 20 ms."""
 
     media_type = "audio/webm"
     _muxer = "webm"

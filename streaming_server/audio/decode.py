@@ -36,7 +36,7 @@ def decode_native(path: Path, limit_s: float | None = None) -> tuple[FloatSample
 
 
 def decode_mono(path: Path, rate_hz: int, limit_s: float | None = None) -> FloatSamples:
-    """As `decode_native`, brought to ``rate_hz``."""
+    """As `decode_native`, resampled to ``rate_hz``."""
     return _decode(path, rate_hz, limit_s)[0]
 
 
@@ -58,7 +58,7 @@ def duration_s(path: Path, limit_s: float) -> float:
 
 
 def _opened(path: Path) -> InputContainer:
-    # Any other format is none of a recording; playlists among them would open further files and hosts.
+    # Other formats are not recordings; playlists would open further files and hosts.
     return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
 
 

@@ -1,7 +1,4 @@
-"""Encoders: 16-bit samples to the bytes of a file format, piece by piece.
-
-Each takes what it is given when it is given; none knows who reads the bytes, or when.
-"""
+"""Encoders: 16-bit samples to the bytes of a file format, piece by piece."""
 
 from __future__ import annotations
 
@@ -28,23 +25,23 @@ class AudioEncoder(Protocol):
     media_type: str
 
     def start(self, sample_rate_hz: int) -> bytes:
-        """Begin a stream; the header, which is best sent with the first audio."""
+        """Begin a stream; returns the header, which is best sent with the first audio."""
 
     def push(self, samples: IntSamples) -> bytes:
-        """Take samples, shape ``(n,)``; give the bytes that are ready."""
+        """Encode samples, shape ``(n,)``; returns the bytes that are ready."""
 
     def flush(self) -> bytes:
-        """Give what is held back only to save overhead."""
+        """Return bytes that are held back only to save overhead."""
 
     def finish(self) -> bytes:
-        """End the stream; give the rest."""
+        """End the stream; returns the remaining bytes."""
 
 
 class PcmEncoder:
     """Raw signed 16-bit little-endian samples."""
 
     def __init__(self, rate_hz: int | None = None) -> None:
-        """``rate_hz``: convert to this rate, for readers who are told none; None keeps the stream's own."""
+        """``rate_hz``: resample to this rate, for formats that do not state one; None keeps the stream's own."""
         self.media_type = "application/octet-stream" if rate_hz is None else "audio/pcm"
         self._rate_hz = rate_hz
 
@@ -64,7 +61,7 @@ class PcmEncoder:
 
 
 class WavEncoder:
-    """RIFF WAVE of a length that is not known before its end; without samples, the header alone."""
+    """RIFF WAVE of a length that is not known in advance."""
 
     media_type = "audio/wav"
 
@@ -82,12 +79,12 @@ class WavEncoder:
 
 
 class OggOpusEncoder:
-    """Ogg Opus (RFC 7845), exact to the sample; rates that Opus lacks are converted to 24 kHz first."""
+    """Ogg Opus (RFC 7845), exact to the sample; sample rates that Opus lacks are resampled to 24 kHz."""
 
     media_type = "audio/ogg"
 
     def __init__(self, bitrate_bps: int = 32000, complexity: int = 10, serial: int | None = None) -> None:
-        """``serial``: the Ogg stream's number; a random one where none is given."""
+        """``serial``: the serial number of the Ogg stream; random by default."""
         self._bitrate_bps = bitrate_bps
         self._complexity = complexity
         self._serial = secrets.randbits(32) if serial is None else serial
@@ -118,7 +115,7 @@ class OggOpusEncoder:
 
 
 def wav_header(sample_rate_hz: int, samples: int | None) -> bytes:
-    """The 44 bytes before 16-bit mono samples; ``samples`` None where their number is not known yet."""
+    """The 44-byte header of 16-bit mono samples; ``samples`` is None if their number is not known yet."""
     data = _UNKNOWN_SIZE if samples is None else min(samples * 2, _UNKNOWN_SIZE - 36)
     riff = _UNKNOWN_SIZE if samples is None else data + 36
     return struct.pack(
@@ -137,7 +134,7 @@ class Format:
 
     media_type: str
     create: Callable[..., AudioEncoder]
-    """Makes an encoder; keywords are those of ``options``, all of them integers that may be left out.
+    """Returns an encoder. Its keywords are ``options``: optional integers.
 
     Raises ValueError for a value outside the format's range."""
     options: frozenset[str] = frozenset()
@@ -146,7 +143,7 @@ class Format:
 _BITRATE = frozenset({"bitrate_bps"})
 _OPUS = _BITRATE | {"complexity"}
 PCM_HZ = 24000
-"""Of the format ``pcm``, whatever the engine's rate."""
+"""Sample rate of the format ``pcm``, independent of the engine's."""
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
@@ -159,4 +156,4 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "pcm": Format("audio/pcm", lambda: PcmEncoder(PCM_HZ)),
     }
 )
-"""By name."""
+"""Formats by name."""

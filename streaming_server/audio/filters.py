@@ -1,7 +1,4 @@
-"""libavfilter over mono 16-bit samples, as a stream.
-
-Knows no filter in particular.
-"""
+"""libavfilter over a stream of mono 16-bit samples."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ class FilterChain:
     """Filters, one after another."""
 
     def __init__(self, rate_hz: int, *filters: tuple[str, str]) -> None:
-        """``filters``: name and arguments of each, as FFmpeg's documentation has them."""
+        """``filters``: name and arguments of each, as in FFmpeg's documentation."""
         self._rate_hz = rate_hz
         self._graph = av.filter.Graph()
-        # There is nothing to share out, yet a graph would start a thread for each core.
+        # One mono stream cannot be parallelised, yet a graph would start a thread for each core.
         self._graph.threads = 1
         source = self._graph.add_abuffer(
             format="s16", sample_rate=rate_hz, layout="mono", time_base=Fraction(1, rate_hz)
@@ -31,14 +28,14 @@ class FilterChain:
         self._graph.configure()
 
     def push(self, samples: IntSamples) -> IntSamples:
-        """Take samples, shape ``(n,)`` with ``n`` > 0; give those that are settled."""
+        """Take samples, shape ``(n,)`` with ``n`` > 0; return the output that is final."""
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = self._rate_hz
         self._graph.push(frame)
         return self._pull()
 
     def finish(self) -> IntSamples:
-        """Give the rest."""
+        """Return the remaining samples."""
         self._graph.push(None)
         return self._pull()
 

@@ -1,7 +1,4 @@
-"""Ogg pages (RFC 3533): lacing, checksum, sequence, and when a page of Opus audio is closed.
-
-Bytes in, bytes out. Knows nothing of samples beyond the granule positions it is given.
-"""
+"""Ogg pages (RFC 3533): lacing, checksum and sequence numbers, and the page sizes of a stream of Opus packets."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ class OggStream:
     """One logical bitstream: turns packets into numbered pages."""
 
     def __init__(self, serial: int) -> None:
-        """``serial``: the stream's number, 0 … 2**32 - 1."""
+        """``serial``: the stream's serial number, 0 … 2**32 - 1."""
         self._serial = serial
         self._sequence = 0
 
@@ -55,7 +52,7 @@ class OggStream:
 
 
 def page_sizes() -> Iterator[int]:
-    """Packets a page: small first, so that sound starts at once, then growing, so that headers cost little."""
+    """Packets a page: few at first for an early first audio, then more, to reduce the overhead of headers."""
     return chain([1, 1, 1, 1, 2, 2, 2, 2, 4, 8, 16], repeat(25))
 
 
@@ -77,7 +74,7 @@ class OpusPages:
         return b"".join(self._stream.page([header], granule=0) for header in self._headers)
 
     def push(self, packets: Sequence[bytes]) -> bytes:
-        """Take packets, give the pages that are full."""
+        """Append packets; returns the pages that are full."""
         pages = []
         for packet in packets:
             self._pending.append(packet)
@@ -87,7 +84,7 @@ class OpusPages:
         return b"".join(pages)
 
     def flush(self) -> bytes:
-        """Close the page that is open, if it holds anything."""
+        """Close the open page, if it has packets."""
         if not self._pending:
             return b""
         page = self._stream.page(self._pending, self._granule)

@@ -1,7 +1,4 @@
-"""Opus packets (RFC 6716) through libopus, and the two headers of Ogg Opus (RFC 7845).
-
-Knows no pages and no other container.
-"""
+"""Opus packets (RFC 6716) through libopus, and the two headers of Ogg Opus (RFC 7845)."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _MAX_PACKET_BYTES = 4000
 
 
 def _find_libopus(name: str) -> str | None:
-    """The libopus that the PyAV wheel carries, else the system's."""
+    """The libopus of the PyAV wheel, else the system's."""
     bundled = sorted((Path(av.__file__).parent.parent / "av.libs").glob("libopus-*.so*"))
     return str(bundled[0]) if bundled else _find_library(name)
 
@@ -54,12 +51,12 @@ _opus_encode = ctypes.CFUNCTYPE(
 
 
 def library_version() -> str:
-    """Such as ``libopus 1.6.1``."""
+    """Returns for example ``libopus 1.6.1``."""
     return str(info.get_version_string().decode())
 
 
 class PacketEncoder:
-    """Mono samples to 20 ms packets, and the count of samples that makes the decoded length exact."""
+    """Encodes mono samples to 20 ms packets and counts samples, so that the decoded length is exact."""
 
     def __init__(self, sample_rate_hz: int, bitrate_bps: int, complexity: int) -> None:
         """
@@ -79,7 +76,7 @@ class PacketEncoder:
         encoder.encoder_ctl(self._state, ctl.set_complexity, complexity)
         lookahead = int(encoder.encoder_ctl(self._state, ctl.get_lookahead))
         self.pre_skip = lookahead * self._clock_per_sample
-        """Samples at 48 kHz that a decoder drops at the start."""
+        """Samples at 48 kHz that a decoder discards at the start."""
         self._packet = ctypes.create_string_buffer(_MAX_PACKET_BYTES)
         self._packet_address = ctypes.addressof(self._packet)
         self._state_address = ctypes.addressof(self._state.contents)
@@ -91,7 +88,7 @@ class PacketEncoder:
             encoder.destroy(state)
 
     def push(self, samples: IntSamples) -> list[bytes]:
-        """Encode every whole frame; what is left waits for the next call."""
+        """Encode all complete frames; the remainder is kept for the next call."""
         self._taken += samples.size
         buffered = np.concatenate([self._rest, samples])
         whole = buffered.size - buffered.size % self._frame
@@ -99,7 +96,7 @@ class PacketEncoder:
         return self._encode(buffered[:whole])
 
     def finish(self) -> tuple[list[bytes], int]:
-        """Encode the rest, padded until the look-ahead is through.
+        """Encode the remainder, padded by the look-ahead.
 
         Returns:
             At least one packet, and the granule position that trims the padding (RFC 7845, section 4.4).

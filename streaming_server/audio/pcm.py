@@ -28,7 +28,7 @@ def amplitude_problem(samples: npt.NDArray[Any]) -> str | None:
 
 
 def to_int16(samples: FloatSamples) -> IntSamples:
-    """Quantise samples in -1.0 … 1.0, shape ``(n,)``, to signed 16 bits; what lies outside is clipped."""
+    """Quantise samples in -1.0 … 1.0, shape ``(n,)``, to signed 16 bits; values outside are clipped."""
     scaled: FloatSamples = np.rint(samples * np.float32(_FULL_SCALE))
     return scaled.clip(-32768, 32767).astype(np.int16)
 
@@ -52,7 +52,7 @@ class Resampler:
         self._given = 0
 
     def push(self, samples: IntSamples) -> IntSamples:
-        """Take samples at ``from_hz``, give those at ``to_hz`` that are settled."""
+        """Take samples at ``from_hz``, return the output at ``to_hz`` that is final."""
         if not samples.size:
             return samples
         self._taken += samples.size
@@ -61,10 +61,10 @@ class Resampler:
         return out
 
     def finish(self) -> IntSamples:
-        """Give the rest."""
+        """Return the remaining samples."""
         if not self._taken:
             return np.empty(0, np.int16)
         rest = self._filter.finish()
-        # libswresample swallows an input shorter than half its filter: silence of the same length stands for it.
+        # libswresample returns nothing for an input shorter than half its filter; silence of that length replaces it.
         missing = -(-self._taken * self._to_hz // self._from_hz) - self._given - rest.size
         return np.concatenate([rest, np.zeros(max(missing, 0), np.int16)])

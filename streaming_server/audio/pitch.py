@@ -1,7 +1,4 @@
-"""The pitch of a voice: fundamental frequency by autocorrelation.
-
-Knows samples only; not whose they are.
-"""
+"""The fundamental frequency of a voice, by autocorrelation."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def median_pitch_hz(samples: FloatSamples, sample_rate_hz: int) -> float | None:
     lags = np.arange(int(sample_rate_hz / _HIGHEST_HZ), int(sample_rate_hz / _LOWEST_HZ) + 1)
     candidates = correlation[:, lags]
     best = candidates.max(axis=1)
-    # A period's multiples correlate nearly as well as the period: the shortest of the good ones is it.
+    # Multiples of the period correlate nearly as well as the period itself: the shortest good lag is the period.
     good = candidates >= 0.9 * best[:, np.newaxis]
     peaks = good & (candidates >= correlation[:, lags - 1]) & (candidates >= correlation[:, lags + 1])
     voiced = (best > _VOICED) & peaks.any(axis=1)

@@ -15,21 +15,21 @@ from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.errors import RecordingRefused
 
 FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,mp4,m4a,3gp,3g2,mj2": "m4a"}
-"""By FFmpeg's name, ours."""
+"""Our names of the formats, by FFmpeg's."""
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
-"""A file may be so much shorter than it says: lossy formats round to their frames."""
+"""Allowed difference from the declared length: lossy formats round to their frames."""
 _MOST_CHUNKS = 1000
 _MOST_CHANNELS = 8
 _FLOAT_FORMATS = {"flt", "fltp", "dbl", "dblp"}
 """FFmpeg's names of the sample formats that can hold more than full scale, and what is not a number."""
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF}
-"""What a WAV file says of its length whose writer could not go back to its beginning."""
+"""Length in the header of a WAV file that was written as a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a file holds."""
+    """The contents of a recording."""
 
     format: str
     """``wav``, ``mp3``, ``flac`` or ``m4a``."""
@@ -48,7 +48,7 @@ def probe(path: Path, longest_s: float) -> Recording:
         RecordingRefused: no such format, damaged, cut off (an MP3 without an index cannot be told to be), empty or too
             long, or with samples that are not finite or far beyond full scale; the sentence says which.
     """
-    # Only these formats are tried and no protocol is at hand: others, such as playlists, open further files and hosts.
+    # Only these formats are tried, without protocols: others, such as playlists, would open further files and hosts.
     with path.open("rb") as file:
         try:
             with av.open(file, "r", options={"format_whitelist": "wav,mp3,flac,mov"}) as container:
@@ -61,7 +61,7 @@ def probe(path: Path, longest_s: float) -> Recording:
 
 
 def _missing_bytes(file: BinaryIO) -> int:
-    """How many bytes of its samples a WAV file promises and does not hold; FFmpeg takes what there is."""
+    """The number of sample bytes that a WAV file declares but lacks; FFmpeg ignores the difference."""
     size = file.seek(0, 2)
     position = 12
     for _ in range(_MOST_CHUNKS):

@@ -1,7 +1,4 @@
-"""Faster or slower speech of the same pitch, as a stream.
-
-Knows samples and encoders; not who asks for another tempo.
-"""
+"""Changes the tempo of a stream of speech and keeps its pitch."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from streaming_server.domain import IntSamples
 
 SPEED_MIN, SPEED_MAX = 0.25, 4.0
 _STAGE_MIN = 0.5
-"""The filter's own lowest tempo; below it two follow one another."""
+"""The filter's lowest tempo; for lower ones two filters are chained."""
 _TAIL_S = 0.2
 _LEAST_SAMPLES = 8
-"""The filter fails with pieces so short that nothing of them is left at 4.0."""
+"""The filter fails for pieces so short that no sample is left at tempo 4.0."""
 
 
 class TimeStretch:
@@ -48,7 +45,7 @@ class TimeStretch:
         self._filter = FilterChain(rate_hz, *tempos) if speed != 1.0 else None
 
     def push(self, samples: IntSamples) -> IntSamples:
-        """Take samples, shape ``(n,)``; give those that are settled."""
+        """Take samples, shape ``(n,)``; return the output that is final."""
         if self._filter is None:
             return samples
         self._taken += samples.size
@@ -61,7 +58,7 @@ class TimeStretch:
         return out
 
     def finish(self) -> IntSamples:
-        """Give the rest."""
+        """Return the remaining samples."""
         if self._filter is None or not self._taken:
             return np.empty(0, np.int16)
         missing = round(self._taken / self._speed) - self._given
@@ -71,7 +68,7 @@ class TimeStretch:
 
 
 class StretchedEncoder:
-    """An encoder that is given everything at another tempo."""
+    """An encoder whose input is time-stretched."""
 
     def __init__(self, encoder: AudioEncoder, speed: float) -> None:
         """
@@ -98,7 +95,7 @@ class StretchedEncoder:
 
 
 def stretched(encoder: AudioEncoder, speed: float) -> AudioEncoder:
-    """The encoder at another tempo; itself at speed 1.0.
+    """The encoder with its input time-stretched; the encoder itself at speed 1.0.
 
     Raises:
         ValueError: a speed outside 0.25-4.0.

@@ -108,5 +108,7 @@ class EngineSpec(Generic[Options]):
     """The variable that names the model. Where it is set, ``auto`` takes no engine without a model."""
     extra: str = ""
     """The extra of this project that installs what it needs; empty where it needs nothing more."""
+    companions: tuple[str, ...] = ()
+    """Extras that start_api.sh installs with it, though it starts without them."""
     family: str = ""
     """Another value of ``--engine`` that means this engine where it recognises its model."""

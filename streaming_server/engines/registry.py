@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "streaming_server.engines"
 AUTO = "auto"
-FALLBACK = "espeak"
+FALLBACK = "hibari"
 """What ``auto`` takes where no engine recognises a model."""
 
 BUILT_IN = {
@@ -29,6 +29,7 @@ BUILT_IN = {
     "indextts": "streaming_server.engines.indextts.spec:ENGINE",
     "higgs": "streaming_server.engines.higgs.spec:ENGINE",
     "kokoro": "streaming_server.engines.kokoro.spec:ENGINE",
+    "hibari": "streaming_server.engines.hibari.spec:ENGINE",
     "espeak": "streaming_server.engines.espeak.spec:ENGINE",
 }
 """In the order in which ``auto`` asks them; those of other packages come behind."""

@@ -30,6 +30,14 @@ class Files(Protocol):
             FileOutside: the key leads elsewhere by a link, to a folder, or below a file.
         """
 
+    def stage(self, key: str, source: Path) -> Path:
+        """Move a local file to the file system of its key, so that `put` is quick; returns its path there.
+
+        Raises:
+            FileOutside: as `check`.
+            StorageFull: there is no space left.
+        """
+
     def put(self, key: str, source: Path) -> None:
         """Move a local file to its key, replacing what is there.
 
@@ -79,19 +87,22 @@ class FolderFiles:
         if not is_inside:
             raise FileOutside
 
-    def put(self, key: str, source: Path) -> None:
+    def stage(self, key: str, source: Path) -> Path:
         target = self._path(key)
         self.check(key)
         with storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with source.open("rb") as file:
-                os.fsync(file.fileno())
-            try:
-                source.replace(target)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                _copy_whole(source, target)
+            if source.stat().st_dev == target.parent.stat().st_dev:
+                with source.open("rb") as file:
+                    os.fsync(file.fileno())
+                return source
+            return _copied(source, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part"))
+
+    def put(self, key: str, source: Path) -> None:
+        target = self._path(key)
+        staged = self.stage(key, source)
+        with storage_errors():
+            staged.replace(target)
             _sync(target.parent)  # the name survives a power cut before the client hears of it
 
     def local(self, key: str) -> Path:
@@ -148,15 +159,15 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    """Move a file to another file system, where it gets its name once it is complete."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+def _copied(source: Path, target: Path) -> Path:
+    """Move a file to another file system."""
     try:
-        with source.open("rb") as whole, partial.open("xb") as copy:
+        with source.open("rb") as whole, target.open("xb") as copy:
             shutil.copyfileobj(whole, copy)
             copy.flush()
             os.fsync(copy.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     source.unlink()
+    return target

@@ -240,6 +240,8 @@ class JobRunner:
                 "emotion_text_by": self._service.engine.info.emotion_text_by,
                 "emotion_ignored": self._ignored(request.emotion),
             }
+            # A copy to another file system is slow; the transaction of `finish` holds SQLite's write lock.
+            path = await self._threads.run_to_end(self._files.stage, speech.output, path)
             deliver = partial(self._files.put, speech.output, path)
             return await self._threads.run_to_end(self._store.finish, job, json.dumps(result), deliver)
         finally:

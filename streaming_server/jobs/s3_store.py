@@ -50,6 +50,10 @@ class ObjectFiles:
     def check(self, key: str) -> None:
         """Every key is valid: there are neither links nor folders."""
 
+    def stage(self, key: str, source: Path) -> Path:
+        """Nothing to do: an upload cannot be prepared."""
+        return source
+
     def put(self, key: str, source: Path) -> None:
         with _translate_errors(key):
             self._client.upload_file(str(source), self._bucket, self._prefix + key)

@@ -1,7 +1,4 @@
-"""Dialogues: a text with ``[SPEAKERn]`` tags becomes a script, and a script becomes one stream on any engine.
-
-Knows neither HTTP nor any engine in particular.
-"""
+"""Dialogues: parses ``[SPEAKERn]`` tags into a script and streams a script through any engine."""
 
 from __future__ import annotations
 
@@ -21,49 +18,49 @@ _TAG = re.compile(r"\[SPEAKER([0-9]+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How a script is cut into pieces."""
+    """How a script is split into pieces."""
 
     method: Literal["speaker", "word"] | None = None
-    """None leaves it whole."""
-    most_words: int = 200
-    """Of one piece, with ``word``."""
-    most_turns: int = 1
-    """Of one piece, with ``speaker``."""
+    """None does not split."""
+    max_words: int = 200
+    """Words of one piece, with ``word``."""
+    max_turns: int = 1
+    """Turns of one piece, with ``speaker``."""
 
 
 PLAIN = Cutting("word", 50)
-"""Of a text that its caller has not cut: about 20 seconds, which a model can make well at once."""
+"""For a text that the request does not split: about 20 seconds a piece."""
 
 
 def is_dialogue(text: str) -> bool:
-    """Whether a text has tags of speakers."""
+    """Whether a text has ``[SPEAKERn]`` tags."""
     return _TAG.search(text) is not None
 
 
 def script_of(text: str, voices: Sequence[Voice], cutting: Cutting, field: str = "text") -> Script:
-    """Who says what, cut into pieces.
+    """Parse a text into a script.
 
     Args:
-        text: plain, or with tags.
-        voices: a plain text takes the first; ``[SPEAKERn]`` takes the one at n.
-        cutting: how.
-        field: what the text is called in a refusal.
+        text: with or without tags.
+        voices: a text without tags uses the first one; ``[SPEAKERn]`` uses the one at index n.
+        cutting: how to split.
+        field: the name of the text's field, for errors.
 
     Raises:
-        InvalidRequest: a tag without words, words before the first tag, or a speaker without a voice.
+        InvalidRequest: an empty turn, text before the first tag, or a speaker without a voice.
     """
     turns = _turns(text, voices, field)
     if cutting.method == "speaker":
-        return tuple(tuple(turns[at : at + cutting.most_turns]) for at in range(0, len(turns), cutting.most_turns))
+        return tuple(tuple(turns[at : at + cutting.max_turns]) for at in range(0, len(turns), cutting.max_turns))
     if cutting.method == "word":
         return tuple(
-            (replace(turn, text=piece),) for turn in turns for piece in cut_by_words(turn.text, cutting.most_words)
+            (replace(turn, text=piece),) for turn in turns for piece in cut_by_words(turn.text, cutting.max_words)
         )
     return (tuple(turns),)
 
 
 def as_dialogue(request: SpeechRequest, voices: Sequence[Voice], field: str = "text") -> SpeechRequest:
-    """The request with its tags understood: ``[SPEAKER0]`` is its own voice, the next ones are the others in order.
+    """Parse the tags of a request: ``[SPEAKER0]`` is its own voice, the next speakers are ``voices`` in order.
 
     Raises:
         InvalidRequest: as `script_of`.
@@ -75,7 +72,7 @@ def as_dialogue(request: SpeechRequest, voices: Sequence[Voice], field: str = "t
 
 
 async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-    """The audio of a request, as `Engine.stream`: by an engine that plays scripts, or turn by turn."""
+    """Stream the audio of a request: as one script if the engine takes scripts, otherwise turn by turn."""
     if Capability.DIALOGUE in engine.info.capabilities:
         script = request.script or script_of(request.text, [request.voice], PLAIN)
         parts = [replace(request, script=script)]
@@ -95,14 +92,14 @@ def _turns(text: str, voices: Sequence[Voice], field: str) -> list[Turn]:
         return [Turn(text, voices[0])]
     before, *rest = _TAG.split(text)
     if before.strip():
-        raise InvalidRequest(f"{field} has words before its first [SPEAKERn] tag, which belong to nobody", field)
+        raise InvalidRequest(f"{field} has text before its first [SPEAKERn] tag", field)
     turns: list[Turn] = []
     for number, (digits, words) in enumerate(zip(rest[::2], rest[1::2], strict=True), 1):
         tag = f"[SPEAKER{digits[:20]}]"
         if not words.strip():
-            raise InvalidRequest(f"{field} has no words after {tag}, its turn {number}", field)
+            raise InvalidRequest(f"{field} has no text after {tag}, turn {number}", field)
         if len(digits) > 9 or int(digits) >= len(voices):
-            there_are = "there are none" if not voices else f"the {len(voices)} there are end at {len(voices) - 1}"
-            raise InvalidRequest(f"{field} has {tag}, which has no voice: {there_are}", field)
+            valid = "no voices are given" if not voices else f"valid range: 0-{len(voices) - 1}"
+            raise InvalidRequest(f"{field} has {tag}, which has no voice; {valid}", field)
         turns.append(Turn(words.strip(), voices[int(digits)], int(digits)))
     return turns

@@ -1,7 +1,4 @@
-"""The scenes: descriptions in words of where something is said, one text file each.
-
-Knows files; not what a model makes of them.
-"""
+"""Scene descriptions, one text file each."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A description and where it stands."""
+    """A scene and its file."""
 
     name: str
     """The file's stem."""
@@ -20,16 +17,16 @@ class Scene:
 
 
 class SceneLibrary:
-    """The ``.txt`` files of a folder, as they are at each moment."""
+    """The ``.txt`` files of a folder, read at each call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def list(self) -> list[Scene]:
-        """Sorted by file name; empty where there is no folder."""
+        """All scenes by file name; empty if the folder does not exist."""
         paths = sorted(path for path in self._folder.glob("*.txt") if path.is_file() and path.name.isprintable())
         return [Scene(path.stem, path, path.read_text(encoding="utf-8", errors="replace").strip()) for path in paths]
 
     def find(self, name: str) -> Scene | None:
-        """The scene of a name. No path is built from it."""
+        """Find a scene by name. No path is built from the name."""
         return next((scene for scene in self.list() if scene.name == name), None)

@@ -200,6 +200,10 @@ class SpeechStream:
                         self.stats.audio_s += chunk.samples.size / self.rate_hz
                         self.stats.synthesis_s = time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
+                        if self.stats.first_audio_s is None:
+                            # The encoder goes first, and then the reader, even if the engine has more at once.
+                            await asyncio.sleep(0)
+                            await asyncio.sleep(0)
             finally:
                 self._spoken_s = time.monotonic()
                 self.stats.synthesis_s = self._spoken_s - entered_s

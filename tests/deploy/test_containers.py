@@ -109,7 +109,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.slow
 def test_what_is_built_speaks_and_calls_itself_healthy(image: ServerProcess) -> None:
-    with httpx.Client(base_url=image.url, timeout=30) as client:
+    with httpx.Client(base_url=image.url, timeout=120) as client:
         assert client.post("/synthesize", json={"text": "Hello.", "reference_audio_index": 10}).status_code == 200
         assert client.get("/player").status_code == client.get("/static/player.js").status_code == 200
     [_, command] = steps("HEALTHCHECK")[0].split("CMD", 1)

@@ -26,7 +26,7 @@ def source(tmp_path: Path, content: bytes = b"new") -> Path:
 
 
 def test_put_read_delete(files: FolderFiles, tmp_path: Path) -> None:
-    with pytest.raises(FileMissing, match=r"^the file a\.wav is gone$"):
+    with pytest.raises(FileMissing, match=r"^the file a\.wav does not exist any more$"):
         files.local("audio/a.wav")
     files.put("audio/a.wav", source(tmp_path))
     assert files.local("audio/a.wav").read_bytes() == b"new"

@@ -29,7 +29,7 @@ def server() -> Iterator[LiveServer]:
 
 @contextmanager
 def connected(live: LiveServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=120) as connection:
         yield connection
 
 
@@ -220,7 +220,7 @@ def test_a_connection_between_requests_is_used_again() -> None:
 )
 def test_connections_are_bounded_in_number(limits: dict[str, int], status: bytes) -> None:
     with running(speaking(tone(0.1)), wait=False, **limits) as live:
-        eventually(lambda: httpx.get(f"http://127.0.0.1:{live.port}/health").status_code == 200)
+        eventually(lambda: httpx.get(f"http://127.0.0.1:{live.port}/health", timeout=120).status_code == 200)
         with connected(live), connected(live), connected(live):
             with connected(live) as one_too_many:
                 received = everything(one_too_many)

@@ -82,4 +82,4 @@ def test_a_signal_shows_the_stacks_of_all_threads() -> None:
         server.process.send_signal(signal.SIGUSR1)
         eventually(lambda: any("Current thread" in line for line in list(server.log)))
         eventually(lambda: any("in _run" in line for line in list(server.log)))
-        assert httpx.get(server.url + "/health").status_code == 200
+        assert httpx.get(server.url + "/health", timeout=120).status_code == 200

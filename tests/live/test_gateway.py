@@ -21,7 +21,7 @@ from streaming_server.speech.service import EngineState
 from tests.support.children import free_port
 from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
 from tests.support.gateway import Gateway, gateway
-from tests.support.process import server_process
+from tests.support.process import ServerProcess, server_process
 from tests.support.scripted import SCRIPTED, until
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
@@ -249,8 +249,7 @@ def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on(tmp_pat
         threads = [threading.Thread(target=ask, args=(text,)) for text in texts]
         for thread in threads[:2]:
             thread.start()
-        for server in (doomed, other):
-            eventually(lambda server=server: httpx.get(f"{server.url}/opus_queue_status").json()["is_processing"])  # type: ignore[misc]
+        eventually(lambda: is_processing(doomed) and is_processing(other))
         threads[2].start()
         eventually(lambda: front.waiting() == 1)
         doomed.stop(signal.SIGKILL)
@@ -259,3 +258,8 @@ def test_a_stream_whose_server_is_killed_ends_cut_and_the_queue_moves_on(tmp_pat
         for thread in threads:
             thread.join()
         assert sorted(endings) == ["queue 200", "until 200", "until cut"]
+
+
+def is_processing(server: ServerProcess) -> bool:
+    found: bool = httpx.get(f"{server.url}/opus_queue_status", timeout=120).json()["is_processing"]
+    return found

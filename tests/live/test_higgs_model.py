@@ -111,7 +111,7 @@ def test_the_first_audio_event_leaves_before_the_last_frame_is_drawn(server: Ser
                 break
         # The slot is held exactly as long as frames are drawn.
         assert client.get("/opus_queue_status").json()["is_processing"] is True
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
         eventually(lambda: not client.get("/opus_queue_status").json()["is_processing"])
 
 
@@ -195,7 +195,7 @@ def test_the_test_client(server: ServerProcess, test: str) -> None:
 
 
 def test_the_log_is_kept_in_a_file_too(server: ServerProcess, data: Path) -> None:
-    requests.get(f"{server.url}/info", headers={"X-Request-Id": "kept-in-a-file"}, timeout=10)
+    requests.get(f"{server.url}/info", headers={"X-Request-Id": "kept-in-a-file"}, timeout=120)
     log = data / "api_server.log"
     eventually(lambda: "kept-in-a-file" in log.read_text())
     assert all(json.loads(line)["time"] for line in log.read_text().splitlines())

@@ -420,7 +420,7 @@ def test_two_servers_in_one_process_share_nothing() -> None:
 
 
 def test_connections_are_kept_alive(server: LiveServer) -> None:
-    with httpx.Client(base_url=server.client.base_url) as client:
+    with httpx.Client(base_url=server.client.base_url, timeout=120) as client:
         for _ in range(3):
             response = client.post("/synthesize_stream", json={"text": "a"})
             assert response.content == to_int16(AUDIO).tobytes()

@@ -41,7 +41,7 @@ def break_off(port: int, chance: random.Random) -> None:
     request = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     ).encode() + content
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         connection.sendall(request[: chance.choice([chance.randrange(len(request)), len(request), len(request)])])
         if chance.random() < 0.5:
             # A reset instead of an orderly close.
@@ -56,7 +56,7 @@ def break_off(port: int, chance: random.Random) -> None:
 @pytest.mark.slow
 def test_hundreds_of_clients_that_break_off_leave_nothing_behind() -> None:
     chance = random.Random(11)
-    with server_process(MAX_QUEUE="8") as server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with server_process(MAX_QUEUE="8") as server, httpx.Client(base_url=server.url, timeout=120) as client:
 
         def many(count: int, seed: int) -> None:
             own = random.Random(seed)
@@ -124,7 +124,7 @@ def test_a_shutdown_that_exceeds_its_time_is_one_line_of_the_log() -> None:
 def test_who_watches_the_queue_does_not_hold_the_shutdown_up() -> None:
     with (
         server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="3600") as server,
-        httpx.Client(base_url=server.url) as client,
+        httpx.Client(base_url=server.url, timeout=120) as client,
         client.stream("GET", "/opus_queue_status/events") as events,
     ):
         lines = events.iter_lines()
@@ -149,7 +149,7 @@ def test_who_waits_when_the_time_is_over_is_told_to_try_again(tmp_path: Path) ->
 
 
 def queue_length(server: ServerProcess) -> int:
-    with httpx.stream("GET", f"{server.url}/opus_queue_status/events") as events:
+    with httpx.stream("GET", f"{server.url}/opus_queue_status/events", timeout=120) as events:
         length: int = json.loads(next(events.iter_lines()).removeprefix("data: "))["waiting"]
         return length
 
@@ -173,7 +173,12 @@ def test_a_port_that_is_taken_is_a_sentence_and_an_exit_status() -> None:
 
 def test_the_log_is_one_json_object_a_line() -> None:
     with server_process() as server:
-        httpx.post(server.url + "/synthesize_stream_opus", json={"text": "五个字符的"}, headers={"X-Request-Id": "r1"})
+        httpx.post(
+            server.url + "/synthesize_stream_opus",
+            json={"text": "五个字符的"},
+            headers={"X-Request-Id": "r1"},
+            timeout=120,
+        )
         server.stop()
     records = [json.loads(line) for line in server.log]
     (record,) = [record for record in records if record.get("request_id") == "r1"]
@@ -207,12 +212,12 @@ def test_a_server_that_reloads_begins_again_when_its_code_changes(tmp_path: Path
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health").status_code == 200
+        return httpx.get(f"{url}/health", timeout=120).status_code == 200
     except httpx.TransportError:
         return False
 
 
 def test_the_log_can_be_kept_on_the_console_alone(tmp_path: Path) -> None:
     with server_process(DATA_DIR=str(tmp_path), LOG_FILE="none") as server:
-        httpx.get(server.url + "/health")
+        httpx.get(server.url + "/health", timeout=120)
     assert not list(tmp_path.glob("*.log*"))

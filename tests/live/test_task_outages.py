@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ import psycopg
 import pytest
 
 from streaming_server.errors import EngineFailed, LeaseLost, StorageUnavailable
-from streaming_server.jobs import runner
+from streaming_server.jobs import file_store, runner
 from streaming_server.jobs.threads import StorageThreads
 from tests.support.fakes import FakeEngine, tone
 from tests.support.postgres import PostgreSQL
@@ -81,7 +82,7 @@ def test_a_folder_that_became_a_file_loses_no_task(name: str, tmp_path: Path) ->
             record = task(live, task_id)
             assert record["status"] == "pending"
             assert any(reason in record["message"] for reason in ("Not a directory", "File exists"))
-        eventually(lambda: is_completed(live, task_id), within_s=30)
+        eventually(lambda: is_completed(live, task_id))
         assert live.get(f"/api/v1/audio/{task_id}").content[:4] == b"RIFF"
 
 
@@ -111,9 +112,9 @@ def test_whatever_the_system_says_no_task_is_lost_and_it_is_no_attempt(
     with running(FakeEngine(), max_task_attempts=1) as live:
         task_id = submit(live)
         eventually(lambda: "waiting for storage" in task(live, task_id)["message"])
-        eventually(lambda: len(live.engine.requests) == 2, within_s=30)
+        eventually(lambda: len(live.engine.requests) == 2)
         broken.clear()
-        eventually(lambda: is_completed(live, task_id), within_s=30)
+        eventually(lambda: is_completed(live, task_id))
 
 
 def test_a_workflow_whose_root_is_full_fails_and_holds_up_no_task(
@@ -139,11 +140,34 @@ def test_a_workflow_whose_root_is_full_fails_and_holds_up_no_task(
         eventually(lambda: is_completed(live, behind))
         assert live.get(path).json()["status"] != "completed"
     with running(FakeEngine(), **settings, storage_wait_s=0.001) as live:
-        eventually(lambda: live.get(path).json()["status"] == "failed", within_s=30)
+        eventually(lambda: live.get(path).json()["status"] == "failed")
         assert live.get(path).json()["stages"][0]["output"]["error_code"] == "INSUFFICIENT_STORAGE"
         answer = live.post("/v1/workflows", workflow())
         assert (answer.status_code, answer.json()["error_code"]) == (507, "INSUFFICIENT_STORAGE")
         assert answer.json()["task_id"].startswith("task_")
+
+
+def test_a_copy_to_another_file_system_locks_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = file_store._copied
+    copies: list[Path] = []
+
+    def copying(source: Path, target: Path) -> Path:
+        with sqlite3.connect(tmp_path / "server.db", isolation_level=None) as database:
+            database.execute("BEGIN IMMEDIATE")  # waits, and fails in the end, where the copy holds the lock
+            database.execute("ROLLBACK")
+        copies.append(target)
+        return copied(source, target)
+
+    monkeypatch.setattr(file_store, "_copied", copying)
+    with (
+        TemporaryDirectory(dir="/dev/shm") as root,
+        running(FakeEngine(), data_dir=tmp_path, workflow_root=root) as live,
+    ):
+        if tmp_path.stat().st_dev == Path(root).stat().st_dev:
+            pytest.skip("/dev/shm is no file system of its own here")
+        assert live.post("/v1/workflows", workflow()).status_code == 200
+        assert [path.name for path in Path(root).iterdir()] == ["a.wav"]
+    assert len(copies) == 1
 
 
 def test_an_engine_that_fails_is_asked_again_and_then_no_more() -> None:
@@ -166,7 +190,9 @@ def test_a_text_that_kills_the_process_is_tried_five_times(tmp_path: Path) -> No
     gate = tmp_path / "gate"
     with server_process(**SCRIPTED | environment) as first:
         bodies = [{"text": text, "prompt_audio_id": "voice_01"} for text in (killed_at(gate), "Next.")]
-        deadly, after = (httpx.post(f"{first.url}/api/v1/tts", json=body).json()["task_id"] for body in bodies)
+        deadly, after = (
+            httpx.post(f"{first.url}/api/v1/tts", json=body, timeout=120).json()["task_id"] for body in bodies
+        )
         gate.touch()
         assert first.process.wait(60) == -9
     for _ in range(4):
@@ -175,10 +201,10 @@ def test_a_text_that_kills_the_process_is_tried_five_times(tmp_path: Path) -> No
     with server_process(**SCRIPTED | environment) as last:
 
         def record(task_id: str) -> dict[str, Any]:
-            found: dict[str, Any] = httpx.get(f"{last.url}/api/v1/task/{task_id}").json()
+            found: dict[str, Any] = httpx.get(f"{last.url}/api/v1/task/{task_id}", timeout=120).json()
             return found
 
-        eventually(lambda: record(after)["status"] == "completed", within_s=30)
+        eventually(lambda: record(after)["status"] == "completed")
         assert record(deadly)["status"] == "failed"
         assert record(deadly)["message"] == "the process that ran it died (attempt 5 of 5)"
 
@@ -197,7 +223,7 @@ def test_a_locked_sqlite_is_a_503_and_live_speech_goes_on(tmp_path: Path) -> Non
         holder.execute("ROLLBACK")
         holder.close()
         task_id = submit(live)
-        eventually(lambda: is_completed(live, task_id), within_s=30)
+        eventually(lambda: is_completed(live, task_id))
 
 
 def test_a_locked_postgresql_is_a_503_for_many_and_live_speech_goes_on(postgresql: PostgreSQL, tmp_path: Path) -> None:
@@ -218,7 +244,7 @@ def test_a_locked_postgresql_is_a_503_for_many_and_live_speech_goes_on(postgresq
                 thread.join()
         assert {answer.status_code for answer in answers} == {503}
         assert all("retry-after" in answer.headers for answer in answers)
-        eventually(lambda: live.get("/api/v1/tasks").status_code == 200, within_s=30)
+        eventually(lambda: live.get("/api/v1/tasks").status_code == 200)
 
 
 @pytest.mark.anyio

@@ -86,7 +86,7 @@ def unharmed(live: LiveServer, folder: Path) -> Iterator[None]:
 
 def raw(live: LiveServer, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
     """A request whose path no client has tidied."""
-    with socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=120) as connection:
         lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
@@ -279,7 +279,7 @@ def test_a_hundred_megabytes_without_a_length(live: LiveServer, folder: Path) ->
 
 
 def test_who_asks_first_is_told_before_the_file_is_sent(live: LiveServer) -> None:
-    with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=120) as connection:
         connection.sendall(
             b"POST /api/v1/upload/audio HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100000000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
@@ -347,7 +347,7 @@ def test_a_body_that_is_broken(live: LiveServer, body: bytes, content_type: str,
 @pytest.mark.parametrize("abruptly", [True, False])
 def test_a_connection_that_is_cut(live: LiveServer, folder: Path, share: float, abruptly: bool) -> None:
     content = multipart(bytes(1_500_000), 'form-data; name="file"; filename="a.wav"')
-    with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=120) as connection:
         head = "POST /api/v1/upload/audio HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode())
         connection.sendall(content[: int(len(content) * share)])

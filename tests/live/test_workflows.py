@@ -543,15 +543,15 @@ def test_a_server_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> N
     settings = {"DATA_DIR": str(tmp_path), "TASK_LEASE_S": "1"}
     body = body_of([HEALTH, SPEECH, INFO], text=until(tmp_path / "end"))
     with server_process(**SCRIPTED | settings) as first:
-        accepted = httpx.post(first.url + "/v1/workflows?wait=false", json=body).json()
+        accepted = httpx.post(first.url + "/v1/workflows?wait=false", json=body, timeout=120).json()
         path = f"/v1/workflows/status/{accepted['workflow_id']}"
-        eventually(lambda: httpx.get(first.url + path).json()["stages"][1]["status"] == "running")
+        eventually(lambda: httpx.get(first.url + path, timeout=120).json()["stages"][1]["status"] == "running")
         first.stop(signal.SIGKILL)
     assert not list((tmp_path / "workflows").rglob("*.wav"))
     (tmp_path / "end").touch()
     with server_process(**SCRIPTED | settings) as second:
-        eventually(lambda: httpx.get(second.url + path).json()["status"] == "completed")
-        stages = httpx.get(second.url + path).json()["stages"]
+        eventually(lambda: httpx.get(second.url + path, timeout=120).json()["status"] == "completed")
+        stages = httpx.get(second.url + path, timeout=120).json()["stages"]
         assert [stage["status"] for stage in stages] == ["completed"] * 3
     assert [path.name for path in (tmp_path / "workflows").rglob("*") if path.is_file()] == ["a.wav"]
     assert not [path for path in (tmp_path / "scratch").iterdir() if f"-{first.process.pid}-" in path.name]

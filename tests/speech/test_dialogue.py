@@ -42,13 +42,13 @@ def test_what_is_no_tag_is_spoken(text: str) -> None:
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (9, [5])])
 def test_cut_by_speaker(most: int, sizes: list[int]) -> None:
     text = "".join(f"[SPEAKER{number % 2}] turn {number} " for number in range(5))
-    assert [len(piece) for piece in said(text, Cutting("speaker", most_turns=most))] == sizes
+    assert [len(piece) for piece in said(text, Cutting("speaker", max_turns=most))] == sizes
     assert len(said("Plain words.", Cutting("speaker"))) == 1
 
 
 def test_cut_by_words_keeps_the_speaker() -> None:
     text = "[SPEAKER0] One two three four five. [SPEAKER1] six"
-    assert said(text, Cutting("word", most_words=2)) == [
+    assert said(text, Cutting("word", max_words=2)) == [
         [("anna", "One two")],
         [("anna", "three four")],
         [("anna", "five.")],
@@ -83,11 +83,11 @@ def test_cutting_loses_no_word() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[SPEAKER0]", r"no words after \[SPEAKER0\], its turn 1"),
-        ("[SPEAKER0] a [SPEAKER1] \n [SPEAKER0] b", r"no words after \[SPEAKER1\], its turn 2"),
-        ("[SPEAKER0][SPEAKER1] a", r"\[SPEAKER0\], its turn 1"),
-        ("Well, [SPEAKER0] a", "belong to nobody"),
-        ("[SPEAKER0] a [SPEAKER3] b", r"\[SPEAKER3\], which has no voice: the 3 there are end at 2"),
+        ("[SPEAKER0]", r"no text after \[SPEAKER0\], turn 1"),
+        ("[SPEAKER0] a [SPEAKER1] \n [SPEAKER0] b", r"no text after \[SPEAKER1\], turn 2"),
+        ("[SPEAKER0][SPEAKER1] a", r"\[SPEAKER0\], turn 1"),
+        ("Well, [SPEAKER0] a", "text before its first"),
+        ("[SPEAKER0] a [SPEAKER3] b", r"\[SPEAKER3\], which has no voice; valid range: 0-2"),
         ("[SPEAKER" + "9" * 5000 + "] b", "which has no voice"),
         ("[SPEAKER99999999999999999999] b", "which has no voice"),
     ],

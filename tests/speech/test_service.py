@@ -154,7 +154,7 @@ async def test_an_engine_that_is_not_ready_refuses() -> None:
         await read_all(service)
     with pytest.raises(ValueError, match="no weights"):
         await service.warm()
-    assert service.state == "unhealthy"
+    assert service.state == "failed"
     await service.aclose()
 
 

@@ -58,7 +58,7 @@ def gateway(first: int, second: int, agents: tuple[int, int], configuration: Pat
         )
         ports = front.getsockname()[1], stats.getsockname()[1]
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}") as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=120) as client:
                 running = Gateway(process, ports[0], client)
                 eventually(lambda: {running.figure("check_status", server=f"gpu{n}")[:1] for n in (1, 2)} == {"L"})
                 yield running

@@ -69,7 +69,7 @@ def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[
 
         eventually(listening, within_s=120)
         server = ServerProcess(process, int(found[0]), log)
-        with httpx.Client(base_url=server.url) as client:
+        with httpx.Client(base_url=server.url, timeout=120) as client:
             eventually(lambda: client.get("/health").status_code == 200)
         yield server
     finally:

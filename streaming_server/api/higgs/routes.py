@@ -1,7 +1,4 @@
-"""The HiggsAudio dialect: ``/info``, ``/voices``, ``/scenes`` and ``/generate*``, on whatever engine is loaded.
-
-Knows its own paths, fields and error shape; what a request does is the core's.
-"""
+"""The HiggsAudio dialect: ``/info``, ``/voices``, ``/scenes`` and ``/generate*``, for any engine."""
 
 from __future__ import annotations
 
@@ -21,7 +18,6 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from streaming_server.api import sse
-from streaming_server.api.forms import read_form
 from streaming_server.api.higgs import schemas as operations
 from streaming_server.api.higgs.schemas import (
     DONE_MESSAGE,
@@ -36,6 +32,7 @@ from streaming_server.api.higgs.schemas import (
     UploadBody,
 )
 from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated_text
+from streaming_server.api.multipart import read_form
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
@@ -147,7 +144,7 @@ class HiggsDialect(Dialect):
                 try:
                     found_s = await anyio.to_thread.run_sync(duration_s, form.file, self.settings.upload_max_s)
                 except VoiceUnreadable:
-                    raise InvalidRequest(f"{_FILE} is no recording that can be decoded", _FILE) from None
+                    raise InvalidRequest(f"{_FILE} is not a recording that can be decoded", _FILE) from None
                 if found_s < _SHORTEST_S:
                     raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
                 if found_s > self.settings.upload_max_s:

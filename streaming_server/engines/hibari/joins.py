@@ -1,0 +1,108 @@
+"""What stands between clauses: silence cut off and put in, and the other engine's level brought to this one's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streaming_server.audio.pcm import Resampler, to_float32, to_int16
+from streaming_server.domain import FloatSamples
+from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, VOICED_HZ, Frames
+
+LEVEL_DBFS = -21.0
+"""Root mean square of the speech in a neutral request, pauses left out: about -23 LUFS."""
+_SILENT_DB = -55.0
+"""Below the loudest frame."""
+_MARGIN_BEFORE, _MARGIN_AFTER = 2, 4
+"""Frames that are kept around the speech."""
+_BIN_STEP = 6
+_PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
+_WIDE = str.maketrans("，、；：。！？–", ",,;:.!?—")
+_CLOSING = "\"'”’)）」』 \n\t"
+_FADE_S = 0.005
+_MEASURED_S = 1.0
+_MAX_GAIN = 8.0
+_PEAK = 0.97
+
+
+def trimmed(frames: Frames) -> Frames:
+    """The frames without the silence at both ends; none where all is silent."""
+    power = 2 * np.exp(2 * frames.noise[::_BIN_STEP]) + np.exp(2 * frames.free[::_BIN_STEP])
+    power += np.exp(2 * frames.harmonic[::_BIN_STEP]) * (frames.f0_hz >= VOICED_HZ)
+    level_db = 10 * np.log10(power.sum(axis=0) + 1e-20)
+    loud = np.flatnonzero(level_db > level_db.max() + _SILENT_DB)
+    if level_db.max() < _SILENT_DB:
+        return frames.take(slice(0, 0))
+    return frames.take(slice(max(loud[0] - _MARGIN_BEFORE, 0), loud[-1] + 1 + _MARGIN_AFTER))
+
+
+def pause_s(text: str) -> float:
+    """How long the pause is that the last punctuation of a text or of phonemes asks for."""
+    end = text.rstrip(_CLOSING)[-1:].translate(_WIDE)
+    return _PAUSES_S.get(end, 0.0)
+
+
+def silence(duration_s: float) -> FloatSamples:
+    """Shape ``(n,)`` at 24 kHz."""
+    return np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+
+
+def active_rms(samples: FloatSamples) -> float:
+    """Root mean square of the loud 10 ms blocks; 0 where there is none."""
+    size = SAMPLE_RATE_HZ // 100
+    blocks = samples[: samples.size // size * size].reshape(-1, size)
+    if not blocks.size:
+        return 0.0
+    power = np.square(blocks).mean(axis=1)
+    return float(np.sqrt(power[power >= 0.01 * power.max()].mean()))
+
+
+class Levelled:
+    """Brings the speech of another engine to `LEVEL_DBFS`, by one gain a request."""
+
+    def __init__(self, gain_db: float = 0.0) -> None:
+        self.target = 10 ** ((LEVEL_DBFS + gain_db) / 20)
+        self.gain: float | None = None
+
+    def joined(self, rate_hz: int) -> Joined:
+        """For one part of the text."""
+        return Joined(self, rate_hz)
+
+
+class Joined:
+    """One part at 24 kHz and at the level of its request, faded in and out."""
+
+    def __init__(self, level: Levelled, rate_hz: int) -> None:
+        self._level = level
+        self._resampler = Resampler(rate_hz, SAMPLE_RATE_HZ)
+        self._held: FloatSamples = np.empty(0, np.float32)
+        """Not given yet: all until the gain is known, then as much as is to be faded out."""
+        self._is_first = True
+        self._fade: FloatSamples = np.linspace(0, 1, round(_FADE_S * SAMPLE_RATE_HZ), dtype=np.float32)
+
+    def push(self, samples: FloatSamples) -> FloatSamples:
+        """Take samples at the other engine's rate; give those that are settled."""
+        self._hold(to_float32(self._resampler.push(to_int16(samples))))
+        if self._level.gain is None and self._held.size < _MEASURED_S * SAMPLE_RATE_HZ:
+            return self._held[:0]
+        return self._given(max(self._held.size - self._fade.size, 0))
+
+    def finish(self) -> FloatSamples:
+        """Give the rest."""
+        self._hold(to_float32(self._resampler.finish()))
+        size = min(self._fade.size, self._held.size)
+        self._held[self._held.size - size :] *= self._fade[:size][::-1]
+        return self._given(self._held.size)
+
+    def _hold(self, samples: FloatSamples) -> None:
+        self._held = np.concatenate([self._held, samples])
+
+    def _given(self, count: int) -> FloatSamples:
+        if self._level.gain is None and self._held.size:
+            self._level.gain = min(self._level.target / max(active_rms(self._held), 1e-6), _MAX_GAIN)
+        given, self._held = self._held[:count].copy(), self._held[count:]
+        if self._is_first and given.size:
+            self._is_first = False
+            size = min(self._fade.size, given.size)
+            given[:size] *= self._fade[:size]
+        scaled: FloatSamples = np.clip(given * np.float32(self._level.gain or 1.0), -_PEAK, _PEAK)
+        return scaled

@@ -1,0 +1,90 @@
+"""The acoustic network: phonemes to spectra and fundamental frequency, one column for each 12.5 ms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import hibari
+import numpy as np
+import numpy.typing as npt
+from hibari import dsp
+
+from streaming_server.domain import FloatSamples
+from streaming_server.engines.onnx.session import open_session
+from streaming_server.errors import EngineFailed, EngineUnavailable
+
+SAMPLE_RATE_HZ = 24000
+BINS = dsp.N_FFT // 2 + 1
+VOICED_HZ = 40.0
+"""The network marks an unvoiced frame by a fundamental frequency below this."""
+_ASSETS = Path(hibari.__file__).parent / "assets"
+_OUTPUTS = ["lh", "theta", "ln", "lr", "phi", "f0"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What the network says of one clause. Spectra have the shape ``(601, n)``, for frames of 12.5 ms."""
+
+    harmonic: FloatSamples
+    """Log magnitude of the harmonics of ``f0_hz``."""
+    harmonic_phase: FloatSamples
+    """Its hyperbolic tangent times pi is their phase."""
+    noise: FloatSamples
+    """Log magnitude of the noise."""
+    free: FloatSamples
+    """Log magnitude of a component whose phase is free."""
+    free_phase: FloatSamples
+    """In radians."""
+    f0_hz: FloatSamples
+    """Shape ``(n,)``; below ``VOICED_HZ`` where nothing is voiced."""
+
+    @property
+    def spectra(self) -> tuple[FloatSamples, ...]:
+        """The five spectra, in the order of ``hibari.dsp.synth``."""
+        return self.harmonic, self.harmonic_phase, self.noise, self.free, self.free_phase
+
+    def take(self, columns: slice | npt.NDArray[np.intp]) -> Frames:
+        """Some of the frames."""
+        harmonic, harmonic_phase, noise, free, free_phase = (spectrum[:, columns] for spectrum in self.spectra)
+        return Frames(harmonic, harmonic_phase, noise, free, free_phase, self.f0_hz[columns])
+
+
+class Network:
+    """The network of the one voice in the wheel, on one CPU thread."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            EngineUnavailable: the installed hibari-tts has other outputs than this engine renders.
+        """
+        self.version = version("hibari-tts")
+        self._session = open_session(_ASSETS / "hibari.onnx")
+        self._ids: dict[str, int] = json.loads((_ASSETS / "vocab.json").read_text(encoding="utf-8"))
+        outputs = [output.name for output in self._session.get_outputs()]
+        if outputs != _OUTPUTS or dsp.SR != SAMPLE_RATE_HZ or dsp.N_FFT != 4 * dsp.HOP:
+            raise EngineUnavailable(
+                f"hibari-tts {self.version} does not fit the hibari engine: its network has the outputs {outputs}, "
+                f"not {_OUTPUTS}; install hibari-tts 0.2.1"
+            )
+
+    def run(self, phonemes: str) -> Frames:
+        """Phonemes in misaki's alphabet to frames; characters outside the vocabulary are dropped.
+
+        Raises:
+            EngineFailed: the network returned no frames, or numbers that are not finite.
+        """
+        ids: Sequence[int] = [0, *(self._ids[character] for character in phonemes if character in self._ids), 0]
+        inputs = {"ids": np.array([ids], np.int64), "speed": np.ones(1, np.float32)}
+        outputs = [np.asarray(output)[0] for output in self._session.run(_OUTPUTS, inputs)]
+        harmonic, harmonic_phase, noise, free, free_phase, f0_hz = outputs
+        frames = Frames(harmonic, harmonic_phase, noise, free, free_phase, f0_hz)
+        n = frames.f0_hz.size
+        if not n or any(spectrum.shape != (BINS, n) for spectrum in frames.spectra):
+            raise EngineFailed(f"the hibari network returned the shapes {[output.shape for output in outputs]}")
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise EngineFailed("the hibari network returned numbers that are not finite")
+        return frames

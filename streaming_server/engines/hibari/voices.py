@@ -1,0 +1,113 @@
+"""The eleven voices, all made from the network's one, and which of them answers for a recording."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import anyio
+
+from streaming_server.audio.decode import decode_mono
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import Voice
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.engines.hibari.rendering import Timbre
+
+_ANALYSIS_HZ = 16000
+_ANALYSIS_S = 30.0
+_MAX_CACHED = 256
+_MAX_PITCH_CHANGE = 1.35
+"""A preset's pitch is moved by no more than this factor towards a recording's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One of the eleven voices."""
+
+    name: str
+    gender: Literal["male", "female"]
+    register: str
+    timbre: Timbre
+    """``gain_db`` brings all to one loudness."""
+    median_pitch_hz: float
+    """Of its recording in ``reference_audios/``."""
+
+
+PRESETS = (
+    Preset("alloy", "male", "default", Timbre(0.66, 0.96, tilt_db=2.5, gain_db=1.0), 136),
+    Preset("echo", "male", "resonant", Timbre(0.58, 0.90, tilt_db=1.5, gain_db=1.5), 121),
+    Preset("fable", "male", "narrator", Timbre(0.54, 0.95, rate=0.95, tilt_db=2.0, gain_db=0.4), 112),
+    Preset("onyx", "male", "deep", Timbre(0.43, 0.87, pitch_range=0.9, rate=0.97, tilt_db=1.0, gain_db=-0.2), 88),
+    Preset("nova", "female", "lively", Timbre(1.18, 1.06, pitch_range=1.15, rate=1.04, gain_db=4.6), 247),
+    Preset("shimmer", "female", "soft", Timbre(1.06, 1.03, pitch_range=0.85, rate=0.96, tilt_db=-1, gain_db=1.9), 216),
+    Preset("ash", "male", "neutral", Timbre(0.62, 0.93, pitch_range=0.8, tilt_db=1.5, gain_db=1.4), 126),
+    Preset(
+        "ballad", "male", "ballad-like", Timbre(0.73, 0.97, pitch_range=1.25, rate=0.94, tilt_db=2, gain_db=4.1), 152
+    ),
+    Preset("coral", "female", "warm", Timbre(gain_db=2.8), 205),
+    Preset("sage", "female", "wise", Timbre(0.86, 0.97, pitch_range=0.9, rate=0.96, gain_db=2.1), 176),
+    Preset("verse", "male", "poetic", Timbre(0.50, 0.93, pitch_range=1.3, rate=0.95, tilt_db=2.0, gain_db=0.5), 107),
+)
+BY_NAME = {preset.name: preset for preset in PRESETS}
+_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
+VOICES = tuple(
+    Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
+    for preset in PRESETS
+)
+"""The presets as voices that can be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """The preset that answers for a voice."""
+
+    preset: Preset
+    pitch: float = 1.0
+    """Factor of the preset's pitch."""
+
+    @property
+    def timbre(self) -> Timbre:
+        """Of the preset at that pitch."""
+        return replace(self.preset.timbre, pitch=self.preset.timbre.pitch * self.pitch)
+
+    @property
+    def median_pitch_hz(self) -> float:
+        """Of its speech."""
+        return self.preset.median_pitch_hz * self.pitch
+
+
+class SpeakerCache:
+    """Who answers for a voice: a preset by its name, one of ``voice_01`` … ``voice_11``, or by a recording's pitch."""
+
+    def __init__(self) -> None:
+        self._kept = ContentCache[Speaker](_MAX_CACHED, FileDigests())
+
+    async def find(self, voice: Voice) -> Speaker:
+        """
+        Raises:
+            VoiceFileMissing: there is no such recording.
+            VoiceUnreadable: it cannot be decoded.
+        """
+        if voice.is_preset:
+            return Speaker(BY_NAME[voice.name])
+        found = self._kept.peek(voice.path)
+        if preset := _BY_STEM.get(voice.path.stem):
+            return Speaker(preset)
+        if found is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
+
+
+def _speaker_of(recording: Path) -> Speaker:
+    return nearest(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def nearest(pitch_hz: float | None) -> Speaker:
+    """The preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
+    if pitch_hz is None:
+        return Speaker(PRESETS[0])
+    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+    factor = pitch_hz / preset.median_pitch_hz
+    return Speaker(preset, min(max(factor, 1 / _MAX_PITCH_CHANGE), _MAX_PITCH_CHANGE))

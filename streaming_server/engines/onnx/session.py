@@ -1,0 +1,17 @@
+"""Sessions of ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxruntime import InferenceSession, SessionOptions
+
+_ERRORS_ONLY = 3
+
+
+def open_session(model: Path, threads: int = 1) -> InferenceSession:
+    """A session on the CPU. One thread each: streams, not one call, are what runs in parallel."""
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    return InferenceSession(model, options, providers=["CPUExecutionProvider"])

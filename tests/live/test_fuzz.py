@@ -1,0 +1,42 @@
+"""Requests made up from `/openapi.json`: every answer is one that it describes, and what it forbids is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.fakes import tone
+from tests.support.server import running, speaking
+
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))
+"""For each of the two runs; `scripts/fuzz` sets more."""
+CONFIG = Path(__file__).parents[1] / "data" / "schemathesis.toml"
+ENDLESS = ("/opus_queue_status/events", "/test_stream")
+
+
+@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.parametrize("keys", [(), ("secret",)], ids=["open", "keys"])
+def test_every_answer_is_as_described(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    engine = speaking(tone(0.05))
+    engine.max_mel_tokens = None  # no schema knows the loaded model's own limit
+    with running(engine, api_keys=keys, fleet=("http://127.0.0.1:9",)) as live:
+        command: list[str | Path] = [
+            Path(sys.executable).parent / "schemathesis",
+            "--no-color",
+            "--config-file",
+            CONFIG,
+            "run",
+        ]
+        command += [f"http://127.0.0.1:{live.port}/openapi.json", "--checks", "all", "--warnings", "off"]
+        command += ["--max-time", str(SECONDS), "--seed", os.environ.get("FUZZ_SEED", "1")]
+        command += [option for path in ENDLESS for option in ("--exclude-path", path)]
+        command += [option for key in keys for option in ("--header", f"Authorization: Bearer {key}")]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
+        assert result.returncode == 0, result.stdout[-20_000:] + result.stderr
+        assert live.get("/health").status_code == 200
+    if "FUZZ_SECONDS" in os.environ:
+        print(result.stdout)
