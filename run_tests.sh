@@ -32,6 +32,6 @@ if [ ${#packages[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak hibari indextts2 japanese higgs postgresql celery s3 ray test
+scripts/install espeak hibari indextts indextts2 japanese higgs postgresql celery s3 ray test
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
-exec .venv/bin/python -m pytest -n auto --dist loadfile "$@" </dev/null
+exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null

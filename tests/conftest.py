@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -18,6 +19,9 @@ def anyio_backend() -> str:
 def pytest_configure(config: pytest.Config) -> None:
     # Set before torch is imported: workers that run beside each other share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A shell's background job ignores SIGINT and so would every process that it starts, Ray's among them.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not _is_worker(config):
         children.adopt_orphans()
 
@@ -26,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than the cores, since tests wait as often as they compute."""
     return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.parent.name != "scale", item.path not in slow))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -26,18 +26,39 @@ def test_leaves_two():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_processes_that_outlive_the_run_fail_it_and_are_named_and_killed(workers: str, tmp_path: Path) -> None:
-    (tmp_path / "test_leaving.py").write_text(LEAVING)
-    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", workers, "--rootdir", str(tmp_path)]
+INTERRUPTING = """
+import signal
+from tests.support.children import end, spawn
+
+def test_ends():
+    assert end(spawn(["sleep", "1000"]), signal.SIGINT) == -signal.SIGINT
+"""
+
+
+def run(folder: Path, test: str, *before: str, workers: str) -> subprocess.CompletedProcess[str]:
+    """Run a test in a run of its own; ``before`` is what starts it."""
+    (folder / "test_one.py").write_text(test)
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", workers, "--rootdir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+    return subprocess.run(
+        [*before, sys.executable, "-m", "pytest", *options, str(folder)],
         env=environment | {"PYTHONPATH": str(ROOT), "TEST_LEFTOVERS_S": "0.5"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_in_the_background_can_interrupt_its_children(workers: str, tmp_path: Path) -> None:
+    background = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+    ran = run(tmp_path, INTERRUPTING, *background, workers=workers)
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_processes_that_outlive_the_run_fail_it_and_are_named_and_killed(workers: str, tmp_path: Path) -> None:
+    ran = run(tmp_path, LEAVING, workers=workers)
     assert ran.returncode == 1, ran.stdout
     left = re.findall(r"process (\d+), started by \S+::test_leaves_two \(call\): sleep 1000", ran.stdout)
     assert len(left) == 2, ran.stdout

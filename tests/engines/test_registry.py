@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from streaming_server.engines import registry
-from streaming_server.engines.indextts2.spec import IndexTTS2Options
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.environment import InvalidSetting
 from tests.support.process import server_process
 
