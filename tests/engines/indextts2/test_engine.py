@@ -23,9 +23,9 @@ from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.folder import Checkpoint
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Narrator
 from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.model_engine import ModelEngine
