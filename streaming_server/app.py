@@ -131,7 +131,8 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.presets)
+    info = service.engine.info
+    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, info.presets, blends=info.blends)
     return Worker(service, storage, voices, _devices, announce)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -10,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+_WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 FloatSamples = npt.NDArray[np.float32]
 """Mono samples in -1.0 … 1.0, shape ``(n,)``: the output of engines."""
@@ -98,6 +101,21 @@ class Voice:
     """BCP 47 codes of the languages that it is made for; empty where it has none in particular."""
     gender: Gender | None = None
     """None where it is not known."""
+
+
+def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
+    """The voices in a name such as ``a``, ``a+b`` or ``a:0.7+b:0.3``, and their weights; 1 where none is given.
+
+    A part whose weight is not a positive number is a voice's name as a whole.
+    """
+    blend = []
+    for part in name.split("+"):
+        voice, _, weight = part.strip().partition(":")
+        if _WEIGHT.fullmatch(weight) and float(weight) > 0:
+            blend.append((voice, float(weight)))
+        else:
+            blend.append((part.strip(), 1.0))
+    return tuple(blend)
 
 
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")

@@ -12,10 +12,10 @@ SpeechServerError
 ├── EngineFailed            the engine failed; the details are in the log
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
-├── ShuttingDown            the server ends
-├── QueueFull               as many wait for the slot as may
-├── QueueTimeout            waited for the slot for as long as one may
-├── RecordingRefused        an upload that is no recording of an allowed kind
+├── ShuttingDown            the server is shutting down
+├── QueueFull               the queue holds its maximum of waiting requests
+├── QueueTimeout            a request waited for the slot longer than the limit
+├── RecordingRefused        an upload is not a recording of an allowed format
 ├── UploadNotFound          an upload that does not exist or has expired
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload took longer than the limit
@@ -23,10 +23,10 @@ SpeechServerError
 ├── LoopbackOnly            a route that only the same machine may use
 ├── OriginRefused           an upload sent by a page of an origin that is not allowed
 ├── JobNotFound             a job that does not exist or has expired
-├── JobQueueFull            as many jobs are pending as may
-├── LeaseLost               a job is no longer its runner's: cancelled, deleted or taken over
-├── FileMissing             a stored file is gone
-├── FileOutside             a path that leads out of its folder, or can be no file
+├── JobQueueFull            the maximum number of tasks is pending
+├── LeaseLost               a job was cancelled, deleted or taken over while it ran
+├── FileMissing             a stored file does not exist any more
+├── FileOutside             a path resolves outside its folder, or cannot name a file
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
 ├── StorageUnavailable      a database or folder that cannot be used, or not now

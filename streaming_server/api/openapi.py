@@ -1,7 +1,4 @@
-"""``/openapi.json``, made of the routes themselves, and the page that shows it.
-
-Knows OpenAPI 3.1 and nothing of any dialect: a route that is an `ApiRoute` is described, whoever it belongs to.
-"""
+"""``/openapi.json`` (OpenAPI 3.1), generated from every `ApiRoute`, and ``/docs``, which shows it."""
 
 from __future__ import annotations
 
@@ -23,28 +20,28 @@ from streaming_server.api.operations import MAX_TEXT_CHARACTERS, Answer, ApiRout
 
 _STATIC = Path(__file__).parent.parent / "static"
 _TAG = Tag("Documentation", "This description.")
-_PAGE = Operation("This description, to be read", [Answer("A page.", None, ["text/html"])])
-_DOCUMENT = Operation("This description, for programs", [Answer("An OpenAPI document.", dict[str, Any])])
+_PAGE = Operation("API reference for people", [Answer("A page.", None, ["text/html"])])
+_DOCUMENT = Operation("API description for programs", [Answer("An OpenAPI document.", dict[str, Any])])
 _INTRODUCTION = (
-    "Text to speech that starts to sound before it is complete, in several dialects over one engine. HEAD answers "
-    "wherever GET does. Requests are served one at a time, in the order of their arrival, whatever their dialect."
+    "Streaming text to speech: audio is sent while it is synthesised, in several dialects over one engine. HEAD is "
+    "answered wherever GET is. Requests of all dialects are served one at a time, in the order of their arrival."
 )
 _REFUSALS: Mapping[int, str] = {
-    400: "A value that cannot be used; the sentence says which and why.",
+    400: "Invalid value; the message names the field and the valid range.",
     401: "An API key is missing or wrong.",
     403: "Not from this origin or address.",
     404: "Not found, or expired.",
     408: "A time limit has passed; what was accepted is still done.",
     413: "The body is too large.",
-    416: "Past the end.",
+    416: "The position is past the end.",
     422: "Not JSON, or a field that is missing, of the wrong type or out of range.",
-    500: "A failure of the server's own; its log has the details.",
+    500: "Server error; the log has the details.",
     503: "The model is still loading, or the queue is full.",
-    507: "There is no space left on the server's disk.",
+    507: "The server's storage is full.",
 }
 _REFUSAL_HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": "`Bearer`."},
-    416: {"Content-Range": "How many bytes there are."},
+    416: {"Content-Range": "The number of bytes available."},
     503: {"Retry-After": "Seconds to wait before another try."},
 }
 _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {

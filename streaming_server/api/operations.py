@@ -1,7 +1,4 @@
-"""What a route says of itself: whose it is, what it takes, what it gives.
-
-Data, and the one class of route that carries it. Knows no dialect, and not what a description looks like.
-"""
+"""The description of a route: its group, body, parameters and answers."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ from streaming_server.api.http import Body
 MAX_TEXT_CHARACTERS = "MAX_TEXT_CHARACTERS"
 """Stands for the setting's value in the schema of a field."""
 described = with_config(ConfigDict(use_attribute_docstrings=True))
-"""Decorates an answer's TypedDict whose attribute docstrings are to be read by clients."""
+"""Decorates the TypedDict of an answer whose attribute docstrings go into ``/openapi.json``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A group of routes, as readers see it."""
+    """A group of routes."""
 
     name: str
     description: str
@@ -41,7 +38,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One way in which a route answers."""
+    """One of the answers of a route."""
 
     description: str
     kind: Any = None

@@ -399,7 +399,7 @@ def test_fields_of_a_form(server: LiveServer, data: Path) -> None:
     ("content", "fields", "status", "sentence"),
     [
         (b"", {}, 422, "ref_audio_file"),
-        (b"no audio" * 100, {}, 422, "ref_audio_file is no recording"),
+        (b"no audio" * 100, {}, 422, "ref_audio_file is not a recording"),
         ((RECORDINGS / "voice_01.wav").read_bytes()[:60], {}, 422, "ref_audio_file"),
         (b"x" * (1024 * 1024 + 1), {}, 413, "the file is larger than 1 MiB"),
         (None, {"text": " "}, 400, "文本不能为空"),

@@ -15,8 +15,8 @@ from streaming_server.engines.base import Engine
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
-from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from tests.engines.indextts import tiny
 from tests.engines.indextts2 import tiny as tiny2
 from tests.support.recordings import float_wav

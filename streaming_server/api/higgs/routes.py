@@ -1,7 +1,4 @@
-"""The HiggsAudio dialect: ``/info``, ``/voices``, ``/scenes`` and ``/generate*``, on whatever engine is loaded.
-
-Knows its own paths, fields and error shape; what a request does is the core's.
-"""
+"""The HiggsAudio dialect: ``/info``, ``/voices``, ``/scenes`` and ``/generate*``, for any engine."""
 
 from __future__ import annotations
 
@@ -147,7 +144,7 @@ class HiggsDialect(Dialect):
                 try:
                     found_s = await anyio.to_thread.run_sync(duration_s, form.file, self.settings.upload_max_s)
                 except VoiceUnreadable:
-                    raise InvalidRequest(f"{_FILE} is no recording that can be decoded", _FILE) from None
+                    raise InvalidRequest(f"{_FILE} is not a recording that can be decoded", _FILE) from None
                 if found_s < _SHORTEST_S:
                     raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
                 if found_s > self.settings.upload_max_s:

@@ -1,7 +1,4 @@
-"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks; the queue is in `queue`.
-
-Knows its own paths, fields and headers; what a request does is the core's.
-"""
+"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks; the queue is in `queue`."""
 
 from __future__ import annotations
 
@@ -82,7 +79,7 @@ ERRORS = ErrorShape(error_body, NativeError, invalid_status=422)
 
 
 class _FreshFiles(StaticFiles):
-    """Asked for anew each time, by their ETag: a page must not mix the modules of two versions."""
+    """Static files that browsers revalidate by their ETag, so that a page never mixes modules of two versions."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)

@@ -1,8 +1,4 @@
-"""What the native dialect takes and gives: its bodies, its answers, its operations.
-
-The bodies validate, the answers are what mypy holds the handlers to, and ``/openapi.json`` is made of both. Knows no
-service.
-"""
+"""The bodies, answers and operations of the native dialect, from which ``/openapi.json`` is generated."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The OpenAI dialect: ``/v1/audio/speech``, its voices and models, and the forms that came before it.
-
-Knows its own paths, fields and error shapes; what a request does is the core's.
-"""
+"""The OpenAI dialect: ``/v1/audio/speech``, its voices and models, and the forms that came before it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, U
 from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, Said, text_of
 from streaming_server.engines.higgs.sampling import draw
 from streaming_server.engines.threads import Emit, OwnerThread
-from streaming_server.engines.torch.model_engine import digest_recordings
+from streaming_server.engines.torch.model_engine import digest_recordings, unused_gpu
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 
 log = logging.getLogger(__name__)
@@ -238,6 +238,8 @@ def _usable(name: str) -> torch.device:
         EngineUnavailable: the wanted device is not there.
     """
     if name == "auto":
+        if not torch.accelerator.is_available() and (problem := unused_gpu()):
+            log.warning("GPU not used: %s", problem)
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         return torch.empty(0, device=name).device

@@ -31,6 +31,7 @@ from streaming_server.engines.torch.weights import (
     read_state,
     refused,
     shapes_of,
+    vocoder_dtype,
 )
 from streaming_server.errors import EngineUnavailable
 
@@ -77,11 +78,12 @@ def build(
     with refused(HOW_TO_GET_IT):
         load(gpt, gpt_state, GPT, unneeded)
         load(vocoder, fold_snakes(fold_weight_norm(vocoder_state, VOCODER), log_scale), VOCODER, unneeded)
-    models: tuple[nn.Module, nn.Module] = (gpt, vocoder)
-    for module in models:
+    models = ((gpt, dtype), (vocoder, vocoder_dtype(torch.device(device), dtype)))
+    module: nn.Module
+    for module, module_dtype in models:
         module.requires_grad_(requires_grad=False).eval()
         for name, child in module.named_children():
-            child.to(device, torch.float32 if name in FLOAT32_PARTS else dtype)
+            child.to(device, torch.float32 if name in FLOAT32_PARTS else module_dtype)
     pack(gpt)
     return Runtime(gpt, vocoder)
 

@@ -31,6 +31,7 @@ class Runtime:
         self.vocoder = vocoder
         self.device = gpt.mel_head.weight.device
         self.dtype = gpt.mel_head.weight.dtype
+        self._vocoder_dtype = vocoder.conv_post.weight.dtype
         self._windows = Windows(vocoder, vocoder.speaker_width)
         self._writer = CodeWriter(gpt, prefix_rows=gpt.perceiver_encoder.latents.shape[0])
 
@@ -95,7 +96,8 @@ class Runtime:
 
     def vocode(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Tensor:
         """Latents ``(n, width)`` and embedding ``(speaker width,)`` → samples ``(n · samples_per_code,)``, float32."""
-        frames, embedding = self._take(latents, 2, self.dtype), self._take(speaker, 1, self.dtype)
+        dtype = self._vocoder_dtype
+        frames, embedding = self._take(latents, 2, dtype), self._take(speaker, 1, dtype)
         return self._windows(frames, embedding, check=check).float()
 
     def chunked_vocoder(
@@ -103,8 +105,8 @@ class Runtime:
     ) -> ChunkedVocoder:
         """A vocoder for latents that come in pieces; with ``exact`` its samples equal those of ``vocode``."""
         return ChunkedVocoder(
-            self._windows, self._take(speaker, 1, self.dtype), self.vocoder.shape, self.look_ahead_codes(look_ahead),
-            check,
+            self._windows, self._take(speaker, 1, self._vocoder_dtype), self.vocoder.shape,
+            self.look_ahead_codes(look_ahead), check,
         )  # fmt: skip
 
     # Speed

@@ -32,6 +32,7 @@ from streaming_server.engines.torch.weights import (
     fold_weight_norm,
     load,
     refused,
+    vocoder_dtype,
 )
 from streaming_server.errors import EngineUnavailable
 
@@ -89,8 +90,8 @@ def build(
             matrices ``feat1`` and ``feat2``; and, where features are to be normalised, ``stats`` of ``mean`` and
             ``var``.
         device: Where the models go.
-        dtype: Of the GPT and the vocoder; the flow computes in bfloat16 where it is half. What listens to recordings
-            stays in float32.
+        dtype: Of the GPT; the vocoder takes fp16 where it is bf16 on CUDA, the flow bf16 where it is half. What
+            analyses recordings stays in float32.
 
     Raises:
         EngineUnavailable: a needed key is missing or of another shape; a setting is missing or unknown.
@@ -126,7 +127,7 @@ def build(
         child.to(torch.float32 if name in FLOAT32_PARTS else dtype)
     pack(gpt)
     s2mel.estimator.to(torch.float32 if dtype == torch.float32 else torch.bfloat16)
-    vocoder.to(dtype)
+    vocoder.to(vocoder_dtype(torch.device(device), dtype))
     features = w2vbert.model.config.hidden_size
     stats = flat.get("stats", {"mean": torch.zeros(features), "var": torch.ones(features)})
     mean, variance = (tensor_of(stats[name]).float().to(device) for name in ("mean", "var"))

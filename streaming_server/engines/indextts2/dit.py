@@ -8,11 +8,13 @@ behind it. What depends on the time alone is computed once (``scale_shift``), an
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streaming_server.engines.indextts2.wavenet import WaveNet
 
@@ -86,6 +88,14 @@ def normed(x: Tensor, scale_shift: Tensor) -> Tensor:
     return torch.addcmul(scale_shift[1], F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale_shift[0])
 
 
+def masked_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA, take none but the kernels that accept a mask, so that a recorded step and an eager one use the same."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels: AbstractContextManager[None] = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return kernels
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -103,9 +113,10 @@ class Attention(nn.Module):
         else:
             qkv = F.linear(x, self.wqkv.weight).view(batch, length, 3, self.heads, -1)
             (q, k), v = turned(qkv[:, :, :2], span.rotation).unbind(2), qkv[:, :, 2]
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[None, None, None]
-        )
+        with masked_attention(x.device):
+            out = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[None, None, None]
+            )
         result: Tensor = self.wo(out.transpose(1, 2).flatten(2))
         return result
 

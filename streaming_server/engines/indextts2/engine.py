@@ -25,9 +25,9 @@ from streaming_server.engines.indextts2.emotion import capped, weakened
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.folder import Checkpoint, External
 from streaming_server.engines.indextts2.languages import ROWS
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Reader
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, AnalysedVoice, EmotionCache, VoiceCache

@@ -114,8 +114,11 @@ class Flow:
         self._scale_shifts: dict[int, Tensor] = {}
 
     def record(self, prompt: int, target: int) -> None:
-        """Keep slots for a reference and a target of at most so many frames."""
-        slots = Slots(self._estimator, prompt, target + -(prompt + target) % ALIGNMENT)
+        """Keep slots for a reference and a target of at most so many frames; once is enough."""
+        target += -(prompt + target) % ALIGNMENT
+        if (prompt, target) in self._graphs:  # a second graph would read other slots than those that a solve fills
+            return
+        slots = Slots(self._estimator, prompt, target)
         self._recorded.append(slots)
         self._recorded.sort(key=lambda slots: slots.prompt + slots.target)
         self._graphs.record((slots.prompt, slots.target), slots.step)

@@ -2,95 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
-
 from streaming_server.engines.base import Engine, EngineSpec
 from streaming_server.engines.indextts.spec import major_version, no_model
-from streaming_server.engines.torch.options import ModelDir, TorchOptions
-
-
-class IndexTTS2Options(TorchOptions):
-    """Where the models are and how a request is synthesised."""
-
-    model_config = SettingsConfigDict(env_prefix="INDEXTTS2_")
-
-    model_dir: ModelDir = Path("checkpoints")
-    stream: Annotated[
-        Literal["segment", "chunk"],
-        Field(
-            description="What a stream of IndexTTS 2 does whose request does not say it: `segment` (each solved once: "
-            "exact) or `chunk` (sound while a segment is still being decoded)"
-        ),
-    ] = "segment"
-    steps: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=100,
-            description="Steps of IndexTTS 2's flow matching: 25 as published, 12 or 8 for less work",
-        ),
-    ] = 25
-    look_ahead: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=172,
-            description="Mel frames (of 11.6 ms) that `chunk` knows beyond its sound; with more it is nearer to "
-            "`segment`, and later",
-        ),
-    ] = 16
-    reference_s: Annotated[
-        float,
-        Field(ge=0.5, le=15, description="Seconds of the voice's recording that each solve of `chunk` sees again"),
-    ] = 5.0
-    emotion_cap: Annotated[
-        bool,
-        Field(
-            description="`true`: bias the eight numbers of an emotion and bound their sum to 0.8, as the public web "
-            "page does; `false`: take them as they are"
-        ),
-    ] = True
-    language: Annotated[
-        str,
-        Field(
-            validation_alias="TTS_LANGUAGE",
-            description="Language of all texts, IndexTTS 2.5 only: `auto` (told by the script) or a code, as `en`, "
-            "`de`, `yue`",
-        ),
-    ] = "auto"
-    w2vbert_dir: Annotated[
-        Path | None,
-        Field(
-            validation_alias="W2VBERT_DIR",
-            description="Folder of w2v-BERT 2.0 for IndexTTS 2; empty: `hf_cache/w2v-bert-2.0` below the model",
-        ),
-    ] = None
-    campplus_file: Annotated[
-        Path | None,
-        Field(
-            validation_alias="CAMPPLUS_FILE",
-            description="File of CAM++; empty: `hf_cache/campplus_cn_common.bin` below the model",
-        ),
-    ] = None
-    bigvgan_dir: Annotated[
-        Path | None,
-        Field(
-            validation_alias="BIGVGAN_DIR",
-            description="Folder of BigVGAN v2; empty: `hf_cache/bigvgan` below the model",
-        ),
-    ] = None
-    semantic_codec_file: Annotated[
-        Path | None,
-        Field(
-            validation_alias="SEMANTIC_CODEC_FILE",
-            description="File of the semantic codec; empty: `hf_cache/semantic_codec_model.safetensors` (2.0) or "
-            "`codec.pth` (2.5) below the model",
-        ),
-    ] = None
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 
 
 def create(options: IndexTTS2Options) -> Engine:

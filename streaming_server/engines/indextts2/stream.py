@@ -111,27 +111,14 @@ class Narrator:
         self._vocoding.close()
 
     def _decode(self, delivery: Delivery, segments: Sequence[Segment], rngs: Sequence[torch.Generator]) -> DecodedBatch:
-        """One segment with one beam by the recorded steps, all else by steps of its own shape."""
-        runtime, generation = self._runtime, delivery.generation
-        sampling = sampling_of(generation)
-        conditioning, emotion = delivery.voice.conditioning, delivery.emotion
-        if len(segments) == generation.num_beams == 1:
-            codes: list[int] = []
-            latents: list[Tensor] = []
-            for code, latent in runtime.decode(
-                conditioning, emotion, segments[0].ids, generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
-                sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=rngs[0],
-                language=segments[0].language,
-            ):  # fmt: skip
-                codes.append(code)
-                latents.append(latent)
-                yield
-            return [(codes, torch.stack(latents))] if codes else [(codes, conditioning[:0])]
-        prefixes = [runtime.prefix(conditioning, emotion, segment.ids, segment.language) for segment in segments]
-        batch = yield from runtime.decode_batch(
-            prefixes, generation.max_mel_tokens, sampling, generation.num_beams, generation.length_penalty, rngs
-        )
-        return batch
+        runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
+        prefixes = [
+            runtime.prefix(voice.conditioning, delivery.emotion, segment.ids, segment.language) for segment in segments
+        ]
+        return runtime.decode_batch(
+            prefixes, generation.max_mel_tokens, sampling_of(generation), generation.num_beams,
+            generation.length_penalty, rngs,
+        )  # fmt: skip
 
     def _synthesis(self, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
         voice = delivery.voice

@@ -1,7 +1,4 @@
-"""Codes and latents of prompts: one by one as they are decoded, or of several together.
-
-Keeps the decoders that are idle. This module does not know what a prompt is made of, audio, files or threads.
-"""
+"""Codes and latents of prompts: one by one as they are decoded, or of several together."""
 
 from __future__ import annotations
 
@@ -62,11 +59,18 @@ class CodeWriter:
         self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
         length_penalty: float = 0.0, generators: Sequence[torch.Generator | None] | None = None,
     ) -> DecodedBatch:  # fmt: skip
-        """Codes and latents ``(codes, width)`` of several prompts.
+        """Codes and latents ``(codes, width)`` of several prompts; of one with one beam by the recorded steps.
 
         Yields after every step, so that the caller may stop; the generators are one a prompt.
         """
         max_codes = self._bounded(max_codes)
+        if len(prompts) == num_beams == 1:
+            pairs = []
+            for pair in self.write(prompts[0], max_codes, sampling, generators[0] if generators else None):
+                pairs.append(pair)
+                yield
+            latents = [latent for _, latent in pairs]
+            return [([code for code, _ in pairs], torch.stack(latents) if latents else prompts[0][:0])]
         slots = max(prompt.shape[0] for prompt in prompts) + max_codes
         rngs = generators or [None] * len(prompts)
         decoder = Decoder(self._gpt, len(prompts) * num_beams, slots, max_codes)

@@ -1,20 +1,21 @@
-"""Drives the GPT code by code: static buffers, the prompt, the step, and codes read back without waiting.
+"""Decodes with the GPT code by code: static buffers, the prompt, the step, and codes read back without waiting.
 
 Rows of a batch have prompts of different lengths, padded in front, so that all of them write the same cache slot and
-stand at the same mel position. This module does not know text, audio, beams or files.
+are at the same mel position.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from streaming_server.engines.torch.gpt import Cache, CodeGpt
-from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.graphs import HIGH_PRIORITY, Graphs
 from streaming_server.engines.torch.sampling import Sampling, Warp
 from streaming_server.errors import EngineFailed
 
@@ -58,7 +59,7 @@ class Decoder:
         self._count = torch.zeros(1, dtype=torch.long, device=device)
         self._first_slot = torch.zeros(rows, 1, 1, dtype=torch.long, device=device)
         self._all_slots = torch.arange(slots, device=device)
-        self._graphs = Graphs(device)
+        self._graphs = Graphs(device, HIGH_PRIORITY)  # the vocoder beside it has more time than the next code
         self.used = 0
         """Slots that hold something, known without asking the device."""
 
@@ -143,12 +144,14 @@ class Decoder:
         self.seen.scatter_(1, codes[:, None], True)
 
     def record(self, prompt: Tensor) -> None:
-        """Record a step for every span; the buffers are as after ``start`` and free for use."""
+        """Record a step for every span that is not recorded; the buffers are as after ``start`` and free for use."""
         sampling = Sampling()
         spans = sorted({self._span(used) for used in range(1, self.cache.slots + 1)})
         for span in spans:
-            self.start([prompt] * self.rows, sampling)
-            self._graphs.record(span, lambda span=span: self._whole_step(span))  # type: ignore[misc]
+            if span not in self._graphs:
+                self.start([prompt] * self.rows, sampling)
+                self._graphs.record(span, partial(self._whole_step, span))
+        self.used = self.cache.slots  # what warming up has written is cleared by the next start
 
     def run(
         self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling,

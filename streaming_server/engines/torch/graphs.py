@@ -1,46 +1,87 @@
-"""One call instead of a thousand launches: functions over static buffers, recorded as CUDA graphs.
+"""Functions over static buffers, recorded as CUDA graphs: one launch in place of a thousand.
 
-Where there is no CUDA the very same functions are called, so that all but the recording runs on every machine. This
-module does not know what is recorded.
+Without CUDA the same functions are called, so that all but the recording runs on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 WARM_UPS = 3
 """Runs before recording, in which libraries choose their kernels and allocate what they keep."""
 
+HIGH_PRIORITY = -1
+"""Of a stream whose kernels run before those of others, as `torch.cuda.Stream` takes it."""
+
 
 class Graphs:
-    """Recorded functions by key, all in one memory pool. A key that was never recorded runs as it is."""
+    """Recorded functions by key, all in one memory pool. A key that was never recorded runs as it is.
 
-    def __init__(self, device: torch.device) -> None:
+    Each instance captures on a stream of its own, on which it also warms up: cuBLAS keeps one workspace a stream, and
+    two graphs that share one must not run at the same time.
+
+    Args:
+        device: Where the functions run.
+        priority: Of the recorded kernels.
+    """
+
+    def __init__(self, device: torch.device, priority: int = 0) -> None:
         self._device = device
-        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._recorded: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
+        self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._recorded
 
     def record(self, key: Hashable, function: Callable[[], None]) -> None:
-        """Run the function, and on CUDA keep what it launched; it must read and write static buffers only."""
-        if self._device.type != "cuda":
-            function()
-            return
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                function()
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            function()
-        self._graphs[key] = graph
+        """Run the function, and on CUDA keep what it launched; it must read and write static buffers only.
+
+        Raises:
+            ValueError: the key is recorded; its graph belongs to other buffers, and may be running.
+        """
+        if key in self._recorded:
+            raise ValueError(f"the graph {key!r} is recorded already")
+        self._recorded[key] = self._record(function)
 
     def run(self, key: Hashable, function: Callable[[], None]) -> None:
-        graph = self._graphs.get(key)
+        graph = self._recorded.get(key)
         if graph is None:
             function()
         else:
             graph.replay()
+
+    def _record(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        if self._stream is None:
+            function()
+            return None
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        graph = torch.cuda.CUDAGraph()
+        with searching_algorithms():
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    function()
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                function()
+        current.wait_stream(self._stream)
+        return graph
+
+
+@contextmanager
+def searching_algorithms() -> Iterator[None]:
+    """Let cuDNN measure its algorithms: worth it for a shape that is recorded, not for one that may not come again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing, suppress
 from typing import Protocol
 
+import pynvml
 import torch
 
 from streaming_server.domain import AudioChunk, SpeechRequest
@@ -17,6 +20,8 @@ from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.threads import Check, Emit, OwnerThread
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing
+
+log = logging.getLogger(__name__)
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -99,6 +104,7 @@ class ModelEngine(ABC):
         await self._owner.aclose()
 
     def _loaded_or_refused(self) -> Loaded:
+        allow_tf32(self._dtype != torch.float32)
         try:
             return self._load()
         except torch.OutOfMemoryError as error:
@@ -115,12 +121,47 @@ def digest_recordings(digests: FileDigests, request: SpeechRequest) -> None:
             digests.of(voice.path)
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round float32 products to 10 bits of mantissa: not where float32 was asked for.
+
+    torch allows it for convolutions and not for matrix products unless it is told.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def unused_gpu() -> str | None:
+    """Why torch uses no NVIDIA GPU although the driver shows one; None where it shows none."""
+    try:
+        pynvml.nvmlInit()
+        if not pynvml.nvmlDeviceGetCount():
+            return None
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        version = pynvml.nvmlSystemGetCudaDriverVersion()  # 12040 for 12.4
+    except pynvml.NVMLError:
+        return None
+    supported, needed = (version // 1000, version % 1000 // 10), torch.version.cuda
+    if needed is None:
+        return f"this torch is built without CUDA, and the driver shows {name}; install a torch built for CUDA"
+    if supported < tuple(int(number) for number in needed.split(".")[:2]):
+        return (
+            f"the driver {driver} of {name} supports CUDA {supported[0]}.{supported[1]}, and this torch needs {needed};"
+            " update the driver, or install a torch built for that version"
+        )
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible} hides {name}"
+    return f"torch cannot initialise {name} (driver {driver}); `python -c 'import torch; torch.cuda.init()'` says why"
+
+
 def choose_device(wanted: Device) -> torch.device:
     """The device to compute on.
 
     Raises:
         EngineUnavailable: the wanted device is not there.
     """
+    if wanted == "auto" and not torch.cuda.is_available() and (problem := unused_gpu()):
+        log.warning("GPU not used: %s", problem)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(kind for kind, there in available.items() if there) if wanted == "auto" else wanted
     if not available[kind]:

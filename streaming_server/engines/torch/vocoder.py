@@ -232,6 +232,9 @@ class Windows:
         return next((size for size in self.lengths if needed <= size <= available), needed)
 
     def record(self, length: int) -> None:
+        """Keep buffers and, on CUDA, a graph for windows of this length; once is enough."""
+        if length in self._buffers:
+            return
         shape = self._generator.shape
         weight = self._generator.conv_post.weight
         frames = weight.new_zeros(1, length, shape.frame_width)

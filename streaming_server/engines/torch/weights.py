@@ -122,6 +122,15 @@ def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], b
     module.load_state_dict(tensors, strict=False, assign=True)
 
 
+def vocoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What the vocoder computes in beside a GPT in ``dtype``.
+
+    Its weights and activations fit into half precision, whose longer mantissa leaves 56 dB of signal to noise where
+    bf16 leaves 36 dB. On the CPU half precision has no fast convolutions.
+    """
+    return torch.float16 if device.type == "cuda" and dtype == torch.bfloat16 else dtype
+
+
 def numberless(key: str) -> str:
     return re.sub(r"\d+", "#", key)
 

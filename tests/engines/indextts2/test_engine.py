@@ -23,9 +23,9 @@ from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.folder import Checkpoint
+from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.spec import IndexTTS2Options
 from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Narrator
 from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.model_engine import ModelEngine
@@ -158,13 +158,13 @@ def test_a_segment_is_no_longer_than_its_codes_can_speak(
 ) -> None:
     """At 50 codes a second 600 are 12 s: 120 tokens would be cut off in the middle."""
     lengths: list[int] = []
-    decode = Runtime.decode
+    prefix = Runtime.prefix
 
-    def watched(self: Runtime, spk_cond: Any, emotion: Any, ids: Sequence[int], *rest: Any, **how: Any) -> Any:
+    def watched(self: Runtime, spk_cond: Any, emotion: Any, ids: Sequence[int], *rest: Any) -> Any:
         lengths.append(len(ids))
-        return decode(self, spk_cond, emotion, ids, *rest, **how)
+        return prefix(self, spk_cond, emotion, ids, *rest)
 
-    monkeypatch.setattr(Runtime, "decode", watched)
+    monkeypatch.setattr(Runtime, "prefix", watched)
     generation = Generation(seed=1)
     heard(folders[version], [replace(request_, text="今天天气很好" * 25, generation=generation)])
     assert tokens / 2 < max(lengths) <= tokens
