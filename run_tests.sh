@@ -14,6 +14,7 @@ ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 need docker-compose docker-compose
 need systemd-analyze systemd
 need redis-server redis-server
+need npm npm
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 ldconfig -p 2>/dev/null | grep -q 'libogg\.so' || packages+=(libogg0)
 if [ ${#packages[@]} -gt 0 ]; then
@@ -32,6 +33,8 @@ if [ ${#packages[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak hibari indextts indextts2 japanese higgs postgresql celery s3 ray test
+scripts/install espeak hibari kokoro indextts indextts2 japanese higgs postgresql celery s3 ray test
+# Kokoro's voices, for its tests; the packages of the registry for Python hold none of English.
+[ -f .venv/kokoro-js-1.2.1.tgz ] || npm pack --silent --pack-destination .venv kokoro-js@1.2.1 >/dev/null
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
 exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null

@@ -84,6 +84,7 @@ def create_service(
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        settings.max_text_characters,
         observe,
     )
 
@@ -130,7 +131,8 @@ def create_worker(
     """
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, service.engine.info.presets)
+    info = service.engine.info
+    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, info.presets, blends=info.blends)
     return Worker(service, storage, voices, _devices, announce)
 
 

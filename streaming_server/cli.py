@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser("download", allow_abbrev=False, help="download a model with everything it needs")
     get.add_argument("model", choices=list(MODELS), help="which model")
+    get.add_argument("--variant", help="of a model with several precisions: int8 (default), fp16 or fp32")
     get.add_argument("--dir", type=Path, help="the folder to download into (below checkpoints)")
     get.set_defaults(command=_download)
 
@@ -337,7 +338,7 @@ async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
 def _download(settings: Settings, options: argparse.Namespace) -> int:
     model = MODELS[options.model]
     folder = options.dir or Path(model.folder)
-    download(model.parts, folder, lambda line: print(line, flush=True))
+    download(model.parts_of(options.variant), folder, lambda line: print(line, flush=True))
     print(f"{options.model} is complete; start the server with: ./start_api.sh {model.start.format(folder=folder)}")
     return 0
 

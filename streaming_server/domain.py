@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+_WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 FloatSamples = npt.NDArray[np.float32]
 """Mono samples in -1.0 … 1.0, shape ``(n,)``: the output of engines."""
@@ -99,6 +103,21 @@ class Voice:
     """None where it is not known."""
 
 
+def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
+    """The voices in a name such as ``a``, ``a+b`` or ``a:0.7+b:0.3``, and their weights; 1 where none is given.
+
+    A part whose weight is not a positive number is a voice's name as a whole.
+    """
+    blend = []
+    for part in name.split("+"):
+        voice, _, weight = part.strip().partition(":")
+        if _WEIGHT.fullmatch(weight) and float(weight) > 0:
+            blend.append((voice, float(weight)))
+        else:
+            blend.append((part.strip(), 1.0))
+    return tuple(blend)
+
+
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 """The order of an `EmotionVector`."""
 
@@ -147,12 +166,23 @@ Script = tuple[tuple[Turn, ...], ...]
 """A dialogue in pieces. An engine with ``Capability.DIALOGUE`` synthesises the turns of a piece together."""
 
 
+class TextSignal(Enum):
+    """What may stand between the pieces of an incremental text."""
+
+    FLUSH = "flush"
+    """The text so far is complete: it is synthesised without waiting for what follows."""
+
+
+TextPieces = AsyncGenerator[str | TextSignal, None]
+"""A text that is still being written. Its end is the text's end; the stream that reads it closes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """A text to be synthesised, in one voice or as a script."""
 
     text: str
-    """As received. With a script it is only displayed and counted."""
+    """As received; empty with ``pieces``. With a script it is only displayed and counted."""
     voice: Voice
     """With a script, the voice of its first turn."""
     generation: Generation = field(default_factory=Generation)
@@ -174,6 +204,17 @@ class SpeechRequest:
     """Description of the scene, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
     """An engine with ``Capability.SMART_VOICE`` chooses the speakers' voices itself and ignores ``voice``."""
+    pieces: TextPieces | None = field(default=None, compare=False, repr=False)
+    """The text, where it arrives in pieces; for one stream only, and not with a script. Engines never see it: each
+    gets a request with the text of one segment."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: an incremental text together with a whole one or a script.
+        """
+        if self.pieces is not None and (self.text or self.script):
+            raise ValueError("an incremental text excludes a whole text and a script")
 
     @property
     def voices(self) -> list[Voice]:

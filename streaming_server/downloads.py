@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -37,8 +37,23 @@ class Model:
     folder: str = "checkpoints"
     start: str = "--model_dir {folder}"
     """The arguments of ``start_api.sh`` that load the model."""
-    variants: Mapping[str, str] | None = None
-    """File by the name of the variant; the first one is the default."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """A file of the first part by the name of the variant; the first one is the default."""
+
+    def parts_of(self, variant: str | None) -> tuple[Part, ...]:
+        """All files, with those of one variant.
+
+        Raises:
+            DownloadFailed: there is no such variant.
+        """
+        if not self.variants and variant is None:
+            return self.parts
+        variant = variant or next(iter(self.variants))
+        if variant not in self.variants:
+            known = ", ".join(self.variants) or "none"
+            raise DownloadFailed(f"--variant {variant}: this model has no such variant; it has {known}")
+        first, *others = self.parts
+        return replace(first, files=(*first.files, self.variants[variant])), *others
 
 
 _EXTERNAL = (
@@ -76,6 +91,11 @@ MODELS: Mapping[str, Model] = {
         ),
         folder="checkpoints/higgs-audio-v2",
         start="--model-path {folder}/model --audio-tokenizer-path {folder}/tokenizer",
+    ),
+    "kokoro": Model(
+        (Part("onnx-community/Kokoro-82M-v1.0-ONNX", files=("voices/*.bin",)),),
+        folder="checkpoints/kokoro",
+        variants={"int8": "onnx/model_quantized.onnx", "fp16": "onnx/model_fp16.onnx", "fp32": "onnx/model.onnx"},
     ),
 }
 

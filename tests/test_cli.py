@@ -147,7 +147,7 @@ def test_a_model_that_is_missing_ends_the_start(
 @pytest.mark.parametrize(
     ("environment", "extras"),
     [
-        ({}, "espeak"),
+        ({}, "hibari espeak"),
         ({"MODEL_PATH": "bosonai/higgs-audio-v2-generation-3B-base"}, "higgs"),
         ({"ENGINE": "higgs"}, "higgs"),
     ],

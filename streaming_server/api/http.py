@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server import errors
-from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError, TextTooLong
+from streaming_server.errors import BlankText, ForbiddenCharacter, InvalidRequest, SpeechServerError, TextTooLong
 from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -245,18 +245,12 @@ def check_text(text: str, limit: int, field: str = "text", place: str = "body") 
 
     Raises:
         BlankText, TextTooLong: it has no words, or more than ``limit`` characters.
-        InvalidRequest: a control character or a lone surrogate in it.
+        ForbiddenCharacter: a control character or a lone surrogate in it.
     """
     if len(text) > limit:
         raise TextTooLong(len(text), limit, field, place)
     if found := forbidden_character(text):
-        character, position = found
-        raise InvalidRequest(
-            f"{field} has {character} at position {position}: control characters other than tab and line breaks, "
-            "and lone surrogates, are not allowed",
-            field,
-            place,
-        )
+        raise ForbiddenCharacter(*found, field, place)
     if not text.strip():
         raise BlankText(field)
     return text

@@ -21,7 +21,7 @@ class EngineInfo:
     """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
     device: str = "cpu"
     precision: str = ""
-    """``fp16``, ``bf16`` or ``fp32``; empty where the engine has none to choose."""
+    """``fp16``, ``bf16``, ``fp32`` or ``int8``; empty where the engine has none to choose."""
     use_cuda_kernel: bool = False
     config_path: str = ""
     """Empty where the engine reads no configuration file."""
@@ -37,6 +37,8 @@ class EngineInfo:
     """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
     presets: tuple[Voice, ...] = ()
     """Voices of the engine itself, which need no recording."""
+    blends: bool = False
+    """A request may also name a blend of presets, as in `domain.parse_blend`."""
     max_concurrency: int = 1
     """Requests that `Engine.stream` can serve at the same time."""
 

@@ -28,6 +28,7 @@ BUILT_IN = {
     "indextts2": "streaming_server.engines.indextts2.spec:ENGINE",
     "indextts": "streaming_server.engines.indextts.spec:ENGINE",
     "higgs": "streaming_server.engines.higgs.spec:ENGINE",
+    "kokoro": "streaming_server.engines.kokoro.spec:ENGINE",
     "hibari": "streaming_server.engines.hibari.spec:ENGINE",
     "espeak": "streaming_server.engines.espeak.spec:ENGINE",
 }

@@ -71,7 +71,9 @@ class OwnerThread:
         self._work.put(work)
         return await asyncio.wrap_future(future)
 
-    async def iterate(self, produce: Callable[[Emit[T]], None], limit: int = 64) -> AsyncGenerator[T, None]:
+    async def iterate(
+        self, produce: Callable[[Emit[T]], None], limit: int = 64, stop: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[T, None]:
         """Run ``produce(emit)`` on the thread and yield what it emits; its exception is raised here.
 
         ``aclose()`` makes ``emit`` return False and waits until ``produce`` has returned.
@@ -79,6 +81,7 @@ class OwnerThread:
         Args:
             produce: must return promptly once ``emit`` returned False or ``emit.check`` raised.
             limit: most items that wait unread before ``emit`` blocks.
+            stop: called on the loop before the wait for ``produce``, to interrupt what it is doing.
         """
         bridge = _Bridge[T](limit)
         self._work.put(lambda: bridge.run(produce))
@@ -87,6 +90,7 @@ class OwnerThread:
                 yield item
         finally:
             bridge.cancel()
+            stop()
             with anyio.CancelScope(shield=True):
                 await bridge.stopped.wait()
 

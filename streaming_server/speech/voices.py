@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from streaming_server.domain import Voice
+from streaming_server.domain import Voice, parse_blend
 from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
 
 SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
@@ -24,15 +24,19 @@ class VoiceLibrary:
         folder: Path,
         find_upload: Callable[[str], Voice | None] = lambda _: None,
         presets: Sequence[Voice] = (),
+        *,
+        blends: bool = False,
     ) -> None:
         """
         Args:
             folder: of the recordings.
             find_upload: returns an upload as a voice, by its id; it may block its thread.
             presets: voices of the engine.
+            blends: a blend of presets is a voice too.
         """
         self._folder = folder
         self._presets = presets
+        self._blendable = {preset.name for preset in presets} if blends else set[str]()
         self._find_upload = find_upload
         self._voices: list[Voice] = []
         self.list()
@@ -77,12 +81,16 @@ class VoiceLibrary:
         return voice
 
     async def find(self, name: str) -> Voice | None:
-        """The voice of a name: a file's stem, its name, or its path as it is listed; a preset; an upload's id.
+        """The voice of a name: a file's stem, its name, or its path as listed; a preset or a blend; an upload's id.
 
         No path is built from it.
         """
         listed = next((voice for voice in self.all() if name in _names(voice)), None)
-        return listed or await asyncio.to_thread(self._find_upload, name)
+        return listed or self._blend(name) or await asyncio.to_thread(self._find_upload, name)
+
+    def _blend(self, name: str) -> Voice | None:
+        known = all(voice in self._blendable for voice, _ in parse_blend(name))
+        return Voice(name, is_preset=True) if known else None
 
 
 def _names(voice: Voice) -> set[str]:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from streaming_server.engines import registry
 from streaming_server.settings import Settings
 from tests.support.process import ServerProcess, server_process
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 LINES = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 STEPS = [line.split(maxsplit=1) for line in LINES if line and not line.startswith("#")]
-SETTINGS = {name.upper() for name in Settings.__dataclass_fields__}
+SETTINGS = set(Settings.variables()) | set(registry.variables())
 OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
 OF_WORKERS = {"CELERY_BROKER_URL", "DATABASE_URL", "DATA_DIR"}
 

@@ -13,52 +13,10 @@ import pytest
 from streaming_server.engines import registry
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.environment import InvalidSetting
+from tests.support.documentation import example
 from tests.support.process import server_process
 
-MODULE = """
-from pathlib import Path
-from typing import Annotated
-
-import numpy as np
-from pydantic import Field
-
-from streaming_server.domain import AudioChunk, Capability
-from streaming_server.engines.base import EngineInfo, EngineOptions, EngineSpec
-
-
-class ToneOptions(EngineOptions):
-    model_dir: Annotated[Path, Field(validation_alias="MODEL_DIR", description="Folder of the model")] = Path("none")
-    frequency_hz: Annotated[
-        float, Field(ge=20, le=4000, validation_alias="TONE_HZ", description="Frequency of the tone")
-    ] = 440.0
-
-
-class ToneEngine:
-    def __init__(self, options):
-        self.options = options
-        self.info = EngineInfo(
-            "tone", "7", 16000, capabilities=frozenset({Capability.TEXT_TO_SPEECH}), max_concurrency=2
-        )
-
-    async def warm(self):
-        pass
-
-    async def stream(self, request):
-        time_s = np.arange(16000) / 16000
-        yield AudioChunk(np.sin(2 * np.pi * self.options.frequency_hz * time_s).astype(np.float32) / 2)
-
-    async def aclose(self):
-        pass
-
-
-ENGINE = EngineSpec(
-    name="tone",
-    title="a sine",
-    options=ToneOptions,
-    create=ToneEngine,
-    recognises=lambda options: (options.model_dir / "tone.txt").is_file(),
-)
-"""
+MODULE = example("tone_engine.py")
 
 
 @pytest.fixture(scope="module")

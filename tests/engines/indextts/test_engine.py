@@ -129,8 +129,8 @@ def test_sentences_in_buckets_sound_as_in_sequence(
 
     alone, together = with_engine(checkpoint, both)
     np.testing.assert_allclose(alone, together, atol=1e-4)
-    assert max(rows) == 2 * num_beams
-    assert min(rows) == num_beams
+    # A sentence of one beam takes the decoder whose steps are recorded.
+    assert set(rows) == ({2} if num_beams == 1 else {2, 4})
 
 
 def test_the_info_tells_the_truth(checkpoint: Path) -> None:

@@ -109,9 +109,7 @@ def test_the_wrong_gelu_is_noticed(runtime: Runtime, monkeypatch: pytest.MonkeyP
     fails(parity.check_conditioning, runtime)
 
 
-@pytest.mark.parametrize(
-    ("mode", "check"), [("replicate", parity.check_audio), ("reflect", parity.check_speaker)], ids=str
-)
+@pytest.mark.parametrize(("mode", "check"), [("replicate", parity.check_audio), ("reflect", parity.check_speaker)])
 def test_the_wrong_padding_is_noticed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, mode: str, check: Callable[[Runtime], None]
 ) -> None:

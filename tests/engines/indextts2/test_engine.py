@@ -158,13 +158,13 @@ def test_a_segment_is_no_longer_than_its_codes_can_speak(
 ) -> None:
     """At 50 codes a second 600 are 12 s: 120 tokens would be cut off in the middle."""
     lengths: list[int] = []
-    decode = Runtime.decode
+    prefix = Runtime.prefix
 
-    def watched(self: Runtime, spk_cond: Any, emotion: Any, ids: Sequence[int], *rest: Any, **how: Any) -> Any:
+    def watched(self: Runtime, spk_cond: Any, emotion: Any, ids: Sequence[int], *rest: Any) -> Any:
         lengths.append(len(ids))
-        return decode(self, spk_cond, emotion, ids, *rest, **how)
+        return prefix(self, spk_cond, emotion, ids, *rest)
 
-    monkeypatch.setattr(Runtime, "decode", watched)
+    monkeypatch.setattr(Runtime, "prefix", watched)
     generation = Generation(seed=1)
     heard(folders[version], [replace(request_, text="今天天气很好" * 25, generation=generation)])
     assert tokens / 2 < max(lengths) <= tokens

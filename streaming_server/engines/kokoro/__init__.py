@@ -1,0 +1,1 @@
+"""Kokoro-82M on ONNX Runtime: English, Mandarin and Japanese in its own voices and blends of them, without cloning."""

@@ -1,0 +1,183 @@
+"""The kokoro engine: Kokoro-82M in pieces below the sentence, each piece one call of the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from onnxruntime import RunOptions
+
+from streaming_server.domain import AudioChunk, Capability, FloatSamples, Generation, SpeechRequest, Voice
+from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
+from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network
+from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
+from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, presets
+from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.errors import EngineUnavailable, InvalidRequest
+from streaming_server.segmentation import sentences
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["auto", "fp32", "fp16", "int8"]
+_PREFERRED = {"cpu": ("int8", "fp32", "fp16"), "cuda": ("fp16", "fp32", "int8")}
+_QUIET = 0.005
+"""Below it a sample at the edge of a piece is silence."""
+_EDGE_S = 0.02
+"""Silence that a piece keeps at either end, against clicks."""
+_PAUSES_S = {"": 0.0, ",;:—": 0.15, ".!?…": 0.35}
+_CHUNK_S = 0.25
+_SHOWN_CHARACTERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one call of the network speaks."""
+
+    phonemes: str
+    language: str
+
+    @property
+    def pause_s(self) -> float:
+        """The silence after it."""
+        return next(pause for marks, pause in _PAUSES_S.items() if not marks or self.phonemes[-1] in marks)
+
+
+class KokoroEngine:
+    """Engine over one Kokoro model."""
+
+    def __init__(
+        self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto", threads: int = 0
+    ) -> None:
+        """``threads``: of the CPU; 0 takes all cores.
+
+        Raises:
+            EngineUnavailable: the model, its voices or the device cannot be used.
+        """
+        models, voices = find_models(model_dir), find_voices(model_dir)
+        if what := problem(model_dir):
+            raise EngineUnavailable(what)
+        if precision != "auto" and precision not in models:
+            raise EngineUnavailable(
+                f'MODEL_DIR "{model_dir}" has no {precision} model; it has {", ".join(sorted(models))}'
+            )
+        wanted = (precision,) if precision != "auto" else _PREFERRED["cuda" if device == "cuda" else "cpu"]
+        chosen = next(name for name in wanted if name in models)
+        self._network = Network(models[chosen], device, threads)
+        self._voices = voices
+        self._styles = VoiceStyles(voices)
+        self._recordings = RecordingVoices()
+        self._converters: dict[str, Convert] = {}
+        self._thread = OwnerThread("kokoro")
+        repeatable = {Capability.SEED} if self._network.is_repeatable else set[Capability]()
+        self.info = EngineInfo(
+            name="kokoro",
+            model_version="1.0",
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            device=self._network.device,
+            precision=chosen,
+            model_dir=str(model_dir),
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.MULTI_LANGUAGE,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SPEED,
+                    *repeatable,
+                }
+            ),
+            presets=presets(voices),
+            blends=True,
+        )
+
+    async def warm(self) -> None:
+        """Load English and Mandarin, and run the network once, as `Engine.warm`."""
+        for language in ("en-us", "cmn"):
+            await self._thread.call(self._converter, language)
+        style = self._styles.style(next(iter(self._voices)), "en-us")
+        await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
+
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks of 0.25 s, as `Engine.stream`.
+
+        Raises:
+            InvalidRequest: the text has characters of a language that the engine does not speak.
+        """
+        if request.generation != Generation(seed=request.generation.seed):
+            log.info("generation parameters ignored: engine=kokoro")
+        voice = await self._voice(request.voice)
+        stop = RunOptions()
+
+        def produce(emit: Emit[AudioChunk]) -> None:
+            speed = request.speed
+            for piece in self._pieces(request.text):
+                ids = tokens(piece.phonemes)
+                style = self._styles.style(voice, piece.language).of(len(ids))
+                samples = _trimmed(self._network.run(ids, style, speed, stop))
+                samples = np.append(samples, np.zeros(round(piece.pause_s / speed * SAMPLE_RATE_HZ), np.float32))
+                step = round(_CHUNK_S * SAMPLE_RATE_HZ)
+                for at in range(0, samples.size, step):
+                    if not emit(AudioChunk(samples[at : at + step])):
+                        return
+                if stop.terminate:
+                    return
+
+        def terminate() -> None:
+            stop.terminate = True
+
+        async with aclosing(self._thread.iterate(produce, stop=terminate)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def aclose(self) -> None:
+        """End the thread."""
+        await self._thread.aclose()
+
+    async def _voice(self, voice: Voice) -> str:
+        """The name of a voice or a blend; for a recording the voice that answers for it."""
+        if voice.is_preset:
+            return voice.name
+        found = await self._recordings.find(voice.path)
+        return found if found in self._voices else next(iter(self._voices))
+
+    def _pieces(self, text: str) -> Iterator[_Piece]:
+        """What the text says, the shortest pieces first.
+
+        Raises:
+            InvalidRequest: the text has characters of a language that the engine does not speak.
+        """
+        parts = list(runs(text))
+        if foreign := next((part for language, part in parts if language not in CONVERTERS), ""):
+            raise InvalidRequest(
+                f"text has characters that the kokoro engine cannot speak, {foreign.strip()[:_SHOWN_CHARACTERS]!r}: it "
+                "speaks Latin script as English, Mandarin, and Japanese",
+                "text",
+            )
+        limit = FIRST_PIECE
+        for language, part in parts:
+            convert = self._converter(language)
+            for sentence in sentences(part):
+                phonemes = convert(sentence).strip()
+                for piece in split(phonemes, limit) if tokens(phonemes) else ():
+                    yield _Piece(piece, language)
+                    limit = next_limit(limit)
+
+    def _converter(self, language: str) -> Convert:
+        if language not in self._converters:
+            self._converters[language] = CONVERTERS[language]()
+        return self._converters[language]
+
+
+def _trimmed(samples: FloatSamples) -> FloatSamples:
+    """Without the silence that the network leaves at both ends."""
+    loud = np.flatnonzero(np.abs(samples) > _QUIET)
+    if not loud.size:
+        return samples[:0]
+    edge = round(_EDGE_S * SAMPLE_RATE_HZ)
+    return samples[max(loud[0] - edge, 0) : loud[-1] + edge]

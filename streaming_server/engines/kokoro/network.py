@@ -1,0 +1,78 @@
+"""The network: phonemes and a style in, samples out, in one call of ONNX Runtime that can be stopped."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from streaming_server.domain import FloatSamples
+from streaming_server.errors import EngineFailed, EngineUnavailable
+
+SAMPLE_RATE_HZ = 24000
+_ERRORS_ONLY = 3
+
+
+class Network:
+    """One session of the model."""
+
+    def __init__(self, model: Path, device: str, threads: int) -> None:
+        """
+        Raises:
+            EngineUnavailable: the file or the device cannot be used.
+        """
+        providers = onnxruntime.get_available_providers()
+        has_cuda = "CUDAExecutionProvider" in providers
+        if device == "cuda" and not has_cuda:
+            raise EngineUnavailable(
+                f"DEVICE=cuda: ONNX Runtime offers {', '.join(providers)} only; install onnxruntime-gpu for CUDA"
+            )
+        self.device = "cuda" if has_cuda and device != "cpu" else "cpu"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that wait by spinning take the CPU from the encoders of other streams.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = _ERRORS_ONLY
+        wanted = ["CUDAExecutionProvider"] if self.device == "cuda" else []
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, "CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise EngineUnavailable(f"{model.name} cannot be loaded: {error}") from error
+        inputs = {value.name: value.type for value in self._session.get_inputs()}
+        self._tokens = next((name for name in ("input_ids", "tokens") if name in inputs), "")
+        if not self._tokens or not {"style", "speed"} <= inputs.keys():
+            raise EngineUnavailable(f"{model.name} is not a Kokoro model: its inputs are {', '.join(inputs)}")
+        self._speed_type = np.int32 if "int32" in inputs["speed"] else np.float32
+        self.is_repeatable = not _draws_random_numbers(model)
+        """Whether the same input gives the same samples."""
+
+    def run(
+        self, tokens: Sequence[int], style: FloatSamples, speed: float, stop: onnxruntime.RunOptions
+    ) -> FloatSamples:
+        """The samples of one piece, shape ``(n,)``; empty where ``stop.terminate`` was set meanwhile.
+
+        Raises:
+            EngineFailed: the network fails, or returns numbers that are not finite.
+        """
+        inputs = {
+            self._tokens: np.array([[0, *tokens, 0]], np.int64),
+            "style": style,
+            "speed": np.array([speed], self._speed_type),
+        }
+        try:
+            samples = np.asarray(self._session.run(None, inputs, stop)[0], np.float32).reshape(-1)
+        except Exception as error:  # as above
+            if stop.terminate:
+                return np.empty(0, np.float32)
+            raise EngineFailed(f"the kokoro network failed: {error}") from error
+        if not np.isfinite(samples).all():
+            raise EngineFailed("the kokoro network returned numbers that are not finite")
+        return samples
+
+
+def _draws_random_numbers(model: Path) -> bool:
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(name) >= 0 for name in (b"RandomNormal", b"RandomUniform"))

@@ -1,0 +1,112 @@
+"""Text to phonemes in Kokoro's alphabet, and phonemes to pieces that the model takes at once."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+
+from streaming_server.errors import InvalidRequest
+
+VOCABULARY = {
+    character: number
+    for number, characters in (
+        (1, ";:,.!?"),
+        (9, '—…"()“” \u0303ʣʥʦʨᵝꭧAI'),
+        (31, "O"),
+        (33, "Q"),
+        (35, "ST"),
+        (39, "W"),
+        (41, "Yᵊabcdef"),
+        (50, "hijklmnopqrstuvwxyzɑɐɒæ"),
+        (75, "βɔɕç"),
+        (80, "ɖðʤə"),
+        (85, "ɚɛɜ"),
+        (90, "ɟ"),
+        (92, "ɡ"),
+        (99, "ɥ"),
+        (101, "ɨɪʝ"),
+        (110, "ɯɰŋɳɲɴø"),
+        (118, "ɸθœ"),
+        (123, "ɹ"),
+        (125, "ɾɻ"),
+        (128, "ʁɽʂʃʈʧ"),
+        (135, "ʊʋ"),
+        (138, "ʌɣɤ"),
+        (142, "χʎ"),
+        (147, "ʒʔ"),
+        (156, "ˈˌː"),
+        (162, "ʰ"),
+        (164, "ʲ"),
+        (169, "↓"),
+        (171, "→↗↘"),
+        (177, "ᵻ"),
+    )
+    for number, character in enumerate(characters, number)
+}
+"""The model's number of each phoneme."""
+
+FIRST_PIECE, MAX_PIECE = 32, 150
+"""Phonemes: about 2 and 10 seconds of speech."""
+_GROWTH = 1.25
+"""Of a piece beside the one before it: the sound of one lasts while the next is made, at up to 0.8 of real time."""
+_CLAUSE_ENDS = ",;:—.!?…"
+
+Convert = Callable[[str], str]
+
+
+def english() -> Convert:
+    from streaming_server.engines.onnx.english import EnglishPhonemes
+
+    return EnglishPhonemes()
+
+
+def mandarin() -> Convert:
+    import jieba
+    from misaki.zh import ZHG2P
+
+    jieba.setLogLevel(logging.WARNING)
+    convert = ZHG2P()
+    return lambda text: str(convert(text)[0])
+
+
+def japanese() -> Convert:
+    """
+    Raises:
+        InvalidRequest: the packages are not installed.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from misaki.cutlet import Cutlet
+    except ImportError as error:
+        raise InvalidRequest(
+            f"text is Japanese, for which the kokoro engine needs {error.name}: scripts/install kokoro japanese", "text"
+        ) from error
+    convert = Cutlet()
+    return lambda text: str(convert(text)[0])
+
+
+CONVERTERS: dict[str, Callable[[], Convert]] = {"en-us": english, "cmn": mandarin, "ja": japanese}
+"""By the languages of `streaming_server.engines.espeak.languages`."""
+
+
+def next_limit(limit: int) -> int:
+    """Phonemes of the piece after one of ``limit``."""
+    return min(round(limit * _GROWTH), MAX_PIECE)
+
+
+def split(phonemes: str, limit: int) -> Iterator[str]:
+    """A sentence in pieces that grow from ``limit`` phonemes on, cut behind a clause or else between words."""
+    while len(phonemes) > limit * _GROWTH:
+        cut = max((phonemes.rfind(mark + " ", limit // 3, limit) + 1 for mark in _CLAUSE_ENDS), default=0)
+        cut = cut or phonemes.rfind(" ", limit // 3, limit) + 1 or limit
+        yield phonemes[:cut].strip()
+        phonemes = phonemes[cut:].strip()
+        limit = next_limit(limit)
+    if phonemes:
+        yield phonemes
+
+
+def tokens(phonemes: str) -> list[int]:
+    """The model's numbers, without padding; what is not in its alphabet is left out."""
+    return [VOCABULARY[character] for character in phonemes if character in VOCABULARY]

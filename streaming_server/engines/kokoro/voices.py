@@ -1,0 +1,170 @@
+"""Kokoro's voices: their languages and sexes, the styles that a request speaks with, and voices for recordings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import numpy as np
+
+from streaming_server.audio.decode import decode_mono
+from streaming_server.audio.pitch import median_pitch_hz
+from streaming_server.domain import FloatSamples, Gender, Voice, parse_blend
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnknown
+
+STYLES = 510
+"""Rows of a voice: one for each number of phonemes."""
+_WIDTH = 256
+_TIMBRE = 128
+"""The first numbers of a style feed the vocoder: the speaker's sound. The rest feed durations and pitch."""
+_LANGUAGES = {"a": "en-us", "b": "en-us", "j": "ja", "z": "cmn"}
+"""By the first letter of a voice's name; voices of other languages lend their timbre only."""
+_CODES = {"a": "en-US", "b": "en-GB", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-BR", "z": "zh"}
+_GENDERS: dict[str, Gender] = {"f": "female", "m": "male"}
+"""By the second letter."""
+_NATIVE = {
+    ("en-us", "f"): "af_heart",
+    ("en-us", "m"): "am_michael",
+    ("cmn", "f"): "zf_xiaoxiao",
+    ("cmn", "m"): "zm_yunxi",
+    ("ja", "f"): "jf_alpha",
+    ("ja", "m"): "jm_kumo",
+}
+"""Whose durations and pitch a voice takes in a language that is not its own, by its sex."""
+OPENAI = {
+    "alloy": "af_alloy",
+    "echo": "am_echo",
+    "fable": "bm_fable",
+    "onyx": "am_onyx",
+    "nova": "af_nova",
+    "shimmer": "af_sky",
+    "ash": "am_michael",
+    "ballad": "bm_george",
+    "coral": "af_bella",
+    "sage": "af_sarah",
+    "verse": "am_puck",
+}
+_BY_PITCH_HZ = {95.0: "am_onyx", 120.0: "am_michael", 185.0: "af_heart", 220.0: "af_nova"}
+"""For recordings of other speakers."""
+_BY_STEM = {f"voice_{number:02}": voice for number, voice in enumerate(OPENAI.values(), 1)}
+_ANALYSIS_HZ = 16000
+_ANALYSIS_S = 30.0
+_MAX_CACHED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What the model is given of a voice for one language, shape ``(510, 256)``."""
+
+    rows: FloatSamples
+
+    def of(self, tokens: int) -> FloatSamples:
+        """The row for a number of phonemes, shape ``(1, 256)``."""
+        row = min(tokens, STYLES - 1)
+        return self.rows[row : row + 1]
+
+
+class VoiceStyles:
+    """The voices of a folder; each is read once."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._loaded: dict[str, FloatSamples] = {}
+
+    def style(self, voice: str, language: str) -> Style:
+        """The style in which a voice or a blend speaks a language.
+
+        Its timbre is the weighted mean of all its voices, its durations and pitch that of those which speak the
+        language, or, where none does, of a native voice of the same sex.
+
+        Raises:
+            VoiceUnknown: there is no such voice.
+            EngineFailed: a voice's file is damaged.
+        """
+        blend = [(OPENAI.get(name, name), weight) for name, weight in parse_blend(voice)]
+        if unknown := [name for name, _ in blend if name not in self._files]:
+            raise VoiceUnknown(unknown[0], list(self._files))
+        natives = [(name, weight) for name, weight in blend if _LANGUAGES.get(name[0]) == language]
+        if not natives:
+            sex = blend[0][0][1:2]
+            native = _NATIVE.get((language, sex if sex == "m" else "f"), "")
+            natives = [(native, 1.0)] if native in self._files else list(blend)
+        rows = self._mean(blend)
+        rows[:, _TIMBRE:] = self._mean(natives)[:, _TIMBRE:]
+        return Style(rows)
+
+    def _mean(self, blend: Sequence[tuple[str, float]]) -> FloatSamples:
+        total = sum(weight for _, weight in blend)
+        mean = sum(self._rows(name) * np.float32(weight / total) for name, weight in blend)
+        return np.asarray(mean, np.float32)
+
+    def _rows(self, name: str) -> FloatSamples:
+        if name not in self._loaded:
+            self._loaded[name] = _read(self._files[name], name)
+        return self._loaded[name]
+
+
+def _read(path: Path, name: str) -> FloatSamples:
+    try:
+        if path.stem == name:
+            rows = np.fromfile(path, np.float32)
+        else:
+            with np.load(path) as archive:
+                rows = np.asarray(archive[name], np.float32)
+        rows = rows.reshape(STYLES, _WIDTH)
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineFailed(f"the voice {name} cannot be read from {path.name}: {error}") from error
+    if not np.isfinite(rows).all():
+        raise EngineFailed(f"the voice {name} in {path.name} holds numbers that are not finite")
+    return rows
+
+
+def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:
+    """The voices of a folder, and OpenAI's names for some of them."""
+    named = {name: name for name in files} | {name: voice for name, voice in OPENAI.items() if voice in files}
+    return tuple(
+        Voice(
+            name,
+            is_preset=True,
+            title=name.partition("_")[2].capitalize(),
+            languages=tuple(filter(None, [_CODES.get(voice[0])])),
+            gender=_GENDERS.get(voice[1:2]),
+        )
+        for name, voice in named.items()
+    )
+
+
+class RecordingVoices:
+    """Which voice answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the pitch."""
+
+    def __init__(self) -> None:
+        self._kept = ContentCache[str](_MAX_CACHED, FileDigests())
+
+    async def find(self, recording: Path) -> str:
+        """
+        Raises:
+            VoiceFileMissing: there is no such file.
+            VoiceUnreadable: it cannot be decoded.
+        """
+        if not await anyio.Path(recording).is_file():
+            raise VoiceFileMissing(recording.name)
+        if voice := _BY_STEM.get(recording.stem):
+            return voice
+        if (found := self._kept.peek(recording)) is not None:
+            return found
+        return await anyio.to_thread.run_sync(self._kept.get, recording, _by_pitch)
+
+
+def _by_pitch(recording: Path) -> str:
+    return voice_of_pitch(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+
+
+def voice_of_pitch(pitch_hz: float | None) -> str:
+    """The voice nearest in pitch; the best one for a recording without a pitch."""
+    if pitch_hz is None:
+        return _NATIVE["en-us", "f"]
+    return _BY_PITCH_HZ[min(_BY_PITCH_HZ, key=lambda hertz: abs(math.log(hertz / pitch_hz)))]

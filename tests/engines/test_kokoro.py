@@ -1,0 +1,219 @@
+"""Kokoro-82M with its real int8 weights and voices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from onnxruntime import RunOptions
+
+from streaming_server.domain import Capability, FloatSamples, SpeechRequest, Voice, parse_blend
+from streaming_server.engines.kokoro.engine import KokoroEngine
+from streaming_server.engines.kokoro.folder import find_models, find_voices
+from streaming_server.engines.kokoro.phonemes import FIRST_PIECE, MAX_PIECE, japanese, mandarin, split, tokens
+from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_of_pitch
+from streaming_server.errors import EngineFailed, EngineUnavailable, InvalidRequest, VoiceUnknown
+from tests.support.asr import word_error_rate
+from tests.support.kokoro import make_folder
+from tests.support.server import running
+
+RATE_HZ = 24000
+RECORDINGS = Path(__file__).parents[2] / "reference_audios"
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("kokoro"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[KokoroEngine]:
+    engine = KokoroEngine(model_dir=folder)
+    asyncio.run(engine.warm())
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+def own(name: str) -> Voice:
+    return Voice(name, is_preset=True)
+
+
+def speak(engine: KokoroEngine, text: str, voice: Voice, speed: float = 1.0) -> FloatSamples:
+    async def collect() -> FloatSamples:
+        async with aclosing(engine.stream(SpeechRequest(text, voice, speed=speed))) as chunks:
+            return np.concatenate([np.empty(0, np.float32), *[chunk.samples async for chunk in chunks]])
+
+    return asyncio.run(collect())
+
+
+@pytest.fixture(scope="module")
+def sentence(engine: KokoroEngine) -> FloatSamples:
+    return speak(engine, SENTENCE, own("af_heart"))
+
+
+def test_english_is_understood(sentence: FloatSamples) -> None:
+    assert word_error_rate([(sentence, SENTENCE)], RATE_HZ) <= 0.12
+    assert word_error_rate([(sentence[::-1].copy(), SENTENCE)], RATE_HZ) > 0.5
+    assert word_error_rate([(sentence, "Nobody ever said anything of the kind to me.")], RATE_HZ) > 0.5
+
+
+def test_the_same_request_gives_the_same_samples(engine: KokoroEngine, sentence: FloatSamples) -> None:
+    assert Capability.SEED in engine.info.capabilities
+    assert np.array_equal(speak(engine, SENTENCE, own("af_heart")), sentence)
+
+
+def test_speed_is_the_models_own(engine: KokoroEngine, sentence: FloatSamples) -> None:
+    assert Capability.SPEED in engine.info.capabilities
+    fast = speak(engine, SENTENCE, own("af_heart"), 1.5)
+    assert fast.size == pytest.approx(sentence.size / 1.5, rel=0.12)
+    assert word_error_rate([(fast, SENTENCE)], RATE_HZ) <= 0.12
+
+
+def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:
+    alone = [speak(engine, text, own("af_heart")).size for text in ("我用", "Python")]
+    assert speak(engine, "我用Python", own("af_heart")).size == pytest.approx(sum(alone), rel=0.02)
+    with pytest.raises(InvalidRequest, match="Привет"):
+        speak(engine, "Hello. Привет", own("af_heart"))
+
+
+def test_a_recording_is_answered_by_a_voice_of_its_own(engine: KokoroEngine) -> None:
+    recordings = [Voice(f"voice_{number:02}", RECORDINGS / f"voice_{number:02}.wav") for number in (1, 2)]
+    first, second = (speak(engine, "Yes.", recording) for recording in recordings)
+    assert np.array_equal(first, speak(engine, "Yes.", own("af_alloy")))
+    assert np.array_equal(second, speak(engine, "Yes.", own("am_echo")))
+
+
+def test_presets_and_voices_for_pitches(engine: KokoroEngine, folder: Path) -> None:
+    named = {preset.name: preset for preset in engine.info.presets}
+    assert named.keys() == find_voices(folder).keys() | OPENAI.keys()
+    assert (named["zm_yunxi"].gender, named["zm_yunxi"].languages) == ("male", ("zh",))
+    assert (named["nova"].gender, named["fable"].languages) == ("female", ("en-GB",))
+    assert [voice_of_pitch(pitch_hz) for pitch_hz in (100, 190, None)] == ["am_onyx", "af_heart", "af_heart"]
+
+
+def test_closing_ends_a_call_of_the_network(engine: KokoroEngine, sentence: FloatSamples) -> None:
+    async def leave() -> None:
+        chunks = engine.stream(SpeechRequest(SENTENCE * 200, own("af_heart")))
+        await anext(chunks)
+        await chunks.aclose()
+        waiting = asyncio.create_task(anext(engine.stream(SpeechRequest(SENTENCE * 200, own("af_heart")))))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run(leave())
+    assert np.array_equal(speak(engine, SENTENCE, own("af_heart")), sentence)
+
+
+def test_a_stopped_call_returns_no_samples(engine: KokoroEngine, folder: Path) -> None:
+    stop = RunOptions()
+    stop.terminate = True
+    style = VoiceStyles(find_voices(folder)).style("af_heart", "en-us").of(3)
+    assert engine._network.run(tokens("həlˈO"), style, 1.0, stop).size == 0
+
+
+def test_both_published_layouts_hold_the_same_voices(folder: Path, tmp_path: Path) -> None:
+    voices = find_voices(folder)
+    assert len(voices) == 54
+    rows = {name: np.fromfile(path, np.float32).reshape(510, 1, 256) for name, path in voices.items()}
+    with (tmp_path / "voices-v1.0.bin").open("wb") as archive:
+        np.savez(archive, **rows)  # type: ignore[arg-type]
+    (tmp_path / "kokoro-v1.0.int8.onnx").symlink_to(folder / "onnx" / "model_quantized.onnx")
+    (tmp_path / "kokoro-v1.0.onnx").touch()
+    assert find_voices(tmp_path).keys() == voices.keys()
+    assert {name: path.name for name, path in find_models(tmp_path).items()} == {
+        "int8": "kokoro-v1.0.int8.onnx",
+        "fp32": "kokoro-v1.0.onnx",
+    }
+    for name in ("af_heart", "zf_xiaoxiao:0.3+bm_george:0.7"):
+        one, other = (VoiceStyles(find_voices(place)).style(name, "cmn") for place in (folder, tmp_path))
+        assert np.array_equal(one.rows, other.rows)
+
+
+def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="has no onnx/model"):
+        KokoroEngine(model_dir=tmp_path)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(EngineUnavailable, match="has no voices/"):
+        KokoroEngine(model_dir=tmp_path)
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices" / "af_heart.bin").write_bytes(b"short")
+    with pytest.raises(EngineUnavailable, match=r"model\.onnx cannot be loaded"):
+        KokoroEngine(model_dir=tmp_path)
+    with pytest.raises(EngineUnavailable, match="no fp16 model; it has fp32"):
+        KokoroEngine(model_dir=tmp_path, precision="fp16")
+    with pytest.raises(EngineUnavailable, match="DEVICE=cuda"):
+        KokoroEngine(model_dir=folder, device="cuda")
+    with pytest.raises(EngineFailed, match="af_heart cannot be read"):
+        VoiceStyles(find_voices(tmp_path)).style("af_heart", "en-us")
+    with pytest.raises(VoiceUnknown, match="af_nobody"):
+        VoiceStyles(find_voices(folder)).style("af_heart+af_nobody", "en-us")
+
+
+def test_a_voice_keeps_its_timbre_and_takes_the_melody_of_a_native(folder: Path) -> None:
+    styles = VoiceStyles(find_voices(folder))
+    heart, george, xiaoxiao = (
+        styles.style(name, language).rows
+        for name, language in (("af_heart", "en-us"), ("bm_george", "en-us"), ("zf_xiaoxiao", "cmn"))
+    )
+    mixed = styles.style("af_heart", "cmn").rows
+    assert np.array_equal(mixed[:, :128], heart[:, :128])
+    assert np.array_equal(mixed[:, 128:], xiaoxiao[:, 128:])
+    blend = styles.style("af_heart:3+bm_george:1", "en-us").rows
+    assert np.allclose(blend, 0.75 * heart + 0.25 * george, atol=1e-6)
+    both = styles.style("af_heart+zf_xiaoxiao", "cmn").rows
+    assert np.allclose(both[:, :128], (heart + xiaoxiao)[:, :128] / 2, atol=1e-6)
+    assert np.array_equal(both[:, 128:], xiaoxiao[:, 128:])
+
+
+@pytest.mark.parametrize(
+    ("name", "blend"),
+    [
+        ("af_heart", [("af_heart", 1)]),
+        ("a+b", [("a", 1), ("b", 1)]),
+        ("af_bella:0.7+bm_george:0.3", [("af_bella", 0.7), ("bm_george", 0.3)]),
+        ("a:0", [("a:0", 1)]),
+        ("a:nan+b:-1", [("a:nan", 1), ("b:-1", 1)]),
+    ],
+)
+def test_blends(name: str, blend: list[tuple[str, float]]) -> None:
+    assert list(parse_blend(name)) == blend
+
+
+def test_mandarin_and_japanese_have_phonemes_that_the_model_knows() -> None:
+    for convert, text in ((mandarin(), "2024年，北风和太阳正在争论谁更强大。"), (japanese(), "こんにちは、世界。")):
+        phonemes = convert(text)
+        assert len(tokens(phonemes)) == len(phonemes) > 10
+
+
+@pytest.mark.parametrize("phonemes", ["a" * 1000, "ab cd, " * 100, "həlˈO ðˈɛɹ", "", "one, two three four five. " * 9])
+def test_pieces_grow_and_hold_all(phonemes: str) -> None:
+    pieces = list(split(phonemes.strip(), FIRST_PIECE))
+    assert "".join(pieces).replace(" ", "") == phonemes.replace(" ", "")
+    assert all(len(piece) <= MAX_PIECE * 1.25 for piece in pieces)
+    if len(phonemes) > 2 * FIRST_PIECE:
+        assert len(pieces[0]) <= FIRST_PIECE
+
+
+def test_a_server_speaks_in_the_voices_and_their_blends(folder: Path) -> None:
+    with running(KokoroEngine(model_dir=folder)) as live:
+        assert "zf_xiaoxiao" in live.get("/v1/audio/voices").text
+
+        def speech(voice: str) -> httpx.Response:
+            body = {"model": "tts-1", "input": "Yes.", "voice": voice, "response_format": "pcm"}
+            return live.post("/v1/audio/speech", body)
+
+        one, other, blend, openai = (
+            speech(voice) for voice in ("af_heart", "am_onyx", "af_heart:0.7+am_onyx:0.3", "onyx")
+        )
+        assert [answer.status_code for answer in (one, other, blend, openai)] == [200] * 4
+        assert len({answer.content for answer in (one, other, blend)}) == 3
+        assert openai.content == other.content
+        assert speech("af_heart+af_nobody").status_code == 400
