@@ -14,6 +14,7 @@ export class Session {
   #begun;
   #lastByte = 0;
   #pieces = [];
+  #complete = false;
 
   // `clicked`: when, on the clock of performance.now().
   constructor(method, request, speaker, onSamples, clicked) {
@@ -21,6 +22,11 @@ export class Session {
     this.playback = method.create(speaker, onSamples);
     this.stream = new SpeechStream(request.path, request.body, this.requestId);
     this.#clicked = this.#begun = clicked;
+  }
+
+  // Whether the server is still sending to it.
+  get receiving() {
+    return this.running && this.stream.received > 0 && !this.#complete;
   }
 
   get running() {
@@ -61,6 +67,7 @@ export class Session {
         this.#pieces.push(bytes);
         this.playback.push(bytes);
       }
+      this.#complete = true;
     } catch (error) {
       this.failure = error; // what arrived before it is still worth hearing
     }
