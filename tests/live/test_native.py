@@ -102,6 +102,7 @@ def test_model_info_has_the_keys_of_the_contract(server: LiveServer) -> None:
     info = server.get("/model_info").json()
     kinds = {"model_loaded": bool, "device": str, "is_fp16": bool, "use_cuda_kernel": bool, "model_version": str}
     kinds |= {"config_path": str, "model_dir": str, "engine": str, "sample_rate": int, "capabilities": dict}
+    kinds |= {"max_text_characters": int}
     assert {key: type(value) for key, value in info.items()} == kinds
 
 
