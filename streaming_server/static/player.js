@@ -1,6 +1,7 @@
 // The page: what the controls do, and what they show.
 
 import { hasKey, json, onRefused } from "./api.js";
+import { Clip } from "./clip.js";
 import { explain, refusedText } from "./errors.js";
 import { Fields, RANGES } from "./fields.js";
 import { SAMPLES, language, setLanguage, t, translate } from "./i18n.js";
@@ -16,11 +17,16 @@ const OPUS_RATE = 48000;
 const BITRATES = [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512];
 const DEFAULT_BITRATE = 32;
 const SHOWN_WAITING = 4;
+const TITLE_CHARACTERS = 80;
 
 const byId = (id) => document.getElementById(id);
 const speaker = new Speaker();
 const waveform = new Waveform(byId("wave"));
-const voices = new Voices(byId("voices"), stop);
+const voices = new Voices(byId("voices"), silence);
+const clip = new Clip(byId("clip"), () => {
+  voices.quiet();
+  stop();
+});
 const fields = new Fields(byId("fields"));
 let info = null;
 let session = null;
@@ -80,6 +86,7 @@ function curl() {
 async function play(clicked) {
   session?.stop();
   voices.quiet();
+  clip.clear();
   showTrouble(null);
   const refused = refusedText(byId("text").value, info?.max_text_characters);
   if (refused) {
@@ -91,7 +98,11 @@ async function play(clicked) {
   const method = chosen();
   speaker.wake(method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE);
   waveform.clear();
-  const mine = new Session(method, request(), speaker, (samples, rate) => waveform.add(samples, rate), clicked);
+  if (navigator.mediaSession) {
+    navigator.mediaSession.metadata = new MediaMetadata({ title: byId("text").value.slice(0, TITLE_CHARACTERS) });
+  }
+  const draw = (samples, rate) => waveform.add(samples, rate);
+  const mine = new Session(method, request(), speaker, draw, () => clip.load(mine.file()), clicked);
   session = mine;
   const frame = () => {
     if (session !== mine) return;
@@ -110,6 +121,27 @@ function stop() {
   session.stop();
   speaker.rest();
   show();
+}
+
+// A recording of a voice is about to be heard.
+function silence() {
+  stop();
+  clip.pause();
+}
+
+function pause(paused) {
+  if (session?.phase !== "playing") return false;
+  session.pause(paused);
+  show();
+  return true;
+}
+
+// Lock screens and the keys of headsets.
+function setMediaSession() {
+  const media = navigator.mediaSession;
+  media?.setActionHandler("play", () => pause(false) || clip.play());
+  media?.setActionHandler("pause", () => pause(true) || clip.pause());
+  media?.setActionHandler("stop", silence);
 }
 
 function complain(error) {
@@ -160,7 +192,9 @@ function show() {
   const button = byId("play");
   button.dataset.action = running ? "stop" : "play";
   put("play-text", t(running ? "stop" : "play"));
-  byId("download").disabled = running || !session?.stream.received;
+  byId("pause").disabled = session?.phase !== "playing";
+  put("pause", t(session?.phase === "playing" && session.paused ? "resume" : "hold"));
+  byId("download").disabled = !session?.complete && (running || !session?.stream.received);
   put("status", statusText());
   showChip();
   document.title = session?.phase === "playing" ? `▶ ${t("title")}` : t("title");
@@ -186,7 +220,7 @@ function statusText() {
   const entry = queue.entry(session.requestId);
   if (session.phase === "asking" && entry) return t("waitingAt", { n: entry.position, wait: about(entry) });
   if (session.stream.resuming) return t("resuming");
-  return t(session.phase);
+  return t(session.phase === "playing" && session.paused ? "held" : session.phase);
 }
 
 function about(entry) {
@@ -368,6 +402,7 @@ const keyDialog = new KeyDialog(begin, begin);
 Object.assign(byId("bitrate"), { min: 0, max: BITRATES.length - 1, value: BITRATES.indexOf(DEFAULT_BITRATE) });
 byId("text").value = Object.values(SAMPLES[language])[1];
 byId("play").addEventListener("click", (event) => (session?.running ? stop() : play(event.timeStamp)));
+byId("pause").addEventListener("click", () => pause(!session.paused));
 byId("download").addEventListener("click", download);
 byId("copy").addEventListener("click", copy);
 byId("form").addEventListener("input", showRequest);
@@ -398,5 +433,6 @@ onRefused(() => {
   lock(true);
   keyDialog.open();
 });
+setMediaSession();
 showWords();
 load();

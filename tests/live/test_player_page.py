@@ -141,9 +141,9 @@ def test_only_controls_that_have_an_effect_are_shown(
 def test_the_counter_has_the_limit_and_the_estimated_duration(page: Player) -> None:
     count = page.page.locator("#count")
     page.page.fill("#text", "x" * 60)
-    expect(count).to_have_text("60 / 100 characters, about 4 s of speech")
+    expect(count).to_have_text("60 / 100 characters, about 4 s")
     page.page.fill("#text", "字" * 45)
-    expect(count).to_have_text("45 / 100 characters, about 10 s of speech")
+    expect(count).to_have_text("45 / 100 characters, about 10 s")
     page.page.fill("#text", "")
     expect(count).to_have_text("0 / 100 characters")
     page.play("x" * 101)
