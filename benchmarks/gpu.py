@@ -137,10 +137,7 @@ def parity_in_fp32(setup: Setup) -> Results:
     versions = ("2.0",) if setup.is_tiny else ("2.0", "2.5")
     runtimes: list[tuple[str, Any, Sequence[Callable[[Any], None]]]] = [
         ("1.5", parity.build_runtime(device=setup.device), parity.CHECKS),
-        *(
-            (v, parity2.build_runtime(v, device=setup.device), parity2.CHECKS)
-            for v in (("2.0",) if setup.is_tiny else ("2.0", "2.5"))
-        ),
+        *((version, parity2.build_runtime(version, device=setup.device), parity2.CHECKS) for version in versions),
     ]
     for version, runtime, checks in runtimes:
         failed = []
