@@ -60,7 +60,7 @@ class Warp:
         ranked = ranked.masked_fill(ranked < threshold, -torch.inf)
         p = ranked.softmax(-1)
         dropped = p.cumsum(-1) - p >= self._top_p
-        dropped[:, 0] = False
+        dropped[:, 0].fill_(False)  # at least one id remains
         threshold = ranked.masked_fill(dropped, torch.inf).amin(-1, keepdim=True)
         return logits.masked_fill(logits < threshold, -torch.inf)
 

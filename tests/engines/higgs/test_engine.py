@@ -192,8 +192,9 @@ def test_closing_a_stream_stops_the_drawing_at_the_next_frame(
 
     async def use(engine: HiggsEngine) -> None:
         frames.clear()
-        # At a temperature this low the tiny model does not come to an end by itself.
-        request = replace(REQUEST, generation=replace(GENERATION, max_mel_tokens=4000, temperature=0.01))
+        # With this text and temperature the tiny model makes about 400 frames.
+        generation = replace(GENERATION, max_mel_tokens=600, temperature=0.3)
+        request = replace(REQUEST, text="A longer text with words", generation=generation)
         async with aclosing(engine.stream(request)) as chunks:
             for _ in range(5):  # from here on it is 32 frames to the next chunk
                 await anext(chunks)
