@@ -31,7 +31,7 @@ from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import parity as parity2
 from tests.engines.indextts2 import published
 from tests.engines.indextts2 import tiny as tiny2
-from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, allow_cuda_tensors, substitute
+from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
 
 CODES = 30
 SETTINGS = [
@@ -208,8 +208,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(decoding, "Readback", lambda _: None)
     substitute(monkeypatch, FakeCudaGraphs)
     FakeCudaGraphs.recorded.clear()
-    allow_cuda_tensors()
-    with FakeTensorMode():
+    with cuda_guard(), FakeTensorMode():
         yield
 
 

@@ -53,8 +53,7 @@ def with_capabilities(*capabilities: Capability) -> FakeEngine:
     return engine
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
 def test_the_page_is_accessible_in_its_states(browser: Browser, fake: LiveServer, scheme: str, locale: str) -> None:
     with player(browser, fake.port, locale=locale, color_scheme=scheme) as opened:
         for summary in ("#settings summary", "#figures summary"):

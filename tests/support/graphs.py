@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -135,11 +136,17 @@ class FakeCudaGraphs(Graphs):
         self.recorded[key] = checked.operators
 
 
-def allow_cuda_tensors() -> None:
+@contextmanager
+def cuda_guard() -> Iterator[None]:
     """Let fake tensors be on a CUDA device in a torch without CUDA: its place for a device guard gets the no-op one."""
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     guards = (ctypes.c_void_p * (META + 1)).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    guards[CUDA] = guards[CUDA] or guards[META]
+    before = guards[CUDA]
+    guards[CUDA] = before or guards[META]
+    try:
+        yield
+    finally:
+        guards[CUDA] = before
 
 
 def substitute(monkeypatch: pytest.MonkeyPatch, graphs: type[Graphs]) -> None:
