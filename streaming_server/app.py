@@ -184,7 +184,11 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
-    shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
+    shapes = ErrorShapes(
+        native.ERRORS,
+        {prefix: shape for dialect in dialects for prefix, shape in dialect.shapes.items()},
+        {path: shape for dialect in dialects for path, shape in dialect.path_shapes.items()},
+    )
     dialects.append(Docs(shapes, ApiKeys.OPEN, settings.max_text_characters, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:

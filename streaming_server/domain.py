@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -173,7 +173,10 @@ class TextSignal(Enum):
     """The text so far is complete: it is synthesised without waiting for what follows."""
 
 
-TextPieces = AsyncGenerator[str | TextSignal, None]
+if TYPE_CHECKING:
+    TextPieces = AsyncGenerator[str | TextSignal, None]
+else:
+    TextPieces = object  # jobs are stored through pydantic, which has no schema of an asynchronous generator
 """A text that is still being written. Its end is the text's end; the stream that reads it closes it."""
 
 

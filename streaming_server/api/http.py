@@ -56,9 +56,11 @@ class Dialect(ABC):
 
     __slots__ = ()
     shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
-    """By path or prefix of a path, where the shape is not the default one.
+    """By prefix of a path, where the shape is not the default one.
 
     A prefix ends where a part of the path does, unless it ends with ``*``."""
+    path_shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
+    """By path, for paths whose longer forms have the default shape."""
 
     @abstractmethod
     def routes(self) -> list[BaseRoute]:
@@ -66,14 +68,22 @@ class Dialect(ABC):
 
 
 class ErrorShapes:
-    """The shape of a path's errors: that of the longest prefix."""
+    """The shape of a path's errors: its own, or that of the longest prefix."""
 
-    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
-        """``by_prefix``: as in `Dialect`."""
+    def __init__(
+        self,
+        default: ErrorShape,
+        by_prefix: Mapping[str, ErrorShape],
+        by_path: Mapping[str, ErrorShape] = MappingProxyType({}),
+    ) -> None:
+        """``by_prefix`` and ``by_path``: as `Dialect.shapes` and `Dialect.path_shapes`."""
         self._default = default
+        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
+        if path in self._by_path:
+            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape

@@ -102,13 +102,14 @@ def test_model_info_has_the_keys_of_the_contract(server: LiveServer) -> None:
     info = server.get("/model_info").json()
     kinds = {"model_loaded": bool, "device": str, "is_fp16": bool, "use_cuda_kernel": bool, "model_version": str}
     kinds |= {"config_path": str, "model_dir": str, "engine": str, "sample_rate": int, "capabilities": dict}
+    kinds |= {"max_text_characters": int}
     assert {key: type(value) for key, value in info.items()} == kinds
 
 
-def test_model_info_of_espeak_claims_no_cloning() -> None:
+def test_model_info_of_the_default_voice_claims_no_cloning() -> None:
     with running() as live:
         info = live.get("/model_info").json()
-    assert (info["engine"], info["sample_rate"], info["device"]) == ("espeak", 22050, "cpu")
+    assert (info["engine"], info["sample_rate"], info["device"]) == ("hibari", 24000, "cpu")
     assert info["capabilities"]["voice_cloning"] is False
 
 

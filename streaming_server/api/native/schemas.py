@@ -134,6 +134,8 @@ class ModelInfo(TypedDict):
     engine: str
     sample_rate: int
     """In Hz."""
+    max_text_characters: int
+    """The most characters that a text may have."""
     capabilities: dict[str, bool]
     """By name, what the engine can."""
 

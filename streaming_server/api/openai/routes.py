@@ -75,6 +75,8 @@ SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
     "/models": ERRORS,
+}
+PATH_SHAPES: Mapping[str, ErrorShape] = {
     "/audio/speech": ERRORS,
     "/audio/voices": ERRORS,
     "/tts_url": TTS_ERRORS,
@@ -92,6 +94,7 @@ class OpenAIDialect(Dialect):
     settings: Settings
     session_limits: SessionLimits = SessionLimits()
     shapes: ClassVar = SHAPES
+    path_shapes: ClassVar = PATH_SHAPES
 
     def routes(self) -> list[BaseRoute]:
         both = [

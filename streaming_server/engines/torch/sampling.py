@@ -61,7 +61,7 @@ class Warp:
         ranked = ranked.masked_fill(ranked < least, -torch.inf)
         p = ranked.softmax(-1)
         dropped = p.cumsum(-1) - p >= self._top_p
-        dropped[:, 0] = False
+        dropped[:, 0].fill_(False)  # always one left
         least = ranked.masked_fill(dropped, torch.inf).amin(-1, keepdim=True)
         return logits.masked_fill(logits < least, -torch.inf)
 
