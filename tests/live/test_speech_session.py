@@ -25,6 +25,7 @@ from streaming_server.api.openai.routes import OpenAIDialect
 from streaming_server.api.openai.session import MAX_MESSAGE_BYTES, SessionLimits
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import SpeechRequest
+from streaming_server.speech.stream import StreamState
 from tests.support.fakes import RATE_HZ, FakeEngine, Gate, Step, tone
 from tests.support.server import LiveServer, eventually, running
 
@@ -103,7 +104,8 @@ def session(live: LiveServer, **config: Any) -> Session:
 
 def is_idle(live: LiveServer) -> bool:
     status = live.service.slot.status()
-    return not live.service.streams and status.holder is None and not status.waiting and not live.engine.running
+    streams = [stream for stream in live.service.streams if stream.state is not StreamState.KEPT]
+    return not streams and status.holder is None and not status.waiting and not live.engine.running
 
 
 @pytest.mark.parametrize(("granularity", "expected"), [("none", [TEXT]), ("sentence", SENTENCES), ("clause", CLAUSES)])
