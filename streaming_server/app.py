@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
@@ -227,11 +228,21 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         lifespan=_lifespan(worker, settings, fleet, background),
     )
     app.router.redirect_slashes = False
+    app.router.default = _not_found
     app.state.service = service
     app.state.voices = voices
     app.state.ready = asyncio.Event()
     app.state.parsing = CapacityLimiter(1)
     return app
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Starlette's own closes a WebSocket with 403.
+
+    Raises:
+        HTTPException: 404.
+    """
+    raise HTTPException(404)
 
 
 def _queue(slot: Slot) -> Mapping[str, float]:

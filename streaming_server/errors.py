@@ -123,6 +123,13 @@ class EngineNotReady(SpeechServerError):
         super().__init__("模型未加载")
 
 
+class SessionTimeout(SpeechServerError):
+    code = "session_timeout"
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what} within {seconds:g} s")
+
+
 class EngineFailed(SpeechServerError):
     code = "engine_failed"
 
@@ -231,7 +238,7 @@ class OriginRefused(SpeechServerError):
     code = "origin_refused"
 
     def __init__(self, origin: str) -> None:
-        super().__init__(f"pages of the origin {origin[:80]!r} may not upload; CORS_ORIGINS names those that may")
+        super().__init__(f"pages of the origin {origin[:80]!r} are not allowed; CORS_ORIGINS names those that are")
 
 
 class LoopbackOnly(SpeechServerError):

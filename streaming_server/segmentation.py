@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 
 MAX_SENTENCE_CHARACTERS = 300
 """A longer sentence is cut at the last clause, word or character that fits."""
@@ -20,7 +21,7 @@ _WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
 _CLAUSE_END = re.compile(r"[,;:—–，、；：](?=\s|[^\x00-\x7f])")
 _OPENING_END = re.compile(r"[,;:—–](?=\s+\S)|[，、；：](?=.)")
 _OPENING_CHARACTERS = 24
-"""A first segment that ends at a clause is at least this long: shorter ones sound detached."""
+"""A segment that ends at a clause is at least this long: shorter ones sound detached."""
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -33,14 +34,25 @@ def sentences(text: str) -> Iterator[str]:
         yield from _bounded(text[start:end].strip())
 
 
+class Cut(StrEnum):
+    """Where a `Segmenter` cuts."""
+
+    EARLY = "early"
+    """At sentences; the first segment may also be a clause, for an early first audio."""
+    SENTENCE = "sentence"
+    CLAUSE = "clause"
+    """At sentences, and at the clauses within them."""
+
+
 class Segmenter:
     """Cuts text that arrives in pieces into segments that no further text can change.
 
-    A segment is a sentence. It is complete when the first character of the next sentence has arrived: until then a
-    number, an abbreviation or a word may still grow. The first segment may also be a clause, for an early first audio.
+    A sentence is complete when the first character of the next one has arrived: until then a number, an abbreviation
+    or a word may still grow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cut: Cut = Cut.EARLY) -> None:
+        self._cut = cut
         self._rest = ""
         self._is_first = True
 
@@ -59,22 +71,33 @@ class Segmenter:
         while len(self._rest.lstrip()) > MAX_SENTENCE_CHARACTERS:
             head, self._rest = _cut(self._rest.lstrip())
             found.append(head)
-        if not found and self._is_first and (end := self._opening_end()):
-            found.append(self._rest[:end].strip())
-            self._rest = self._rest[end:]
+        if self._cut is Cut.CLAUSE:
+            found = [clause for part in found for clause in _clauses(part)]
+            *clauses, self._rest = _clauses(self._rest)
+            found += clauses
+        elif self._cut is Cut.EARLY and self._is_first and not found:
+            *found, self._rest = _clauses(self._rest, 1)
         self._is_first = self._is_first and not found
         return found
 
     def flush(self) -> list[str]:
         """Return what is left as segments; the text that follows begins a new one."""
         found = list(sentences(self._rest))
+        if self._cut is Cut.CLAUSE:
+            found = [clause for part in found for clause in _clauses(part)]
         self._rest = ""
         self._is_first = self._is_first and not found
         return found
 
-    def _opening_end(self) -> int | None:
-        end = _OPENING_END.search(self._rest, _OPENING_CHARACTERS)
-        return end.end() if end else None
+
+def _clauses(text: str, max_clauses: int = MAX_SENTENCE_CHARACTERS) -> list[str]:
+    """The first clauses of a text, at least `_OPENING_CHARACTERS` each, and the rest; never empty."""
+    found: list[str] = []
+    text = text.lstrip()
+    while len(found) < max_clauses and (end := _OPENING_END.search(text, _OPENING_CHARACTERS)):
+        found.append(text[: end.end()])
+        text = text[end.end() :].lstrip()
+    return [*found, text]
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,9 @@ from typing import Any
 import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.supervisors import ChangeReload
+from websockets.exceptions import InvalidState
 
 from streaming_server import logs
 from streaming_server.app import create_app
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request head: the request line and the headers, trailers included."""
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Largest message of a WebSocket; a larger one closes it with 1009."""
 _FEED_BYTES = 16 * 1024
 """Given to the parser at once. The parser buffers an incomplete field itself, without a limit."""
 _LINGER_S = 1.0
@@ -53,7 +57,7 @@ class ConnectionLimits:
 
 
 class SpeechProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, without upgrades, and with access to the transport for responses.
+    """uvicorn's protocol with limits, no upgrade but that to WebSocket, and access to the transport for responses.
 
     The request's state has ``transport``, to abort a connection whose reader is too slow, and ``ending``, an event that
     is set when the server shuts down, for responses without an end.
@@ -80,7 +84,7 @@ class SpeechProtocol(HttpToolsProtocol):
         if len(peers) > self._limits.connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"the server has {self._limits.connections} connections")
         elif self.address is not None:
-            same = sum(isinstance(peer, SpeechProtocol) and peer.address == self.address for peer in peers)
+            same = sum(_address(peer) == self.address for peer in peers)
             if same > self._limits.connections_per_address:
                 limit = self._limits.connections_per_address
                 self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"this address has {limit} connections")
@@ -88,7 +92,7 @@ class SpeechProtocol(HttpToolsProtocol):
     @property
     def address(self) -> str | None:
         """The client's address; None on a Unix socket."""
-        return self.client[0] if self.client else None
+        return _address(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -105,6 +109,10 @@ class SpeechProtocol(HttpToolsProtocol):
         for start in range(0, len(data), _FEED_BYTES):
             if self._is_refused or self.transport.is_closing():
                 return
+            protocol = self.transport.get_protocol()
+            if protocol is not self:  # the connection was upgraded
+                protocol.data_received(data[start:])  # type: ignore[attr-defined]
+                return
             piece = data[start : start + _FEED_BYTES]
             self._unparsed_bytes += len(piece)
             self._feed(piece)
@@ -118,9 +126,12 @@ class SpeechProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
+            if self._should_upgrade() and self._head_bytes <= MAX_HEAD_BYTES:
                 self._disarm()
+                self.scope["method"] = "GET"
                 self.handle_websocket_upgrade()
+                if rest := data[upgrade.args[0] :]:
+                    self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
             elif self.parser.get_method() == b"CONNECT":
                 self._refuse(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is not supported")
             else:
@@ -248,6 +259,22 @@ class SpeechProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
+class SessionProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol; a client that sends a message after its own close frame is aborted."""
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except InvalidState:
+            self.transport.abort()
+
+
+def _address(connection: object) -> str | None:
+    """The client's address of an HTTP or a WebSocket connection; None on a Unix socket."""
+    client = getattr(connection, "client", None)
+    return str(client[0]) if client else None
+
+
 async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, receive: Any, send: Any) -> None:
     """Serve HTTP/1.0, whose clients take no chunks: a body without a length ends with the connection."""
     is_unframed = False
@@ -310,7 +337,10 @@ def create_server(settings: Settings, **options: object) -> uvicorn.Server:
         host=settings.host,
         port=settings.port,
         http=partial(SpeechProtocol, limits=connection_limits(settings)),  # type: ignore[arg-type]
-        ws="none",
+        ws=SessionProtocol,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_timeout=settings.send_timeout_s,  # a client that plays what it has received may not read for long
+        ws_per_message_deflate=False,  # encoded audio does not shrink
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -62,6 +62,11 @@ def pieces(text: str, max_characters: int) -> Iterator[str]:
         yield text[start:]
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each word begins and ends, its punctuation included; a Han character counts as a word."""
+    return [word.span() for word in _WORD.finditer(text)]
+
+
 def cut_by_words(text: str, max_words: int) -> list[str]:
     """Pieces of at most so many words, at ends of sentences where they have any; a Han character counts as a word."""
     pieces: list[str] = []

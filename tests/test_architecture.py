@@ -25,7 +25,8 @@ ALLOWED = {
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "errors", "domain"},
     "scale": {"scale", "jobs", "app", "settings", "errors", "logs", "speech.service", "engines.base"},
-    "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"},
+    "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"}
+    | {"segmentation"},
 }
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
 

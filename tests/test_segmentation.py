@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_server.segmentation import MAX_SENTENCE_CHARACTERS, Segmenter, sentences
+from streaming_server.segmentation import MAX_SENTENCE_CHARACTERS, Cut, Segmenter, sentences
 
 TOKENS = [*"abXY01 .!?…,;:—\n\"'()。，你", "Dr.", "e.g.", "3.14", "word ", "word. ", "No. "]
 TEXTS = st.lists(st.sampled_from(TOKENS), max_size=60).map("".join)
@@ -76,6 +76,20 @@ def test_the_first_segment_may_be_a_clause_and_later_ones_are_sentences() -> Non
     assert Segmenter().push("Well, yes, no, maybe so") == []  # a clause of one word would sound detached
 
 
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (Cut.SENTENCE, ["When the fog finally lifted over the bay, every ship waved back.", "Well, yes, it did."]),
+        (Cut.CLAUSE, ["When the fog finally lifted over the bay,", "every ship waved back.", "Well, yes, it did."]),
+    ],
+)
+def test_a_segmenter_may_cut_at_sentences_or_at_all_clauses(cut: Cut, expected: list[str], size: int) -> None:
+    text, segmenter = " ".join(expected), Segmenter(cut)
+    found = [part for at in range(0, len(text), size) for part in segmenter.push(text[at : at + size])]
+    assert found + segmenter.flush() == expected
+
+
 def test_a_flush_ends_a_segment_wherever_it_stands() -> None:
     segmenter = Segmenter()
     assert segmenter.push("Hello") == []
@@ -85,11 +99,11 @@ def test_a_flush_ends_a_segment_wherever_it_stands() -> None:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(text=TEXTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20))
-def test_nothing_of_the_text_is_lost_however_it_arrives(text: str, sizes: list[int]) -> None:
+@given(text=TEXTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), cut=st.sampled_from(Cut))
+def test_nothing_of_the_text_is_lost_however_it_arrives(text: str, sizes: list[int], cut: Cut) -> None:
     by_character, segmenter = push_all(text, 1)
     by_character += segmenter.flush()
-    other = Segmenter()
+    other = Segmenter(cut)
     found, at, turn = [], 0, 0
     while at < len(text):
         size = sizes[turn % len(sizes)]

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_args
 
 import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -166,15 +167,23 @@ def parsed(model: type[B], content: bytes) -> B:
     Raises:
         MalformedBody: as `parse_body`.
     """
+    return validated(model, decoded(content), "body")
+
+
+def decoded(content: bytes) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        MalformedBody: not JSON, or too many values.
+    """
     if sum(content.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
         message = f"the body has more than {_MAX_VALUES} values"
         raise MalformedBody([{"loc": ["body"], "msg": message, "type": "json_invalid"}])
     try:
-        found = json.loads(content, parse_int=_integer, parse_float=_number)
+        return json.loads(content, parse_int=_integer, parse_float=_number)
     except (ValueError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         raise MalformedBody([{"loc": ["body", place], "msg": "JSON decode error", "type": "json_invalid"}]) from None
-    return validated(model, found, "body")
 
 
 def _integer(text: str) -> int:
@@ -264,6 +273,13 @@ def check_text(text: str, limit: int, field: str = "text", place: str = "body") 
     if not text.strip():
         raise BlankText(field)
     return text
+
+
+def is_allowed_origin(headers: Headers, allowed: Collection[str]) -> bool:
+    """Whether a request comes from no page, from a page of this server, or from one of an allowed origin."""
+    origin = headers.get("origin")
+    is_own = origin is not None and origin.partition("://")[2] == headers.get("host")
+    return origin is None or is_own or "*" in allowed or origin in allowed
 
 
 def head_response(media_type: str, headers: Mapping[str, str] | None = None) -> Response:

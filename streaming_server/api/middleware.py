@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from streaming_server.api.http import ErrorShapes, error_response
+from streaming_server.api.http import ErrorShapes, error_response, is_allowed_origin
 from streaming_server.api.record import DISCONNECTED, RequestRecord
 from streaming_server.errors import (
     OriginRefused,
@@ -107,6 +108,10 @@ class UnexpectedErrors:
                 raise
         except Exception:
             log.exception("unexpected error")
+            if started and scope["type"] == "websocket":
+                with suppress(RuntimeError):  # closed already
+                    await send({"type": "websocket.close", "code": 1011})
+                return
             if started or scope["type"] != "http":
                 raise  # too late for an answer; the server closes the connection
             message = "an unexpected error; the server's log has the details under this request's X-Request-Id"
@@ -166,7 +171,7 @@ class UploadGuard:
             await self._app(scope, receive, send)
             return
         error: SpeechServerError | None = None
-        if not self._is_allowed(headers):
+        if not is_allowed_origin(headers, self._origins):
             error = OriginRefused(headers["origin"])
         elif self._receiving >= self._max_uploads:
             error = TooManyUploads(self._max_uploads)
@@ -196,11 +201,6 @@ class UploadGuard:
             await self._app(scope, timed_receive, send)
         finally:
             complete()
-
-    def _is_allowed(self, headers: Headers) -> bool:
-        origin = headers.get("origin")
-        own = origin is not None and origin.partition("://")[2] == headers.get("host")
-        return origin is None or own or "*" in self._origins or origin in self._origins
 
 
 def _headers(scope: Scope) -> Headers:

@@ -126,6 +126,7 @@ class SpeechService:
         keep: bool = False,
         resumable: bool = False,
         batch: bool = False,
+        is_admitted: bool = False,
     ) -> AsyncIterator[SpeechStream]:
         """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
@@ -139,6 +140,7 @@ class SpeechService:
             keep: `resume` can read the bytes again for a while.
             resumable: with ``keep``, the synthesis of a whole text continues for a moment after the reader has gone.
             batch: a job, which waits behind live requests, without a limit.
+            is_admitted: as for `Slot.enter`: the text continues one that has held the slot before.
 
         Raises:
             EngineNotReady: the engine is loading or has failed to load.
@@ -165,6 +167,7 @@ class SpeechService:
             grace_s,
             batch=batch,
             max_characters=self._max_characters,
+            is_admitted=is_admitted,
         )
         self._streams[stream.id] = stream
         self._first_read.add(stream)

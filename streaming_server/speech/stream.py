@@ -80,6 +80,7 @@ class SpeechStream:
         *,
         batch: bool,
         max_characters: int,
+        is_admitted: bool,
     ) -> None:
         """
         Args:
@@ -92,6 +93,7 @@ class SpeechStream:
             grace_s: how long the synthesis continues without a reader; 0 ends it at once.
             batch: as for `Slot.enter`.
             max_characters: longest incremental text.
+            is_admitted: as for `Slot.enter`, from the first segment on.
         """
         self.request = request
         self._encoder = encoder
@@ -101,6 +103,7 @@ class SpeechStream:
         self.rate_hz = engine.info.sample_rate_hz
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._max_characters = max_characters
+        self._is_admitted = is_admitted
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -201,21 +204,24 @@ class SpeechStream:
 
     async def _synthesise_part(self, request: SpeechRequest) -> None:
         """Hold the slot for a whole text, or for one segment of it."""
-        stats, is_incremental = self.stats, self.request.pieces is not None
-        is_admitted = stats.wait_s is not None
-        if is_incremental:
+        stats, is_first = self.stats, self.stats.wait_s is None
+        if self.request.pieces is not None:
             stats.characters += len(request.text)
-            if not is_admitted:
+            if is_first:
                 self._text_s, stats.position = time.monotonic(), self._slot.position_of_newcomer
         self._phase = StreamState.QUEUED
         if isinstance(self._engine, Preparing):
             await self._engine.prepare(request)
         async with self._slot.enter(
-            request.text, request.voice.index, request.request_id, batch=self.is_batch, is_admitted=is_admitted
+            request.text,
+            request.voice.index,
+            request.request_id,
+            batch=self.is_batch,
+            is_admitted=self._is_admitted or not is_first,
         ):
             entered_s, earlier_s = time.monotonic(), stats.synthesis_s
             self._phase = StreamState.SYNTHESISING
-            if stats.wait_s is None:
+            if is_first:
                 stats.wait_s = entered_s - self._text_s
             for voice in request.voices:
                 if not voice.is_preset and not voice.path.is_file():

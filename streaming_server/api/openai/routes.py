@@ -10,7 +10,8 @@ from typing import ClassVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from streaming_server import __version__
 from streaming_server.api import sse
@@ -28,6 +29,7 @@ from streaming_server.api.openai.schemas import (
     TtsUrlBody,
     Voices,
 )
+from streaming_server.api.openai.session import SessionLimits, SpeechSession
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
@@ -90,6 +92,7 @@ class OpenAIDialect(Dialect):
     voices: VoiceLibrary
     requests: RequestBuilder
     settings: Settings
+    session_limits: SessionLimits = SessionLimits()
     shapes: ClassVar = SHAPES
     path_shapes: ClassVar = PATH_SHAPES
 
@@ -106,6 +109,8 @@ class OpenAIDialect(Dialect):
         ]
         return [
             *both,
+            WebSocketRoute("/v1/audio/speech/stream", self.speech_session),
+            WebSocketRoute("/audio/speech/stream", self.speech_session),
             ApiRoute("/tts_url", self.tts_url, operations.EARLIER_TAG, operations.TTS_URL, methods=["POST"]),
             ApiRoute("/tts", self.tts, operations.EARLIER_TAG, operations.TTS, methods=["POST"]),
         ]
@@ -133,6 +138,9 @@ class OpenAIDialect(Dialect):
             # Not kept: what could be continued are the bytes inside the events, not the events.
             return SseSpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s, keep=False)
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+
+    async def speech_session(self, websocket: WebSocket) -> None:
+        await SpeechSession(websocket, self.requests, self._voice, self.session_limits).run()
 
     async def list_voices(self, request: Request) -> Response:
         names = self._voice_names()

@@ -22,6 +22,7 @@ from streaming_server.api.operations import (
 from streaming_server.api.requests import Description, Name, Names, PositiveInt, Seed, Share, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
+from streaming_server.errors import InvalidRequest
 
 TAG = Tag("OpenAI", "The API of OpenAI's clients; set their base URL to this server.")
 SHORT_TAG = Tag("OpenAI, without /v1", "The same routes for clients with a base URL without `/v1`.")
@@ -60,6 +61,51 @@ class SpeechBody(Body):
     """A description of an emotion or style, for engines that support it."""
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the audio in base64 as server-sent events."""
+
+
+class SessionConfig(Body):
+    """The message ``session.config`` of ``/v1/audio/speech/stream``."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        name: f"{name} is not supported; upload the recording and name it in voice"
+        for name in ("ref_audio", "ref_text")
+    }
+
+    model: Name | None = None
+    """Any; the model that is loaded speaks."""
+    voice: Names | VoiceId | None = None
+    speaker: Names | None = None
+    """Another name of ``voice``."""
+    response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] = "wav"
+    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
+    instructions: Description | None = None
+    language: Name | None = None
+    """Taken and ignored: an engine finds the language by the text."""
+    task_type: Literal["CustomVoice", "Base"] | None = None
+    """Both speak in a voice that exists; ``VoiceDesign`` is refused."""
+    seed: Seed | None = None
+    max_new_tokens: PositiveInt | None = None
+    stream_audio: bool = False
+    """Raw samples as they are made, in place of one file for each sentence."""
+    split_granularity: Literal["none", "sentence", "clause"] = "none"
+    word_timestamps: bool = False
+
+    @property
+    def voice_name(self) -> str:
+        voice = self.voice or self.speaker or VOICES[0]
+        return voice if isinstance(voice, str) else voice.id
+
+    def check(self) -> None:
+        """
+        Raises:
+            InvalidRequest: options that exclude each other.
+        """
+        if self.stream_audio and self.response_format != "pcm":
+            raise InvalidRequest(f"stream_audio needs response_format pcm, not {self.response_format}", "stream_audio")
+        if self.stream_audio and self.speed != 1:
+            raise InvalidRequest(f"stream_audio needs speed 1, not {self.speed:g}", "stream_audio")
+        if self.word_timestamps and not self.stream_audio:
+            raise InvalidRequest("word_timestamps needs stream_audio", "word_timestamps")
 
 
 class TtsUrlBody(Body):

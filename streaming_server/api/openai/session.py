@@ -1,0 +1,268 @@
+"""``WS /v1/audio/speech/stream``: text in while sound goes out, as vLLM-Omni's clients use it.
+
+One task reads the client's messages, another synthesises the sentences, each as a stream of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from starlette.websockets import WebSocket
+
+from streaming_server.api.http import Body, decoded, is_allowed_origin, validated
+from streaming_server.api.openai.schemas import SessionConfig
+from streaming_server.api.openai.session_audio import Channel, Sentence, SentenceAudio
+from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.api.requests import RequestBuilder
+from streaming_server.domain import Voice
+from streaming_server.errors import (
+    EngineNotReady,
+    ForbiddenCharacter,
+    InvalidRequest,
+    OriginRefused,
+    SessionTimeout,
+    ShuttingDown,
+    SpeechServerError,
+    TextTooLong,
+)
+from streaming_server.segmentation import Cut, Segmenter
+from streaming_server.speech.service import EngineState
+from streaming_server.speech.stream import SpeechStats
+from streaming_server.text import forbidden_character
+
+MAX_MESSAGE_BYTES = 128 * 1024
+"""Largest message other than ``session.config``, which the server's limit alone bounds."""
+_INLINE_BYTES = 16 * 1024
+"""A larger message is parsed in a thread."""
+_RESTART = 1012
+"""The code with which uvicorn closes sessions at shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    config_s: float = 10.0
+    """Until the first ``session.config``."""
+    idle_s: float = 30.0
+    """Without a message or audio."""
+
+
+class _Text(Body):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of an utterance."""
+
+    utterance: int
+    sentences: int
+
+
+class SpeechSession:
+    """One connection."""
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        requests: RequestBuilder,
+        find_voice: Callable[[str], Awaitable[Voice]],
+        limits: SessionLimits,
+    ) -> None:
+        """``find_voice``: raises `VoiceUnknown`."""
+        self._websocket = websocket
+        self._requests = requests
+        self._service = requests.service
+        self._settings = requests.settings
+        self._find_voice = find_voice
+        self._limits = limits
+        self._record = RequestRecord.of(websocket.scope)
+        self._config: SessionConfig | None = None
+        self._voice: Voice | None = None
+        self._segmenter = Segmenter()
+        self._text = ""
+        """Of the current utterance, where it is not split."""
+        self._utterance = 0
+        self._utterance_characters = 0
+        self._sentences = 0
+        self._items: asyncio.Queue[Sentence | _End] = asyncio.Queue()
+        self._waiting_characters = 0
+        """In sentences that are not finished."""
+        self._is_speaking = False
+        self._active_s = 0.0
+        self._synthesis_s = 0.0
+        self._channel = Channel(websocket, self._settings.send_timeout_s, self._record)
+
+    async def run(self) -> None:
+        """Serve the connection until it ends.
+
+        Raises:
+            EngineNotReady, OriginRefused: the handshake is to be refused.
+        """
+        if not is_allowed_origin(self._websocket.headers, self._settings.cors_origins):
+            raise OriginRefused(self._websocket.headers["origin"])
+        if self._service.state is not EngineState.READY:
+            raise EngineNotReady
+        await self._websocket.accept()
+        self._active_s = asyncio.get_running_loop().time()
+        self._record.outcome, self._record.characters = DISCONNECTED, 0
+        try:
+            with self._channel.scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._synthesise)
+                    await self._read()
+        finally:
+            await self._channel.close()
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            limit_s = self._limits.idle_s if self._config else self._limits.config_s
+            try:
+                async with asyncio.timeout_at(self._active_s + limit_s):
+                    message = await self._websocket.receive()
+            except TimeoutError:
+                if self._is_busy:
+                    self._active_s = loop.time()
+                    continue
+                await self._fail(SessionTimeout("no message" if self._config else "no session.config", limit_s))
+                return
+            self._active_s = loop.time()
+            if message["type"] == "websocket.disconnect":
+                if message.get("code") == _RESTART:
+                    self._record.outcome = ShuttingDown.code
+                elif message.get("code") in {1000, 1001} and not self._is_busy:
+                    self._record.outcome = COMPLETE
+                self._channel.scope.cancel()
+                return
+            try:
+                await self._take(message)
+            except SpeechServerError as error:
+                if self._config is None:
+                    await self._fail(error)
+                    return
+                await self._channel.send_error(error)
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._is_speaking or not self._items.empty()
+
+    async def _fail(self, error: SpeechServerError) -> None:
+        """Report an error and end the session."""
+        await self._channel.send_error(error)
+        self._channel.end(1008, str(error), error.code)
+
+    async def _take(self, message: Any) -> None:
+        """Act on one message.
+
+        Raises:
+            SpeechServerError: it cannot be honoured.
+        """
+        text = message.get("text")
+        if text is None:
+            raise InvalidRequest("binary messages are not accepted; send JSON text", "type")
+        content = text.encode()
+        if len(content) <= _INLINE_BYTES:
+            fields = decoded(content)
+        else:
+            limiter = self._websocket.app.state.parsing
+            fields = await anyio.to_thread.run_sync(decoded, content, limiter=limiter)
+        kind = fields.get("type") if isinstance(fields, dict) else None
+        if kind != "session.config" and len(content) > MAX_MESSAGE_BYTES:
+            raise InvalidRequest(f"the message is larger than {MAX_MESSAGE_BYTES} bytes", "type")
+        if self._config is None and kind not in ("session.config", "session.close"):
+            raise InvalidRequest("the first message must be session.config", "type")
+        match kind:
+            case "session.config":
+                await self._configure(validated(SessionConfig, fields, "body"))
+            case "input.text":
+                self._append(validated(_Text, fields, "body").text)
+            case "input.done":
+                self._finish()
+            case "session.close":
+                self._channel.end(1000, "", COMPLETE)
+            case _:
+                known = "session.config, input.text, input.done and session.close"
+                raise InvalidRequest(f"unknown type {str(kind)[:80]!r}; the types are {known}", "type")
+
+    async def _configure(self, config: SessionConfig) -> None:
+        if self._utterance_characters:
+            raise InvalidRequest("session.config is not allowed within an utterance; send input.done first", "type")
+        config.check()
+        self._voice = await self._find_voice(config.voice_name)
+        self._config = config
+        self._record.voice = self._voice.name
+        self._segmenter = Segmenter(Cut.CLAUSE if config.split_granularity == "clause" else Cut.SENTENCE)
+
+    def _append(self, text: str) -> None:
+        assert self._config is not None
+        limit = self._settings.max_text_characters
+        if forbidden := forbidden_character(text):
+            raise ForbiddenCharacter(*forbidden)
+        if self._utterance_characters + len(text) > limit:
+            raise TextTooLong(self._utterance_characters + len(text), limit)
+        if self._waiting_characters + len(text) > limit:
+            raise InvalidRequest(f"{limit} characters are waiting to be synthesised; send further text later", "text")
+        self._utterance_characters += len(text)
+        self._record.characters = (self._record.characters or 0) + len(text)
+        if self._config.split_granularity == "none":
+            self._text += text
+        else:
+            self._enqueue(self._segmenter.push(text))
+
+    def _finish(self) -> None:
+        """End the utterance."""
+        if self._items.qsize() > self._settings.max_text_characters:
+            raise InvalidRequest("too many utterances are waiting; send input.done later", "type")
+        self._enqueue([*self._segmenter.flush(), *([self._text] if self._text.strip() else [])])
+        self._items.put_nowait(_End(self._utterance, self._sentences))
+        self._utterance += 1
+        self._text, self._utterance_characters, self._sentences = "", 0, 0
+
+    def _enqueue(self, segments: list[str]) -> None:
+        assert self._config is not None
+        assert self._voice is not None
+        for segment in segments:
+            self._waiting_characters += len(segment)
+            self._items.put_nowait(Sentence(segment, self._utterance, self._sentences, self._config, self._voice))
+            self._sentences += 1
+
+    async def _synthesise(self) -> None:
+        """Synthesise what is enqueued, in order."""
+        is_admitted = is_refused = False  # of the utterance
+        while True:
+            item = await self._items.get()
+            self._is_speaking = True
+            try:
+                if isinstance(item, _End):
+                    await self._channel.send(
+                        {"type": "session.done", "utterance_index": item.utterance, "total_sentences": item.sentences}
+                    )
+                    is_admitted = is_refused = False
+                elif not is_refused:
+                    audio = SentenceAudio(item, self._requests, self._channel)
+                    try:
+                        error = await audio.send(is_admitted=is_admitted)
+                    finally:
+                        self._summarise(audio.stats)
+                    is_admitted = is_admitted or audio.stats.wait_s is not None
+                    # A full queue would refuse the utterance's other sentences too.
+                    is_refused = error is not None and error.retryable
+            finally:
+                self._is_speaking = False
+                self._active_s = asyncio.get_running_loop().time()
+                self._waiting_characters -= len(item.text) if isinstance(item, Sentence) else 0
+
+    def _summarise(self, stats: SpeechStats) -> None:
+        """Add a sentence's statistics to the session's record."""
+        record = self._record
+        if record.wait_s is None and stats.wait_s is not None:
+            record.wait_s = round(stats.wait_s, 4)
+        if record.first_audio_s is None and stats.first_audio_s is not None:
+            record.first_audio_s = round(stats.first_audio_s, 4)
+        record.audio_s = round((record.audio_s or 0.0) + stats.audio_s, 3)
+        self._synthesis_s += stats.synthesis_s
+        record.real_time_factor = round(self._synthesis_s / record.audio_s, 5) if record.audio_s else None
