@@ -121,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser("download", allow_abbrev=False, help="download a model with everything it needs")
     get.add_argument("model", choices=list(MODELS), help="which model")
-    get.add_argument("--variant", help="of a model with several precisions: int8 (default), fp16 or fp32")
+    get.add_argument(
+        "--variant",
+        help="kokoro: int8 (default), fp16 or fp32; pocket: a language, by default english",
+    )
     get.add_argument("--dir", type=Path, help="the folder to download into (below checkpoints)")
     get.set_defaults(command=_download)
 
