@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from streaming_server.engines.indextts2.calibration import Utterance, apart, mel_of
+from streaming_server.engines.indextts2.calibration import Utterance, mel_of, rms_difference
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
 from tests.engines.indextts2 import acoustic_parity
 
@@ -32,14 +32,14 @@ def main() -> None:
         statistics = acoustics.statistics(earlier.codes, earlier.latents)
         solve = partial(mel_of, acoustics, acoustic_parity.reference(), utterance)
         whole = solve(SEGMENT, STEPS, seed=1)
-        yardstick = apart(solve(SEGMENT, STEPS, seed=2), whole)
+        yardstick = rms_difference(solve(SEGMENT, STEPS, seed=2), whole)
         for look_ahead in (0, 2, 4, 8, 16, 32):
             pace = replace(CHUNK, look_ahead=look_ahead)
             mels = (solve(pace, STEPS, seed=1, statistics=pooled) for pooled in (None, statistics))
-            shares = " | ".join(f"{apart(mel, whole) / yardstick:.4f}" for mel in mels)
+            shares = " | ".join(f"{rms_difference(mel, whole) / yardstick:.4f}" for mel in mels)
             print(f"| {version} | {look_ahead} | {shares} |", flush=True)
         for steps in (12, 8, 4):
-            share = apart(solve(SEGMENT, steps, seed=1), whole) / yardstick
+            share = rms_difference(solve(SEGMENT, steps, seed=1), whole) / yardstick
             print(f"| {version} | whole, {steps} steps instead of {STEPS} | {share:.4f} | |", flush=True)
 
 

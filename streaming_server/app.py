@@ -84,6 +84,7 @@ def create_service(
         EncoderPool(settings.encode_threads),
         ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
         Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        settings.max_text_characters,
         observe,
     )
 
@@ -182,7 +183,11 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
-    shapes = ErrorShapes(native.ERRORS, {path: shape for dialect in dialects for path, shape in dialect.shapes.items()})
+    shapes = ErrorShapes(
+        native.ERRORS,
+        {prefix: shape for dialect in dialects for prefix, shape in dialect.shapes.items()},
+        {path: shape for dialect in dialects for path, shape in dialect.path_shapes.items()},
+    )
     dialects.append(Docs(shapes, ApiKeys.OPEN, settings.max_text_characters, keys_needed=bool(settings.api_keys)))
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,4 @@
-"""The command line: ``streaming-server serve | worker | say | voices | jobs | test | calibrate``.
-
-Knows arguments and the terminal; what it starts is built by `app`.
-"""
+"""The command line: ``streaming-server serve | worker | say | voices | jobs | test | calibrate | download``."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ _ENCODERS: dict[str, type[AudioEncoder]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -86,68 +83,66 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_port, help="port to listen on (PORT, else 8000)")
     for flag, sentence in _REFUSED.items():
         serve.add_argument(flag, action=_Refuse, nargs=0, sentence=sentence, help=argparse.SUPPRESS)
-    serve.add_argument("--workers", type=_one, help="1: one server serves one device")
-    serve.add_argument("--max-new-tokens", type=_tokens, help="most audio codes of a piece of text (2048)")
-    serve.add_argument("--voice-prompts-dir", type=Path, help="further voices (examples/voice_prompts)")
-    serve.add_argument("--scene-prompts-dir", type=Path, help="the scenes (examples/scene_prompts)")
-    serve.add_argument("--reload", action="store_true", help="start anew whenever the server's own code changes")
+    serve.add_argument("--workers", type=_one, help="must be 1: a server uses one device")
+    serve.add_argument("--max-new-tokens", type=_tokens, help="maximum number of audio codes per piece of text (2048)")
+    serve.add_argument("--voice-prompts-dir", type=Path, help="folder of additional voices (examples/voice_prompts)")
+    serve.add_argument("--scene-prompts-dir", type=Path, help="folder of scenes (examples/scene_prompts)")
+    serve.add_argument("--reload", action="store_true", help="restart when the server's code changes, for development")
     for name, command, purpose in (
         ("serve", _serve, "start the HTTP server"),
-        ("extras", _extras, "print the extras that `serve` needs with these arguments, for scripts/install"),
+        ("extras", _extras, "print the extras that `serve` requires with these arguments, for scripts/install"),
     ):
         starting = commands.add_parser(name, parents=[serve], allow_abbrev=False, help=purpose)
         starting.set_defaults(command=command)
 
-    say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="speak a text into a file")
-    say.add_argument("text", help="what to say; - reads standard input")
+    say = commands.add_parser("say", parents=[model], allow_abbrev=False, help="synthesise a text to a file")
+    say.add_argument("text", help="the text; - reads standard input")
     say.add_argument(
-        "-o", "--output", required=True, help=f"a file ({', '.join(_ENCODERS)}), or - for Ogg on standard output"
+        "-o", "--output", required=True, help=f"output file ({', '.join(_ENCODERS)}), or - for Ogg on standard output"
     )
     say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
     say.set_defaults(command=_say)
 
     worker = commands.add_parser(
-        "worker", parents=[model], allow_abbrev=False, help="do the tasks that come by CELERY_BROKER_URL"
+        "worker", parents=[model], allow_abbrev=False, help="process tasks from CELERY_BROKER_URL"
     )
     worker.set_defaults(command=_worker)
     calibrate = commands.add_parser(
-        "calibrate", parents=[model], allow_abbrev=False, help="measure IndexTTS 2's ways to stream and recommend one"
+        "calibrate",
+        parents=[model],
+        allow_abbrev=False,
+        help="measure the streaming modes of IndexTTS 2 and recommend one",
     )
-    calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="what to say, a sentence of some seconds")
+    calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="text to synthesise, a sentence of several seconds")
     calibrate.add_argument(
         "-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)"
     )
     calibrate.set_defaults(command=_calibrate)
 
-    get = commands.add_parser("download", allow_abbrev=False, help="download a model with everything it needs")
-    get.add_argument("model", choices=list(MODELS), help="which model")
-    get.add_argument(
-        "--variant",
-        help="kokoro: int8 (default), fp16 or fp32; pocket: a language, by default english",
-    )
-    get.add_argument("--dir", type=Path, help="the folder to download into (below checkpoints)")
+    get = commands.add_parser("download", allow_abbrev=False, help="download a model with all required files")
+    get.add_argument("model", choices=list(MODELS), help="the model")
+    get.add_argument("--variant", help="kokoro: int8 (default), fp16 or fp32; pocket: a language (default: english)")
+    get.add_argument("--dir", type=Path, help="target folder (a folder in checkpoints)")
     get.set_defaults(command=_download)
 
     voices = commands.add_parser("voices", help="list the reference recordings")
     voices.set_defaults(command=_voices)
 
-    jobs = commands.add_parser("jobs", allow_abbrev=False, help="list, cancel or clear the tasks")
+    jobs = commands.add_parser("jobs", allow_abbrev=False, help="list, cancel or delete tasks")
     what = jobs.add_mutually_exclusive_group()
-    what.add_argument("--cancel", metavar="ID", nargs="+", help="end these, pending or running")
-    what.add_argument("--clear", action="store_true", help="forget all that have ended, and their audio")
-    jobs.add_argument("--limit", type=_count, default=50, help="most to list, the newest first (50)")
+    what.add_argument("--cancel", metavar="ID", nargs="+", help="cancel these pending or running tasks")
+    what.add_argument("--clear", action="store_true", help="delete all finished tasks and their audio")
+    jobs.add_argument("--limit", type=_count, default=50, help="maximum number of tasks to list, newest first (50)")
     jobs.set_defaults(command=_jobs)
-    test = commands.add_parser(
-        "test", allow_abbrev=False, help="ask a running server to speak, in its HiggsAudio dialect"
-    )
-    test.add_argument("--test", choices=list(client.TESTS), help="run this test alone (all)")
-    test.add_argument("--url", default="http://localhost:8000", help="where the server is (http://localhost:8000)")
+    test = commands.add_parser("test", allow_abbrev=False, help="test a running server through its HiggsAudio dialect")
+    test.add_argument("--test", choices=list(client.TESTS), help="run only this test (all)")
+    test.add_argument("--url", default="http://localhost:8000", help="URL of the server (http://localhost:8000)")
     test.set_defaults(command=_test)
     return parser
 
 
 def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--engine`` and a flag for each option of each engine; the value goes under the name of the variable."""
+    """Add ``--engine`` and a flag for each option of each engine, stored under the name of its variable."""
     titles = ", ".join(f"{spec.name}: {spec.title}" for spec in registry.engines().values())
     parser.add_argument(
         "--engine", choices=registry.names(), help=f"the engine (ENGINE, else auto); {titles}".replace("%", "%%")
@@ -169,13 +164,13 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _REFUSED = {
-    "--deepspeed": "there is no DeepSpeed in here; --fp16 or --bf16 makes a model faster",
-    "--cuda_kernel": "the runtime records its own CUDA graphs, and there is no other kernel to choose",
+    "--deepspeed": "DeepSpeed is not supported; use --fp16 or --bf16 for speed",
+    "--cuda_kernel": "custom CUDA kernels are not supported; the runtime always uses CUDA graphs",
 }
 
 
 class _Refuse(argparse.Action):
-    """A flag of other servers that means nothing here, and says what to use."""
+    """A flag of other servers that is not supported; the error names the alternative."""
 
     def __init__(self, *args: Any, sentence: str, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -188,7 +183,7 @@ class _Refuse(argparse.Action):
 def _one(text: str) -> int:
     if text != "1":
         raise argparse.ArgumentTypeError(
-            f"{text} is not possible, as a server serves one device: run one server a GPU behind a balancer"
+            f"must be 1, not {text}: a server uses one device; run one server per GPU behind a load balancer"
         )
     return 1
 
@@ -236,11 +231,11 @@ def _extras(settings: Settings, options: argparse.Namespace) -> int:
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:
     if not settings.celery_broker_url:
-        raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server itself does the tasks")
+        raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server processes the tasks")
     try:
         from streaming_server.scale.celery_worker import run_worker
     except ModuleNotFoundError as error:
-        raise StorageUnavailable(f"a worker needs {error.name}: run scripts/install celery") from error
+        raise StorageUnavailable(f"a worker requires {error.name}: run scripts/install celery") from error
     sys.setswitchinterval(0.0005)
     check_writable(settings.data_dir)
     check_recordings(settings.reference_audio_dir)
@@ -254,12 +249,12 @@ def _say(settings: Settings, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
     text = sys.stdin.read() if options.text == "-" else options.text
     if not text.strip():
-        raise InvalidRequest("there is no text to say", "text")
+        raise InvalidRequest("text is empty", "text")
     if found := forbidden_character(text):
-        raise InvalidRequest(f"the text has {found[0]} at position {found[1]}, which cannot be spoken", "text")
+        raise InvalidRequest(f"text contains {found[0]} at position {found[1]}, which is not allowed", "text")
     suffix = ".ogg" if options.output == "-" else Path(options.output).suffix.lower()
     if suffix not in _ENCODERS:
-        raise InvalidRequest(f"{options.output}: the file must end in one of {', '.join(_ENCODERS)}", "output")
+        raise InvalidRequest(f"{options.output}: the suffix must be one of {', '.join(_ENCODERS)}", "output")
     request = SpeechRequest(text, _voice(settings, options.voice))
     asyncio.run(_write_speech(settings, request, _ENCODERS[suffix](), options.output))
     return 0
@@ -298,40 +293,41 @@ def _voice(settings: Settings, index: int) -> Voice:
     except VoiceIndexOutOfRange:
         count = len(library.list())
         folder = settings.reference_audio_dir
-        valid = f"from 0 to {count - 1}" if count else f"none, since REFERENCE_AUDIO_DIR={folder} has no recording"
-        raise InvalidSetting(f"--voice {index}: there is no such voice; valid are {valid}") from None
+        valid = f"from 0 to {count - 1}" if count else f"none: REFERENCE_AUDIO_DIR={folder} has no recordings"
+        raise InvalidSetting(f"--voice {index}: the voice does not exist; valid: {valid}") from None
 
 
 def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
     voice = _voice(settings, options.voice)
-    asyncio.run(_write_ways(settings, voice, options.text))
+    asyncio.run(_calibrate_modes(settings, voice, options.text))
     return 0
 
 
-async def _write_ways(settings: Settings, voice: Voice, text: str) -> None:
+async def _calibrate_modes(settings: Settings, voice: Voice, text: str) -> None:
     engine = registry.create_engine(settings.engine, settings.engine_options)
     try:
         if engine.info.model_type != "IndexTTS2":
-            raise EngineUnavailable("there is nothing to calibrate but IndexTTS 2.0 and 2.5: see --model_dir")
-        from streaming_server.engines.indextts2.calibration import FAST, NEAR, Way
+            raise EngineUnavailable("calibrate requires IndexTTS 2.0 or 2.5; set --model-dir to its folder")
+        from streaming_server.engines.indextts2.calibration import MAX_DISTANCE, MAX_REAL_TIME_FACTOR, Mode
         from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 
         assert isinstance(engine, IndexTTS2Engine)
 
-        def tell(way: Way) -> None:
-            cost = way.cost
-            numbers = f"{way.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
-            print(f"{way.name:22} {way.steps:5} {numbers}", flush=True)
+        def report(mode: Mode) -> None:
+            cost = mode.cost
+            numbers = f"{mode.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
+            print(f"{mode.name:22} {mode.steps:5} {numbers}", flush=True)
 
         await engine.warm()
-        print(f"{'way':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
-        best = await engine.calibrate(voice.path, text, tell)
+        print(f"{'mode':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
+        best = await engine.calibrate(voice.path, text, report)
         stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
-        slow = "" if best.cost.real_time_factor <= FAST else " Here it is too slow for a stream that does not falter."
+        is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
+        slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
         print(
-            "\n* of the mel from the exact one, in shares of the distance between two exact ones with different noise;"
-            f" {NEAR} is taken for near enough. Listen before you trust it.{slow}\n\n"
+            "\n* distance of the mel from the exact one, relative to the distance between two exact ones with different"
+            f" noise; up to {MAX_DISTANCE} is acceptable. Compare the audio by ear before use.{slow}\n\n"
             f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
         )
     finally:
@@ -362,7 +358,7 @@ def _jobs(settings: Settings, options: argparse.Namespace) -> int:
         if options.cancel:
             return max(_cancel(storage, job_id) for job_id in options.cancel)
         if options.clear:
-            print(f"{storage.clear()} forgotten")
+            print(f"{storage.clear()} tasks deleted")
             return 0
         jobs, total = storage.jobs.page(options.limit)
         for job in jobs:
@@ -376,7 +372,7 @@ def _jobs(settings: Settings, options: argparse.Namespace) -> int:
 
 def _cancel(storage: Storage, job_id: str) -> int:
     job = storage.jobs.cancel(job_id)
-    print(f"{job_id}  {job.state if job else 'there is no such task'}", file=sys.stdout if job else sys.stderr)
+    print(f"{job_id}  {job.state if job else 'task not found'}", file=sys.stdout if job else sys.stderr)
     return 0 if job else 1
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -165,12 +166,26 @@ Script = tuple[tuple[Turn, ...], ...]
 """A dialogue in pieces. An engine with ``Capability.DIALOGUE`` synthesises the turns of a piece together."""
 
 
+class TextSignal(Enum):
+    """What may stand between the pieces of an incremental text."""
+
+    FLUSH = "flush"
+    """The text so far is complete: it is synthesised without waiting for what follows."""
+
+
+if TYPE_CHECKING:
+    TextPieces = AsyncGenerator[str | TextSignal, None]
+else:
+    TextPieces = object  # jobs are stored through pydantic, which has no schema of an asynchronous generator
+"""A text that is still being written. Its end is the text's end; the stream that reads it closes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """A text to be synthesised, in one voice or as a script."""
 
     text: str
-    """As received. With a script it is only displayed and counted."""
+    """As received; empty with ``pieces``. With a script it is only displayed and counted."""
     voice: Voice
     """With a script, the voice of its first turn."""
     generation: Generation = field(default_factory=Generation)
@@ -192,6 +207,17 @@ class SpeechRequest:
     """Description of the scene, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
     """An engine with ``Capability.SMART_VOICE`` chooses the speakers' voices itself and ignores ``voice``."""
+    pieces: TextPieces | None = field(default=None, compare=False, repr=False)
+    """The text, where it arrives in pieces; for one stream only, and not with a script. Engines never see it: each
+    gets a request with the text of one segment."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: an incremental text together with a whole one or a script.
+        """
+        if self.pieces is not None and (self.text or self.script):
+            raise ValueError("an incremental text excludes a whole text and a script")
 
     @property
     def voices(self) -> list[Voice]:

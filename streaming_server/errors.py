@@ -74,6 +74,18 @@ class TextTooLong(InvalidRequest):
         super().__init__(f"{field} has {length} characters; at most {limit} are allowed", field, place)
 
 
+class ForbiddenCharacter(InvalidRequest):
+    """A character that cannot be synthesised."""
+
+    def __init__(self, character: str, position: int, field: str = "text", place: str = "body") -> None:
+        super().__init__(
+            f"{field} has {character} at position {position}: control characters other than tab and line breaks, "
+            "and lone surrogates, are not allowed",
+            field,
+            place,
+        )
+
+
 class VoiceIndexOutOfRange(InvalidRequest):
     code = "voice_index_out_of_range"
 

@@ -1,4 +1,4 @@
-"""Log records as one JSON object a line, on the console and in a file."""
+"""Formats log records as one JSON object per line, for the console and a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FILE_BYTES = 64 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that is being served, in every task that serves it."""
+"""The id of the current request."""
 
 
 class JsonFormatter(logging.Formatter):
-    """``time``, ``level``, ``logger``, ``message``, whatever ``fields`` a record carries, and its trace."""
+    """Writes ``time``, ``level``, ``logger``, ``message``, the record's ``fields`` and its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogFile(RotatingFileHandler):
-    """A log file that starts anew when it is full, and reports a disk that takes no more with one line."""
+    """A rotating log file that reports write errors, such as a full disk, with one line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8")
@@ -63,7 +63,7 @@ class LogFile(RotatingFileHandler):
 
 
 def configure(stream: TextIO = sys.stderr, file: Path | None = None) -> None:
-    """Write every record from INFO on to ``stream``, and to a file where one is given.
+    """Write records of level INFO and above to ``stream`` and, if given, to a file.
 
     Raises:
         OSError: the file cannot be written.

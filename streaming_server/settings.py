@@ -1,4 +1,4 @@
-"""The settings of the server, in groups: their names, defaults and ranges. Each engine has its own beside them."""
+"""The settings of the server, in groups: names, defaults and ranges. Each engine defines further options."""
 
 from __future__ import annotations
 
@@ -24,149 +24,149 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class ServerSettings(SettingsGroup):
-    """Where the server listens, who may ask, and what a client may hold before its request is complete."""
+    """Address, access, and limits on connections and incomplete requests."""
 
     host: str = "0.0.0.0"
     """Address to listen on."""
     port: Port = 8000
     """Port to listen on; 0 takes a free one."""
     api_keys: Names = ()
-    """Keys of which one is needed, separated by commas; empty lets everybody in."""
+    """API keys, separated by commas; empty disables authentication."""
     cors_origins: Names = ("*",)
-    """Origins whose pages may call the server, separated by commas."""
+    """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
-    """Port on which a gateway learns how many requests it may send (HAProxy's `agent-check`); 0 opens none."""
+    """Port of HAProxy's `agent-check`, which reports how many requests a gateway may send; 0 disables it."""
     fleet: Names = ()
     """Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`."""
     max_connections: PositiveInt = 768
-    """Most open connections; never more than three quarters of the process's descriptors."""
+    """Maximum number of open connections; at most three quarters of the process's file descriptors."""
     max_connections_per_address: PositiveInt = 256
-    """Most open connections of one client address."""
+    """Maximum number of open connections per client address."""
     header_timeout_s: Seconds = 10.0
-    """Longest time for the head of a request, in seconds."""
+    """Timeout for receiving the headers of a request, in seconds."""
     body_timeout_s: Seconds = 30.0
-    """Longest time without a byte of a request's body, in seconds."""
+    """Timeout without data while receiving a request body, in seconds."""
     body_min_rate: NonNegativeInt = 1024
-    """Slowest body, in bytes a second on average, once it has taken `BODY_TIMEOUT_S`."""
+    """Minimum average rate of a request body after `BODY_TIMEOUT_S`, in bytes per second."""
     shutdown_timeout_s: NonNegativeInt = 30
-    """Seconds that running streams get to end at shutdown."""
+    """Time for running streams to complete at shutdown, in seconds."""
     log_file: str = "api_server.log"
-    """File in `DATA_DIR` that the log is kept in, as well as on the console; `none` keeps none."""
+    """Log file in `DATA_DIR`, in addition to the console; `none` disables it."""
 
 
 class EngineSettings(SettingsGroup):
-    """Which engine runs, and the voices and texts that it is given."""
+    """The engine, its voices, and limits on texts."""
 
     engine: str = "auto"
-    """`auto` (a model where there is one, else hibari) or the name of an engine: {engines}."""
+    """`auto` (the installed model, else hibari) or the name of an engine: {engines}."""
     engine_options: Annotated[Mapping[str, str], Field(exclude=True)] = {}
     """The variables of the engines' own options that are set; the chosen engine reads those that it has."""
     reference_audio_dir: Path = Path("reference_audios")
-    """Folder of the reference recordings."""
+    """Folder of reference recordings."""
     voice_prompts_dir: Path = Path("examples/voice_prompts")
-    """Folder of further voices for the HiggsAudio dialect, listed before the reference recordings."""
+    """Folder of additional voices of the HiggsAudio dialect, listed before the reference recordings."""
     scene_prompts_dir: Path = Path("examples/scene_prompts")
-    """Folder of the scenes, one text file each."""
+    """Folder of scenes, one text file per scene."""
     max_text_characters: PositiveInt = 20000
-    """Longest text of one request."""
+    """Maximum length of a request's text, in characters."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
-    """Most audio codes of one piece of text where a HiggsAudio request names no number."""
+    """Default maximum number of audio codes per piece of text in the HiggsAudio dialect."""
     dialogue: bool = False
-    """`true`: `[SPEAKER0]`, `[SPEAKER1]` … in a text of the native and OpenAI dialects are speakers too."""
+    """`true`: `[SPEAKER0]`, `[SPEAKER1]` … in texts of the native and OpenAI dialects also select speakers."""
     openai_default_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
-    """Format of `/v1/audio/speech` where the request names none: `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
+    """Default format of `/v1/audio/speech`: `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
 
 
 class StreamSettings(SettingsGroup):
-    """How audio is encoded, held and sent."""
+    """Encoding, buffering and sending of audio."""
 
     encode_threads: PositiveInt = os.cpu_count() or 1
-    """Threads that encode audio."""
+    """Number of threads that encode audio."""
     unsent_stream_mb: PositiveInt = 512
-    """Most audio that one stream may hold unsent, in MiB; then its connection is cut."""
+    """Maximum unsent audio per stream, in MiB; a stream that exceeds it is aborted."""
     unsent_total_mb: PositiveInt = 2048
-    """Most unsent audio of all streams together, in MiB; then the connection that holds most is cut."""
+    """Maximum unsent audio of all streams, in MiB; if exceeded, the stream with the most is aborted."""
     send_timeout_s: Seconds = 300.0
-    """A reader that takes nothing for this many seconds is cut off."""
+    """Timeout after which a connection whose client reads nothing is aborted, in seconds."""
     resume_keep_s: Annotated[float, Field(ge=0)] = 300.0
-    """How long a stream can be continued after its connection broke, in seconds; 0 keeps none."""
+    """Time for which a stream can be resumed after a disconnect, in seconds; 0 disables resuming."""
     resume_grace_s: Annotated[float, Field(ge=0)] = 10.0
-    """How long a synthesis goes on without its client where the request said `X-Resumable: true`, in seconds."""
+    """Time for which synthesis continues after a disconnect with `X-Resumable: true`, in seconds."""
     resume_max_streams: NonNegativeInt = 64
-    """Most streams kept for that."""
+    """Maximum number of streams kept for resuming."""
     resume_total_mb: NonNegativeInt = 256
-    """Most audio kept for that, in MiB."""
+    """Maximum audio kept for resuming, in MiB."""
 
 
 class QueueSettings(SettingsGroup):
-    """Who waits for the engine, and for how long."""
+    """Waiting for the engine."""
 
     max_queue: NonNegativeInt = 32
-    """Most requests that may wait for the slot."""
+    """Maximum number of requests that wait for the slot."""
     queue_timeout_s: Seconds = 120.0
-    """Longest wait for the slot, in seconds."""
+    """Maximum wait for the slot, in seconds."""
     queue_preview: bool = True
-    """`off`: the queue's status does not show the beginning of the text that is being synthesised."""
+    """`off`: the queue status omits the preview of the current text."""
     live_first: bool = True
-    """A live request that waits for the slot goes before a task that waits; `false`: by arrival."""
+    """`true`: waiting live requests take precedence over waiting tasks; `false`: in order of arrival."""
 
 
 class JobSettings(SettingsGroup):
     """Tasks and workflows."""
 
     celery_broker_url: str = ""
-    """Redis or RabbitMQ by which tasks reach workers: `redis://host/0`, `amqp://host`; empty: the server does them."""
+    """Redis or RabbitMQ for workers: `redis://host/0`, `amqp://host`; empty: the server processes tasks itself."""
     max_pending_tasks: PositiveInt = 1000
-    """Most tasks that may be pending."""
+    """Maximum number of pending tasks."""
     task_lease_s: Annotated[float, Field(ge=1)] = 6.0
-    """A task whose process is not heard of for this many seconds is taken over by another."""
+    """Lease of a task, in seconds: without a heartbeat for this long, another process takes the task over."""
     max_task_attempts: PositiveInt = 5
-    """Attempts of a task whose engine fails or whose process dies; then it fails."""
+    """Maximum number of attempts of a task whose engine fails or whose process dies."""
     workflow_wait_s: Seconds = 600.0
-    """Longest wait for a workflow's end, in seconds."""
+    """Maximum wait for the completion of a workflow, in seconds."""
     storage_wait_s: Seconds = 120.0
-    """How long a workflow waits for storage that is full or away before it fails, in seconds; tasks wait on."""
+    """Time that a workflow waits for full or unavailable storage before it fails, in seconds; tasks keep waiting."""
 
 
 class StorageSettings(SettingsGroup):
-    """Where tasks, uploads and audio are, and for how long."""
+    """Storage of tasks, uploads and audio, and their retention."""
 
     data_dir: Path = Path("data")
-    """Folder of all that the server writes: uploads, tasks, audio."""
+    """Folder for the server's data: uploads, tasks, audio."""
     database_url: str = ""
-    """Where tasks and uploads are recorded: `postgresql://user@host/name`; empty for SQLite in the data directory."""
+    """Database of tasks and uploads: `postgresql://user@host/name`; empty: SQLite in the data directory."""
     files_url: str = ""
-    """Where uploads, audio and workflow files lie: `s3://bucket/prefix` for machines that share no folder; empty for
+    """Storage of uploads, audio and workflow files: `s3://bucket/prefix` for machines without a shared folder; empty:
     the data directory."""
     workflow_root: str = ""
-    """Folder below which workflows read and write; empty for `workflows` in the data directory."""
+    """Root folder of workflow files; empty: `workflows` in the data directory."""
     audio_keep_s: Annotated[float, Field(ge=1)] = 86400.0
-    """How long a task and its audio are kept, in seconds."""
+    """Retention of a task and its audio, in seconds."""
     upload_max_mb: PositiveInt = 50
-    """Largest upload, in MiB."""
+    """Maximum size of an upload, in MiB."""
     upload_max_s: Annotated[float, Field(ge=1)] = 600.0
-    """Longest upload, in seconds of audio."""
+    """Maximum duration of an uploaded recording, in seconds."""
     upload_timeout_s: Seconds = 600.0
-    """Longest time in which an upload is received, in seconds."""
+    """Timeout for receiving an upload, in seconds."""
     max_uploads: PositiveInt = 16
-    """Most uploads received at once."""
+    """Maximum number of uploads received concurrently."""
     upload_keep_s: Annotated[float, Field(ge=1)] = 3600.0
-    """How long an upload is kept, in seconds; one that a task needs stays until that has ended."""
+    """Retention of an upload, in seconds; an upload that a task uses is kept until the task ends."""
 
 
 GROUPS = (ServerSettings, EngineSettings, StreamSettings, QueueSettings, JobSettings, StorageSettings)
 
 
 class Settings(ServerSettings, EngineSettings, StreamSettings, QueueSettings, JobSettings, StorageSettings):
-    """All groups in one."""
+    """All groups combined."""
 
     @property
     def log_path(self) -> Path | None:
-        """Where the log is kept; None where it is not."""
+        """Path of the log file; None if disabled."""
         return None if self.log_file == "none" else self.data_dir / self.log_file
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Self:
-        """As `SettingsGroup.from_env`, with the variables of the engines' options."""
+        """Like `SettingsGroup.from_env`, including the variables of the engines' options."""
         options = {name: environment[name] for name in variables() if environment.get(name, "").strip()}
         return super().from_env(environment).model_copy(update={"engine_options": options})

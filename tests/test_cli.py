@@ -52,21 +52,21 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["say", " ", "-o", "x.ogg"], "no text to say"),
+        (["say", " ", "-o", "x.ogg"], "text is empty"),
         (["say", "a\x07", "-o", "x.ogg"], "U+0007 at position 1"),
-        (["say", "a", "-o", "x.doc"], "must end in one of .ogg"),
-        (["say", "a", "-o", "x.ogg", "-v", "99"], "--voice 99: there is no such voice; valid are from 0 to 10"),
+        (["say", "a", "-o", "x.doc"], "the suffix must be one of .ogg"),
+        (["say", "a", "-o", "x.ogg", "-v", "99"], "--voice 99: the voice does not exist; valid: from 0 to 10"),
         (["say", "a", "-o", "/nonexistent/x.ogg"], "No such file"),
         (["say", "a"], "-o/--output"),
         (["serve", "--port", "70000"], "70000 is not from 0 to 65535"),
         (["serve", "--nonsense"], "--nonsense"),
         (["serve", "--max-new-tokens", "4097"], "4097 is not from 1 to 4096"),
-        (["serve", "--engine", "higgs", "--model-path", "nonsense"], "neither a folder nor a name"),
+        (["serve", "--engine", "higgs", "--model-path", "nonsense"], "neither a folder nor a repository"),
         (["test", "--test", "dance"], "invalid choice"),
         (["test", "--url", "http://127.0.0.1:1"], "http://127.0.0.1:1/info"),
         (["test", "--url", "nonsense"], "nonsense/info"),
-        (["serve", "--deepspeed"], "--deepspeed: there is no DeepSpeed in here; --fp16 or --bf16"),
-        (["serve", "--cuda_kernel"], "--cuda_kernel: the runtime records its own CUDA graphs"),
+        (["serve", "--deepspeed"], "--deepspeed: DeepSpeed is not supported; use --fp16 or --bf16"),
+        (["serve", "--cuda_kernel"], "--cuda_kernel: custom CUDA kernels are not supported"),
         (["serve", "--workers", "2"], "run one server a GPU behind a balancer"),
         (["jobs", "--limit", "0"], "0 is not from 1 to 1000000"),
         (["jobs", "--cancel"], "--cancel"),
@@ -134,7 +134,7 @@ def test_a_missing_folder_of_recordings_is_a_sentence(command: list[str], tmp_pa
         (["--engine", "indextts", "--model-dir", "tests"], ["MODEL_DIR=tests", "download indextts-1.5 --dir tests"]),
         (["--engine", "indextts2"], ["MODEL_DIR=checkpoints", "download indextts-2 --dir checkpoints"]),
         (["--model-path", "tests"], ["MODEL_PATH=tests", "config.json", "streaming-server download higgs"]),
-        (["--model-path", "tests/none"], ["MODEL_PATH=tests/none", "neither a folder nor a name on the hub"]),
+        (["--model-path", "tests/none"], ["MODEL_PATH=tests/none", "neither a folder nor a repository on the hub"]),
         (["--engine", "higgs", "--model-path", "/none"], ["MODEL_PATH=/none"]),
     ],
 )
@@ -196,7 +196,7 @@ def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str
         unknown = run("jobs", "--cancel", "nothing", **environment)
         assert (unknown.returncode, b"no such task" in unknown.stderr) == (1, True)
 
-        assert run("jobs", "--clear", **environment).stdout == b"3 forgotten\n"
+        assert run("jobs", "--clear", **environment).stdout == b"3 tasks deleted\n"
         assert storage.jobs.page(9) == ([], 0)
         assert files_below(tmp_path) == []
 

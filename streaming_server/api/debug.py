@@ -25,8 +25,9 @@ class LiveStream(TypedDict):
     kind: str
     """`live` or `job`."""
     state: str
-    """`queued`, `synthesising`, `draining` (the synthesis has ended, its reader has not everything yet) or `kept`
-    (without a reader, for one that resumes it)."""
+    """`queued`, `synthesising`, `awaiting_text` (the next words of an incremental text have not arrived), `draining`
+    (the synthesis has ended, its reader has not everything yet) or `kept` (without a reader, for one that resumes
+    it)."""
     age_seconds: float
     voice: str
     characters: int
@@ -105,7 +106,7 @@ def _described(stream: SpeechStream) -> LiveStream:
         "state": stream.state,
         "age_seconds": round(stream.age_s, 3),
         "voice": request.voice.name,
-        "characters": len(request.text),
+        "characters": stats.characters,
         "media_type": stream.media_type,
         "queue_position": stats.position,
         "wait_seconds": stats.wait_s,

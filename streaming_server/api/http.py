@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server import errors
-from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError, TextTooLong
+from streaming_server.errors import BlankText, ForbiddenCharacter, InvalidRequest, SpeechServerError, TextTooLong
 from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -55,9 +55,11 @@ class Dialect(ABC):
 
     __slots__ = ()
     shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
-    """By path or prefix of a path, where the shape is not the default one.
+    """By prefix of a path, where the shape is not the default one.
 
     A prefix ends where a part of the path does, unless it ends with ``*``."""
+    path_shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
+    """By path, for paths whose longer forms have the default shape."""
 
     @abstractmethod
     def routes(self) -> list[BaseRoute]:
@@ -65,14 +67,22 @@ class Dialect(ABC):
 
 
 class ErrorShapes:
-    """The shape of a path's errors: that of the longest prefix."""
+    """The shape of a path's errors: its own, or that of the longest prefix."""
 
-    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
-        """``by_prefix``: as in `Dialect`."""
+    def __init__(
+        self,
+        default: ErrorShape,
+        by_prefix: Mapping[str, ErrorShape],
+        by_path: Mapping[str, ErrorShape] = MappingProxyType({}),
+    ) -> None:
+        """``by_prefix`` and ``by_path``: as `Dialect.shapes` and `Dialect.path_shapes`."""
         self._default = default
+        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
     def of(self, path: str) -> ErrorShape:
+        if path in self._by_path:
+            return self._by_path[path]
         for prefix, shape in self._by_prefix:
             if path == prefix or path.startswith(prefix[:-1] if prefix.endswith("*") else prefix + "/"):
                 return shape
@@ -245,18 +255,12 @@ def check_text(text: str, limit: int, field: str = "text", place: str = "body") 
 
     Raises:
         BlankText, TextTooLong: it has no words, or more than ``limit`` characters.
-        InvalidRequest: a control character or a lone surrogate in it.
+        ForbiddenCharacter: a control character or a lone surrogate in it.
     """
     if len(text) > limit:
         raise TextTooLong(len(text), limit, field, place)
     if found := forbidden_character(text):
-        character, position = found
-        raise InvalidRequest(
-            f"{field} has {character} at position {position}: control characters other than tab and line breaks, "
-            "and lone surrogates, are not allowed",
-            field,
-            place,
-        )
+        raise ForbiddenCharacter(*found, field, place)
     if not text.strip():
         raise BlankText(field)
     return text

@@ -86,11 +86,11 @@ class ApiRoute(Route):
 RESUMABLE = Parameter(
     "X-Resumable",
     "header",
-    "`true` or `1`: go on synthesising for a while when this connection breaks, so that `/streams/{stream_id}` can "
-    "continue it.",
+    "`true` or `1`: continue the synthesis for a limited time after a disconnect, so that `/streams/{stream_id}` can "
+    "resume the stream.",
 )
 STREAM_HEADERS: Mapping[str, str] = {
-    "X-Stream-Id": "Names the stream for `/streams/{stream_id}`, should the connection break.",
-    "X-Queue-Position": "How many were served first, at arrival: 0 where the request began at once.",
+    "X-Stream-Id": "The id of the stream, for `/streams/{stream_id}`.",
+    "X-Queue-Position": "The number of requests ahead in the queue at arrival; 0 if the request started immediately.",
 }
 SPEECH_REFUSALS = (400, 500, 503)

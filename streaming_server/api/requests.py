@@ -17,6 +17,7 @@ from streaming_server.domain import (
     Generation,
     Granularity,
     SpeechRequest,
+    TextPieces,
     Voice,
 )
 from streaming_server.errors import InvalidRequest
@@ -118,7 +119,7 @@ class RequestBuilder:
 
     def build(
         self,
-        text: str,
+        text: str | TextPieces,
         voices: Sequence[Voice],
         generation: Generation,
         granularity: Granularity | None = Granularity.SENTENCE,
@@ -139,7 +140,7 @@ class RequestBuilder:
         """A request that the engine can take.
 
         Args:
-            text: as it came.
+            text: as it came; an incremental text is neither checked here nor cut into turns.
             voices: the one that speaks, or those of ``[SPEAKER0]``, ``[SPEAKER1]`` … in their order.
             generation: as it came; its codes are bounded by the model's own limit.
             granularity: None as the engine is set to.
@@ -162,11 +163,13 @@ class RequestBuilder:
             InvalidRequest: a text that cannot be spoken, a speaker without a voice, or too many codes.
         """
         limit = self.settings.max_text_characters
-        check_text(text, min(limit, max_characters or limit), field, place)
+        whole, pieces = (text, None) if isinstance(text, str) else ("", text)
+        if pieces is None:
+            check_text(whole, min(limit, max_characters or limit), field, place)
         is_script = cutting is not None or len(voices) > 1
-        script = script_of(text, voices, cutting or PLAIN, field) if is_script else ()
+        script = script_of(whole, voices, cutting or PLAIN, field) if is_script else ()
         request = SpeechRequest(
-            text,
+            whole,
             script[0][0].voice if cutting else voices[0],
             self._within_limit(generation, max_codes_field, place),
             granularity,
@@ -178,6 +181,7 @@ class RequestBuilder:
             script,
             scene,
             own_voices,
+            pieces,
         )
         if with_tags and not script and self.settings.dialogue:
             return as_dialogue(request, self.voices.list(), field)

@@ -1,6 +1,6 @@
-"""A description of an emotion, Chinese or English, as a vector: for engines that have no model for it.
+"""Converts a Chinese or English description of an emotion to a vector, for engines without a classifier.
 
-Knows some words and the negation right before one; no grammar beyond that, and no engine.
+Uses a word list and recognises a negation directly before a word.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _english_pattern() -> re.Pattern[str]:
 
 
 def _chinese_pattern() -> re.Pattern[str]:
-    # Long words first: 惊喜 is no 喜, and 不开心 is more than the absence of 开心.
+    # Longest words first: 惊喜 must not match as 喜, nor 不开心 as a negated 开心.
     words = "|".join(sorted(_CHINESE_EMOTIONS, key=len, reverse=True))
     negation = "(?:[不没勿]|(?<!特)别)[要太是有很会用再么那]*"
     return re.compile(f"(?P<word>{words})|{negation}(?:{words})")
@@ -53,7 +53,7 @@ _CHINESE_PATTERN = _chinese_pattern()
 
 
 def vector_from_words(description: str) -> EmotionVector | None:
-    """The emotions that a description names, in equal shares; None where it names none that is known."""
+    """Return the emotions named in a description, in equal shares; None if it contains no known word."""
     named = {*_english(description), *_chinese(description)}
     if not named:
         return None

@@ -1,4 +1,4 @@
-"""A blocking producer on one thread as an async iterator: bounded, cancellable."""
+"""Runs a blocking producer on a thread and exposes it as a bounded, cancellable async iterator."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 Check = Callable[[], None]
-"""Raises `Cancelled` once the result is no longer wanted."""
+"""Raises `Cancelled` after the work was cancelled."""
 
 
 def never_cancelled() -> None:
-    """A `Check` for work that is always wanted."""
+    """A `Check` for work that cannot be cancelled."""
 
 
 class Cancelled(Exception):
-    """Ends a producer from inside, without an error for anybody."""
+    """Stops a producer; not reported as an error."""
 
 
 class Emit(Protocol[T_contra]):
-    """How a producer hands over what it makes."""
+    """The callback with which a producer emits items."""
 
     def __call__(self, item: T_contra, /) -> bool:
-        """Hand one item over, waiting while too many are unread; False once the iterator was closed."""
+        """Emit one item, waiting while too many are unread; return False after the iterator was closed."""
 
     def check(self) -> None:
         """
@@ -41,7 +41,7 @@ class Emit(Protocol[T_contra]):
 
 
 class OwnerThread:
-    """The one thread that may touch an engine, since engines (and their devices) are bound to a thread."""
+    """The only thread that uses an engine: engines and their devices are bound to one thread."""
 
     def __init__(self, name: str) -> None:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -53,9 +53,9 @@ class OwnerThread:
             work()
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run a blocking function on the thread; its result or exception comes back.
+        """Run a blocking function on the thread and return its result or raise its exception.
 
-        Cancelling gives up waiting, not the call.
+        Cancelling stops the wait, but not the function.
         """
 
         future: Future[T] = Future()
@@ -80,7 +80,7 @@ class OwnerThread:
 
         Args:
             produce: must return promptly once ``emit`` returned False or ``emit.check`` raised.
-            limit: most items that wait unread before ``emit`` blocks.
+            limit: maximum number of unread items before ``emit`` blocks.
             stop: called on the loop before the wait for ``produce``, to interrupt what it is doing.
         """
         bridge = _Bridge[T](limit)
@@ -95,7 +95,7 @@ class OwnerThread:
                 await bridge.stopped.wait()
 
     async def aclose(self) -> None:
-        """End the thread once what it was given is done."""
+        """Stop the thread after all submitted work."""
         with anyio.CancelScope(shield=True):
             await self.call(lambda: None)
         self._work.put(None)
@@ -103,7 +103,7 @@ class OwnerThread:
 
 
 class _Bridge(Generic[T]):
-    """Carries items from the thread to the loop that made the bridge, waking it once for many."""
+    """Passes items from the thread to the event loop, with one wake-up for several items."""
 
     def __init__(self, limit: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -151,7 +151,7 @@ class _Bridge(Generic[T]):
     def _tell(self, callback: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # the loop has been closed: nobody is left to tell
+        except RuntimeError:  # the event loop is closed
             self._cancelled = True
 
     def cancel(self) -> None:

@@ -63,15 +63,14 @@ class SpeechJob:
     """Fields that the dialect needs for its answer; not interpreted here."""
 
     def to_json(self) -> str:
-        return _payload().dump_json(self).decode()
+        return _PAYLOAD.dump_json(self).decode()
 
     @staticmethod
     def from_json(text: str) -> SpeechJob:
-        return _payload().validate_json(text)
+        return _PAYLOAD.validate_json(text)
 
 
-def _payload() -> TypeAdapter[SpeechJob]:
-    return TypeAdapter(SpeechJob)
+_PAYLOAD = TypeAdapter(SpeechJob)
 
 
 class JobRunner:

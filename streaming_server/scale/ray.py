@@ -1,7 +1,7 @@
 """The server as a Ray Serve deployment: ``serve run deploy/ray.yaml``.
 
-Each replica is a whole server with its own engine and slot. Ray sends a replica several requests at a time and the slot
-orders them; with one at a time the device would idle between two requests.
+Each replica is a complete server with its own engine and slot. Ray sends several requests to a replica at once and the
+slot orders them; with one request at a time the device would be idle between two requests.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 
 _MAX_ONGOING = 8
-"""One request runs and the next few are at hand; the rest wait where a new replica can still take them."""
+"""Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
 
 
 def application(options: Mapping[str, str]) -> serve.Application:
-    """What ``serve run`` deploys.
+    """Build the application for ``serve run``.
 
     Args:
-        options: settings by their variables' names; they override the environment.
+        options: settings by variable name; they override the environment.
 
     Raises:
-        InvalidSetting: one of them has a wrong value.
+        InvalidSetting: a setting has an invalid value.
     """
     settings = Settings.from_env(os.environ | options)
 
@@ -51,7 +51,7 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
 
 def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
-    """A lifespan that starts only when the engine is warm, since Ray sends requests from then on."""
+    """A lifespan whose startup waits for the engine, because Ray sends requests after startup."""
     inner = app.router.lifespan_context
     service: SpeechService = app.state.service
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 import anyio
@@ -53,15 +53,26 @@ class SpeechService:
         encoders: EncoderPool,
         limits: ByteLimits,
         resumption: Resumption,
+        max_characters: int,
         observe: Callable[[str, SpeechStats], None] = lambda *_: None,
     ) -> None:
-        """``observe``: called when the reader that opened a stream leaves it, with ``live`` or ``job``."""
+        """
+        Args:
+            engine: synthesises.
+            slot: entered for each synthesis.
+            encoders: run the encoders.
+            limits: of the bytes that streams hold.
+            resumption: how long streams are kept.
+            max_characters: longest incremental text.
+            observe: called when the reader that opened a stream leaves it, with ``live`` or ``job``.
+        """
         self.engine = engine
         self.slot = slot
         self.state = EngineState.LOADING
         self.budget = ByteBudget(limits)
         self._encoders = encoders
         self._resumption = resumption
+        self._max_characters = max_characters
         self._observe = observe
         self._streams: dict[str, SpeechStream] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -119,13 +130,14 @@ class SpeechService:
         """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
         Errors of the synthesis are raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`,
-        `VoiceUnreadable`, `EngineFailed`, `ReaderTooSlow`.
+        `VoiceUnreadable`, `EngineFailed`, `ReaderTooSlow`; of an incremental text also `ForbiddenCharacter` and
+        `TextTooLong`.
 
         Args:
             request: the text, its voice and options.
             encoder: a new one.
             keep: `resume` can read the bytes again for a while.
-            resumable: with ``keep``, the synthesis continues for a moment after the reader has gone.
+            resumable: with ``keep``, the synthesis of a whole text continues for a moment after the reader has gone.
             batch: a job, which waits behind live requests, without a limit.
 
         Raises:
@@ -134,16 +146,26 @@ class SpeechService:
         if self.state is not EngineState.READY:
             raise EngineNotReady
         if request.verbose:
-            log.info("speech request", extra={"fields": asdict(request)})
+            log.info("speech request", extra={"fields": asdict(replace(request, pieces=None))})
         info = self.engine.info
         for asked, capability in ((request.scene, Capability.SCENE), (request.own_voices, Capability.SMART_VOICE)):
             if asked and capability not in info.capabilities:
                 log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
         if Capability.SPEED not in info.capabilities:
             encoder = stretched(encoder, request.speed)
-        grace_s = self._resumption.grace_s if keep and resumable else 0.0
+        grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
         buffer = self.budget.open()
-        stream = SpeechStream(request, encoder, self.engine, self.slot, self._encoders, buffer, grace_s, batch=batch)
+        stream = SpeechStream(
+            request,
+            encoder,
+            self.engine,
+            self.slot,
+            self._encoders,
+            buffer,
+            grace_s,
+            batch=batch,
+            max_characters=self._max_characters,
+        )
         self._streams[stream.id] = stream
         self._first_read.add(stream)
         try:

@@ -98,7 +98,13 @@ class Slot:
 
     @asynccontextmanager
     async def enter(
-        self, text: str, reference_audio_index: int | None, request_id: str = "", *, batch: bool = False
+        self,
+        text: str,
+        reference_audio_index: int | None,
+        request_id: str = "",
+        *,
+        batch: bool = False,
+        is_admitted: bool = False,
     ) -> AsyncIterator[None]:
         """Hold the slot for the body of the ``with``.
 
@@ -107,12 +113,15 @@ class Slot:
             reference_audio_index: the index of its voice.
             request_id: identifies the request while it waits.
             batch: a job, which waits without limits and counts towards none.
+            is_admitted: a later segment of a text that has held the slot before: a full queue does not refuse it.
 
         Raises:
             QueueFull: the queue holds ``max_waiting`` live requests.
             QueueTimeout: the slot was not free within ``timeout_s``.
         """
         if not self._semaphore.is_open:
+            if not (batch or is_admitted) and sum(not other.batch for other in self._waiting) >= self._max_waiting:
+                raise QueueFull(self._max_waiting)
             await self._wait(_Ticket(self._batch_priority if batch else 0, request_id, batch, len(text)))
         else:
             await self._semaphore.acquire()
@@ -129,8 +138,6 @@ class Slot:
             self._notify()
 
     async def _wait(self, ticket: _Ticket) -> None:
-        if not ticket.batch and sum(not other.batch for other in self._waiting) >= self._max_waiting:
-            raise QueueFull(self._max_waiting)
         insort(self._waiting, ticket, key=lambda waiting: waiting.priority)
         self._notify()
         try:

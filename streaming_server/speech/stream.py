@@ -25,6 +25,7 @@ from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory
 from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
+from streaming_server.speech.incremental import parts
 from streaming_server.speech.slot import Slot
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _UNENCODED_LIMIT_S = 600
 class StreamState(StrEnum):
     QUEUED = "queued"
     SYNTHESISING = "synthesising"
+    AWAITING_TEXT = "awaiting_text"
+    """Without the slot, until the next words of an incremental text arrive."""
     DRAINING = "draining"
     """The synthesis has ended; the reader has not everything yet."""
     KEPT = "kept"
@@ -46,10 +49,12 @@ class StreamState(StrEnum):
 
 @dataclass(slots=True)
 class SpeechStats:
-    """The statistics of one stream; seconds since the request unless stated otherwise."""
+    """The statistics of one stream; seconds since its text, or its first segment, unless stated otherwise."""
 
     position: int = 0
     """Position in the queue at arrival; 0 where the slot was free."""
+    characters: int = 0
+    """Length of the text; of an incremental one, of the segments that have reached the slot."""
     wait_s: float | None = None
     """Until the slot was entered."""
     first_audio_s: float | None = None
@@ -74,6 +79,7 @@ class SpeechStream:
         grace_s: float,
         *,
         batch: bool,
+        max_characters: int,
     ) -> None:
         """
         Args:
@@ -85,6 +91,7 @@ class SpeechStream:
             buffer: where the bytes go.
             grace_s: how long the synthesis continues without a reader; 0 ends it at once.
             batch: as for `Slot.enter`.
+            max_characters: longest incremental text.
         """
         self.request = request
         self._encoder = encoder
@@ -93,7 +100,9 @@ class SpeechStream:
         self._encoders = encoders
         self.rate_hz = engine.info.sample_rate_hz
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
-        self._began_s = time.monotonic()
+        self._max_characters = max_characters
+        self._began_s = self._text_s = time.monotonic()
+        self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
         self._grace_s = grace_s
         self.is_batch = batch
@@ -105,14 +114,14 @@ class SpeechStream:
         self.id = secrets.token_urlsafe(16)
         self.media_type = encoder.media_type
         self.buffer = buffer
-        self.stats = SpeechStats(position=slot.position_of_newcomer)
+        self.stats = SpeechStats(slot.position_of_newcomer, len(request.text))
         self._synthesis = asyncio.create_task(self._guard(self._synthesise, self._samples.end))
         self._encoding = asyncio.create_task(self._guard(self._encode, buffer.end))
 
     @property
     def state(self) -> StreamState:
         if not self._synthesis.done():
-            return StreamState.QUEUED if self.stats.wait_s is None else StreamState.SYNTHESISING
+            return self._phase
         return StreamState.DRAINING if self.is_read else StreamState.KEPT
 
     @property
@@ -183,12 +192,31 @@ class SpeechStream:
             end(None)
 
     async def _synthesise(self) -> None:
-        request = self.request
+        try:
+            async with aclosing(parts(self.request, self._max_characters)) as requests:
+                async for request in requests:
+                    await self._synthesise_part(request)
+        finally:
+            self._spoken_s = time.monotonic()
+
+    async def _synthesise_part(self, request: SpeechRequest) -> None:
+        """Hold the slot for a whole text, or for one segment of it."""
+        stats, is_incremental = self.stats, self.request.pieces is not None
+        is_admitted = stats.wait_s is not None
+        if is_incremental:
+            stats.characters += len(request.text)
+            if not is_admitted:
+                self._text_s, stats.position = time.monotonic(), self._slot.position_of_newcomer
+        self._phase = StreamState.QUEUED
         if isinstance(self._engine, Preparing):
             await self._engine.prepare(request)
-        async with self._slot.enter(request.text, request.voice.index, request.request_id, batch=self.is_batch):
-            entered_s = time.monotonic()
-            self.stats.wait_s = entered_s - self._began_s
+        async with self._slot.enter(
+            request.text, request.voice.index, request.request_id, batch=self.is_batch, is_admitted=is_admitted
+        ):
+            entered_s, earlier_s = time.monotonic(), stats.synthesis_s
+            self._phase = StreamState.SYNTHESISING
+            if stats.wait_s is None:
+                stats.wait_s = entered_s - self._text_s
             for voice in request.voices:
                 if not voice.is_preset and not voice.path.is_file():
                     raise VoiceFileMissing(voice.path.name)
@@ -197,16 +225,16 @@ class SpeechStream:
                     async for chunk in chunks:
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")
-                        self.stats.audio_s += chunk.samples.size / self.rate_hz
-                        self.stats.synthesis_s = time.monotonic() - entered_s
+                        stats.audio_s += chunk.samples.size / self.rate_hz
+                        stats.synthesis_s = earlier_s + time.monotonic() - entered_s
                         await self._samples.put(to_int16(chunk.samples))
-                        if self.stats.first_audio_s is None:
+                        if stats.first_audio_s is None:
                             # The encoder goes first, and then the reader, even if the engine has more at once.
                             await asyncio.sleep(0)
                             await asyncio.sleep(0)
             finally:
-                self._spoken_s = time.monotonic()
-                self.stats.synthesis_s = self._spoken_s - entered_s
+                stats.synthesis_s = earlier_s + time.monotonic() - entered_s
+        self._phase = StreamState.AWAITING_TEXT
 
     async def _encode(self) -> None:
         encoder, rate_hz = self._encoder, self.rate_hz
@@ -236,7 +264,7 @@ class SpeechStream:
                     sent_s = time.monotonic()
                     self.buffer.push(piece)
                     if self.stats.first_audio_s is None:
-                        self.stats.first_audio_s = sent_s - self._began_s
+                        self.stats.first_audio_s = sent_s - self._text_s
                         await asyncio.sleep(0)  # the reader sends it before the next share takes the interpreter
         except BaseException:
             self._synthesis.cancel()  # its samples have no consumer any more

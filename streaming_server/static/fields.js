@@ -1,22 +1,27 @@
-// The generation fields as the server knows them. It alone judges the values: its sentence is better than a browser's.
+// The generation fields of a request. The server alone checks the values.
 
 import { HINTS, language } from "./i18n.js";
 
+// `needs`: the capability of the engine without which a field has no effect.
+const SAMPLING = "generation_parameters";
 const FIELDS = [
-  { name: "stream_granularity", choices: ["token", "sentence"], initial: "token" },
-  { name: "temperature", range: "> 0", initial: 1.2 },
-  { name: "top_p", range: "0 – 1", initial: 0.95 },
-  { name: "top_k", range: "≥ 0", initial: 30 },
-  { name: "num_beams", range: "1 – 10", initial: 3 },
-  { name: "repetition_penalty", range: "> 0", initial: 10 },
-  { name: "length_penalty", initial: 0 },
-  { name: "max_text_tokens_per_sentence", range: "≥ 1", initial: 120 },
-  { name: "max_mel_tokens", range: "≥ 1", initial: 600 },
-  { name: "seed", initial: null },
+  { name: "stream_granularity", needs: "token_streaming", choices: ["token", "sentence"], initial: "token" },
+  { name: "temperature", needs: SAMPLING, range: "> 0", initial: 1.2 },
+  { name: "top_p", needs: SAMPLING, range: "0 – 1", initial: 0.95 },
+  { name: "top_k", needs: SAMPLING, range: "≥ 0", initial: 30 },
+  { name: "num_beams", needs: SAMPLING, range: "1 – 10", initial: 3 },
+  { name: "repetition_penalty", needs: SAMPLING, range: "> 0", initial: 10 },
+  { name: "length_penalty", needs: SAMPLING, initial: 0 },
+  { name: "max_text_tokens_per_sentence", needs: SAMPLING, range: "≥ 1", initial: 120 },
+  { name: "max_mel_tokens", needs: SAMPLING, range: "≥ 1", initial: 600 },
+  { name: "seed", needs: "seed", initial: null },
   { name: "opus_complexity", range: "0 – 10", initial: 10, opus: true },
-  { name: "do_sample", initial: true },
+  { name: "do_sample", needs: SAMPLING, initial: true },
   { name: "verbose", initial: false },
 ];
+
+// What is valid, by name.
+export const RANGES = Object.fromEntries(FIELDS.map(({ name, range = "" }) => [name, range]));
 
 export class Fields {
   #controls = new Map();
@@ -31,12 +36,24 @@ export class Fields {
     this.reset();
   }
 
+  // Shows the fields that have an effect on this engine, in this format.
+  follow(capabilities, opus) {
+    for (const { name, needs, opus: onlyOpus } of FIELDS) {
+      const effective = (!needs || capabilities[needs] === true) && (opus || !onlyOpus);
+      this.row(name).hidden = !effective;
+    }
+  }
+
+  row(name) {
+    return this.#controls.get(name).parentElement;
+  }
+
   // Those that differ from the server's defaults, as a request's JSON has them.
-  values(opus) {
+  values() {
     const changed = {};
-    for (const { name, initial, opus: onlyOpus } of FIELDS) {
+    for (const { name, initial } of FIELDS) {
       const value = read(this.#controls.get(name), initial);
-      if (value !== initial && (opus || !onlyOpus)) changed[name] = value;
+      if (value !== initial && !this.row(name).hidden) changed[name] = value;
     }
     return changed;
   }
@@ -47,13 +64,13 @@ export class Fields {
       if (control.type === "checkbox") control.checked = initial;
       else control.value = initial ?? "";
     }
-    this.mark([]);
+    this.mark(null);
   }
 
-  // Show which ones the server refused; the first of them, or null.
-  mark(names) {
-    for (const [name, control] of this.#controls) control.setAttribute("aria-invalid", names.includes(name));
-    return this.#controls.get(names.find((name) => this.#controls.has(name))) ?? null;
+  // Marks the field that the server refused, or none; the control, if there is one.
+  mark(name) {
+    for (const [each, control] of this.#controls) control.setAttribute("aria-invalid", each === name);
+    return this.#controls.get(name) ?? null;
   }
 
   translate() {

@@ -1,4 +1,4 @@
-// Three ways from bytes to sound. Each has: start(headers), push(bytes), finish(), stop(), and what the page shows.
+// Three ways from bytes to sound. Each has: start(headers), push(bytes), finish(), pause(paused), stop(), and what the page shows.
 
 import { OggOpusDemuxer, join, packetSamples } from "./ogg.js";
 import { Schedule } from "./schedule.js";
@@ -68,6 +68,10 @@ class SamplePlayback {
   write(samples) {
     this.onSamples(samples, this.rate);
     this.schedule.write(samples);
+  }
+
+  pause(paused) {
+    this.speaker.pause(paused);
   }
 
   stop() {
@@ -246,6 +250,11 @@ class MediaPlayback {
     this.#ending = true;
     this.#append();
     await this.#over;
+  }
+
+  pause(paused) {
+    if (paused) this.#element.pause();
+    else this.#element.play().catch(() => {});
   }
 
   stop() {

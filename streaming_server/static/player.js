@@ -1,12 +1,15 @@
 // The page: what the controls do, and what they show.
 
-import { Fields } from "./fields.js";
+import { hasKey, json, onRefused } from "./api.js";
+import { Clip } from "./clip.js";
+import { explain, refusedText } from "./errors.js";
+import { Fields, RANGES } from "./fields.js";
 import { SAMPLES, language, setLanguage, t, translate } from "./i18n.js";
+import { KeyDialog } from "./key_dialog.js";
 import { methods } from "./playback.js";
 import { Queue } from "./queue.js";
 import { Session } from "./session.js";
 import { Speaker } from "./speaker.js";
-import { ServerError, refusal } from "./stream.js";
 import { Voices } from "./voices.js";
 import { Waveform } from "./waveform.js";
 
@@ -14,14 +17,23 @@ const OPUS_RATE = 48000;
 const BITRATES = [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512];
 const DEFAULT_BITRATE = 32;
 const SHOWN_WAITING = 4;
+const TITLE_CHARACTERS = 80;
 
 const byId = (id) => document.getElementById(id);
 const speaker = new Speaker();
 const waveform = new Waveform(byId("wave"));
-const voices = new Voices(byId("voices"));
+const voices = new Voices(byId("voices"), silence);
+const clip = new Clip(byId("clip"), () => {
+  voices.quiet();
+  stop();
+});
 const fields = new Fields(byId("fields"));
 let info = null;
 let session = null;
+// Whether the server has refused a request for want of a key.
+let locked = false;
+// What is shown as wrong: {word, values, place, retry}, and `again`, what a retry does.
+let trouble = null;
 
 // What tests and curious people may read; nothing of it can be set.
 window.playerState = Object.freeze({
@@ -47,11 +59,14 @@ function chosen() {
 
 function request() {
   const { format } = chosen();
-  const opus = format === "ogg" || format === "webm";
-  const body = { text: byId("text").value, reference_audio_index: voices.index, ...fields.values(opus) };
-  if (opus && bitrate() !== DEFAULT_BITRATE) body.opus_bitrate = bitrate() * 1000;
+  const body = { text: byId("text").value, reference_audio_index: voices.index, ...fields.values() };
+  if (isOpus() && bitrate() !== DEFAULT_BITRATE) body.opus_bitrate = bitrate() * 1000;
   if (format === "pcm") return { path: "synthesize_stream", body };
   return { path: "synthesize_stream_opus", body: format === "ogg" ? body : { ...body, format } };
+}
+
+function isOpus() {
+  return ["ogg", "webm"].includes(chosen().format);
 }
 
 function bitrate() {
@@ -62,7 +77,8 @@ function curl() {
   const { path, body } = request();
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
   const url = new URL(path, document.baseURI).href;
-  return `curl -N -X POST ${url} -H 'Content-Type: application/json' -d '${quoted}' -o speech.${chosen().format}`;
+  const key = hasKey() ? ` -H "Authorization: Bearer $API_KEY"` : "";
+  return `curl -N -X POST ${url}${key} -H 'Content-Type: application/json' -d '${quoted}' -o speech.${chosen().format}`;
 }
 
 // ---- playing ----
@@ -70,12 +86,23 @@ function curl() {
 async function play(clicked) {
   session?.stop();
   voices.quiet();
+  clip.clear();
+  showTrouble(null);
+  const refused = refusedText(byId("text").value, info?.max_text_characters);
+  if (refused) {
+    session = null;
+    showTrouble(refused);
+    show();
+    return;
+  }
   const method = chosen();
   speaker.wake(method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE);
   waveform.clear();
-  byId("error").hidden = true;
-  fields.mark([]);
-  const mine = new Session(method, request(), speaker, (samples, rate) => waveform.add(samples, rate), clicked);
+  if (navigator.mediaSession) {
+    navigator.mediaSession.metadata = new MediaMetadata({ title: byId("text").value.slice(0, TITLE_CHARACTERS) });
+  }
+  const draw = (samples, rate) => waveform.add(samples, rate);
+  const mine = new Session(method, request(), speaker, draw, () => clip.load(mine.file()), clicked);
   session = mine;
   const frame = () => {
     if (session !== mine) return;
@@ -96,17 +123,56 @@ function stop() {
   show();
 }
 
+// A recording of a voice is about to be heard.
+function silence() {
+  stop();
+  clip.pause();
+}
+
+function pause(paused) {
+  if (session?.phase !== "playing") return false;
+  session.pause(paused);
+  show();
+  return true;
+}
+
+// Lock screens and the keys of headsets.
+function setMediaSession() {
+  const media = navigator.mediaSession;
+  media?.setActionHandler("play", () => pause(false) || clip.play());
+  media?.setActionHandler("pause", () => pause(true) || clip.pause());
+  media?.setActionHandler("stop", silence);
+}
+
 function complain(error) {
-  if (!byId("error").hidden) return;
-  const cut = error instanceof TypeError || error.name === "AbortError";
-  put("error", cut ? t(session.stream.id ? "broken" : "unreachable") : error.message);
-  byId("error").hidden = false;
-  if (!(error instanceof ServerError)) return;
-  const control = fields.mark(error.fields);
-  if (control) {
-    byId("settings").open = true;
-    control.focus();
+  if (trouble) return;
+  showTrouble({ again: () => play(performance.now()), ...explain(error, session.stream.id !== null, RANGES) });
+}
+
+// Beside the control that caused it, which gets the focus if the user can correct it there.
+function showTrouble(shown) {
+  const same = trouble === shown;
+  trouble = shown;
+  const problem = byId("problem");
+  problem.hidden = !trouble;
+  const field = fields.mark(trouble?.place ?? null);
+  byId("text").setAttribute("aria-invalid", trouble?.place === "text");
+  if (!trouble) {
+    put("error", "");
+    return;
   }
+  byId("retry").hidden = !trouble.retry;
+  put("error", t(trouble.word, trouble.values));
+  if (same) return;
+  if (field) {
+    byId("settings").open = true;
+    fields.row(trouble.place).append(problem);
+  } else {
+    const anchor = { text: ".under-text", voice: "#voices" }[trouble.place] ?? ".transport";
+    document.querySelector(anchor).after(problem);
+  }
+  const control = field ?? (trouble.place === "text" ? byId("text") : null);
+  control?.focus();
 }
 
 function download() {
@@ -126,8 +192,12 @@ function show() {
   const button = byId("play");
   button.dataset.action = running ? "stop" : "play";
   put("play-text", t(running ? "stop" : "play"));
-  byId("download").disabled = running || !session?.stream.received;
+  byId("pause").disabled = session?.phase !== "playing";
+  put("pause", t(session?.phase === "playing" && session.paused ? "resume" : "hold"));
+  byId("download").disabled = !session?.complete && (running || !session?.stream.received);
   put("status", statusText());
+  showChip();
+  document.title = session?.phase === "playing" ? `▶ ${t("title")}` : t("title");
   if (!session) return;
   if (session.phase === "asking" && queue.entry(session.requestId)) session.waits();
   session.observe();
@@ -150,7 +220,7 @@ function statusText() {
   const entry = queue.entry(session.requestId);
   if (session.phase === "asking" && entry) return t("waitingAt", { n: entry.position, wait: about(entry) });
   if (session.stream.resuming) return t("resuming");
-  return t(session.phase);
+  return t(session.phase === "playing" && session.paused ? "held" : session.phase);
 }
 
 function about(entry) {
@@ -169,21 +239,28 @@ function put(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function showQueue() {
+function showChip() {
   const { status } = queue;
-  const state = !status ? "unknown" : status.is_processing ? "busy" : "idle";
+  const playing = session?.phase === "playing";
+  const state = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : playing ? "playing" : "idle";
   byId("chip").dataset.state = state;
   put("chip-text", t(status?.waiting ? "busyWaiting" : state, { n: status?.waiting }));
+}
+
+function showQueue() {
+  const { status } = queue;
   const panel = byId("queue");
   if (!status || (!status.is_processing && !status.waiting)) {
-    panel.replaceChildren(element("p", "quiet", t(status ? "nobody" : "lost")));
+    panel.replaceChildren(element("p", "quiet", t(status ? "nobody" : locked ? "keyNeeded" : "lost")));
     return;
   }
   const list = element("ol", "");
   const current = status.current_request;
   if (current) {
     const elapsed = t("seconds", { n: number(queue.busySeconds, 0) });
-    list.append(queueRow("now", t("now"), current.text_preview, elapsed));
+    // Without previews the server sends no text.
+    const text = current.text_preview || t(session?.receiving ? "you" : "someone");
+    list.append(queueRow("now", t("now"), text, elapsed));
   }
   for (const entry of status.queue) {
     const mine = entry.request_id === session?.requestId;
@@ -207,16 +284,41 @@ function element(tag, className, text = "") {
 }
 
 function showRequest() {
-  const { format } = chosen();
-  const changed = Object.keys(fields.values(true)).length;
-  put("count", t("characters", { n: number([...byId("text").value].length, 0) }));
+  fields.follow(info?.capabilities ?? {}, isOpus());
+  const changed = Object.keys(fields.values()).length;
+  put("count", counted(byId("text").value));
   put("changed", changed ? t("changed", { n: changed }) : "");
   byId("reset").hidden = !changed;
-  byId("bitrate").disabled = format !== "ogg" && format !== "webm";
+  byId("bitrate-row").hidden = !isOpus();
   byId("bitrate").setAttribute("aria-valuetext", `${bitrate()} kb/s`);
   put("bitrate-text", `${bitrate()} kb/s`);
   put("method", t(`by_${chosen().name}`));
   put("curl", curl());
+}
+
+function counted(text) {
+  const n = [...text].length;
+  const limit = info?.max_text_characters;
+  const count = t(limit ? "ofLimit" : "characters", { n, limit });
+  return text.trim() ? t("estimated", { count, n: estimatedSeconds(text) }) : count;
+}
+
+// An average pace: a Chinese character or another syllable takes as long as three letters.
+function estimatedSeconds(text) {
+  const syllables = text.match(/[\p{scx=Han}\p{scx=Hangul}\p{scx=Hiragana}\p{scx=Katakana}]/gu)?.length ?? 0;
+  return Math.max(1, Math.round(syllables / 4.5 + ([...text].length - syllables) / 15));
+}
+
+function showLoaded() {
+  if (!info) return;
+  const { engine, model_version: version, capabilities } = info;
+  const known = ["hibari", "espeak", "indextts", "indextts2", "higgs"].includes(engine);
+  const name = t(`engine_${known ? engine : "other"}`, { engine, version });
+  const cloning = capabilities.voice_cloning === true;
+  put("engine", t(cloning ? "loadedCloning" : "loadedFixed", { name, voices: t("voices", { n: voices.count }) }));
+  byId("add-model").hidden = cloning;
+  const rate = `${number(info.sample_rate / 1000)} kHz`;
+  put("device", t("device", { engine: [`${engine} ${version}`, info.device, rate].join(" · ") }));
 }
 
 function showWords() {
@@ -233,6 +335,9 @@ function showWords() {
   put("voice-count", t("voices", { n: voices.count }));
   voices.translate();
   fields.translate();
+  keyDialog.translate();
+  showLoaded();
+  showTrouble(trouble);
   showRequest();
   showQueue();
   show();
@@ -264,19 +369,27 @@ async function copy() {
 
 // ---- beginning ----
 
-async function json(path) {
-  const response = await fetch(path);
-  if (!response.ok) throw await refusal(response);
-  return response.json();
+async function load() {
+  try {
+    const [model, recordings] = await Promise.all([json("model_info"), json("reference_audios")]);
+    info = model;
+    voices.fill(recordings.reference_audios);
+    showTrouble(null);
+    lock(false);
+  } catch (error) {
+    if (error.status !== 401) showTrouble({ again: begin, ...explain(error, false, RANGES) });
+  }
 }
 
-async function load() {
-  const [model, recordings] = await Promise.all([json("model_info"), json("reference_audios")]);
-  info = model;
-  const rate = `${number(info.sample_rate / 1000)} kHz`;
-  byId("engine").textContent = [`${info.engine} ${info.model_version}`, info.device, rate].join(" · ");
-  voices.fill(recordings.reference_audios);
+function lock(state) {
+  locked = state;
+  byId("key").hidden = !locked && !hasKey();
   showWords();
+}
+
+function begin() {
+  load();
+  queue.reopen();
 }
 
 const queue = new Queue(() => {
@@ -284,9 +397,12 @@ const queue = new Queue(() => {
   show();
 });
 
+const keyDialog = new KeyDialog(begin, begin);
+
 Object.assign(byId("bitrate"), { min: 0, max: BITRATES.length - 1, value: BITRATES.indexOf(DEFAULT_BITRATE) });
 byId("text").value = Object.values(SAMPLES[language])[1];
 byId("play").addEventListener("click", (event) => (session?.running ? stop() : play(event.timeStamp)));
+byId("pause").addEventListener("click", () => pause(!session.paused));
 byId("download").addEventListener("click", download);
 byId("copy").addEventListener("click", copy);
 byId("form").addEventListener("input", showRequest);
@@ -300,6 +416,7 @@ byId("language").addEventListener("click", () => {
   showWords();
 });
 addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     play(event.timeStamp);
@@ -309,8 +426,13 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("pagehide", stop);
 setInterval(() => queue.status?.is_processing && showQueue(), 1000);
-showWords();
-load().catch((error) => {
-  byId("error").textContent = error instanceof ServerError ? error.message : t("unreachable");
-  byId("error").hidden = false;
+byId("retry").addEventListener("click", () => trouble.again());
+byId("add-model").addEventListener("click", () => byId("models-dialog").showModal());
+byId("key").addEventListener("click", () => keyDialog.open());
+onRefused(() => {
+  lock(true);
+  keyDialog.open();
 });
+setMediaSession();
+showWords();
+load();

@@ -1,11 +1,13 @@
-// What the server is doing, told by itself at every change.
+// What the server is doing; the server sends it at every change.
+
+import { events } from "./api.js";
 
 const RETRY_MS = 5000;
 
 export class Queue {
   // null while nothing is known.
   status = null;
-  #source = null;
+  #connection = null;
   #skewMs = 0;
 
   constructor(onChange) {
@@ -26,25 +28,37 @@ export class Queue {
     return Math.max(0, (Date.now() + this.#skewMs - began) / 1000);
   }
 
-  #open() {
-    if (this.#source || document.hidden) return;
-    this.#source = new EventSource("opus_queue_status/events");
-    this.#source.addEventListener("message", (event) => {
-      this.status = JSON.parse(event.data);
-      this.#skewMs = this.status.timestamp * 1000 - Date.now();
-      this.onChange();
-    });
-    this.#source.addEventListener("error", () => {
-      this.status = null;
-      this.onChange();
-      if (this.#source?.readyState !== EventSource.CLOSED) return;
-      this.#close();
-      setTimeout(() => this.#open(), RETRY_MS);
-    });
+  // Connect again, with another key.
+  reopen() {
+    this.#close();
+    this.#open();
+  }
+
+  async #open() {
+    if (this.#connection || document.hidden) return;
+    const connection = (this.#connection = new AbortController());
+    try {
+      for await (const status of events("opus_queue_status/events", connection.signal)) {
+        this.#show(status);
+      }
+    } catch (error) {
+      // Without a key there is nothing to retry; `reopen` follows a new one.
+      if (error.status === 401) connection.abort();
+    }
+    if (this.#connection !== connection) return;
+    this.#show(null);
+    this.#connection = null;
+    if (!connection.signal.aborted) setTimeout(() => this.#open(), RETRY_MS);
+  }
+
+  #show(status) {
+    this.status = status;
+    if (status) this.#skewMs = status.timestamp * 1000 - Date.now();
+    this.onChange();
   }
 
   #close() {
-    this.#source?.close();
-    this.#source = null;
+    this.#connection?.abort();
+    this.#connection = null;
   }
 }

@@ -9,18 +9,28 @@ export class Session {
   phase = "asking";
   firstAudioMs = null;
   failure = null;
+  // Whether all of the speech has arrived.
+  complete = false;
+  paused = false;
   requestId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
   #clicked;
   #begun;
   #lastByte = 0;
   #pieces = [];
 
+  // `onComplete` is called once all of the speech has arrived.
   // `clicked`: when, on the clock of performance.now().
-  constructor(method, request, speaker, onSamples, clicked) {
+  constructor(method, request, speaker, onSamples, onComplete, clicked) {
+    this.onComplete = onComplete;
     this.method = method;
     this.playback = method.create(speaker, onSamples);
     this.stream = new SpeechStream(request.path, request.body, this.requestId);
     this.#clicked = this.#begun = clicked;
+  }
+
+  // Whether the server is still sending to it.
+  get receiving() {
+    return this.running && this.stream.received > 0 && !this.complete;
   }
 
   get running() {
@@ -61,9 +71,17 @@ export class Session {
         this.#pieces.push(bytes);
         this.playback.push(bytes);
       }
+      this.complete = true;
+      this.onComplete();
     } catch (error) {
       this.failure = error; // what arrived before it is still worth hearing
     }
+  }
+
+  // Receiving goes on while the sound pauses.
+  pause(paused) {
+    this.paused = paused;
+    this.playback.pause(paused);
   }
 
   stop() {

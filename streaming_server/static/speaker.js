@@ -21,6 +21,12 @@ export class Speaker {
     this.context.resume();
   }
 
+  // Stops the clock by which samples are played, or lets it run on.
+  pause(paused) {
+    if (paused) this.context.suspend();
+    else this.context.resume();
+  }
+
   // An idle context would keep the sound device, and a laptop's processor, awake.
   rest() {
     clearTimeout(this.#resting);

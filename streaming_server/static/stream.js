@@ -1,16 +1,11 @@
 // One synthesis over HTTP: its bytes in order, whatever happens to the connections that carry them.
 
+import { ServerError, refusal, send } from "./api.js";
+
 // The server goes on for 10 s without a connection, so the waits together stay below that.
 const RETRY_WAITS_MS = [0, 200, 500, 1000, 2000, 4000];
 // A network that vanished says nothing. Asking again costs little: the bytes continue where they were.
 const SILENCE_MS = 8000;
-
-export class ServerError extends Error {
-  constructor(message, fields = []) {
-    super(message);
-    this.fields = fields;
-  }
-}
 
 export class SpeechStream {
   received = 0;
@@ -65,7 +60,7 @@ export class SpeechStream {
 
   // Without this the server would take the missing connection for a weak network and go on for a while.
   #release() {
-    if (this.id) fetch(`streams/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    if (this.id) send(`streams/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
   async #resume() {
@@ -92,7 +87,7 @@ export class SpeechStream {
   #fetch(path, options = {}) {
     this.#connection = new AbortController();
     const signal = anySignal(this.#stopping.signal, this.#connection);
-    return fetch(path, { ...options, signal, cache: "no-store" });
+    return send(path, { ...options, signal, cache: "no-store" });
   }
 
   async #patiently(reading) {
@@ -105,13 +100,6 @@ export class SpeechStream {
       clearTimeout(timer);
     }
   }
-}
-
-export async function refusal(response) {
-  const { detail } = await response.json().catch(() => ({}));
-  if (!Array.isArray(detail)) return new ServerError(detail ?? `${response.status} ${response.statusText}`);
-  const fields = detail.map((problem) => String(problem.loc.at(-1)));
-  return new ServerError(detail.map((problem, i) => `${fields[i]}: ${problem.msg}`).join("; "), fields);
 }
 
 // AbortSignal.any is younger than the browsers that this should run in.

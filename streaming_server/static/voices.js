@@ -1,5 +1,6 @@
 // The list of voices, each with its recording to listen to.
 
+import { refusal, send } from "./api.js";
 import { t } from "./i18n.js";
 
 export class Voices {
@@ -7,10 +8,13 @@ export class Voices {
   #audio = new Audio();
   #playing = null;
   #count = 0;
+  #onListen;
 
-  constructor(list) {
+  // `onListen` is called before a recording is played.
+  constructor(list, onListen) {
     this.#list = list;
-    for (const event of ["ended", "pause", "error"]) this.#audio.addEventListener(event, () => this.#show(null));
+    this.#onListen = onListen;
+    this.#audio.addEventListener("ended", () => this.#show(null));
   }
 
   get index() {
@@ -31,6 +35,7 @@ export class Voices {
 
   quiet() {
     this.#audio.pause();
+    this.#show(null);
   }
 
   translate() {
@@ -58,13 +63,24 @@ export class Voices {
     return row;
   }
 
-  #toggle(button, index) {
-    if (button === this.#playing) {
-      this.quiet();
-      return;
+  async #toggle(button, index) {
+    const playing = button === this.#playing;
+    this.quiet();
+    if (playing) return;
+    this.#onListen();
+    this.#show(button);
+    try {
+      const response = await send(`download_reference_audio/${index}`);
+      if (!response.ok) throw await refusal(response);
+      const recording = await response.blob();
+      if (button !== this.#playing) return;
+      // A media element cannot send a key, so it gets the bytes.
+      URL.revokeObjectURL(this.#audio.src);
+      this.#audio.src = URL.createObjectURL(recording);
+      await this.#audio.play();
+    } catch {
+      if (button === this.#playing) this.#show(null);
     }
-    this.#audio.src = `download_reference_audio/${index}`;
-    this.#audio.play().then(() => this.#show(button), () => this.#show(null));
   }
 
   #show(button) {

@@ -135,5 +135,5 @@ def test_what_an_engine_cannot_do_is_refused_at_start(flags: list[str], sentence
 
 def test_fp16_on_the_cpu_is_refused(checkpoint: Path) -> None:
     flags = ["--engine", "indextts", "--model_dir", str(checkpoint), "--device", "cpu", "--fp16"]
-    with pytest.raises(AssertionError, match="fp16 needs a GPU"), server_process("./start_api.sh", *flags):
+    with pytest.raises(AssertionError, match="fp16 requires a GPU"), server_process("./start_api.sh", *flags):
         pass

@@ -20,7 +20,7 @@ from streaming_server import __version__
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import Generation, Granularity, IntSamples
 from streaming_server.speech.slot import Slot
-from tests.support.fakes import FOREVER, tone
+from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, around_now, eventually, running, speaking
 
 AUDIO = tone(1.0)
@@ -78,7 +78,8 @@ def test_health_while_loading_and_after(server: LiveServer) -> None:
     assert healthy.json()["timestamp"] == around_now()
     assert {**healthy.json(), "timestamp": 0} == {"status": "healthy", "model_loaded": True, "timestamp": 0}
     loading = speaking()
-    loading.warming = [0.5]
+    gate = Gate()
+    loading.warming = [gate]
     with running(loading, wait=False) as live:
         response = live.get("/health")
         assert (response.status_code, response.json()["status"]) == (503, "loading")
@@ -86,6 +87,7 @@ def test_health_while_loading_and_after(server: LiveServer) -> None:
         refused = live.post("/synthesize", {"text": "a"})
         assert (refused.status_code, refused.json()) == (503, {"detail": "模型未加载"})
         assert int(refused.headers["retry-after"]) >= 1
+        gate.open()
         eventually(lambda: live.get("/health").status_code == 200)
 
 
@@ -102,13 +104,14 @@ def test_model_info_has_the_keys_of_the_contract(server: LiveServer) -> None:
     info = server.get("/model_info").json()
     kinds = {"model_loaded": bool, "device": str, "is_fp16": bool, "use_cuda_kernel": bool, "model_version": str}
     kinds |= {"config_path": str, "model_dir": str, "engine": str, "sample_rate": int, "capabilities": dict}
+    kinds |= {"max_text_characters": int}
     assert {key: type(value) for key, value in info.items()} == kinds
 
 
-def test_model_info_of_espeak_claims_no_cloning() -> None:
+def test_model_info_of_the_default_voice_claims_no_cloning() -> None:
     with running() as live:
         info = live.get("/model_info").json()
-    assert (info["engine"], info["sample_rate"], info["device"]) == ("espeak", 22050, "cpu")
+    assert (info["engine"], info["sample_rate"], info["device"]) == ("hibari", 24000, "cpu")
     assert info["capabilities"]["voice_cloning"] is False
 
 

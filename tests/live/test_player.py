@@ -12,11 +12,11 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from streaming_server.audio.decode import decode_native
-from streaming_server.domain import FloatSamples
+from streaming_server.domain import Capability, FloatSamples
 from tests.support.browser import LAN_HOST, Player, chromium, player
 from tests.support.fakes import FOREVER, RATE_HZ, Step, tone
 from tests.support.proxy import cutting_proxy
-from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 
 MANY = [tone(0.3, frequency) for frequency in range(200, 600, 40)]
 NO_MEDIA = ("AudioDecoder", "MediaSource", "ManagedMediaSource")
@@ -49,7 +49,11 @@ def fake() -> Iterator[LiveServer]:
         "broken": [tone(0.3), 0.2, ValueError("it broke")],
         "minutes": [tone(1.0)] * 150,
     }
-    with running(by_text(scripts), resume_grace_s=FOREVER) as live:
+    engine = by_text(scripts)
+    engine.capabilities = frozenset(
+        {Capability.GENERATION_PARAMETERS, Capability.TOKEN_STREAMING, Capability.SEED, Capability.VOICE_CLONING}
+    )
+    with running(engine, resume_grace_s=FOREVER) as live:
         yield live
 
 
@@ -207,7 +211,10 @@ def test_without_decoder_and_media_source_plain_samples_play(browser: Browser, e
         ]
         opened.play("Good morning.")
         opened.heard_ms()
-        assert (opened.state("method"), opened.state("sampleRate")) == ("pcm", 22050)
+        assert (opened.state("method"), opened.state("sampleRate")) == (
+            "pcm",
+            espeak.service.engine.info.sample_rate_hz,
+        )
 
 
 def test_far_ahead_nothing_is_decoded(page: Player) -> None:
@@ -256,31 +263,40 @@ def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
         opened.wait("playerState.phase === 'done'")
         expect(chip).to_have_text("Ready")
         # The two seconds of waiting are none of the engine's work.
-        assert float(opened.page.inner_text("#factor")) < 1
+        assert float(opened.page.text_content("#factor") or "") < 1
 
 
-def test_a_full_queue_is_told_in_the_servers_words(browser: Browser) -> None:
-    with running(speaking(tone(0.1), FOREVER), max_queue=0) as live, player(browser, live.port) as opened:
+def test_a_full_queue_is_told_and_retried(browser: Browser) -> None:
+    scripts: dict[str, list[Step]] = {"first": [tone(0.1), FOREVER], "mine": [tone(0.2)]}
+    with running(by_text(scripts), max_queue=0) as live, player(browser, live.port) as opened:
         holder = RawClient(live.port, "/synthesize_stream", {"text": "first"})
         holder.read()
-        opened.play()
+        opened.play("mine")
         expect(opened.page.locator("#error")).to_have_text(
-            live.post("/synthesize_stream", {"text": "b"}).json()["detail"]
+            "The server cannot take another request now. Try again in a moment."
         )
         holder.close()
+        eventually(lambda: not live.queue()["is_processing"])
+        opened.page.get_by_role("button", name="Retry").click()
+        opened.wait("playerState.phase === 'done'")
+        expect(opened.page.locator("#problem")).to_be_hidden()
 
 
-def test_an_error_is_shown_as_the_servers_sentence(page: Player) -> None:
+def test_an_error_stands_beside_what_caused_it(page: Player) -> None:
     error = page.page.locator("#error")
     page.play("   ")
-    expect(error).to_have_text("文本不能为空")
+    expect(error).to_have_text("Enter the text to speak.")
+    expect(page.page.locator(".composer #problem")).to_be_visible()
+    expect(page.page.locator("#text")).to_be_focused()
     page.page.click("#settings summary")
     page.page.fill("#top_p", "7")
     page.page.click("#settings summary")
     page.play("a")
-    expect(error).to_contain_text("top_p: ")
+    expect(page.page.locator(".field:has(#top_p) #error")).to_contain_text("top_p: ")
     expect(page.page.locator("#top_p")).to_have_attribute("aria-invalid", "true")
     expect(page.page.locator("#top_p")).to_be_focused()
+    page.page.click("#language")
+    expect(error).to_have_text("top_p 的值无效，有效范围：0 – 1。")
     page.page.click("#reset")
     page.play_whole("a")
     expect(error).to_be_hidden()
@@ -309,7 +325,7 @@ def test_the_curl_line_works_as_it_is_shown(
         opened.page.select_option("#format", format_name)
         opened.page.fill("#text", 'It\'s "quoted", costs $HOME `pwd` \\ and\nhas two lines. 你好。')
         bitrate = opened.page.locator("#bitrate")
-        if bitrate.is_enabled():
+        if bitrate.is_visible():
             bitrate.fill("7")
         shown = opened.page.inner_text("#curl")
     assert ('"opus_bitrate":96000' in shown) == (format_name in {"", "webm"})

@@ -235,7 +235,7 @@ def test_a_whole_file_beyond_the_bound_is_a_status_and_no_cut_connection() -> No
     with running(by_text({"long": [tone(1.0)] * 60, "next": [tone(0.1)]}), unsent_stream_mb=1) as live:
         response = live.post("/synthesize", {"text": "long"})
         assert response.status_code == 500
-        assert "ask for it as a stream" in response.json()["detail"]
+        assert "request a stream" in response.json()["detail"]
         assert live.post("/synthesize", {"text": "next"}).status_code == 200
 
 

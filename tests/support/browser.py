@@ -65,7 +65,14 @@ class Player:
     """The page, once it is ready."""
 
     def __init__(
-        self, browser: Browser, port: int, *, host: str = "127.0.0.1", without: tuple[str, ...] = (), **context: Any
+        self,
+        browser: Browser,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        without: tuple[str, ...] = (),
+        ready: str = "#voices input",
+        **context: Any,
     ) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
         self.page: Page = self.context.new_page()
@@ -80,7 +87,7 @@ class Player:
             self.page.add_init_script(f"delete globalThis.{name}")
         self.page.add_init_script(_EARS)
         self.page.goto(f"http://{host}:{port}/player")
-        self.page.wait_for_selector("#voices input")
+        self.page.wait_for_selector(ready)
 
     def _note_stream(self, response: Response) -> None:
         if "x-stream-id" in response.headers:

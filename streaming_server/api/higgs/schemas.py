@@ -12,7 +12,7 @@ from streaming_server.api.operations import SPEECH_REFUSALS, Answer, Operation, 
 from streaming_server.api.requests import Name, Names, PositiveInt, Seed, Share, Text
 from streaming_server.domain import Capability
 
-TAG = Tag("HiggsAudio", "What HiggsAudio clients speak: dialogues, scenes, whole files as JSON, streams as events.")
+TAG = Tag("HiggsAudio", "The API of HiggsAudio clients: dialogues and scenes, complete audio as JSON, event streams.")
 
 DEFAULT_SCENE = "quiet_indoor"
 DONE_MESSAGE = "音频生成成功"
@@ -36,7 +36,7 @@ class SamplingBody(Body):
     """Null: no limit."""
     top_p: Share = 0.95
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
-    """Most audio codes of one piece of the text."""
+    """Maximum number of audio codes per piece of the text."""
     seed: Seed | None = None
     """The same seed, request and engine give the same audio."""
 
@@ -47,17 +47,17 @@ class GenerateBody(SamplingBody):
     scene_prompt: Name | None = DEFAULT_SCENE
     """A name of `GET /scenes`; null for none."""
     ras_win_len: Annotated[int, Field(ge=-4096, le=4096)] = 7
-    """Repetition-aware sampling: how many codes are looked back at; 0 or less leaves it out."""
+    """Repetition-aware sampling: window length in codes; 0 or less disables it."""
     ras_win_max_num_repeat: Annotated[int, Field(ge=1, le=4096)] = 2
-    """How often a code may occur among those before it is drawn again."""
+    """Maximum number of repetitions of a code in the window before it is resampled."""
     chunk_method: Literal["speaker", "word"] | None = None
-    """How the text is cut into pieces; null leaves it whole."""
+    """How the text is split into pieces; null does not split it."""
     chunk_max_word_num: PositiveInt = 200
-    """Most words of a piece, with `word`; a Han character counts as one."""
+    """Maximum number of words per piece, with `word`; a Han character counts as one."""
     chunk_max_num_turns: PositiveInt = 1
-    """Most turns of a piece, with `speaker`."""
+    """Maximum number of turns per piece, with `speaker`."""
     generation_chunk_buffer_size: Annotated[int, Field(ge=0, le=4096)] | None = None
-    """How many earlier pieces stay as context; null for all."""
+    """Number of previous pieces used as context; null for all."""
 
 
 class UploadBody(SamplingBody):
@@ -77,7 +77,7 @@ class Info(TypedDict):
     is_loaded: bool
     max_new_tokens: int
     supported_features: list[str]
-    """What the loaded engine has."""
+    """Features of the loaded engine."""
 
 
 class PromptVoice(TypedDict):
@@ -113,22 +113,22 @@ class Generated(TypedDict):
     """Seconds."""
     generated_text: str
     seed_ignored: NotRequired[bool]
-    """True where a seed was given and the engine cannot repeat its audio; else absent."""
+    """True if a seed was given and the engine does not support seeds; else absent."""
 
 
-_WHOLE = [Answer("The audio, once it is complete.", Generated)]
+_WHOLE = [Answer("The complete audio.", Generated)]
 _REFUSALS = (*SPEECH_REFUSALS, 404)
 
-INFO = Operation("What runs", [Answer("The model and what it can.", Info)])
-VOICES = Operation("The voices", [Answer("By name, as `ref_audio` takes them.", PromptVoices)])
-SCENES = Operation("The scenes", [Answer("By name, as `scene_prompt` takes them.", Scenes)])
-GENERATE = Operation("Speak a text or a dialogue", _WHOLE, GenerateBody, refusals=_REFUSALS)
+INFO = Operation("Get information on the model", [Answer("The model and its features.", Info)])
+VOICES = Operation("List the voices", [Answer("The voices; `ref_audio` takes their names.", PromptVoices)])
+SCENES = Operation("List the scenes", [Answer("The scenes; `scene_prompt` takes their names.", Scenes)])
+GENERATE = Operation("Synthesise a text or a dialogue", _WHOLE, GenerateBody, refusals=_REFUSALS)
 GENERATE_STREAM = Operation(
-    "Speak a text or a dialogue, as events",
+    "Synthesise a text or a dialogue as an event stream",
     [
         Answer(
-            "`progress` and `audio` events as the audio is made (16-bit PCM in base64), and a last one that is `done` "
-            "or `error`.",
+            "`progress` and `audio` events (16-bit PCM in base64) during synthesis, and a final `done` or `error` "
+            "event.",
             None,
             ["text/event-stream"],
         )
@@ -137,5 +137,9 @@ GENERATE_STREAM = Operation(
     refusals=_REFUSALS,
 )
 GENERATE_UPLOAD = Operation(
-    "Speak in the voice of an uploaded recording", _WHOLE, UploadBody, "multipart/form-data", refusals=SPEECH_REFUSALS
+    "Synthesise with an uploaded voice",
+    _WHOLE,
+    UploadBody,
+    "multipart/form-data",
+    refusals=SPEECH_REFUSALS,
 )

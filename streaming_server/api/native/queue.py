@@ -1,7 +1,4 @@
-"""The queue and the streams that have left it: ``/opus_queue_status``, its events, ``/streams/{id}``.
-
-Part of the native dialect, true of every dialect's requests. Knows no engine and no format.
-"""
+"""The native dialect's routes for the queue and for resuming streams of every dialect."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ class Queue(Dialect):
         if not parse_query(request, StatusQuery).fleet:
             return JSONResponse(_queue_status(self.service.slot.status()))
         if self.fleet is None:
-            message = "fleet must be 0 here: this server knows of no others, since FLEET is not set"
+            message = "fleet must be 0: this server has no other servers configured, because FLEET is not set"
             raise InvalidRequest(message, "fleet", "query")
         keys = {name: request.headers[name] for name in ("authorization", "x-api-key") if name in request.headers}
         return JSONResponse(await self.fleet.status(keys))

@@ -1,7 +1,4 @@
-"""What the queue's routes take and give.
-
-Data; what the routes do is in `queue`.
-"""
+"""The queries, answers and operations of the queue's routes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from streaming_server.api.native.schemas import HealthStatus
 from streaming_server.api.operations import Answer, Operation, Parameter, Tag, described
 
 _Byte = Annotated[int, Field(ge=0, default=0)]
-TAG = Tag("Queue and streams", "Who is being served, who waits, and how a broken stream is continued.")
+TAG = Tag("Queue and streams", "The current and waiting requests, and resuming of interrupted streams.")
 
 
 @described
@@ -36,7 +33,7 @@ class QueueStatus(TypedDict):
     timestamp: float
     """UNIX seconds."""
     current_request: NotRequired[CurrentRequest]
-    """Absent while nobody is being served."""
+    """Absent while no request is being processed."""
 
 
 @described

@@ -162,6 +162,7 @@ class NativeDialect(Dialect):
             "model_dir": info.model_dir,
             "engine": info.name,
             "sample_rate": info.sample_rate_hz,
+            "max_text_characters": self.settings.max_text_characters,
             "capabilities": {
                 capability: capability in info.capabilities
                 for capability in Capability

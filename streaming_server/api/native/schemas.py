@@ -28,11 +28,11 @@ from streaming_server.speech.service import EngineState
 SHOWN_WHERE_PRESENT = frozenset(
     {Capability.TOKEN_STREAMING, Capability.DIALOGUE, Capability.SCENE, Capability.SMART_VOICE}
 )
-"""Capabilities that ``/model_info`` leaves out where the engine lacks them; it shows the others as false."""
+"""Capabilities that ``/model_info`` lists only if the engine has them; other missing ones are listed as false."""
 
 TAG = Tag(
     "Native",
-    "The streaming server itself: raw PCM and Ogg Opus as the model speaks, whole WAV files, the reference voices.",
+    "Streaming of PCM and Ogg Opus, complete WAV files, reference voices and server status.",
 )
 
 
@@ -55,9 +55,9 @@ class GenerationBody(SimpleBody, SamplingBody):
     verbose: bool = False
     """Log the details of this request on the server."""
     max_text_tokens_per_sentence: PositiveInt = 120
-    """A longer sentence is cut."""
+    """Longer sentences are split."""
     seed: Seed | None = None
-    """The same request gives the same audio on the same machine, where the engine can."""
+    """With the same seed, a request gives the same audio on the same machine, if the engine supports it."""
 
     def generation(self) -> Generation:
         names = Generation.__dataclass_fields__.keys() & type(self).model_fields
@@ -66,9 +66,9 @@ class GenerationBody(SimpleBody, SamplingBody):
 
 class SynthesizeBody(GenerationBody):
     use_fast_inference: bool = False
-    """Synthesise several sentences together."""
+    """Synthesise several sentences as a batch."""
     sentences_bucket_max_size: PositiveInt = 2
-    """Most sentences together, with `use_fast_inference` only."""
+    """Maximum batch size; used with `use_fast_inference` only."""
 
     @property
     def sentence_batch(self) -> int:
@@ -77,7 +77,7 @@ class SynthesizeBody(GenerationBody):
 
 class StreamBody(GenerationBody):
     stream_granularity: Literal["token", "sentence"] = "token"
-    """Audio as the model decodes, or a whole sentence at a time."""
+    """`token`: audio while the model decodes; `sentence`: one complete sentence at a time."""
 
     @property
     def granularity(self) -> Granularity | None:
@@ -95,7 +95,7 @@ class OpusStreamBody(StreamBody):
 @described
 class NativeError(TypedDict):
     detail: str | Sequence[Problem]
-    """A sentence; with 422 a list of what is wrong, by field."""
+    """A message; for status 422, a list of problems by field."""
 
 
 @described
@@ -134,8 +134,10 @@ class ModelInfo(TypedDict):
     engine: str
     sample_rate: int
     """In Hz."""
+    max_text_characters: int
+    """The most characters that a text may have."""
     capabilities: dict[str, bool]
-    """By name, what the engine can."""
+    """Capabilities of the engine by name."""
 
 
 @described
@@ -152,49 +154,49 @@ class ReferenceAudios(TypedDict):
     total_count: int
 
 
-_DISPOSITION = {"Content-Disposition": "A name to save the file under."}
+_DISPOSITION = {"Content-Disposition": "A suggested file name."}
 _OPUS_HEADERS = {
     **STREAM_HEADERS,
     **_DISPOSITION,
     "X-Opus-Sample-Rate": "48000 Hz; not for `mp3`.",
-    "X-Opus-Bitrate": "As asked for, in bit/s; not for `mp3`.",
-    "X-Opus-Complexity": "As asked for; not for `mp3`.",
-    "X-Original-Sample-Rate": "The model's own, in Hz.",
+    "X-Opus-Bitrate": "The requested bitrate, in bit/s; not for `mp3`.",
+    "X-Opus-Complexity": "The requested complexity; not for `mp3`.",
+    "X-Original-Sample-Rate": "The sampling rate of the model, in Hz.",
     "X-Channels": "1.",
-    "X-Queue-Info": "How requests are served: one after the other.",
+    "X-Queue-Info": "`sequential-processing`: requests are processed one at a time.",
 }
 _WHOLE_WAV = Answer(
-    "A WAV file, 16-bit mono at the model's rate, once it is complete.", None, ["audio/wav"], _DISPOSITION
+    "The complete WAV file, 16-bit mono at the model's sampling rate.", None, ["audio/wav"], _DISPOSITION
 )
 
 ROOT = Operation(
-    "Whether the server runs",
+    "Get the server status",
     [
-        Answer("It runs.", Root),
-        Answer("For a browser: the player page.", None, [], {"Location": "The page."}, 303),
+        Answer("The server is running.", Root),
+        Answer("Redirects browsers to the player page.", None, [], {"Location": "The page."}, 303),
     ],
 )
-PLAYER = Operation("The player page", [Answer("A page.", None, ["text/html"])])
+PLAYER = Operation("Get the player page", [Answer("The page.", None, ["text/html"])])
 HEALTH = Operation(
-    "Whether the model is ready",
-    [Answer("It is.", Health), Answer("It is still loading, or has failed for good.", Health, status=503)],
+    "Check the health of the server",
+    [Answer("The model is ready.", Health), Answer("The model is loading, or failed to load.", Health, status=503)],
 )
-MODEL_INFO = Operation("What is loaded", [Answer("What is really loaded, not what was asked for.", ModelInfo)])
-SYNTHESIZE = Operation("Speak a text into a whole WAV file", [_WHOLE_WAV], SynthesizeBody, refusals=SPEECH_REFUSALS)
+MODEL_INFO = Operation("Get information on the model", [Answer("The loaded model and its capabilities.", ModelInfo)])
+SYNTHESIZE = Operation("Synthesise a text to a WAV file", [_WHOLE_WAV], SynthesizeBody, refusals=SPEECH_REFUSALS)
 SYNTHESIZE_SIMPLE = Operation(
-    "Speak a text into a whole WAV file, all else at its default", [_WHOLE_WAV], SimpleBody, refusals=SPEECH_REFUSALS
+    "Synthesise a text to a WAV file with default parameters", [_WHOLE_WAV], SimpleBody, refusals=SPEECH_REFUSALS
 )
 SYNTHESIZE_STREAM = Operation(
-    "Speak a text as a stream of raw samples",
+    "Synthesise a text as a PCM stream",
     [
         Answer(
-            "Signed 16-bit little-endian mono samples, as the model makes them.",
+            "Signed 16-bit little-endian mono samples, streamed during synthesis.",
             None,
             ["application/octet-stream"],
             {
                 **STREAM_HEADERS,
                 **_DISPOSITION,
-                "X-Sample-Rate": "The model's own, in Hz.",
+                "X-Sample-Rate": "The sampling rate, in Hz.",
                 "X-Bit-Depth": "16.",
                 "X-Channels": "1.",
             },
@@ -205,10 +207,10 @@ SYNTHESIZE_STREAM = Operation(
     refusals=SPEECH_REFUSALS,
 )
 SYNTHESIZE_STREAM_OPUS = Operation(
-    "Speak a text as a stream of Opus",
+    "Synthesise a text as an Ogg Opus, WebM or MP3 stream",
     [
         Answer(
-            "A file that plays from its first page on: Ogg or WebM with Opus in it, or MP3.",
+            "Ogg Opus, WebM with Opus, or MP3, playable while it is received.",
             None,
             [FORMATS[name].media_type for name in ("ogg", "webm", "mp3")],
             _OPUS_HEADERS,
@@ -217,11 +219,11 @@ SYNTHESIZE_STREAM_OPUS = Operation(
     OpusStreamBody,
     parameters=[RESUMABLE],
     refusals=SPEECH_REFUSALS,
-    description="By GET the fields are the query, so that a media element can play the address.",
+    description="GET takes the fields as query parameters, so that a media element can play the URL.",
 )
-REFERENCE_AUDIOS = Operation("The reference voices", [Answer("Sorted by file name.", ReferenceAudios)])
+REFERENCE_AUDIOS = Operation("List the reference voices", [Answer("Sorted by file name.", ReferenceAudios)])
 DOWNLOAD_REFERENCE_AUDIO = Operation(
-    "One reference recording",
+    "Download a reference recording",
     [Answer("The file.", None, ["audio/*"], _DISPOSITION)],
     parameters=[
         Parameter(
@@ -233,7 +235,7 @@ DOWNLOAD_REFERENCE_AUDIO = Operation(
     ],
     refusals=[404],
 )
-TEST = Operation("Speak a fixed sentence, to see that all works", [_WHOLE_WAV], refusals=SPEECH_REFUSALS)
+TEST = Operation("Synthesise a fixed test sentence", [_WHOLE_WAV], refusals=SPEECH_REFUSALS)
 TEST_STREAM = Operation(
-    "Ten lines, one a second, to see that nothing in between buffers", [Answer("The lines.", None, ["text/plain"])]
+    "Stream ten lines, one per second, to detect buffering proxies", [Answer("The lines.", None, ["text/plain"])]
 )

@@ -73,6 +73,8 @@ SHAPES: Mapping[str, ErrorShape] = {
     "/v1/audio": ERRORS,
     "/v1/models": ERRORS,
     "/models": ERRORS,
+}
+PATH_SHAPES: Mapping[str, ErrorShape] = {
     "/audio/speech": ERRORS,
     "/audio/voices": ERRORS,
     "/tts_url": TTS_ERRORS,
@@ -89,6 +91,7 @@ class OpenAIDialect(Dialect):
     requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
+    path_shapes: ClassVar = PATH_SHAPES
 
     def routes(self) -> list[BaseRoute]:
         both = [

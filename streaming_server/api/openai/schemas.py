@@ -23,9 +23,9 @@ from streaming_server.api.requests import Description, Name, Names, PositiveInt,
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 
-TAG = Tag("OpenAI", "What OpenAI's own clients speak: they work here once their base URL names this server.")
-SHORT_TAG = Tag("OpenAI, without /v1", "The same, for clients whose base URL ends before `/v1`.")
-EARLIER_TAG = Tag("Earlier forms", "What IndexTTS servers spoke before; each answers with a whole WAV file.")
+TAG = Tag("OpenAI", "The API of OpenAI's clients; set their base URL to this server.")
+SHORT_TAG = Tag("OpenAI, without /v1", "The same routes for clients with a base URL without `/v1`.")
+EARLIER_TAG = Tag("Earlier forms", "Routes of earlier IndexTTS servers; each returns a complete WAV file.")
 
 VOICES = ("alloy", "echo", "fable", "onyx", "nova", "shimmer", "ash", "ballad", "coral", "sage", "verse")
 """The names of ``voice_01`` … ``voice_11``."""
@@ -44,7 +44,7 @@ class SpeechBody(Body):
     }
 
     model: Annotated[Name, Field(examples=["tts-1"])]
-    """Any; the model that is loaded speaks."""
+    """Accepts any name; the loaded model is used."""
     input: Annotated[
         Text, Field(examples=["The quick brown fox jumps over the lazy dog."], json_schema_extra={"maxLength": 4096})
     ]
@@ -52,14 +52,14 @@ class SpeechBody(Body):
     voice: Names | VoiceId = VOICES[0]
     """An id of `GET /v1/audio/voices`."""
     response_format: ResponseFormat | None = None
-    """`mp3`, where the server's setting `OPENAI_DEFAULT_FORMAT` names no other. `pcm` is signed 16-bit little-endian
-    mono at 24000 Hz."""
+    """By default the server's setting `OPENAI_DEFAULT_FORMAT` (`mp3`). `pcm` is signed 16-bit little-endian mono at
+    24000 Hz."""
     speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
-    """Tempo; the pitch is kept."""
+    """Speaking rate; the pitch does not change."""
     instructions: Description | None = None
-    """An emotion or a style in words, for engines that have any."""
+    """A description of an emotion or style, for engines that support it."""
     stream_format: Literal["audio", "sse"] = "audio"
-    """`sse`: the same bytes in base64, as server-sent events."""
+    """`sse`: the audio in base64 as server-sent events."""
 
 
 class TtsUrlBody(Body):
@@ -68,7 +68,7 @@ class TtsUrlBody(Body):
     audio_paths: Annotated[list[Name], Field(min_length=1, max_length=16, fail_fast=True)] | None = None
     """Files of the reference folder, of which the first is the voice; or `spk_audio_path`."""
     seed: Seed | None = None
-    """The same request gives the same audio on the same machine, where the engine can."""
+    """With the same seed, a request gives the same audio on the same machine, if the engine supports it."""
     spk_audio_path: Annotated[Name | None, Field(examples=["voice_01.wav"])] = None
     """A file of the reference folder: the voice. Required without `audio_paths`."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
@@ -76,17 +76,17 @@ class TtsUrlBody(Body):
     emo_ref_path: Name | None = None
     """A file of the reference folder."""
     emo_weight: Share = 1.0
-    """How strong."""
+    """Strength of the emotion."""
     emo_vec: (
         Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=8, max_length=8, fail_fast=True)] | None
     ) = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm; their sum is at most 1.5."""
     emo_text: Description | None = None
-    """The emotion in words."""
+    """A description of the emotion."""
     emo_random: bool = False
-    """Draw the emotion's rendering anew for each request."""
+    """Choose a random rendering of the emotion for each request."""
     max_text_tokens_per_sentence: PositiveInt = 120
-    """A longer sentence is cut."""
+    """Longer sentences are split."""
 
 
 class TtsBody(Body):
@@ -101,7 +101,7 @@ class OpenAIErrorDetail(TypedDict):
     message: str
     type: Literal["invalid_request_error", "server_error"]
     param: str | None
-    """The field that is at fault."""
+    """The invalid field."""
     code: str | None
 
 
@@ -139,14 +139,14 @@ class Models(TypedDict):
 
 
 _MEDIA_TYPES = [FORMATS[FORMAT_NAMES.get(name, name)].media_type for name in get_args(ResponseFormat)]
-_WHOLE_WAV = Answer("A WAV file, 16-bit mono at the model's rate, once it is complete.", None, ["audio/wav"])
+_WHOLE_WAV = Answer("The complete WAV file, 16-bit mono at the model's sampling rate.", None, ["audio/wav"])
 
 SPEECH = Operation(
-    "Speak a text",
+    "Synthesise a text",
     [
         Answer(
-            "The audio as the model makes it; with `stream_format` `sse` it comes as `speech.audio.delta` events, and "
-            "a last `speech.audio.done` counts what was used.",
+            "The audio, streamed during synthesis. With `stream_format` `sse`, `speech.audio.delta` events and a final "
+            "`speech.audio.done` event with the usage.",
             None,
             [*_MEDIA_TYPES, "text/event-stream"],
             STREAM_HEADERS,
@@ -156,19 +156,19 @@ SPEECH = Operation(
     parameters=[RESUMABLE],
     refusals=SPEECH_REFUSALS,
 )
-VOICE_LIST = Operation("The voices", [Answer("OpenAI's names first, then the files that have another.", Voices)])
-MODELS = Operation("The models", [Answer("The one that is loaded, and the names that clients expect.", Models)])
+VOICE_LIST = Operation("List the voices", [Answer("OpenAI's names first, then other voices.", Voices)])
+MODELS = Operation("List the models", [Answer("The loaded model and OpenAI's model names.", Models)])
 MODEL = Operation(
-    "One model",
-    [Answer("It is one of the list.", Model)],
+    "Get a model",
+    [Answer("The model.", Model)],
     parameters=[Parameter("model_id", "path", "An id of the list.", Annotated[str, Field(examples=["tts-1"])])],
     refusals=[404],
 )
 TTS_URL = Operation(
-    "Speak in the voice of a file",
+    "Synthesise in the voice of a file",
     [_WHOLE_WAV],
     TtsUrlBody,
     refusals=SPEECH_REFUSALS,
-    description="`audio_paths` and `seed` are the fields of the first version, all others of the second.",
+    description="`audio_paths` and `seed` belong to the first version of the route, the other fields to the second.",
 )
-TTS = Operation("Speak as a character", [_WHOLE_WAV], TtsBody, refusals=SPEECH_REFUSALS)
+TTS = Operation("Synthesise in the voice of a character", [_WHOLE_WAV], TtsBody, refusals=SPEECH_REFUSALS)

@@ -1,1 +1,1 @@
-"""HiggsAudio v2 through transformers, streamed frame by frame. An extra of its own: ``[higgs]``."""
+"""HiggsAudio v2 through transformers, streamed frame by frame. Requires the extra ``[higgs]``."""

@@ -1,7 +1,4 @@
-"""HiggsAudio's model and codec, from a folder or from the Hugging Face hub.
-
-Knows what a checkpoint consists of and how one is broken; not what is done with it.
-"""
+"""Loads HiggsAudio's model and codec from a folder or from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a model and its codec are; their configurations have been read."""
+    """The paths of a model and its codec, with checked configurations."""
 
     model: str
     codec: str
@@ -42,28 +39,28 @@ class Checkpoint:
     def open(cls, model_path: str, audio_tokenizer_path: str) -> Checkpoint:
         """
         Raises:
-            EngineUnavailable: one of them is not there, or is something else.
+            EngineUnavailable: the model or the codec is missing or has the wrong type.
         """
         config = _config(model_path, "model", "higgs_audio_v2")
         _config(audio_tokenizer_path, "audio tokenizer", "higgs_audio_v2_tokenizer")
         if config.get("codebook_size", 1024) <= config.get("audio_stream_eos_id", 1025):
-            raise EngineUnavailable(f"{model_path}: its codebook_size leaves out the marks of begin and end")
+            raise EngineUnavailable(f"{model_path}: codebook_size does not include the begin and end codes")
         return cls(model_path, audio_tokenizer_path)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-        """The model, its tokenizer and its codec, the last in full precision.
+        """Load the model, its tokenizer, and its codec in float32.
 
         Raises:
-            EngineUnavailable: something is missing or broken.
+            EngineUnavailable: a file is missing or invalid.
         """
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model)
-            model = _whole(HiggsAudioV2ForConditionalGeneration, self.model, dtype)
-            codec = _whole(HiggsAudioV2TokenizerModel, self.codec, torch.float32)
+            model = _load_complete(HiggsAudioV2ForConditionalGeneration, self.model, dtype)
+            codec = _load_complete(HiggsAudioV2TokenizerModel, self.codec, torch.float32)
         except EngineUnavailable:
             raise
-        except Exception as error:  # what is wrong with a file decides of which library's kind it is
+        except Exception as error:  # each library has its own exceptions for invalid files
             raise EngineUnavailable(f"{self.model} cannot be loaded: {_first_line(error)}") from error
         if not tokenizer.chat_template:
             raise EngineUnavailable(f"{self.model} has no chat template")
@@ -72,11 +69,11 @@ class Checkpoint:
         return model.to(device).eval(), tokenizer, codec.to(device).eval()
 
 
-def _whole(kind: Any, path: str, dtype: torch.dtype) -> Any:
-    """A model of which every weight was found; transformers would make up the others."""
+def _load_complete(kind: Any, path: str, dtype: torch.dtype) -> Any:
+    """Load a model and require all weights; transformers would initialise missing ones at random."""
     model, found = kind.from_pretrained(path, dtype=dtype, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
-        raise EngineUnavailable(f"{path} lacks {len(missing)} weights, {missing[0]} among them")
+        raise EngineUnavailable(f"{path}: {len(missing)} weights are missing, for example {missing[0]}")
     return model
 
 
@@ -85,24 +82,24 @@ def _config(path: str, what: str, model_type: str) -> dict[str, Any]:
     if folder.is_dir():
         file = folder / _CONFIG
         if not file.is_file():
-            raise EngineUnavailable(f"{_CONFIG} is missing in {path}, which should be HiggsAudio's {what}")
+            raise EngineUnavailable(f"{_CONFIG} is missing in {path}, the folder of HiggsAudio's {what}")
     elif folder.exists() or not _HUB_NAME.fullmatch(path):
-        raise EngineUnavailable(f"{path} is neither a folder nor a name on the Hugging Face hub (owner/name)")
+        raise EngineUnavailable(f"{path} is neither a folder nor a repository on the Hugging Face hub (owner/name)")
     else:
         try:
             file = Path(hf_hub_download(path, _CONFIG))
-        except Exception as error:  # the hub's client has a dozen kinds, for the network and for names
+        except Exception as error:  # the hub's client raises many types, for network errors and for invalid names
             raise EngineUnavailable(
-                f"HiggsAudio's {what} {path} is no folder here and cannot be had from the Hugging Face hub: "
+                f"HiggsAudio's {what} {path} is not a folder and cannot be downloaded from the Hugging Face hub: "
                 f"{_first_line(error)}"
             ) from error
     try:
         config = json.loads(file.read_text())
         found = config.get("model_type")
     except (ValueError, AttributeError) as error:
-        raise EngineUnavailable(f"{file} is no configuration that can be read") from error
+        raise EngineUnavailable(f"{file} is not a valid configuration") from error
     if found != model_type:
-        raise EngineUnavailable(f"{path} holds a model of type {found}; HiggsAudio's {what} is {model_type}")
+        raise EngineUnavailable(f"{path} is a model of type {found}; HiggsAudio's {what} has the type {model_type}")
     return dict(config)
 
 

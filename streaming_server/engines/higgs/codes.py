@@ -1,6 +1,6 @@
-"""Codes on their way: the delay between codebooks put in and taken out, and audio decoded while codes still come.
+"""Applies and removes the delay pattern between codebooks, and decodes codes to audio incrementally.
 
-Knows codes, shapes ``(codebooks, frames)``, and the codec; not the model that draws them.
+Codes have the shape ``(codebooks, frames)``, abbreviated ``(C, F)``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from streaming_server.domain import FloatSamples
 
 CONTEXT_FRAMES = 10
-"""On each side of what is decoded: with as many, not with fewer, the codec's output is that of decoding the whole."""
+"""Context frames on each side of a chunk; the minimum for which the codec's output equals that of a full decoding."""
 _LARGEST_CHUNK = 32
 
 
 def delayed(codes: Tensor, begin: int, end: int) -> Tensor:
-    """Codes as the model reads them: marks around them, codebook i later by i frames.
+    """Add begin and end codes, and delay codebook i by i frames.
 
     ``(C, F)`` → ``(F + C + 1, C)``
     """
@@ -33,33 +33,33 @@ def delayed(codes: Tensor, begin: int, end: int) -> Tensor:
 
 
 class Undelayed:
-    """Frames as the model draws them, to frames as the codec takes them."""
+    """Converts delayed frames from the model to aligned frames for the codec."""
 
     def __init__(self, codebooks: int, begin: int, end: int) -> None:
         self._drawn: deque[Tensor] = deque(maxlen=codebooks)
         self._begin = begin
         self._end = end
         self.ended = False
-        """Whether the model has said so."""
+        """Whether the model generated the end code."""
 
     def push(self, frame: Tensor) -> Tensor | None:
-        """Take a drawn frame, ``(C,)``; give the one that it completes, ``(C,)``, if it does."""
+        """Add a generated frame, ``(C,)``; return the aligned frame that it completes, ``(C,)``, if any."""
         if self.ended or bool((frame == self._begin).all()):
             return None
         self._drawn.append(frame)
         if len(self._drawn) < frame.numel():
             return None
-        whole = torch.stack([drawn[index] for index, drawn in enumerate(self._drawn)])
-        # Marks of an end that came too early for the later codebooks stay behind; they are no sound.
-        self.ended = bool(whole[0] == self._end)
-        return None if self.ended else whole.clamp(max=self._begin - 1)
+        aligned = torch.stack([drawn[index] for index, drawn in enumerate(self._drawn)])
+        # Later codebooks can contain an early end code, which is not audio; the clamp removes it.
+        self.ended = bool(aligned[0] == self._end)
+        return None if self.ended else aligned.clamp(max=self._begin - 1)
 
 
 class ChunkDecoder:
-    """The codec, fed frame by frame: small pieces first, so that something is heard early."""
+    """Decodes frames incrementally; the first chunks are small to reduce the latency."""
 
     def __init__(self, codec: nn.Module, device: torch.device, look_ahead: int = CONTEXT_FRAMES) -> None:
-        """``look_ahead``: frames known beyond a chunk; with fewer than `CONTEXT_FRAMES` it only resembles the whole."""
+        """``look_ahead``: frames required after a chunk; the output is exact from `CONTEXT_FRAMES` on."""
         self._codec = codec
         self._device = device
         self._look_ahead = min(look_ahead, CONTEXT_FRAMES)
@@ -70,7 +70,7 @@ class ChunkDecoder:
 
     @property
     def codes(self) -> Tensor:
-        """All that came, ``(C, F)``."""
+        """All frames so far, ``(C, F)``."""
         return torch.stack(self._frames, dim=1)
 
     @property
@@ -78,7 +78,7 @@ class ChunkDecoder:
         return len(self._frames)
 
     def push(self, frame: Tensor) -> FloatSamples | None:
-        """Take a frame, ``(C,)``; give samples, ``(n,)``, once they are enough and settled."""
+        """Add a frame, ``(C,)``; return the samples, ``(n,)``, of a chunk that is complete, else None."""
         self._frames.append(frame)
         if len(self._frames) < self._given + self._size + self._look_ahead:
             return None
@@ -87,7 +87,7 @@ class ChunkDecoder:
         return samples
 
     def finish(self) -> FloatSamples:
-        """Give the rest."""
+        """Return the remaining samples."""
         if self._given == len(self._frames):
             return np.empty(0, np.float32)
         return self._decode(len(self._frames))

@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _MIN_S, _MAX_S = 0.2, 60.0
-"""Of a recording: the codec's encoder needs some, and a model's memory grows with what it hears."""
+"""Minimum and maximum length of a recording: the codec has a minimum, and memory grows with the length."""
 
 
 class HiggsEngine:
-    """An ``Engine`` around one checkpoint.
+    """An ``Engine`` for one checkpoint.
 
-    A voice is an earlier turn of the conversation where a text file of its name says what is said in the recording,
-    else a part of the scene.
+    A voice with a transcript, a text file with the same name as the recording, is an earlier turn of the conversation.
+    A voice without one is part of the scene.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class HiggsEngine:
     ) -> None:  # fmt: skip
         """
         Args:
-            model_path: a folder, or a name on the Hugging Face hub.
-            audio_tokenizer_path: the codec, likewise.
-            device: ``auto`` takes an accelerator where there is one.
-            precision: None takes bf16 on CUDA and fp32 elsewhere.
-            look_ahead: frames known beyond what is decoded; fewer than 10 speak earlier and only resemble the whole.
-            voice_cache_size: recordings whose codes are kept.
+            model_path: a folder, or a repository on the Hugging Face hub.
+            audio_tokenizer_path: the codec: a folder or a repository.
+            device: ``auto`` selects an accelerator if there is one.
+            precision: None selects bf16 on CUDA and fp32 elsewhere.
+            look_ahead: frames required after a chunk; fewer than 10 reduce the latency, but the audio is not exact.
+            voice_cache_size: number of recordings whose codes are cached.
 
         Raises:
-            EngineUnavailable: the checkpoint is not there or is another model's, or the device cannot be used.
+            EngineUnavailable: the checkpoint is missing or has the wrong type, or the device is not available.
         """
         self._device = _usable(device)
         precision = precision or ("bf16" if self._device.type == "cuda" else "fp32")
         if precision == "fp16" and self._device.type == "cpu":
-            raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+            raise EngineUnavailable("fp16 requires a GPU; use bf16 or fp32 on the CPU")
         self._precision = precision
         self._dtype = _DTYPES[precision]
         self._look_ahead = CONTEXT_FRAMES if look_ahead == "exact" else look_ahead
@@ -98,15 +98,15 @@ class HiggsEngine:
             self._loaded = await self._owner.call(self._load)
 
     async def prepare(self, request: SpeechRequest) -> None:
-        """Hash the request's recordings, so that the slot is not held for it."""
+        """Hash the request's recordings before the request takes the slot."""
         await asyncio.to_thread(digest_recordings, self._digests, request)
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of the request's audio. Closing it stops the drawing within one frame.
+        """Yield the request's audio in chunks. Closing the iterator stops the generation within one frame.
 
         Raises:
-            EngineNotReady: ``warm`` has not ended.
-            VoiceFileMissing: a voice's recording is gone.
+            EngineNotReady: ``warm`` has not completed.
+            VoiceFileMissing: the recording of a voice does not exist.
             VoiceUnreadable: a voice's recording cannot be decoded.
         """
         loaded = self._loaded
@@ -138,7 +138,7 @@ class HiggsEngine:
 
 
 class Discard:
-    """Takes the audio of the warm-up."""
+    """Discards the audio of the warm-up."""
 
     def __call__(self, chunk: AudioChunk, /) -> bool:
         return True
@@ -162,13 +162,13 @@ class Loaded:
         self._voice_codes = ContentCache[torch.Tensor](voice_cache_size, digests)
 
     def speak(self, request: SpeechRequest, emit: Emit[AudioChunk]) -> None:
-        """Make all pieces of a request, each knowing those before it.
+        """Synthesise all pieces of a request, each with the previous ones as context.
 
         Raises:
-            VoiceFileMissing, VoiceUnreadable: a recording is not there or cannot be heard.
+            VoiceFileMissing, VoiceUnreadable: a recording is missing or cannot be decoded.
         """
         if request.emotion is not None:
-            log.warning("HiggsAudio takes emotion from the scene and the voice: the one asked for is ignored")
+            log.warning("emotion ignored: HiggsAudio takes the emotion from the scene and the voice")
         script = request.script or ((Turn(request.text, request.voice),),)
         cast = {turn.speaker: turn.voice for piece in script for turn in piece}
         speakers = sorted(cast, key=lambda speaker: speaker or 0)
@@ -177,7 +177,7 @@ class Loaded:
         for number, piece in enumerate(script):
             inputs = self._writer.write(piece, speakers, voices, request.scene, list(before))
             if request.verbose:
-                log.info("piece %d: %d tokens of prompt, %s", number, inputs["input_ids"].shape[1], request.generation)
+                log.info("piece %d: %d prompt tokens, %s", number, inputs["input_ids"].shape[1], request.generation)
             codes = self._make(inputs, _for_piece(request.generation, number), emit)
             if codes is not None:
                 before.append(Said(text_of(piece), codes))
@@ -185,21 +185,21 @@ class Loaded:
     def _make(
         self, inputs: dict[str, torch.Tensor], generation: Generation, emit: Emit[AudioChunk]
     ) -> torch.Tensor | None:
-        """Synthesise one piece; its codes, ``(C, F)``, if it has any."""
+        """Synthesise one piece; return its codes, ``(C, F)``, or None if there are none."""
         config = self._model.config
         undelayed = Undelayed(config.num_codebooks, config.audio_stream_bos_id, config.audio_stream_eos_id)
         decoder = ChunkDecoder(self._codec, self._device, self._look_ahead)
 
         def receive(frame: torch.Tensor) -> None:
             emit.check()
-            whole = undelayed.push(frame)
-            samples = decoder.push(whole) if whole is not None else None
+            aligned = undelayed.push(frame)
+            samples = decoder.push(aligned) if aligned is not None else None
             if samples is not None:
                 emit(AudioChunk(samples))
 
         draw(self._model, inputs, generation, receive)
         if not undelayed.ended:
-            log.warning("a piece ended at %d codes, before the model did", generation.max_mel_tokens)
+            log.warning("audio truncated: a piece reached the limit of %d codes", generation.max_mel_tokens)
         rest = decoder.finish()
         if rest.size:
             emit(AudioChunk(rest))
@@ -225,17 +225,17 @@ class Loaded:
 
 
 def _for_piece(generation: Generation, number: int) -> Generation:
-    """Of one request no two pieces draw the same numbers."""
+    """Give each piece of a request a different seed."""
     if generation.seed is None or number == 0:
         return generation
     return replace(generation, seed=(generation.seed + number) % 2**63)
 
 
 def _usable(name: str) -> torch.device:
-    """The device to compute on.
+    """Return the device with this name.
 
     Raises:
-        EngineUnavailable: the wanted device is not there.
+        EngineUnavailable: the device is not available.
     """
     if name == "auto":
         if not torch.accelerator.is_available() and (problem := unused_gpu()):
@@ -244,4 +244,4 @@ def _usable(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise EngineUnavailable(f"the device {name} cannot be used; take --device auto") from error
+        raise EngineUnavailable(f"the device {name} is not available; use --device auto") from error

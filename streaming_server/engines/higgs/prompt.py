@@ -1,7 +1,4 @@
-"""What the model is asked, as tokens and codes: system message, scene, voices, what was said, what is to be said.
-
-Knows the model's conversation; not how it answers.
-"""
+"""Builds the model's prompt from system message, scene, voices, previous pieces and the new piece of text."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor
 from streaming_server.domain import Turn
 from streaming_server.engines.higgs.codes import delayed
 
-# The words that the model was trained with.
+# The system prompts of the training data.
 _SINGLE = "Generate audio following instruction."
 _SEVERAL = (
     "You are an AI assistant designed to convert text into speech.\n"
@@ -24,22 +21,22 @@ _SEVERAL = (
     "If no speaker tag is present, select a suitable voice on your own."
 )
 _OWN_VOICES = ("feminine", "masculine")
-"""Of speakers whose voices the model chooses, in turn, so that they differ."""
+"""Descriptions of speakers without a voice, used alternately so that their voices differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedVoice:
-    """A recording as the model hears it."""
+    """The codes of a recording and its transcript."""
 
     codes: Tensor
     """``(C, F)``"""
     transcript: str
-    """What is said in it; empty where nobody wrote it down."""
+    """The text of the recording; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A piece that has been made."""
+    """A piece that has been synthesised."""
 
     text: str
     codes: Tensor
@@ -62,14 +59,14 @@ class PromptWriter:
         scene: str,
         before: Sequence[Said],
     ) -> dict[str, Tensor]:
-        """The inputs of ``generate``.
+        """Build the inputs of ``generate``.
 
         Args:
-            piece: what is to be said.
-            speakers: all of the script; None where it is no dialogue.
-            voices: by speaker; the model chooses for those that are missing.
-            scene: a description, or nothing.
-            before: what was said last.
+            piece: the turns to synthesise.
+            speakers: all speakers of the script; None is the speaker of a text that is not a dialogue.
+            voices: by speaker; the model chooses a voice for the others.
+            scene: a description, or empty.
+            before: the previous pieces.
         """
         codes: list[Tensor] = []
         setting: list[dict[str, str]] = [_text(scene)] if scene else []
@@ -116,7 +113,7 @@ class PromptWriter:
 
 
 def text_of(piece: Sequence[Turn]) -> str:
-    """The turns as the model reads them."""
+    """The text of the turns with speaker tags."""
     return "\n".join(_tagged(turn.text, turn.speaker) for turn in piece)
 
 
@@ -125,7 +122,7 @@ def _tagged(text: str, speaker: int | None) -> str:
 
 
 def _text(text: str) -> dict[str, str]:
-    # A client's text must not end its own message, or claim that audio follows.
+    # Escape special tokens: a client's text must not end its message or announce audio.
     return {"type": "text", "text": text.replace("<|", "< |")}
 
 

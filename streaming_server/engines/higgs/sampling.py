@@ -1,4 +1,4 @@
-"""Draws codes with transformers' ``generate`` and hands over each frame as soon as it is drawn."""
+"""Generates codes with transformers' ``generate`` and passes each frame to a callback."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from streaming_server.domain import Generation
 from streaming_server.engines.torch.decoding import NOT_FINITE
 from streaming_server.errors import EngineFailed
 
-_USUAL = Generation()
-_OWN_TEMPERATURE, _OWN_TOP_K = 0.7, 50
+_DEFAULTS = Generation()
+_MODEL_TEMPERATURE, _MODEL_TOP_K = 0.7, 50
 
 
 @torch.inference_mode()
 def draw(model: Any, inputs: dict[str, Tensor], generation: Generation, receive: Callable[[Tensor], None]) -> None:
-    """Draw frames until the model ends, or as many as ``generation`` allows.
+    """Generate frames until the model ends, or up to the limit of ``generation``.
 
-    A streamer of transformers is given placeholders only. But every frame is embedded before the next is drawn, so a
-    hook on that embedding sees them all, bar the last, which ``generate`` returns.
+    A streamer of transformers receives placeholders only. Every frame is embedded before the next one is sampled, so a
+    hook on the embedding receives all frames except the last, which ``generate`` returns.
 
     Args:
         model: the model.
-        inputs: of `PromptWriter.write`.
-        generation: how. Where temperature and top-k are as if nobody had named any, the model's own are taken: the
-            usual ones are those of another model.
-        receive: takes each frame, ``(C,)``, on the CPU; may raise, which ends the drawing.
+        inputs: from `PromptWriter.write`.
+        generation: the sampling parameters. If temperature and top-k have the values of `Generation()`, which are those
+            of another model, this model's defaults apply.
+        receive: called with each frame, ``(C,)``, on the CPU; an exception stops the generation.
     """
     prompt = inputs["audio_input_ids"].shape[1] if "audio_input_ids" in inputs else 0
     prompt_pending = prompt > 0
@@ -63,20 +63,20 @@ def draw(model: Any, inputs: dict[str, Tensor], generation: Generation, receive:
 
 
 def require_finite(_module: Any, _inputs: Any, logits: Tensor) -> None:
-    """A hook on the head that ends the request if no code can be drawn from its logits.
+    """Hook on the head that fails the request if its logits are not finite.
 
-    On CUDA the draw would fail an assertion on the device, after which the process cannot use it any more.
+    On CUDA, sampling would otherwise trigger a device-side assertion, after which the process cannot use the device.
     """
     if not bool(logits.isfinite().all()):
         raise EngineFailed(NOT_FINITE)
 
 
-_COLDEST = 1e-4
-"""Colder than that and the logits overflow."""
+_MIN_TEMPERATURE = 1e-4
+"""Minimum temperature; with a lower one the logits overflow."""
 
 
 def _config(model: Any, generation: Generation) -> Any:
-    unnamed = (generation.temperature, generation.top_k) == (_USUAL.temperature, _USUAL.top_k)
+    is_default = (generation.temperature, generation.top_k) == (_DEFAULTS.temperature, _DEFAULTS.top_k)
     config = copy.deepcopy(model.generation_config)
     config.ras_win_len = generation.ras_window or None
     config.ras_win_max_num_repeat = generation.ras_repeats
@@ -84,8 +84,8 @@ def _config(model: Any, generation: Generation) -> Any:
     config.max_length = None
     config.do_sample = generation.do_sample
     if generation.do_sample:
-        config.temperature = _OWN_TEMPERATURE if unnamed else max(generation.temperature, _COLDEST)
-        config.top_k = _OWN_TOP_K if unnamed else generation.top_k
+        config.temperature = _MODEL_TEMPERATURE if is_default else max(generation.temperature, _MIN_TEMPERATURE)
+        config.top_k = _MODEL_TOP_K if is_default else generation.top_k
         config.top_p = generation.top_p
     else:
         config.temperature = config.top_k = config.top_p = None

@@ -1,4 +1,4 @@
-"""The registry's entry of HiggsAudio v2."""
+"""Registry entry of HiggsAudio v2."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class HiggsOptions(TorchOptions):
-    """Where the model and its codec are."""
+    """Options of HiggsAudio v2."""
 
     model_path: Annotated[
         str,
         Field(
             validation_alias="MODEL_PATH",
-            description="HiggsAudio's model: a folder, or a name on the Hugging Face hub",
+            description="HiggsAudio's model: a folder, or a repository on the Hugging Face hub",
         ),
     ] = "bosonai/higgs-audio-v2-generation-3B-base"
     audio_tokenizer_path: Annotated[
-        str, Field(validation_alias="AUDIO_TOKENIZER_PATH", description="HiggsAudio's codec, likewise")
+        str,
+        Field(
+            validation_alias="AUDIO_TOKENIZER_PATH", description="HiggsAudio's audio codec: a folder or a repository"
+        ),
     ] = "bosonai/higgs-audio-v2-tokenizer"
     look_ahead: LookAhead = "exact"
 
@@ -52,7 +55,7 @@ def _problem(options: HiggsOptions) -> str:
     is_hub_name = _HUB_NAME.fullmatch(options.model_path) and not Path(path.parts[0]).exists()
     if _is_folder(options.model_path) or is_hub_name:
         return ""
-    state = "the folder holds no config.json" if path.is_dir() else "neither a folder nor a name on the hub"
+    state = "the folder has no config.json" if path.is_dir() else "neither a folder nor a repository on the hub"
     return f"MODEL_PATH={path}: {state}; get the model with: streaming-server download higgs"
 
 

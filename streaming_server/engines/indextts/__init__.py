@@ -1,1 +1,1 @@
-"""IndexTTS 1.5 and 1.0: an own runtime that speaks while the model is still decoding. Needs the extra [indextts]."""
+"""IndexTTS 1.5 and 1.0: a runtime that streams audio while the model decodes. Requires the extra [indextts]."""

@@ -1,7 +1,6 @@
-"""The official checkpoint folder, read strictly: a sentence names the first key or shape that is off.
+"""Loads the official checkpoint folder of 1.0 and 1.5; an error names the first wrong key or shape.
 
-Sizes come from ``config.yaml``, and where it is silent from the shapes of the weights. This module does not know how
-the model computes, nor requests, text or voices.
+Sizes come from ``config.yaml`` or, if it does not define them, from the shapes of the weights.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from streaming_server.engines.torch.weights import (
     fold_weight_norm,
     load,
     read_state,
-    refused,
     shapes_of,
+    translate_errors,
     vocoder_dtype,
 )
 from streaming_server.errors import EngineUnavailable
@@ -41,14 +40,13 @@ GPT = "gpt.pth"
 VOCODER = "bigvgan_generator.pth"
 
 HOW_TO_GET_IT = (
-    "download the model with `hf download IndexTeam/IndexTTS-1.5 --local-dir checkpoints`"
-    " (checkpoints/README.md tells more)"
+    "download the model with `hf download IndexTeam/IndexTTS-1.5 --local-dir checkpoints` (see checkpoints/README.md)"
 )
 
 Config = Mapping[str, Any]
 
 UNUSED = ("gpt.wte.", "inference_model.", "logit_scale")
-"""Beginnings of keys that only training or the public program reads."""
+"""Prefixes of keys that only training or the official implementation uses."""
 
 REQUIRED_SETTINGS = {
     ("gpt", "condition_type"): "conformer_perceiver",
@@ -56,26 +54,26 @@ REQUIRED_SETTINGS = {
     ("bigvgan", "activation"): "snakebeta",
     ("bigvgan", "feat_upsample"): False,
 }
-"""Settings of which this runtime knows one value only, the one of 1.0 and 1.5."""
+"""Settings for which this runtime supports one value only, that of 1.0 and 1.5."""
 
 
 def build(
     config: Config, gpt_state: State, vocoder_state: State,
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> Runtime:  # fmt: skip
-    """A runtime from the parsed configuration (``gpt``, ``bigvgan``) and arrays by key.
+    """Build a runtime from the parsed configuration (``gpt``, ``bigvgan``) and arrays by key.
 
-    The reference's encoders stay in float32; they run once a voice.
+    The encoders of the reference recording stay in float32; they run once per voice.
 
     Raises:
-        EngineUnavailable: a key is missing, unknown or of another shape; a setting this runtime does not know.
+        EngineUnavailable: a key is missing, unknown or has the wrong shape, or a setting is not supported.
     """
     try:
         gpt, vocoder = assemble(config, gpt_state, vocoder_state)
         log_scale = config["bigvgan"]["snake_logscale"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT}") from error
-    with refused(HOW_TO_GET_IT):
+        raise EngineUnavailable(f"{CONFIG}: missing or invalid setting {error}; {HOW_TO_GET_IT}") from error
+    with translate_errors(HOW_TO_GET_IT):
         load(gpt, gpt_state, GPT, unneeded)
         load(vocoder, fold_snakes(fold_weight_norm(vocoder_state, VOCODER), log_scale), VOCODER, unneeded)
     models = ((gpt, dtype), (vocoder, vocoder_dtype(torch.device(device), dtype)))
@@ -93,9 +91,10 @@ def unneeded(key: str) -> bool:
 
 
 def pack(gpt: nn.Module) -> None:
-    """Lay the projections out in memory as half-precision kernels read them.
+    """Store the projections in the memory layout of half-precision kernels.
 
-    Shape (in, out) as published, memory (out, in). In float32 on the CPU it was measured slower, 14 GB/s against 22.
+    The shape stays (in, out) as published; the memory layout becomes (out, in). In float32 on the CPU this layout is
+    slower: 14 GB/s instead of 22 GB/s.
     """
     for projection in gpt.modules():
         if isinstance(projection, Projection) and projection.weight.dtype != torch.float32:
@@ -106,11 +105,11 @@ FLOAT32_PARTS = ("conditioning_encoder", "perceiver_encoder", "speaker_encoder")
 
 
 def assemble(config: Config, gpt_state: State, vocoder_state: State) -> tuple[Gpt, Vocoder]:
-    """The modules without memory, their sizes from the configuration and, where it is silent, from the weights."""
+    """Create the modules on the meta device, with sizes from the configuration or else from the weights."""
     for (section, setting), known in REQUIRED_SETTINGS.items():
         value = config[section].get(setting, known)
         if str(value) != str(known):
-            raise EngineUnavailable(f"{CONFIG} has {section}.{setting}: {value}; this runtime knows only {known}")
+            raise EngineUnavailable(f"{CONFIG} has {section}.{setting}: {value}; this runtime supports only {known}")
     with torch.device("meta"):
         return assemble_gpt(config, Shapes(gpt_state)), assemble_vocoder(config["bigvgan"], Shapes(vocoder_state))
 
@@ -138,7 +137,7 @@ def gpt_shape(c: Config) -> GptShape:
 
 
 def assemble_reader(c: Config, shapes: Shapes, prefix: str, bands: int, out_width: int) -> tuple[Conformer, Perceiver]:
-    """A Conformer over frames of ``bands`` numbers and the Perceiver behind it; ``prefix`` begins their keys."""
+    """A Conformer over frames of ``bands`` values, and its Perceiver; ``prefix`` is the prefix of their keys."""
     width, heads = c["output_size"], c["attention_heads"]
     conformer = Conformer(
         n_mels=bands,
@@ -182,14 +181,14 @@ def read_config(folder: Path, how_to_get_it: str) -> Config:
     """The parsed ``config.yaml`` of a folder.
 
     Raises:
-        EngineUnavailable: it is missing, or no YAML.
+        EngineUnavailable: it is missing, or not valid YAML.
     """
     try:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:
         raise EngineUnavailable(f"{folder / CONFIG} is missing; {how_to_get_it}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EngineUnavailable(f"{folder / CONFIG} is no YAML; {how_to_get_it}") from error
+        raise EngineUnavailable(f"{folder / CONFIG} is not valid YAML; {how_to_get_it}") from error
     return config if isinstance(config, dict) else {}
 
 
@@ -205,17 +204,17 @@ def require_sections(config: Config, folder: Path, sections: Sequence[str], how_
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder whose configuration has been read and whose files are there."""
+    """A checkpoint folder with all files present and a parsed configuration."""
 
     folder: Path
     config: Config
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Look at the folder without reading weights.
+        """Check the folder without reading weights.
 
         Raises:
-            EngineUnavailable: a file is missing or plainly broken; the sentence names it and how to get the model.
+            EngineUnavailable: a file is missing or invalid; the message names it and says how to get the model.
         """
         for name in (CONFIG, TEXT_MODEL, GPT, VOCODER):
             if not (folder / name).is_file():
@@ -228,7 +227,7 @@ class Checkpoint:
 
     @property
     def version(self) -> str:
-        """As ``1.5.0``; the 1.0 configuration has no such key."""
+        """The version, such as ``1.5.0``; the configuration of 1.0 has no version."""
         major, minor, patch, *_ = [*str(self.config.get("version", "1.0")).split("."), "0", "0"]
         return f"{major}.{minor}.{patch}"
 
@@ -237,7 +236,7 @@ class Checkpoint:
         return int(self.config["gpt"]["max_mel_tokens"])
 
     def check(self) -> None:
-        """Hold every key and shape against the configuration without reading the weights."""
+        """Compare all keys and shapes with the configuration without reading the weights."""
         gpt_state, vocoder_state = self._states()
         build(self.config, shapes_of(gpt_state), shapes_of(vocoder_state), device="meta")
 
@@ -251,9 +250,9 @@ class Checkpoint:
         try:
             frontend = Frontend(path)
         except (RuntimeError, OSError) as error:
-            raise EngineUnavailable(f"{path} is truncated or no sentencepiece model; {HOW_TO_GET_IT}") from error
+            raise EngineUnavailable(f"{path} is truncated or not a sentencepiece model; {HOW_TO_GET_IT}") from error
         if frontend.vocabulary_size > self.config["gpt"]["number_text_tokens"] + 1:
-            with refused(HOW_TO_GET_IT):
+            with translate_errors(HOW_TO_GET_IT):
                 raise Misfit.of(TEXT_MODEL, f"it has {frontend.vocabulary_size} tokens")
         return frontend
 
@@ -267,5 +266,5 @@ class Checkpoint:
         return build(self.config, gpt_state, vocoder_state, device, dtype)
 
     def _states(self) -> tuple[State, State]:
-        with refused(HOW_TO_GET_IT):
+        with translate_errors(HOW_TO_GET_IT):
             return read_state(self.folder / GPT, "model"), read_state(self.folder / VOCODER, "generator")

@@ -25,22 +25,22 @@ from streaming_server.errors import EngineUnavailable
 logger = logging.getLogger(__name__)
 
 WARM_UP_TEXTS = ("你好。", "Hello.")
-"""One for each of the normalisers, which load when they are first used."""
+"""One text per language: the text normaliser of a language loads on first use."""
 
 
 class IndexTTSEngine(ModelEngine):
-    """An ``Engine`` around one checkpoint folder.
+    """An ``Engine`` for one checkpoint folder.
 
     Args:
         model_dir: The checkpoint folder.
-        device: ``auto`` takes CUDA, else MPS, else the CPU.
-        precision: None takes fp16 on CUDA and fp32 elsewhere.
-        look_ahead: Codes known beyond a chunk of a token stream before it is vocoded; fewer speak earlier, and
-            ``exact`` makes the stream equal to vocoding the whole.
-        voice_cache_size: Analysed voices that are kept.
+        device: ``auto`` selects CUDA, else MPS, else the CPU.
+        precision: None selects fp16 on CUDA and fp32 elsewhere.
+        look_ahead: Codes required after a chunk of a token stream before it is vocoded; fewer reduce the latency, and
+            ``exact`` gives the same audio as vocoding all codes at once.
+        voice_cache_size: Number of voice analyses to cache.
 
     Raises:
-        EngineUnavailable: the folder lacks a file or holds a broken one, or the device cannot be used.
+        EngineUnavailable: a file of the folder is missing or invalid, or the device is not available.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Loaded:
             yield from self._narrator.speak_by_token(voice, segments, generation)
 
     def warm(self) -> None:
-        """Record the graphs and synthesise a little, so that the first request is as fast as the next."""
+        """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""
         reach = self._runtime.vocoder.shape.reach
         look_ahead = self._runtime.look_ahead_codes(self._look_ahead)
         if self._runtime.device.type == "cuda":

@@ -1,6 +1,6 @@
-"""What the model hears of a reference recording: samples at 24 kHz, and their log-mel spectrogram.
+"""Features of a reference recording: resampling to 24 kHz, and the log-mel spectrogram.
 
-Runs on the CPU in float32, once a voice. This module does not know files, codecs, checkpoints or the model.
+Runs on the CPU in float32, once per voice.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ SAMPLE_RATE_HZ = 24_000
 N_FFT = 1024
 HOP = 256
 FLOOR = 1e-7
-"""Magnitudes below it count as it, so that silence has a finite logarithm."""
+"""Lower bound of magnitudes, so that silence has a finite logarithm."""
 
 ZERO_CROSSINGS = 6
 ROLL_OFF = 0.99
 BLOCK = 1 << 16
-"""Output samples resampled at a time: bounds the memory of a long recording."""
+"""Output samples per block; bounds the memory for a long recording."""
 
 
 def resample(wav: Tensor, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> Tensor:
     """Samples ``(n,)`` at ``from_hz`` → ``(ceil(n · to_hz / from_hz),)`` at ``to_hz``.
 
-    A windowed sinc: Hann window, six zero crossings, roll-off 0.99. Each output sample is the weighted sum of its
-    neighbours, so that coprime rates cost no more than friendly ones.
+    Uses a windowed sinc: Hann window, six zero crossings, roll-off 0.99. The weights are computed per output sample, so
+    the cost does not depend on the ratio of the rates.
     """
     if from_hz == to_hz:
         return wav
@@ -63,7 +63,7 @@ def log_mel(wav: Tensor, n_mels: int = 100) -> Tensor:
     """Samples ``(n,)`` at 24 kHz → natural logarithm of the mel magnitudes ``(n_mels, n // HOP + 1)``.
 
     Raises:
-        ValueError: fewer samples than half a window, which cannot be padded by reflection.
+        ValueError: there are too few samples for reflection padding.
     """
     if wav.numel() <= N_FFT // 2:
         raise ValueError(f"a reference needs more than {N_FFT // 2} samples at 24 kHz; this one has {wav.numel()}")

@@ -1,6 +1,7 @@
-"""The text front end of IndexTTS: normalised, upper-cased, tokenised, cut into segments.
+"""The text front end of IndexTTS: normalisation, upper-casing, tokenisation and segmentation.
 
-Every step is linear in the text, and long ones work on bounded pieces of it, between which a request can be cancelled.
+The time of every step is linear in the text. Long steps process bounded pieces, and a request can be cancelled between
+two pieces.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ PINYIN = re.compile(
     r"|e[rin]|a[io]|a?ng?|ang|eng|ou)"
     r"|[aeo])([1-5])(?![A-Za-z0-9])"
 )
-"""A syllable with its tone: said as it is spelt, not as a number. A bare vowel counts in lower case only (not A4)."""
+"""A pinyin syllable with its tone, which is not normalised as a number. A single vowel matches in lower case only (A4
+is not pinyin)."""
 
 PUNCTUATION = str.maketrans(
     {
@@ -42,7 +44,7 @@ PUNCTUATION = str.maketrans(
 )  # fmt: skip
 
 WORD = "▁"
-"""What sentencepiece writes in front of a piece that begins a word."""
+"""sentencepiece's prefix of a piece that begins a word."""
 SENTENCE_ENDS = frozenset(mark + end for mark in ("", WORD) for end in (".", "!", "?", "...", "。", "！", "？", "…"))
 COMMAS = frozenset((",", WORD + ",", "，", WORD + "，"))
 HYPHENS = frozenset(("-",))
@@ -53,27 +55,28 @@ SpelledOutLanguage = Literal["zh", "en"]
 
 
 WORDS_AT_ONCE = 256
-"""Words that are tokenised at a time; no token of the vocabulary spans two words."""
+"""Words tokenised per call; no token of the vocabulary spans two words."""
 
 MAX_NORMALISED = 100
-"""Characters that are normalised at a time, so that the time grows with the text and a request can be cancelled."""
+"""Maximum number of characters normalised per call; bounds the time of a call, after which a request can be
+cancelled."""
 MAX_DENSE = 30
-"""The same where more characters than this are no letters: each of those takes wetext up to 1 ms."""
+"""Maximum number of non-letters normalised per call: wetext takes up to 1 ms for each."""
 SPOKEN_AS_WRITTEN = frozenset(" .!?,'\"-…。！？，、；：;:—“”‘’（）()《》【】「」『』·")
-"""A piece of these alone has nothing to normalise."""
+"""A piece of only these characters needs no normalisation."""
 
 
 class TextNormalizer:
-    """Numbers, dates and units as words, through wetext."""
+    """Converts numbers, dates and units to words with wetext."""
 
     def __init__(self) -> None:
         self._loaded: dict[SpelledOutLanguage, Normalizer] = {}
 
     def normalise(self, text: str, language: SpelledOutLanguage, check: Check = never_cancelled) -> str:
-        """The text as words, piece by piece; blanks between the pieces stay.
+        """Normalise the text piece by piece; whitespace between the pieces is kept.
 
         Raises:
-            Cancelled: ``check`` says so.
+            Cancelled: raised by ``check``.
         """
         return "".join(self._normalised(text, language, check))
 
@@ -92,22 +95,21 @@ class TextNormalizer:
             self._loaded[language] = Normalizer(lang=language, operator="tn")
         try:
             return str(self._loaded[language].normalize(text))
-        except (
-            Exception
-        ):  # wetext fails at blank lines, brackets, signs and more, and then at all that stands beside them
+        except Exception:
+            # wetext fails on blank lines, brackets, signs and more, and then on all words beside them.
             words = text.split()
             return " ".join(self._words(word, language) for word in words) if len(words) > 1 else text
 
 
 def bounded(text: str) -> Iterator[str]:
-    """The pieces of a text that are normalised one by one."""
+    """Split a text into pieces for normalisation."""
     for piece in pieces(text, MAX_NORMALISED):
         dense = sum(not character.isalpha() for character in piece) > MAX_DENSE
         yield from pieces(piece, MAX_DENSE) if dense else (piece,)
 
 
 class Frontend:
-    """Text → token ids of the model's sentencepiece vocabulary."""
+    """Converts text to token ids of the model's sentencepiece vocabulary."""
 
     def __init__(self, model: Path) -> None:
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -118,7 +120,7 @@ class Frontend:
         return int(self._pieces.vocab_size())
 
     def normalise(self, text: str, check: Check = never_cancelled) -> str:
-        """Numbers, dates and units as words; full-width marks as plain ones; pinyin syllables untouched."""
+        """Convert numbers, dates and units to words and full-width punctuation to ASCII; keep pinyin syllables."""
         language: SpelledOutLanguage = "zh" if IS_CJK.search(text) else "en"
         parts, end = [], 0
         for syllable in PINYIN.finditer(text):
@@ -129,7 +131,7 @@ class Frontend:
         return " ".join(part for part in parts if part).translate(PUNCTUATION)
 
     def tokens(self, text: str, check: Check = never_cancelled) -> list[str]:
-        """Normalised text → sentencepiece tokens: each CJK character a word of its own, all in upper case."""
+        """Tokenise normalised text in upper case, with each CJK character as a separate word."""
         words = AROUND_CJK.sub(r" \1 ", text).upper().split()
         tokens: list[str] = []
         for start in range(0, len(words), WORDS_AT_ONCE):
@@ -140,12 +142,12 @@ class Frontend:
     def segments(
         self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
     ) -> list[list[int]]:
-        """Any text → the ids of its segments, each of at most ``longest`` tokens.
+        """Normalise and tokenise a text and split it into segments of at most ``longest`` tokens.
 
-        With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+        ``opening`` limits the first segment further, if a sentence or clause ends within that many tokens.
 
         Raises:
-            Cancelled: ``check`` says so.
+            Cancelled: raised by ``check``.
         """
         segments = split(self.tokens(self.normalise(text, check), check), longest)
         if opening is not None and segments and len(segments[0]) > opening:
@@ -156,7 +158,7 @@ class Frontend:
 
 
 def spell(syllable: str, tone: str) -> str:
-    """A pinyin syllable as the vocabulary spells it: upper case, and V for the ü that is written u after j, q, x."""
+    """Spell a pinyin syllable as in the vocabulary: upper case, with V for ü, also for u after j, q and x."""
     syllable = syllable.upper().replace("Ü", "V")
     if syllable[0] in "JQX":
         syllable = syllable[0] + syllable[1:].replace("U", "V", 1)
@@ -164,15 +166,15 @@ def spell(syllable: str, tone: str) -> str:
 
 
 def split(tokens: Sequence[str], longest: int) -> list[list[str]]:
-    """Cut after sentence ends; what is too long by comma, else by hyphen, else by length; merge short neighbours."""
+    """Split at sentence ends, pieces that are too long at commas, hyphens or by length, and merge short neighbours."""
     return cut(tokens, longest, [SENTENCE_ENDS, COMMAS, HYPHENS])
 
 
 def cut(tokens: Sequence[str], longest: int, marks: Sequence[frozenset[str]]) -> list[list[str]]:
-    """``split`` by the first of the marks; the others serve for pieces that stay too long.
+    """``split`` at the first kind of marks; the other kinds split pieces that are still too long.
 
-    A piece of one or two tokens is not cut off. An apostrophe right after a mark stays with it and is said again in
-    front of the next piece, as in the public program.
+    A piece of one or two tokens is not split off. An apostrophe directly after a mark belongs to both pieces, as in the
+    official implementation.
     """
     pieces: list[list[str]] = []
     piece: list[str] = []
@@ -190,7 +192,7 @@ def cut(tokens: Sequence[str], longest: int, marks: Sequence[frozenset[str]]) ->
 
 
 def shorten(piece: list[str], longest: int, marks: Sequence[frozenset[str]]) -> list[list[str]]:
-    """Cut a piece that is too long by the first marks it has any of, else every ``longest`` tokens."""
+    """Split a piece that is too long at the first kind of marks that it contains, else every ``longest`` tokens."""
     for index, those in enumerate(marks):
         if not those.isdisjoint(piece):
             return cut(piece, longest, marks[index:])

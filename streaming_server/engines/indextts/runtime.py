@@ -1,4 +1,4 @@
-"""IndexTTS 1.0 and 1.5 as one object: features, conditioning, decoding, vocoding. Tensors in, tensors out."""
+"""The models of IndexTTS 1.0 and 1.5 as one object: features, conditioning, decoding and vocoding of tensors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from streaming_server.engines.torch.vocoder import ChunkedVocoder, Vocoder, Wind
 CPU = torch.device("cpu")
 
 LookAhead = int | Literal["exact"]
-"""Codes that must be known beyond a chunk before it is vocoded; ``exact``: as many as the vocoder reaches."""
+"""Number of codes required after a chunk before it is vocoded; ``exact``: the vocoder's receptive field."""
 
 
 class Runtime:
-    """GPT and vocoder on one device. Not to be called by two threads at once, but for ``vocode`` beside ``decode``."""
+    """GPT and vocoder on one device. Not thread-safe, except that ``vocode`` may run concurrently with ``decode``."""
 
     def __init__(self, gpt: Gpt, vocoder: Vocoder) -> None:
         self.gpt = gpt
@@ -65,7 +65,7 @@ class Runtime:
         embedding: Tensor = self.vocoder.speaker_encoder(self._take(mel, 2)[None])
         return embedding[0]
 
-    # The words
+    # Decoding
 
     def decode(
         self, conditioning: Array, text_ids: Array, max_codes: int, do_sample: bool = True, top_p: float = 0.8,
@@ -92,7 +92,7 @@ class Runtime:
         prompts = [self._prompt(conditioning, text) for text in texts]
         return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
 
-    # The sound
+    # Vocoding
 
     def vocode(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Tensor:
         """Latents ``(n, width)`` and embedding ``(speaker width,)`` → samples ``(n · samples_per_code,)``, float32."""
@@ -103,16 +103,16 @@ class Runtime:
     def chunked_vocoder(
         self, speaker: Array, look_ahead: LookAhead = "exact", check: Check = never_cancelled
     ) -> ChunkedVocoder:
-        """A vocoder for latents that come in pieces; with ``exact`` its samples equal those of ``vocode``."""
+        """A vocoder for latents that arrive in pieces; with ``exact`` its samples equal those of ``vocode``."""
         return ChunkedVocoder(
             self._windows, self._take(speaker, 1, self._vocoder_dtype), self.vocoder.shape,
             self.look_ahead_codes(look_ahead), check,
         )  # fmt: skip
 
-    # Speed
+    # Graphs
 
     def record(self, windows: Sequence[int]) -> None:
-        """Record the decoding step and the vocoder over windows of so many codes; without CUDA, run each once."""
+        """Record the decoding step and the vocoder for windows of these lengths; without CUDA, run each once."""
         self._writer.record(self._prompt(self.gpt.perceiver_encoder.latents, []))
         for length in windows:
             self._windows.record(length)

@@ -1,6 +1,6 @@
-"""ECAPA-TDNN: the speaker embedding that colours the vocoder.
+"""ECAPA-TDNN, the network that computes the speaker embedding for the vocoder.
 
-Attribute names are the checkpoint's. This module does not know audio, files or the vocoder itself.
+Attribute names are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ VARIANCE_FLOOR = 1e-12
 
 
 class Convolution(nn.Module):
-    """A convolution that keeps the length: padding by reflection, ``(B, C, T)`` → ``(B, C', T)``."""
+    """A convolution with reflection padding that keeps the length, ``(B, C, T)`` → ``(B, C', T)``."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Norm(nn.Module):
 
 
 class Tdnn(nn.Module):
-    """Convolution, ReLU, batch norm, in this order."""
+    """Convolution, ReLU and batch norm, in this order."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Tdnn(nn.Module):
 
 
 class Res2Net(nn.Module):
-    """Channel groups in a chain: each convolution also sees the previous group's result; the first passes as it is."""
+    """Hierarchical channel groups: each convolution adds the previous group's result; the first group is unchanged."""
 
     def __init__(self, channels: int, scale: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class SERes2Net(nn.Module):
 
 
 def weighted_statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over time of ``(B, C, T)``, each ``(B, C, 1)``; the weights add up to one."""
+    """Mean and standard deviation over time of ``(B, C, T)``, each ``(B, C, 1)``; the weights sum to 1."""
     mean = (weights * x).sum(2, keepdim=True)
     variance = (weights * (x - mean).square()).sum(2, keepdim=True)
     return mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()

@@ -1,4 +1,4 @@
-"""The registry's entry of IndexTTS 1.0 and 1.5."""
+"""Registry entry of IndexTTS 1.0 and 1.5."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _VERSION = re.compile(r"^version: *['\"]?(\d)", re.MULTILINE)
 
 
 class IndexTTSOptions(TorchOptions):
-    """Where the checkpoint is and how early a stream lets go of its audio."""
+    """Options of IndexTTS 1.0 and 1.5."""
 
     model_dir: ModelDir = Path("checkpoints")
     look_ahead: LookAhead = "exact"
 
 
 def major_version(folder: Path) -> str | None:
-    """The first digit of the version in ``config.yaml``; None where there is no such file.
+    """The first digit of the version in ``config.yaml``; None if there is no such file.
 
-    Read without a YAML parser, since this decides whether one is to be installed. The configuration of 1.0 has no
-    version.
+    The file is read without a YAML parser, because the result decides whether one is installed. The configuration of
+    1.0 has no version.
     """
     try:
         text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
@@ -33,8 +33,8 @@ def major_version(folder: Path) -> str | None:
 
 
 def no_model(folder: Path, model: str) -> str:
-    """The sentence for a folder that holds no ``model``, a name of ``streaming-server download``."""
-    state = "does not exist" if not folder.is_dir() else f"holds no {model}"
+    """Error message for a folder without ``model``, a name of ``streaming-server download``."""
+    state = "does not exist" if not folder.is_dir() else f"does not contain {model}"
     return (
         f"MODEL_DIR={folder}: the folder {state}; get the model with: streaming-server download {model} --dir {folder}"
     )

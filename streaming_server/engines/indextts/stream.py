@@ -1,7 +1,7 @@
-"""From segments of text to audio while the model is still decoding.
+"""Converts segments of text to audio while the model is still decoding.
 
-The calling thread decodes; a second one vocodes behind it, so that the next segment's codes come while the last
-segment's audio is made.
+The calling thread decodes and a second thread vocodes, so that the next segment is decoded while the audio of the
+previous one is computed.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from streaming_server.engines.threads import Cancelled, Check
 from streaming_server.engines.torch.sampling import Sampling
 
 CHUNKS = (4, 8, 16, 32)
-"""Codes of a segment's first chunks; the last size is that of all that follow. Early sound, then few launches."""
+"""Codes of a segment's first chunks; later chunks have the last size. Small chunks first give low latency, large ones
+later need fewer launches."""
 
 SILENT_CODE = 52
 LONGEST_SILENCE = 10
-"""Silent codes in a row that are spoken; the model sometimes falls into endless ones."""
+"""Maximum number of consecutive silent codes that are vocoded; the model sometimes repeats them endlessly."""
 
 FADE_S = 0.005
-"""Length of the fades where two segments meet: a jump there would be heard as a click."""
+"""Length of the fades between two segments; a discontinuity would be audible as a click."""
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
-"""Between the seeds of a request's segments, so that no two of them draw alike."""
+"""Difference between the seeds of consecutive segments of a request, so that their random numbers differ."""
 
 Given = TypeVar("Given")
 
 Audio = Generator[FloatSamples | None, None, None]
-"""Audio as it is settled, and None after a step that settled nothing: a chance to stop. Closing it ends the work."""
+"""Yields audio when it is final, and None after a step without audio, so that the caller can stop. Closing it stops the
+synthesis."""
 
 Segments = Sequence[Sequence[int]]
 """Token ids of each segment."""
 
 
 class Narrator:
-    """Speaks one request at a time with a runtime; the calling thread must be the runtime's owner."""
+    """Synthesises one request at a time with a runtime; must be called by the thread that owns the runtime."""
 
     def __init__(self, runtime: Runtime, look_ahead: LookAhead = "exact") -> None:
         self._runtime = runtime
@@ -54,7 +56,7 @@ class Narrator:
         self._vocoding = VocoderThread(runtime.device)
 
     def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
-        """Audio in chunks while the codes come, one beam; the first once ``4 + look_ahead`` codes are there."""
+        """Yield audio in chunks during decoding with one beam; the first chunk needs ``4 + look_ahead`` codes."""
         sampling = sampling_of(generation)
         with self._vocoding as vocoding:
             for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
@@ -77,7 +79,7 @@ class Narrator:
             yield from vocoding.rest()
 
     def speak_by_sentence(self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
-        """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
+        """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         sampling = sampling_of(generation)
         rngs = generators(self._runtime.device, generation, len(segments))
         with self._vocoding as vocoding:
@@ -97,7 +99,7 @@ class Narrator:
                     spoken = without_long_silence(zip(codes, latents, strict=True))
                     kept = [latent for latent in spoken if latent is not None]
                     if kept:
-                        vocoding.submit(self._segment(voice, index, len(segments)).whole, torch.stack(kept))
+                        vocoding.submit(self._segment(voice, index, len(segments)).complete, torch.stack(kept))
             yield from vocoding.rest()
 
     def close(self) -> None:
@@ -110,7 +112,7 @@ class Narrator:
 
 
 class SegmentAudio:
-    """The samples of one segment, faded where another one joins it."""
+    """The samples of one segment, with fades where another segment adjoins."""
 
     def __init__(
         self, runtime: Runtime, voice: AnalysedVoice, look_ahead: LookAhead, check: Check, fade_in: bool, fade_out: bool
@@ -126,10 +128,10 @@ class SegmentAudio:
         return self._begun(self._vocoder.push(latents))
 
     def finish(self, latents: Tensor | None) -> Tensor:
-        """The rest; the look-ahead has kept back at least the last code, so the end can still be faded."""
+        """The remaining samples; because of the look-ahead they include at least the last code and can be faded."""
         return self._ended(self._begun(self._vocoder.finish(latents)))
 
-    def whole(self, latents: Tensor) -> Tensor:
+    def complete(self, latents: Tensor) -> Tensor:
         return self._ended(self._begun(self._runtime.vocode(latents, self._speaker, self._check)))
 
     def _begun(self, samples: Tensor) -> Tensor:
@@ -143,15 +145,15 @@ class SegmentAudio:
 
 
 def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
-    """Factors for each of the samples ``(n,)``: from 0 to 1 within ``FADE_S``, then 1."""
+    """Fade-in factors for the samples ``(n,)``: from 0 to 1 within ``FADE_S``, then 1."""
     rise = torch.arange(samples.numel(), device=samples.device) / (FADE_S * rate_hz)
     return rise.clamp(max=1.0)
 
 
 class VocoderThread:
-    """Runs vocoding in order beside the decoding; on CUDA on a stream of its own.
+    """Runs vocoding jobs in order, concurrently with the decoding and, on CUDA, on a separate stream.
 
-    Leaving it drops what is pending and ends what is running at its next ``check``.
+    Leaving the context cancels pending jobs and stops the running one at its next ``check``.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -166,16 +168,16 @@ class VocoderThread:
         return self
 
     def check(self) -> None:
-        """Called by the vocoding itself.
+        """Called by the running job.
 
         Raises:
-            Cancelled: its result is no longer wanted.
+            Cancelled: the context was left.
         """
         if self._is_left:
             raise Cancelled
 
     def __exit__(self, *_: object) -> None:
-        """Returns when the thread is idle."""
+        """Cancel the jobs and wait until the thread is idle."""
         self._is_left = True
         for future in self._pending:
             future.cancel()
@@ -192,7 +194,7 @@ class VocoderThread:
         self._pending.append(self._executor.submit(self._vocode, vocode, given, known))
 
     def ready(self) -> FloatSamples | None:
-        """The next audio, if it is done; never waits."""
+        """The next audio if it is complete, else None; does not wait."""
         if not self._pending or not self._pending[0].done():
             return None
         return self._pending.popleft().result()
@@ -213,13 +215,13 @@ class VocoderThread:
 
 
 def chunk_sizes(look_ahead: int) -> Iterator[int]:
-    """Codes to gather before each push: the first chunk waits for the look-ahead too."""
+    """Number of codes before each push; the first includes the look-ahead."""
     first, *growing = CHUNKS
     return chain([first + look_ahead], growing, repeat(CHUNKS[-1]))
 
 
 def window_sizes(reach: int, look_ahead: int) -> list[int]:
-    """Lengths of the windows that a long segment's chunks are vocoded in: the shapes worth recording."""
+    """Lengths of the windows in which the chunks of a long segment are vocoded; graphs are recorded for these."""
     sizes, behind = [], 0
     for chunk in (*CHUNKS, CHUNKS[-1]):
         sizes.append(min(behind, reach) + chunk + look_ahead)
@@ -228,7 +230,7 @@ def window_sizes(reach: int, look_ahead: int) -> list[int]:
 
 
 def without_long_silence(pairs: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor | None]:
-    """The latent of each code, or None for a silent one that comes too late in a row of them."""
+    """The latent of each code, or None for a silent code beyond ``LONGEST_SILENCE``."""
     silent = 0
     for code, latent in pairs:
         silent = silent + 1 if code == SILENT_CODE else 0
@@ -242,7 +244,7 @@ def sampling_of(generation: Generation) -> Sampling:
 
 
 def generators(device: torch.device, generation: Generation, count: int) -> list[torch.Generator]:
-    """One for each segment, so that its draws do not depend on what is decoded beside it."""
+    """One generator per segment, so that a segment does not depend on the others in its batch."""
     seed = random.SystemRandom().getrandbits(64) if generation.seed is None else generation.seed
     return [
         torch.Generator(device).manual_seed((seed + index * SEED_STRIDE) % 2**63) for index in range(count)

@@ -1,4 +1,4 @@
-"""The analysis of reference recordings for 1.0 and 1.5."""
+"""Analysis of reference recordings for 1.0 and 1.5."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from streaming_server.engines.torch.arrays import all_finite
 from streaming_server.errors import VoiceUnreadable
 
 MAX_S = 60
-"""Seconds of a recording that are analysed: the Conformer's memory grows with their square."""
+"""Seconds of a recording that are analysed; the Conformer's memory grows quadratically with the length."""
 MIN_S = 0.1
-"""A shorter recording has too few frames for the encoders' windows."""
+"""Minimum length of a recording: a shorter one has too few frames for the encoders."""
 
 TOO_SHORT = f"is shorter than {MIN_S} s"
 NOT_FINITE = "cannot be analysed: the model computes values that are not finite for it"
 
 Decode = Callable[[Path], tuple[FloatSamples, int]]
-"""A file's samples and their rate in Hz."""
+"""Decodes a file to samples and their rate in Hz."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedVoice:
-    """What decoding and vocoding need of a voice."""
+    """Conditioning of a voice for decoding and vocoding."""
 
     conditioning: Tensor
     """``(latents, width)``"""
@@ -40,7 +40,7 @@ class AnalysedVoice:
 
 
 class VoiceCache:
-    """Analyses of the ``capacity`` voices that were used last."""
+    """Caches the analyses of the ``capacity`` most recently used voices."""
 
     def __init__(self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests) -> None:
         self._runtime = runtime
@@ -48,9 +48,10 @@ class VoiceCache:
         self._kept = ContentCache[AnalysedVoice](capacity, digests)
 
     def get(self, path: Path, check: Check = never_cancelled) -> AnalysedVoice:
-        """
+        """Return the analysis of a recording.
+
         Raises:
-            VoiceFileMissing: there is no such file.
+            VoiceFileMissing: the file does not exist.
             VoiceUnreadable: it cannot be decoded or analysed.
         """
         return self._kept.get(path, lambda path: self._analyse(path, check))

@@ -1,6 +1,6 @@
-"""From codes to sound, stage by stage: codec, length regulator, flow, vocoder. Tensors in, tensors out.
+"""The acoustic stages from codes to audio: codec, length regulator, flow and vocoder.
 
-The stages take one item each, without a batch axis, and return float32.
+Each stage takes one item without a batch axis and returns a float32 tensor.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from streaming_server.engines.torch.vocoder import Generator, Windows
 
 SAMPLE_RATE_HZ = 22_050
 FRAMES_PER_CONTENT = 1.72
-"""Mel frames for each vector of content; 2.0 has one vector a code, 2.5 two."""
+"""Mel frames per content vector; 2.0 has one vector per code, 2.5 two."""
 
 
 class S2Mel(nn.Module):
-    """What ``s2mel.pth`` holds, by its keys; ``gpt_layer`` runs in 2.0 only."""
+    """The modules of ``s2mel.pth`` under its keys; only 2.0 uses ``gpt_layer``."""
 
     def __init__(self, estimator: Estimator, regulator: LengthRegulator, gpt_layer: nn.Sequential | None) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class S2Mel(nn.Module):
 
 
 class Acoustics:
-    """The modules on their device: codec and regulator in float32, estimator and vocoder in what they were put to."""
+    """The modules on their device: codec and regulator in float32, estimator and vocoder in their own dtypes."""
 
     def __init__(self, s2mel: S2Mel, codec: Codec, vocoder: Generator) -> None:
         self.s2mel = s2mel
@@ -60,49 +60,49 @@ class Acoustics:
 
     @property
     def decodes_ahead(self) -> bool:
-        """Whether what a code sounds like depends on those behind it."""
+        """Whether the decoding of a code depends on later codes."""
         return isinstance(self.codec, EnhancedCodec)
 
     def frames(self, codes: int, duration_factor: float = 1.0) -> int:
-        """Mel frames of so many codes."""
+        """Number of mel frames for a number of codes."""
         return int(FRAMES_PER_CONTENT * (2 if self.decodes_ahead else 1) * codes * duration_factor)
 
     # The voice
 
     def quantize(self, features: Array) -> tuple[Tensor, Tensor]:
-        """Features ``(T, width)`` → codes ``(T,)`` and what they embed to, ``(T, width)``; 2.0 only."""
+        """Features ``(T, width)`` → codes ``(T,)`` and their embeddings ``(T, width)``; 2.0 only."""
         assert isinstance(self.codec, RepCodec)
         codes: Tensor = self.codec(self._take(features, 2)[None])
         return codes[0], self.codec.vq2emb(codes)[0]
 
     def prompt_mu(self, features: Array, frames: int) -> Tensor:
-        """Conditions of the reference itself: features ``(T, width)`` → ``(frames, content width)``."""
+        """Conditions of the reference: features ``(T, width)`` → ``(frames, content width)``."""
         content = self._take(features, 2) if self.decodes_ahead else self.quantize(features)[1]
         mu: Tensor = self.s2mel.length_regulator(content[None], frames)
         return mu[0]
 
     def reference(self, features: Array, mel: Array, style: Array, frames: int | None = None) -> Reference:
-        """How a voice sounds.
+        """Build the reference of a voice.
 
         Args:
-            features: Of the whole recording, ``(T, width)``.
-            mel: Of the whole recording, ``(bands, P)``.
+            features: Features of the complete recording, ``(T, width)``.
+            mel: Mel of the complete recording, ``(bands, P)``.
             style: ``(style width,)``.
-            frames: Take no more than its last frames: a solve costs the less, and its shape is the same for all voices.
+            frames: Use only this many frames from the end: a solve is cheaper and has the same shape for all voices.
         """
         columns = self._take(mel, 2).mT
         mu = self.prompt_mu(features, columns.shape[0])
         first = 0 if frames is None else max(0, columns.shape[0] - frames)
         return Reference(columns[first:].contiguous(), mu[first:].contiguous(), self._take(style, 1))
 
-    # The words
+    # Codes to conditions
 
     def vq2emb(self, codes: Array) -> Tensor:
         """Codes ``(n,)`` → ``(n, width)``."""
         return self.codec.vq2emb(self._take(codes, 1, torch.long)[None])[0]
 
     def gpt_layer(self, latents: Array) -> Tensor:
-        """The GPT's latents ``(n, latent width)`` → what they add to the content, ``(n, width)``; 2.0 only."""
+        """The GPT's latents ``(n, latent width)`` → their contribution to the content, ``(n, width)``; 2.0 only."""
         out: Tensor = self.s2mel.gpt_layer(self._take(latents, 2))
         return out
 
@@ -112,7 +112,7 @@ class Acoustics:
         return out[0]
 
     def content(self, codes: Array, latents: Array | None = None) -> Tensor:
-        """Codes ``(n,)``, in 2.0 with their latents ``(n, latent width)``, → content ``(n or 2 n, width)``."""
+        """Codes ``(n,)`` and, in 2.0, their latents ``(n, latent width)`` → content ``(n or 2 n, width)``."""
         if self.decodes_ahead:
             return self.decode_codes(codes)
         assert latents is not None
@@ -122,14 +122,14 @@ class Acoustics:
         self, codes: Array, latents: Array | None = None, duration_factor: float = 1.0, pooled: Tensor | None = None,
         goes_on: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Conditions of so many codes, ``(frames, content width)``.
+        """Conditions of the codes, ``(frames, content width)``.
 
         Args:
             codes: ``(n,)``.
-            latents: ``(n, latent width)`` in 2.0; of no use in 2.5.
-            duration_factor: How much longer than by itself it is to last.
-            pooled: Statistics of an earlier utterance, as ``statistics`` gives them.
-            goes_on: Whether more codes will follow.
+            latents: ``(n, latent width)`` in 2.0; ignored in 2.5.
+            duration_factor: Factor on the natural duration.
+            pooled: Statistics of an earlier utterance, from ``statistics``.
+            goes_on: Whether more codes follow.
         """
         content = self.content(codes, latents)
         frames = self.frames(len(codes), duration_factor)
@@ -138,19 +138,19 @@ class Acoustics:
         return mu[0]
 
     def statistics(self, codes: Array, latents: Array | None = None) -> Tensor:
-        """What a stream may pool its own statistics with: those of an utterance of the same voice, ``(blocks, 2)``."""
+        """Statistics of an utterance, ``(blocks, 2)``; streams in the same voice pool them with their own."""
         content = self.content(codes, latents)
         return self.s2mel.length_regulator.statistics(content[None], self.frames(len(codes)))
 
-    # The sound
+    # Conditions to audio
 
     def dit_step(self, x: Array, mu: Array, prompt: Array, style: Array, t: float) -> Tensor:
-        """One direction, told everything: noisy mel ``(bands, T)``, conditions ``(T, width)`` → ``(bands, T)``."""
+        """Conditional velocity at time ``t``: noisy mel ``(bands, T)``, conditions ``(T, width)`` → ``(bands, T)``."""
         estimator = self.s2mel.estimator
         dtype = estimator.cond_projection.weight.dtype
-        rows, told = self._take(x, 2, dtype).mT, self._take(prompt, 2, dtype).mT
+        rows, cond = self._take(x, 2, dtype).mT, self._take(prompt, 2, dtype).mT
         mel = torch.zeros_like(rows)
-        mel[: told.shape[0]] = told
+        mel[: cond.shape[0]] = cond
         beside = estimator.rows(mel[None], self._take(mu, 2, dtype)[None], self._take(style, 1, dtype)[None])
         length, shape = rows.shape[0], estimator.shape
         span = Span(
@@ -172,7 +172,7 @@ class Acoustics:
         return self.sound(self._take(mel, 2).mT)
 
     def sound(self, frames: Tensor, check: Check = never_cancelled) -> Tensor:
-        """Mel ``(n, bands)`` → samples ``(n · samples_per_frame,)``, in a recorded window where the length is that."""
+        """Mel ``(n, bands)`` → samples ``(n · samples_per_frame,)``; uses a recorded window if the length matches."""
         return self.windows(frames.to(self.vocoder.conv_post.weight.dtype), check=check).float()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:

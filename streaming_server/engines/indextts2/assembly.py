@@ -1,7 +1,4 @@
-"""The modules from codes to sound without memory, their sizes from the configuration and the weights.
-
-This module does not know files, values of weights, or the GPT.
-"""
+"""Creates the acoustic modules on the meta device, with sizes from the configuration and the weights."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ REQUIRED_SETTINGS: Mapping[tuple[str, ...], object] = {
     ("bigvgan", "resblock"): "1",
     ("bigvgan", "activation"): "snakebeta",
 }
-"""Settings of which this runtime knows one value only, the published one."""
+"""Settings for which this runtime supports one value only, the published one."""
 
 UNUSED = (
     "cfm.estimator.input_pos",
@@ -43,11 +40,11 @@ UNUSED = (
     "length_regulator.embedding.",
     "length_regulator.mask_token",
 )
-"""Beginnings of keys of ``s2mel`` that training or other set-ups of the same network read."""
+"""Prefixes of keys of ``s2mel`` that only training or other configurations of the network use."""
 
 
 def unneeded(config: Config, enhanced: bool, state: str) -> Callable[[str], bool]:
-    """Tells the keys of ``s2mel``, ``codec`` or ``bigvgan`` that may be there and are of no use."""
+    """Return a predicate for the keys of ``s2mel``, ``codec`` or ``bigvgan`` that are not used."""
     middle = config["s2mel"]["DiT"]["depth"] // 2
     idle = tuple(f"cfm.estimator.transformer.layers.{layer}.skip_in_linear." for layer in range(middle + 1))
     beginnings = {
@@ -59,15 +56,15 @@ def unneeded(config: Config, enhanced: bool, state: str) -> Callable[[str], bool
 
 
 def assemble_acoustics(config: Config, states: Mapping[str, State], enhanced: bool) -> tuple[S2Mel, Codec, Generator]:
-    """The modules that ``Acoustics`` takes.
+    """Create the modules of ``Acoustics``.
 
     Args:
-        config: With the sections ``s2mel``, ``semantic_codec`` and ``bigvgan``.
-        states: ``s2mel``, ``codec``, for the sizes that no configuration holds; weight norm folded or not.
+        config: Contains the sections ``s2mel``, ``semantic_codec`` and ``bigvgan``.
+        states: ``s2mel`` and ``codec``, for sizes that the configuration does not define; weight norm folded or not.
         enhanced: Whether the codec is that of 2.5.
 
     Raises:
-        EngineUnavailable: a setting of which this runtime does not know the value.
+        EngineUnavailable: a setting has an unsupported value.
         KeyError: a setting is missing.
     """
     for path, known in REQUIRED_SETTINGS.items():
@@ -77,7 +74,7 @@ def assemble_acoustics(config: Config, states: Mapping[str, State], enhanced: bo
             section = section[name]
         value = section.get(setting, known)
         if str(value) != str(known):
-            raise EngineUnavailable(f"{CONFIG} has {'.'.join(path)}: {value}; this runtime knows only {known}")
+            raise EngineUnavailable(f"{CONFIG} has {'.'.join(path)}: {value}; this runtime supports only {known}")
     s2mel = assemble_s2mel(config["s2mel"], Shapes(states["s2mel"]), with_latents=not enhanced)
     codec = assemble_codec(config["semantic_codec"], Shapes(states["codec"]), enhanced)
     return s2mel, codec, assemble_generator(config["bigvgan"])
@@ -103,7 +100,7 @@ def assemble_s2mel(c: Config, shapes: Shapes, with_latents: bool) -> S2Mel:
     if any(ratio != 1 for ratio in regulator["sampling_ratios"]):
         raise EngineUnavailable(
             f"{CONFIG} has s2mel.length_regulator.sampling_ratios: {regulator['sampling_ratios']};"
-            " this runtime knows only ones"
+            " this runtime supports only ones"
         )
     length_regulator = LengthRegulator(
         content_width=regulator["in_channels"],
@@ -115,7 +112,7 @@ def assemble_s2mel(c: Config, shapes: Shapes, with_latents: bool) -> S2Mel:
 
 
 def assemble_gpt_layer(shapes: Shapes) -> nn.Sequential:
-    """Plain linear layers with nothing between them."""
+    """A sequence of linear layers without activations."""
     published = ((1280, 256), (256, 128), (128, 1024))
     keys = [f"gpt_layer.{layer}.weight" for layer in range(len(published))]
     return nn.Sequential(

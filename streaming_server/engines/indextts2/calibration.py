@@ -1,8 +1,7 @@
-"""What each way to stream costs and gains with these weights on this machine, and which one to take.
+"""Measures the latency, speed and error of each streaming mode with these weights on this machine.
 
-One sentence is decoded once, and its codes are made to sound in each way; how far a mel is from the exact one is told
-beside how far two exact ones with different noise are apart, since the model takes those for the same. This module does
-not know files, settings or requests.
+One sentence is decoded once, and its codes are synthesised in each mode. The error of a mode is the distance of its mel
+from the exact one, relative to the distance between two exact mels with different noise, which are equally valid.
 """
 
 from __future__ import annotations
@@ -25,87 +24,93 @@ from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
 STEPS = (25, 12, 8)
-NEAR = 0.25
-"""Share of the distance between two noises that a way may be from the exact one: in the small trained model of the
-facts, a look-ahead of 16 frames lay at 0.21 and one of 8 at 0.26."""
-FAST = 0.8
-"""Real-time factor that leaves a stream room not to falter."""
-MOST_CODES = 600
+MAX_DISTANCE = 0.25
+"""Maximum relative distance of a recommended mode. In a small trained model, a look-ahead of 16 frames gave 0.21 and
+one of 8 frames 0.26."""
+MAX_REAL_TIME_FACTOR = 0.8
+"""Maximum real-time factor of a recommended mode, so that a stream does not stall."""
+MAX_CODES = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Codes as they were decoded."""
+    """The codes of one utterance and the times at which they were decoded."""
 
     codes: Tensor
     latents: Tensor
     times_s: Sequence[float]
-    """From the beginning to each code."""
+    """Time from the start of the decoding to each code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
+    """Latency and speed of a mode."""
+
     first_audio_s: float
-    """From the beginning of the decoding to the first samples."""
+    """Time from the start of the decoding to the first samples."""
     codes_s: float
-    """Of it, until the codes were there."""
+    """The part of ``first_audio_s`` spent on decoding."""
     real_time_factor: float
-    """Codes and sound taken one after the other; a server overlaps them."""
+    """Measured with decoding and synthesis in sequence; a server runs them concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to stream, measured."""
+class Mode:
+    """One streaming mode with its measurements."""
 
     pace: Pace
     steps: int
     cost: Cost
     distance: float
-    """Of its mel from the exact one, in shares of the distance between two noises."""
+    """Distance of its mel from the exact one, relative to the distance between two exact mels."""
 
     @property
     def name(self) -> str:
         return f"chunk, look-ahead {self.pace.look_ahead}" if self.pace.chunks else "segment"
 
 
-def calibrate(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int = 0) -> Iterator[Way]:
-    """Each way as it is measured; the exact one, by segment in the most steps, first.
+def calibrate(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int = 0) -> Iterator[Mode]:
+    """Measure all modes and yield each one; the exact mode, by segment with the most steps, is the first.
 
     Raises:
-        InvalidRequest: the segment is too short to be cut.
+        InvalidRequest: the segment is too short to be split into chunks.
     """
-    chance = torch.Generator(runtime.device).manual_seed(seed)
+    rng = torch.Generator(runtime.device).manual_seed(seed)
     pairs = runtime.decode(
-        voice.conditioning, voice.emotion, segment.ids, MOST_CODES, generator=chance, language=segment.language
+        voice.conditioning, voice.emotion, segment.ids, MAX_CODES, generator=rng, language=segment.language
     )
     utterance = decoded(pairs)
     acoustics = runtime.acoustics
     paces = [SEGMENT, *(replace(CHUNK, look_ahead=frames) for frames in LOOK_AHEADS)]
     if len(utterance.codes) <= next(paces[-1].code_counts(acoustics)):
-        raise InvalidRequest("the text is too short to be cut into chunks: take a sentence of some seconds", "text")
-    exact, other = (mel_of(acoustics, voice.whole, utterance, SEGMENT, STEPS[0], noise) for noise in (seed, seed + 1))
-    unit = apart(other, exact)
+        raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
+    exact, other = (
+        mel_of(acoustics, voice.full_reference, utterance, SEGMENT, STEPS[0], noise) for noise in (seed, seed + 1)
+    )
+    unit = rms_difference(other, exact)
     if acoustics.device.type == "cuda":
         for pace in paces:
-            record(acoustics, pace, len((voice.part if pace.chunks else voice.whole).mel), len(exact))
+            record(
+                acoustics, pace, len((voice.stream_reference if pace.chunks else voice.full_reference).mel), len(exact)
+            )
     for steps in STEPS:
         for pace in paces:
-            reference = voice.part if pace.chunks else voice.whole
+            reference = voice.stream_reference if pace.chunks else voice.full_reference
             mel = mel_of(acoustics, reference, utterance, pace, steps, seed, voice.statistics)
             stream = MelStream(acoustics, reference, pace, steps, seed, statistics=voice.statistics)
-            yield Way(pace, steps, cost(acoustics, stream, pace, utterance), apart(mel, exact) / unit)
+            yield Mode(pace, steps, cost(acoustics, stream, pace, utterance), rms_difference(mel, exact) / unit)
 
 
-def recommended(ways: Sequence[Way]) -> Way:
-    """The one that is heard first of those near enough and fast enough; else the fastest of those near enough.
+def recommended(modes: Sequence[Mode]) -> Mode:
+    """Return the mode with the lowest latency among those within ``MAX_DISTANCE`` and ``MAX_REAL_TIME_FACTOR``.
 
-    The exact one is always near enough, so there is one.
+    If none is fast enough, return the fastest within ``MAX_DISTANCE``; the exact mode always is.
     """
-    near = [way for way in ways if way.distance <= NEAR]
-    fast = [way for way in near if way.cost.real_time_factor <= FAST]
+    near = [mode for mode in modes if mode.distance <= MAX_DISTANCE]
+    fast = [mode for mode in near if mode.cost.real_time_factor <= MAX_REAL_TIME_FACTOR]
     if fast:
-        return min(fast, key=lambda way: way.cost.first_audio_s)
-    return min(near, key=lambda way: way.cost.real_time_factor)
+        return min(fast, key=lambda mode: mode.cost.first_audio_s)
+    return min(near, key=lambda mode: mode.cost.real_time_factor)
 
 
 def decoded(pairs: Iterator[tuple[int, Tensor]]) -> Utterance:
@@ -119,7 +124,7 @@ def decoded(pairs: Iterator[tuple[int, Tensor]]) -> Utterance:
 
 
 def cost(acoustics: Acoustics, stream: MelStream, pace: Pace, utterance: Utterance) -> Cost:
-    """What it takes to make codes sound that came when they came."""
+    """Measure the synthesis of an utterance, given the times at which its codes were decoded."""
     speech = Synthesis(acoustics, stream)
     count = len(utterance.codes)
     known = list(up_to(pace.code_counts(acoustics), count))
@@ -138,9 +143,9 @@ def cost(acoustics: Acoustics, stream: MelStream, pace: Pace, utterance: Utteran
     return Cost(codes_s + first_s, codes_s, (utterance.times_s[-1] + busy_s) * SAMPLE_RATE_HZ / samples)
 
 
-def up_to(counts: Iterator[int], most: int) -> Iterator[int]:
+def up_to(counts: Iterator[int], maximum: int) -> Iterator[int]:
     for count in counts:
-        if count > most:
+        if count > maximum:
             return
         yield count
 
@@ -149,12 +154,12 @@ def mel_of(
     acoustics: Acoustics, reference: Reference, utterance: Utterance, pace: Pace, steps: int, seed: int,
     statistics: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """``(frames, bands)``."""
+    """Synthesise the mel ``(frames, bands)`` of an utterance."""
     stream = MelStream(acoustics, reference, pace, steps, seed, statistics=statistics)
     chunks = [*stream.push(utterance.codes, utterance.latents), *stream.finish()]
     return torch.cat([chunk.settled for chunk in chunks])
 
 
-def apart(mel: Tensor, other: Tensor) -> float:
-    """Root mean square of the difference."""
+def rms_difference(mel: Tensor, other: Tensor) -> float:
+    """Root mean square of the difference of two mels."""
     return float((mel - other).square().mean().sqrt())

@@ -1,7 +1,7 @@
-"""CAM++, the style vector of a voice (Wang et al., 2023: a fast network for speaker verification).
+"""CAM++, the speaker verification network that computes the style vector of a voice (Wang et al., 2023).
 
-A two-dimensional head, then densely connected time-delay layers, each gated by the mean of its surroundings. Attribute
-names are the checkpoint's. This module does not know audio, files or what the style is used for.
+A two-dimensional convolutional head is followed by densely connected time-delay layers, each gated by the mean of its
+context. Attribute names are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 HEAD_STRIDES = (2, 2)
-"""Of the two residual stages along the frequencies; the head's last convolution halves them once more."""
+"""Frequency strides of the two residual stages; the last convolution of the head also has stride 2."""
 DILATIONS = (1, 2, 2)
-"""Of the dense blocks."""
-SURROUNDINGS = 100
-"""Frames of a segment whose mean, beside the whole's, opens the gates."""
+"""Dilations of the dense blocks."""
+CONTEXT_FRAMES = 100
+"""Frames per segment; the gates use the mean of the segment and the mean of all frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class StyleShape:
-    """Sizes, read off the weights; the defaults are the published ones."""
+    """Sizes, from the shapes of the weights; the defaults are the published ones."""
 
     bands: int = 80
     head: int = 32
@@ -38,7 +38,7 @@ class StyleShape:
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions beside a shortcut; ``(B, C, bands, T)`` → ``(B, C, bands / stride, T)``."""
+    """Two 3×3 convolutions with a shortcut: ``(B, C, bands, T)`` → ``(B, C, bands / stride, T)``."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Head(nn.Module):
 
 
 class Norm(nn.Sequential):
-    """Batch norm, by default with a ReLU behind it."""
+    """Batch norm, by default followed by a ReLU."""
 
     def __init__(self, channels: int, relu: bool = True, affine: bool = True) -> None:
         super().__init__(OrderedDict(batchnorm=nn.BatchNorm1d(channels, affine=affine)))
@@ -83,7 +83,7 @@ class Norm(nn.Sequential):
 
 
 class Gated(nn.Module):
-    """A convolution whose channels are gated by the mean of the whole and of the segment around: ``cam_layer``."""
+    """A convolution with channels gated by the means of all frames and of the segment (``cam_layer``)."""
 
     def __init__(self, shape: StyleShape, dilation: int) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class Gated(nn.Module):
         self.linear2 = nn.Conv1d(shape.squeezed, shape.growth, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        segments = F.avg_pool1d(x, SURROUNDINGS, SURROUNDINGS, ceil_mode=True)  # (B, inner, ceil(T / SURROUNDINGS))
-        around = segments.repeat_interleave(SURROUNDINGS, dim=-1)[..., : x.shape[-1]]
+        segments = F.avg_pool1d(x, CONTEXT_FRAMES, CONTEXT_FRAMES, ceil_mode=True)  # (B, inner, segments)
+        around = segments.repeat_interleave(CONTEXT_FRAMES, dim=-1)[..., : x.shape[-1]]
         gate = self.linear2(F.relu(self.linear1(x.mean(-1, keepdim=True) + around))).sigmoid()
         out: Tensor = self.linear_local(x) * gate
         return out
@@ -116,7 +116,7 @@ class DenseLayer(nn.Module):
 
 
 class Dense(nn.Sequential):
-    """Layers that each add ``growth`` channels to all they were given."""
+    """Layers that each append ``growth`` channels to their input."""
 
     def __init__(self, channels: int, layers: int, shape: StyleShape, dilation: int) -> None:
         super().__init__(
@@ -141,7 +141,7 @@ class Transit(nn.Module):
 
 
 class Layer(nn.Module):
-    """A convolution without bias and its norm."""
+    """A convolution without bias, followed by a norm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""A runtime from a configuration and state dicts: the version, the modules' sizes, the weights put in place.
+"""Builds a runtime from a configuration and state dicts.
 
-Strict on every needed key; what is known to be of no use is passed over, and what is unknown is logged. This module
-does not know files, nor how the models compute.
+All required keys must be present with the right shape; keys that are known to be unused are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from streaming_server.engines.torch.weights import (
     fold_snakes,
     fold_weight_norm,
     load,
-    refused,
+    translate_errors,
     vocoder_dtype,
 )
 from streaming_server.errors import EngineUnavailable
@@ -40,41 +39,41 @@ logger = logging.getLogger(__name__)
 
 HOW_TO_GET_IT = {
     "2.0": "download the model with `hf download IndexTeam/IndexTTS-2 --local-dir checkpoints`"
-    " (checkpoints/README.md tells more)",
+    " (see checkpoints/README.md)",
     "2.5": "download the model with `hf download IndexTeam/IndexTTS-2.5 --local-dir checkpoints`"
-    " (checkpoints/README.md tells more)",
+    " (see checkpoints/README.md)",
 }
 
 FILES = {
     "gpt": "gpt.pth", "s2mel": "s2mel.pth", "codec": "the semantic codec", "campplus": "CAM++'s file",
     "bigvgan": "bigvgan_generator.pt", "w2vbert": "w2v-BERT's model.safetensors",
 }  # fmt: skip
-"""What the state dicts are called in sentences."""
+"""Names of the state dicts in error messages."""
 
 GPT_UNUSED = ("gpt.wte.", "inference_model.", "logit_scale", "text_head.")
-"""Beginnings of keys that only training or the public program reads."""
+"""Prefixes of keys that only training or the official implementation uses."""
 FLOAT32_PARTS = (
     "conditioning_encoder", "perceiver_encoder", "spk_emb_proj",
     "emo_conditioning_encoder", "emo_perceiver_encoder", "emovec_layer", "emo_layer",
 )  # fmt: skip
-"""Of the GPT: what runs once a voice or an emotion."""
+"""Parts of the GPT that run once per voice or emotion."""
 
 WRAPPERS = ("model", "net", "generator", "state_dict")
-"""Under which of these a file may hold its state dict."""
+"""Keys under which a file can contain its state dict."""
 
 
 def version_of(config: Config, states: Mapping[str, State] | None = None) -> str:
-    """``2.0`` or ``2.5``: what the configuration says, or where it is silent what the GPT is made of.
+    """Return ``2.0`` or ``2.5``, from the configuration or else from the keys of the GPT.
 
     Raises:
-        EngineUnavailable: another version.
+        EngineUnavailable: the version is not supported.
     """
     said = config.get("version")
     if said is None and states is not None:
         return "2.5" if "spk_emb_proj.weight" in states["gpt"] else "2.0"
     version = ".".join([*str(said).split("."), "0"][:2])
     if version not in HOW_TO_GET_IT:
-        raise EngineUnavailable(f"{CONFIG} has version: {said}; this runtime knows only 2.0 and 2.5")
+        raise EngineUnavailable(f"{CONFIG} has version: {said}; this runtime supports only 2.0 and 2.5")
     return version
 
 
@@ -82,19 +81,18 @@ def build(
     config: Config, states: Mapping[str, Any],
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> Runtime:  # fmt: skip
-    """A runtime from the parsed configuration and arrays by key.
+    """Build a runtime from the parsed configuration and arrays by key.
 
     Args:
         config: ``config.yaml``, with the ``config.json`` of the two external models as ``bigvgan`` and ``w2vbert``.
-        states: ``gpt``, ``s2mel``, ``codec``, ``campplus``, ``bigvgan``, ``w2vbert``, as their files hold them; the
-            matrices ``feat1`` and ``feat2``; and, where features are to be normalised, ``stats`` of ``mean`` and
-            ``var``.
-        device: Where the models go.
-        dtype: Of the GPT; the vocoder takes fp16 where it is bf16 on CUDA, the flow bf16 where it is half. What
-            analyses recordings stays in float32.
+        states: The contents of the files ``gpt``, ``s2mel``, ``codec``, ``campplus``, ``bigvgan`` and ``w2vbert``; the
+            matrices ``feat1`` and ``feat2``; and, to normalise features, ``stats`` with ``mean`` and ``var``.
+        device: The device of the models.
+        dtype: The dtype of the GPT. On CUDA the vocoder uses fp16 instead of bf16; the flow uses bf16 instead of fp16.
+            The models that analyse recordings stay in float32.
 
     Raises:
-        EngineUnavailable: a needed key is missing or of another shape; a setting is missing or unknown.
+        EngineUnavailable: a key is missing or has the wrong shape, or a setting is missing or not supported.
     """
     flat = {name: flattened(state) for name, state in states.items() if isinstance(state, Mapping)}
     version = version_of(config, flat)
@@ -113,8 +111,8 @@ def build(
             for name, module in {"s2mel": s2mel, "codec": codec, "bigvgan": vocoder}.items()
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise EngineUnavailable(f"{CONFIG} lacks or misuses the setting {error}; {HOW_TO_GET_IT[version]}") from error
-    with refused(HOW_TO_GET_IT[version]):
+        raise EngineUnavailable(f"{CONFIG}: missing or invalid setting {error}; {HOW_TO_GET_IT[version]}") from error
+    with translate_errors(HOW_TO_GET_IT[version]):
         for name, (module, passed_over) in parts.items():
             folded = fold_weight_norm(flat[name], FILES[name])
             if name == "bigvgan":
@@ -191,7 +189,7 @@ def mel_shape(c: Config) -> MelShape:
 
 
 def flattened(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state dict out of its wrapper, nested ones joined by dots, without what ``DataParallel`` puts in front."""
+    """Unwrap a state dict, join nested keys by dots, and remove the prefix of ``DataParallel``."""
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             return flattened(state[wrapper])
@@ -209,7 +207,7 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def matrix(content: Any, device: torch.device | str) -> Tensor:
-    """A matrix that a file holds bare or as the only entry of a dict."""
+    """A matrix at the top level of a file or as the only entry of a dict."""
     if isinstance(content, Mapping):
         (content,) = content.values()
     return tensor_of(content).float().to(device)

@@ -1,9 +1,9 @@
-"""From codes to mel while the codes still come.
+"""Converts codes to mel frames incrementally.
 
-The flow was trained on whole utterances. Either an utterance is solved at once (``SEGMENT``: exact), or chunk by chunk
-(``CHUNK``): each solve sees the reference, some of its own past, the new frames and a few beyond them; since noise
-belongs to the frame, two solves agree where they overlap, and what is left of their difference is blended in the mel.
-Where a chunk ends depends on the count of codes alone, never on when they came.
+The flow was trained on complete utterances. An utterance is solved at once (``SEGMENT``, exact) or chunk by chunk
+(``CHUNK``). Each solve of a chunk includes the reference, previous frames, the new frames and a few frames of
+look-ahead. The noise of a frame is the same in every solve, so overlapping solves nearly agree; the remaining
+difference is cross-faded in the mel. Chunk boundaries depend on the number of codes only, not on timing.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
 
 FADE = 8
-"""Frames over which a chunk takes over from what the chunk before it expected: 93 ms."""
+"""Frames of the cross-fade from the previous chunk's expected frames to a new chunk: 93 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How an utterance is cut; frames are of 256 samples at 22 050 Hz, 86 a second.
+    """How an utterance is split into chunks; a frame has 256 samples at 22 050 Hz, 86 frames are one second.
 
     Raises:
-        ValueError: a number below its least.
+        ValueError: a value is below its minimum.
     """
 
     chunks: tuple[int, ...]
-    """Frames of the first chunks; the last size is that of all that follow. None: all at once, at the end."""
+    """Frames of the first chunks; later chunks have the last size. Empty: one chunk at the end."""
     look_ahead: int = 16
     """Frames solved beyond a chunk."""
     past: int = 172
-    """Most frames of the own past that a solve sees."""
+    """Maximum number of previous frames that a solve includes."""
     code_look_ahead: int = 8
-    """Codes that are known beyond what is solved, where their decoding looks ahead (2.5)."""
+    """Codes required beyond the solved frames, if the codec looks ahead (2.5)."""
 
     def __post_init__(self) -> None:
         if any(chunk < 1 for chunk in self.chunks):
@@ -49,14 +49,14 @@ class Pace:
                 raise ValueError(f"{name}: {getattr(self, name)}; it must be at least 0")
 
     def ends(self) -> Iterator[int]:
-        """Frames at which the chunks end; the last chunk, at the utterance's end, is not among them."""
+        """Yield the frames at which chunks end, except for the last chunk of the utterance."""
         end = 0
         for chunk in chain(self.chunks, repeat(self.chunks[-1])) if self.chunks else ():
             end += chunk
             yield end
 
     def code_counts(self, acoustics: Acoustics, duration_factor: float = 1.0) -> Iterator[int]:
-        """Codes that must be known before each chunk can be made, all before it counted in."""
+        """Yield the total number of codes that each chunk requires."""
         known = 0
         beyond = self.code_look_ahead if acoustics.decodes_ahead else 0
         for end in self.ends():
@@ -64,7 +64,7 @@ class Pace:
             yield known + beyond
 
     def lengths(self, behind: int) -> list[int]:
-        """Frames of a long utterance's chunks, each with what is ahead and up to ``behind`` frames of its past."""
+        """Window lengths of a long utterance's chunks, with the look-ahead and up to ``behind`` previous frames."""
         found = set()
         first = 0
         for index, end in enumerate(self.ends()):
@@ -76,19 +76,19 @@ class Pace:
 
 
 SEGMENT = Pace(())
-"""One exact solve."""
+"""One solve per segment, exact."""
 
 CHUNK = Pace((34, 69, 138))
-"""Chunks of 0.4, 0.8 and then 1.6 s: early sound, then few solves."""
+"""Chunks of 0.4, 0.8 and then 1.6 s: low latency at first, then fewer solves."""
 
 
 @dataclass(frozen=True, slots=True)
 class MelChunk:
-    """Frames ``(n, bands)`` that follow those of the chunk before."""
+    """Frames ``(n, bands)`` that follow those of the previous chunk."""
 
     settled: Tensor
     expected: Tensor
-    """What is likely to follow, ``(look_ahead, bands)``; none behind the last chunk."""
+    """The expected next frames, ``(look_ahead, bands)``; empty for the last chunk."""
 
 
 class MelStream:
@@ -96,12 +96,12 @@ class MelStream:
 
     Args:
         acoustics: The stages.
-        reference: How the voice sounds.
-        pace: Where to cut.
-        steps: Of each solve.
-        seed: Of the noise: the same codes with the same seed sound the same.
-        duration_factor: How much longer than by itself the utterance is to last.
-        statistics: ``Acoustics.statistics`` of an utterance of the same voice, to steady the first chunks.
+        reference: The reference of the voice.
+        pace: How to split the utterance.
+        steps: Steps of each solve.
+        seed: Seed of the noise; the same codes and seed give the same mel.
+        duration_factor: Factor on the natural duration.
+        statistics: ``Acoustics.statistics`` of an utterance of the same voice, to stabilise the first chunks.
         check: Called before each step of a solve.
     """
 
@@ -123,12 +123,12 @@ class MelStream:
         self._codes = torch.empty(0, dtype=torch.long, device=acoustics.device)
         self._latents: Tensor | None = None
         self._done = 0
-        """Frames that are settled."""
+        """Number of final frames."""
         self._expected = reference.mel[:0]
-        """What the last solve gave beyond them."""
+        """Frames that the last solve gave beyond the final ones."""
 
     def push(self, codes: Array, latents: Array | None = None) -> Iterator[MelChunk]:
-        """Codes ``(n,)``, in 2.0 with their latents ``(n, width)`` → the chunks that can now be made, perhaps none."""
+        """Add codes ``(n,)`` and, in 2.0, latents ``(n, width)``; yield the chunks that are ready, possibly none."""
         device = self._acoustics.device
         self._codes = torch.cat([self._codes, take(codes, 1, device, torch.long)])
         if latents is not None:
@@ -140,16 +140,16 @@ class MelStream:
             yield self._chunk(known, end, goes_on=True)
 
     def finish(self) -> Iterator[MelChunk]:
-        """The chunk that is left, if one is."""
+        """Yield the last chunk, if frames remain."""
         known = len(self._codes)
         end = self._acoustics.frames(known, self._duration_factor)
         if end > self._done:
             yield self._chunk(known, end, goes_on=False)
 
     def _chunk(self, known: int, end: int, goes_on: bool) -> MelChunk:
-        """The frames from ``_done`` to ``end``, of the first ``known`` codes."""
+        """Solve the frames from ``_done`` to ``end``, given the first ``known`` codes."""
         latents = None if self._latents is None else self._latents[:known]
-        pooled = self._statistics if goes_on or self._done else None  # a whole utterance has statistics of its own
+        pooled = self._statistics if goes_on or self._done else None  # a complete utterance uses its own statistics
         solved = end + self._look_ahead if goes_on else end
         mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled, goes_on)
         first = max(0, self._done - self._past)

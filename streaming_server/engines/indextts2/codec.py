@@ -1,8 +1,7 @@
-"""The semantic codec: features of a recording → codes (2.0), codes → content for the flow (both).
+"""The semantic codec: converts features of a recording to codes (2.0 only), and codes to content for the flow.
 
-2.0 has MaskGCT's RepCodec, whose decoder never runs; 2.5 has an EnhancedCodec at half the rate, of which only the
-decoding side runs. Attribute names are the checkpoint's, weight norm already folded. This module does not know the GPT,
-the flow, or how a stream is cut.
+2.0 uses MaskGCT's RepCodec without its decoder. 2.5 uses an EnhancedCodec at half the rate, without its encoder.
+Attribute names are those of the checkpoint, after folding weight norm.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NORM_EPSILON = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class CodecShape:
-    """Sizes of the codec, as ``config.yaml`` and the checkpoint give them."""
+    """Sizes of the codec from ``config.yaml`` and the checkpoint."""
 
     content_width: int
     code_width: int
@@ -32,12 +31,12 @@ class CodecShape:
 
     @property
     def reach(self) -> int:
-        """Codes to either side that a code's decoding depends on: 39, and in 2.5 one more for the last convolution."""
+        """Codes to either side that the decoding of a code depends on: 39; in 2.5 the last convolution adds one."""
         return self.kernel // 2 + self.blocks * (self.block_kernel // 2)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution and two linear layers, scaled and added: ``(B, width, T)`` → the same."""
+    """A depthwise convolution and two linear layers with a scaled residual: ``(B, width, T)`` → the same."""
 
     def __init__(self, width: int, inner: int, kernel: int) -> None:
         super().__init__()
@@ -54,7 +53,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Vocos: ``(B, T, content width)`` → ``(B, T, width)``."""
+    """The Vocos backbone: ``(B, T, content width)`` → ``(B, T, width)``."""
 
     def __init__(self, shape: CodecShape) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ class Backbone(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """A codebook of few dimensions between two projections; the nearest code is the one at the smallest angle."""
+    """A low-dimensional codebook between two projections; the nearest code has the highest cosine similarity."""
 
     def __init__(self, shape: CodecShape, encodes: bool) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class Quantizer(nn.Module):
 
 
 class Codec(nn.Module):
-    """What both versions share: one quantizer, by the checkpoint's path to it."""
+    """Common base of both versions: one quantizer at the checkpoint's key path."""
 
     def __init__(self, shape: CodecShape, encodes: bool) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""A description of an emotion as eight numbers: by the classifier beside the model, else by words.
+"""Converts a description of an emotion to an emotion vector, with the model's classifier or a word list.
 
-The classifier is a small chat model (Qwen) that was taught to answer with scores in JSON. This module does not know
-recordings, emotion vectors of the model's, or requests.
+The classifier is a small chat model (Qwen) fine-tuned to answer with scores in JSON.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 TASK = "文本情感分类"
 KEYS = ("高兴", "愤怒", "悲伤", "恐惧", "反感", "低落", "惊讶", "自然")
-"""What the classifier calls ``EMOTIONS``."""
+"""The classifier's names of ``EMOTIONS``."""
 ALIASES = ("emotion", "label", "情感", "情绪")
-"""Keys under which it sometimes names one emotion instead."""
+"""Keys with which the classifier sometimes names a single emotion instead."""
 THOUGHT_END = "</think>"
-MOST_TOKENS = 256
+MAX_TOKENS = 256
 MELANCHOLY = re.compile("低落|melancholy|melancholic|depression|depressed|gloomy", re.IGNORECASE)
-"""Words that the classifier takes for sadness."""
-REMEMBERED = 256
+"""Words that the classifier misclassifies as sadness."""
+CACHED_DESCRIPTIONS = 256
 
 Reading = Literal["classifier", "words"]
 
@@ -46,7 +45,7 @@ class Describer(Protocol):
 
 
 class Words:
-    """The list of words: knows some, and takes any other description for calm."""
+    """Reads descriptions with a word list; a description without a known word means calm."""
 
     name: Reading = "words"
 
@@ -55,10 +54,10 @@ class Words:
 
 
 class Classifier:
-    """The chat model of a folder.
+    """Reads descriptions with the chat model in a folder.
 
     Raises:
-        EngineUnavailable: the folder holds no model that transformers can load.
+        EngineUnavailable: transformers cannot load the model.
     """
 
     name: Reading = "classifier"
@@ -73,13 +72,13 @@ class Classifier:
             model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype)
         except Exception as error:  # each of the libraries has errors of its own for a broken file
             raise EngineUnavailable(
-                f"{folder} holds no model that reads emotions ({error}); get it again, or remove the folder: "
-                "descriptions are then read by a list of words"
+                f"{folder} contains no emotion classifier ({error}); download it again, or remove the folder to "
+                "use a word list instead"
             ) from error
         self._model = model.eval()
         self._model.to(device)
         self._device = device
-        self._known = LruCache[str, EmotionVector](REMEMBERED)
+        self._known = LruCache[str, EmotionVector](CACHED_DESCRIPTIONS)
 
     def read(self, description: str) -> EmotionVector:
         return self._known.get(description, lambda: self._read(description))
@@ -90,10 +89,10 @@ class Classifier:
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         inputs = self._tokenizer(prompt, return_tensors="pt").to(self._device)
-        # The likeliest answer, so that a request with a seed sounds the same again.
+        # Greedy decoding, so that a request with a seed is reproducible.
         with torch.inference_mode():
             ids = self._model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=MOST_TOKENS,
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=MAX_TOKENS,
                 do_sample=False, temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
         answer: str = self._tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -101,7 +100,7 @@ class Classifier:
 
 
 def scores_of(answer: str, description: str) -> EmotionVector:
-    """The classifier's answer as a vector; what it does not name counts nothing, and nothing at all is calm."""
+    """Convert the classifier's answer to a vector; emotions without a score are 0, and no scores at all mean calm."""
     answer = answer.rpartition(THOUGHT_END)[2]
     scores = dict.fromkeys(KEYS, 0.0)
     try:
@@ -127,8 +126,8 @@ def number_of(value: object) -> float:
 
 
 def describer(folder: Path | None, device: torch.device) -> Describer:
-    """The classifier where its folder is there, else the words."""
+    """Return the classifier if its folder exists, else the word list."""
     if folder is None:
-        logger.info("descriptions of emotions are read by a list of words: the classifier's folder is not there")
+        logger.info("emotion descriptions use the word list: no classifier folder")
         return Words()
     return Classifier(folder, device)

@@ -1,8 +1,8 @@
-"""The network behind the flow matching: which way a noisy mel is to move, given what is to be said and by whom.
+"""The flow-matching network, which predicts the velocity of a noisy mel from content and voice.
 
-A transformer with skips across its middle (U-ViT), conditioned on the time of the step by its norms, and a WaveNet
-behind it. What depends on the time alone is computed once (``scale_shift``), and so is what is the same in all steps
-(``rows``). Attribute names are the checkpoint's, weight norm already folded.
+A transformer with U-ViT skip connections, conditioned on the time by its norms, is followed by a WaveNet. Values that
+depend on the time only (``scale_shift``) or are the same in all steps (``rows``) are computed once. Attribute names are
+those of the checkpoint, after folding weight norm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIME_SCALE = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class EstimatorShape:
-    """Sizes of the network, as ``config.yaml`` and the checkpoint give them."""
+    """Sizes of the network from ``config.yaml`` and the checkpoint."""
 
     bands: int
     content_width: int
@@ -44,33 +44,34 @@ class EstimatorShape:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which of the rows are there, and of which the result is wanted: those from ``start`` on."""
+    """Which rows are valid, and the first row for which the result is computed."""
 
     rotation: Tensor
     """Complex factors of the positions, ``(T, head width / 2)``."""
     seen: Tensor
-    """True where a row is there, ``(T,)``: the others are seen by none."""
+    """True for valid rows, ``(T,)``; attention ignores the others."""
     edges: Tensor
-    """``WaveNet.forward``'s, of the wanted rows."""
+    """The argument ``edges`` of ``WaveNet.forward``."""
     start: int
+    """The first row of the result."""
 
 
 def rotations(length: int, head_width: int) -> Tensor:
-    """Complex factors by which neighbouring pairs of a head turn at each position, ``(length, head width / 2)``."""
+    """Complex factors of the rotary position embedding, ``(length, head width / 2)``."""
     frequencies = ROTATION_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def turned(x: Tensor, rotation: Tensor) -> Tensor:
-    """``(B, T, …, head width)`` with each pair turned by its position's factor."""
+    """Rotate each pair of ``(B, T, …, head width)`` by the factor of its position."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     factors = rotation.view(len(rotation), *[1] * (x.ndim - 3), -1)
     return torch.view_as_real(pairs * factors).flatten(-2).to(x.dtype)
 
 
 class AdaptiveNorm(nn.Module):
-    """An RMS norm whose scale and shift come from the time."""
+    """An RMS norm whose scale and shift depend on the time."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,12 +85,12 @@ class AdaptiveNorm(nn.Module):
 
 
 def normed(x: Tensor, scale_shift: Tensor) -> Tensor:
-    """``(B, T, width)``, scale and shift ``(2, width)`` → the same shape."""
+    """Normalise ``(B, T, width)`` and apply scale and shift ``(2, width)``."""
     return torch.addcmul(scale_shift[1], F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale_shift[0])
 
 
 def masked_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA, take none but the kernels that accept a mask, so that a recorded step and an eager one use the same."""
+    """On CUDA, allow only kernels that accept a mask, so that recorded and eager steps use the same ones."""
     if device.type != "cuda":
         return nullcontext()
     kernels: AbstractContextManager[None] = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
@@ -104,7 +105,7 @@ class Attention(nn.Module):
         self.wo = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, span: Span, start: int) -> Tensor:
-        """All rows are seen; the result is that of the rows from ``start`` on."""
+        """Attend to all rows; return the result of the rows from ``start`` on."""
         batch, length, width = x.shape
         if start:
             q = F.linear(x[:, start:], self.wqkv.weight[:width]).view(batch, length - start, self.heads, -1)
@@ -165,7 +166,7 @@ class Transformer(nn.Module):
         return torch.stack([norm.scale_shift(time) for norm in norms], dim=1)
 
     def forward(self, x: Tensor, scale_shift: Tensor, span: Span) -> Tensor:
-        """``(B, T, width)`` → ``(B, T - start, width)``: the last layer answers for no more rows than are wanted."""
+        """``(B, T, width)`` → ``(B, T - start, width)``; the last layer computes only the rows of the result."""
         skips: list[Tensor] = []
         last = len(self.layers) - 1
         for index, block in enumerate(self.layers):
@@ -212,7 +213,7 @@ class FinalLayer(nn.Module):
 
 
 class Estimator(nn.Module):
-    """Directions of a noisy mel, one for each of the conditions in ``rows``."""
+    """Predicts the velocity of a noisy mel for each condition in ``rows``."""
 
     def __init__(self, shape: EstimatorShape) -> None:
         super().__init__()
@@ -237,46 +238,46 @@ class Estimator(nn.Module):
         return 2 * ((2 * shape.depth + 1) * shape.width + (shape.wave_layers + 1) * shape.wave_width)
 
     def scale_shift(self, times: Tensor) -> Tensor:
-        """All that depends on the time alone, for times ``(S,)``: ``(S, scale_shift_width)``."""
+        """All scales and shifts for times ``(S,)``: ``(S, scale_shift_width)``."""
         time = self.t_embedder(times)
         parts = (
             self.transformer.scale_shift(time),
-            self.wavenet.colours(self.t_embedder2(times)),
+            self.wavenet.scale_shift(self.t_embedder2(times)),
             self.final_layer.scale_shift(time),
         )
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def rows(self, prompt: Tensor, mu: Tensor, style: Tensor) -> Tensor:
-        """What the first layer gets beside the noisy mel.
+        """The part of the first layer's input that does not depend on the noisy mel.
 
         Args:
             prompt: Mel of the reference, zero outside it, ``(B, T, bands)``.
             mu: Conditions ``(B, T, content width)``.
             style: ``(B, style width)``.
         """
-        said = torch.cat([prompt, self.cond_projection(mu), style[:, None].expand(-1, mu.shape[1], -1)], dim=-1)
+        cond = torch.cat([prompt, self.cond_projection(mu), style[:, None].expand(-1, mu.shape[1], -1)], dim=-1)
         merge = self.cond_x_merge_linear
-        return F.linear(said, merge.weight[:, self.shape.bands :], merge.bias)
+        return F.linear(cond, merge.weight[:, self.shape.bands :], merge.bias)
 
     def forward(self, x: Tensor, rows: Tensor, scale_shift: Tensor, span: Span) -> Tensor:
         """
         Args:
             x: The noisy mel, ``(T, bands)``, the same for all rows.
             rows: ``(B, T, width)``.
-            scale_shift: Those of one time, ``(scale_shift_width,)``.
-            span: Which rows are there.
+            scale_shift: Scales and shifts of one time, ``(scale_shift_width,)``.
+            span: Which rows are valid.
 
         Returns:
-            Directions ``(B, T - start, bands)``.
+            Velocities ``(B, T - start, bands)``.
         """
         shape, depth = self.shape, self.shape.depth
         sizes = [2 * (2 * depth + 1) * shape.width, 2 * shape.wave_layers * shape.wave_width, 2 * shape.wave_width]
-        norms, colours, final = torch.split(scale_shift, sizes)
+        norms, wave_bias, final = torch.split(scale_shift, sizes)
         h = F.linear(x, self.cond_x_merge_linear.weight[:, : shape.bands]) + rows
         h = self.transformer(h, norms.view(-1, 2, shape.width), span)  # (B, T - start, width)
         kept = x[span.start :].expand(h.shape[0], -1, -1)
         h = self.skip_linear(torch.cat([h, kept], dim=-1))
-        wave = self.wavenet(self.conv1(h).mT, colours.view(shape.wave_layers, -1), span.edges).mT
+        wave = self.wavenet(self.conv1(h).mT, wave_bias.view(shape.wave_layers, -1), span.edges).mT
         wave = self.final_layer(wave + self.res_projection(h), final.view(2, -1))
         out: Tensor = self.conv2(wave.mT)
         return out.mT

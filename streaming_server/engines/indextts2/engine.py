@@ -18,7 +18,7 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.stream import Audio
-from streaming_server.engines.indextts2.calibration import Way, calibrate, recommended
+from streaming_server.engines.indextts2.calibration import Mode, calibrate, recommended
 from streaming_server.engines.indextts2.chunks import CHUNK, Pace
 from streaming_server.engines.indextts2.description import Describer, describer
 from streaming_server.engines.indextts2.emotion import capped, weakened
@@ -38,17 +38,17 @@ from streaming_server.errors import EngineNotReady, EngineUnavailable
 logger = logging.getLogger(__name__)
 
 WARM_UP_TEXTS = ("你好。", "Hello.")
-"""One for each of the normalisers, which load when they are first used."""
-STEADYING_TEXT = "今天天气很好，我们去公园走走。"
-"""Said once in each voice, unheard: what it gives steadies the first chunks of a stream."""
+"""One text per language: the text normaliser of a language loads on first use."""
+STATISTICS_TEXT = "今天天气很好，我们去公园走走。"
+"""Decoded once per voice for the regulator statistics, which stabilise the first chunks of a stream."""
 SHORT_OPENING = 24
-"""Most tokens of a text's first segment, where it can be cut at a mark: sound starts early."""
+"""Maximum number of tokens of the first segment, if it can be split at punctuation; reduces the latency."""
 CODES_PER_TOKEN = {False: 12, True: 6}
-"""Codes that slow speech takes for a token, by whether it is 2.5; segments are cut so that a request's codes do."""
+"""Codes per token in slow speech, by whether the model is 2.5; bounds the length of segments by a request's codes."""
 SHORTEST_LIMIT = 20
-"""Tokens below which segments are not cut for that."""
+"""Segments may always have this many tokens, regardless of ``CODES_PER_TOKEN``."""
 RECORDED_CODES = 600
-"""Whole segments of up to so many codes are solved in shapes that were recorded."""
+"""Segments of up to this many codes are solved in recorded shapes."""
 
 CAPABILITIES = frozenset(Capability) - {
     Capability.SPEED,
@@ -56,18 +56,17 @@ CAPABILITIES = frozenset(Capability) - {
     Capability.SCENE,
     Capability.SMART_VOICE,
 }
-"""Of both versions; 2.5 has the speed too."""
+"""Capabilities of both versions; 2.5 also has the speed."""
 
 
 class IndexTTS2Engine(ModelEngine):
-    """An ``Engine`` around one folder of 2.0 or 2.5.
+    """An ``Engine`` for one model folder of 2.0 or 2.5.
 
     Args:
-        options: Where the models are and how they run. On CUDA the precision ``auto`` is fp16; the flow computes in
-            bf16 where that is half.
+        options: On CUDA the precision ``auto`` is fp16; the flow uses bf16 if the precision is fp16 or bf16.
 
     Raises:
-        EngineUnavailable: a file is missing or broken, the device cannot be used, or an option is out of its range.
+        EngineUnavailable: a file is missing or invalid, the device is not available, or an option is out of range.
     """
 
     def __init__(self, options: IndexTTS2Options) -> None:
@@ -100,23 +99,23 @@ class IndexTTS2Engine(ModelEngine):
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
 
-    async def calibrate(self, recording: Path, text: str, tell: Callable[[Way], None]) -> Way:
-        """The way to stream to recommend, of all that are measured; each is told as it is.
+    async def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
+        """Measure all streaming modes and return the recommended one.
 
         Args:
-            recording: Of the voice.
-            text: Whose first segment is spoken.
-            tell: Called on another thread.
+            recording: The recording of the voice.
+            text: The text; its first segment is synthesised.
+            report: Called with each mode, on another thread.
 
         Raises:
-            EngineNotReady: ``warm`` has not ended.
+            EngineNotReady: ``warm`` has not completed.
             InvalidRequest: the text is too short.
             VoiceUnreadable: the recording cannot be decoded.
         """
         loaded = self._loaded
         if not isinstance(loaded, Loaded):
             raise EngineNotReady
-        return await self._owner.call(lambda: loaded.calibrate(recording, text, tell))
+        return await self._owner.call(lambda: loaded.calibrate(recording, text, report))
 
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
@@ -127,7 +126,7 @@ class IndexTTS2Engine(ModelEngine):
 
 
 class Loaded:
-    """What is there once the models are loaded; touched by the owner thread only."""
+    """The loaded models; used by the owner thread only."""
 
     def __init__(
         self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options, digests: FileDigests
@@ -138,7 +137,7 @@ class Loaded:
         self._options = options
         self._pace = replace(CHUNK, look_ahead=options.look_ahead)
         self._narrator = Narrator(runtime, options.steps, self._pace)
-        sentence, *_ = reader.segments(STEADYING_TEXT, runtime.gpt.shape.max_text)
+        sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
         self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, options.reference_s, sentence)
         self._emotions = EmotionCache(runtime, options.voice_cache, decode, digests)
@@ -146,7 +145,7 @@ class Loaded:
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
         generation = request.generation
         if request.granularity is None:
-            generation = replace(generation, num_beams=1)  # more are slow, and nobody asked for whole segments
+            generation = replace(generation, num_beams=1)  # beam search is slow and needs complete segments
         by_chunk = (
             self._options.stream == "chunk" if request.granularity is None else request.granularity is Granularity.TOKEN
         )
@@ -163,7 +162,7 @@ class Loaded:
             yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
 
     def warm(self) -> None:
-        """Record what can be recorded, then speak a little both ways: the first request is as fast as the next."""
+        """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
@@ -178,13 +177,13 @@ class Loaded:
             for _ in speech:
                 pass
 
-    def calibrate(self, recording: Path, text: str, tell: Callable[[Way], None]) -> Way:
+    def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
         segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
-        ways = []
-        for way in calibrate(self._runtime, self._voices.get(recording), segment):
-            tell(way)
-            ways.append(way)
-        return recommended(ways)
+        modes = []
+        for mode in calibrate(self._runtime, self._voices.get(recording), segment):
+            report(mode)
+            modes.append(mode)
+        return recommended(modes)
 
     def close(self) -> None:
         self._narrator.close()
@@ -209,17 +208,17 @@ class Loaded:
             numbers = self._description.read(emotion.text)
             check()
             by_classifier = self._description.name == "classifier"
-            logger.info("the description of the emotion was read by the %s: %s", self._description.name, numbers)
+            logger.info("emotion description converted by the %s: %s", self._description.name, numbers)
         if numbers is None:
             return voice.emotion
-        if self._options.emotion_cap and not by_classifier:  # the classifier's scores are what the model was tuned with
+        if self._options.emotion_cap and not by_classifier:  # the model expects the classifier's scores unchanged
             numbers = capped(numbers)
         emotions = self._runtime.emotions
         rows = emotions.drawn(emotion_rng(seed)) if emotion.random else emotions.nearest(voice.style)
         return emotions.vector(weakened(numbers, emotion.weight), rows, voice.emotion)
 
     def _longest(self, generation: Generation) -> int:
-        """Most text tokens of a segment."""
+        """Maximum number of text tokens of a segment."""
         gpt = self._runtime.gpt
         spoken = max(SHORTEST_LIMIT, generation.max_mel_tokens // CODES_PER_TOKEN[gpt.speaks_by_style])
         return min(generation.max_text_tokens_per_sentence, gpt.shape.max_text, spoken)
@@ -229,6 +228,6 @@ class Loaded:
 
 
 def emotion_rng(seed: int | None) -> torch.Generator:
-    """For the draws of an emotion; the same for the same seed."""
+    """The generator for a random emotion; deterministic for a given seed."""
     drawn = random.SystemRandom().getrandbits(63) if seed is None else seed % 2**63
     return torch.Generator().manual_seed(drawn)

@@ -1,7 +1,7 @@
-"""What the models hear of a recording: the log-mel at 22 050 Hz, Kaldi's filter banks at 16 kHz, w2v-BERT's input.
+"""Features of a recording: log-mel at 22 050 Hz, Kaldi filter banks at 16 kHz, and the input of w2v-BERT.
 
-Runs on the CPU in float32, once a recording. The mel is Slaney's (Auditory Toolbox, 1998), the filter banks are
-Kaldi's (``compute-fbank-feats``).
+Runs on the CPU in float32, once per recording. The mel scale is Slaney's (Auditory Toolbox, 1998); the filter banks
+equal those of Kaldi's ``compute-fbank-feats``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 SAMPLE_RATE_HZ = 22_050
 HEARING_RATE_HZ = 16_000
-"""The rate that w2v-BERT and CAMPPlus listen at."""
+"""The input rate of w2v-BERT and CAMPPlus."""
 
 MEL_FLOOR = 1e-5
-LEAST_POWER = 1e-9
+MIN_POWER = 1e-9
 
 FRAME = HEARING_RATE_HZ * 25 // 1000
 STEP = HEARING_RATE_HZ * 10 // 1000
@@ -28,17 +28,17 @@ LOWEST_HZ = 20.0
 PRE_EMPHASIS = 0.97
 POVEY_POWER = 0.85
 FBANK_FLOOR = 1.1920929e-07
-"""The distance of 1.0 to the next float32: silence has a finite logarithm."""
+"""The machine epsilon of float32, so that silence has a finite logarithm."""
 
 STACKED = 2
-"""Filter-bank frames that make one frame of w2v-BERT."""
+"""Filter-bank frames per frame of w2v-BERT."""
 PADDING_VALUE = 1.0
 VARIANCE_FLOOR = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class MelShape:
-    """How a log-mel is taken, as ``config.yaml`` has it under ``s2mel.preprocess_params``."""
+    """Parameters of the log-mel from ``s2mel.preprocess_params`` in ``config.yaml``."""
 
     rate_hz: int = SAMPLE_RATE_HZ
     fft: int = 1024
@@ -47,13 +47,13 @@ class MelShape:
     bands: int = 80
     lowest_hz: float = 0.0
     highest_hz: float | None = None
-    """None: half the rate."""
+    """None: half the sampling rate."""
 
 
 def slaney_filters(shape: MelShape) -> Tensor:
-    """Triangles of one area on Slaney's scale, linear below 1 kHz and logarithmic above: ``(bands, fft // 2 + 1)``."""
+    """Triangles of equal area on Slaney's scale, linear below 1 kHz, logarithmic above: ``(bands, fft // 2 + 1)``."""
     top = shape.highest_hz or shape.rate_hz / 2
-    knee, step = 15.0, math.log(6.4) / 27  # 1 kHz lies at 15; 27 mels lead from there to 6.4 kHz
+    knee, step = 15.0, math.log(6.4) / 27  # 1 kHz is 15 mels, 6.4 kHz is 27 mels more
 
     def mel(hz: float) -> float:
         return hz * 3 / 200 if hz < 1000 else knee + math.log(hz / 1000) / step
@@ -65,7 +65,7 @@ def slaney_filters(shape: MelShape) -> Tensor:
 
 
 def triangles(edges: Tensor, bins: Tensor) -> Tensor:
-    """Filters ``(n, bins)`` that rise and fall between neighbouring ``edges (n + 2,)``, each 1 at its middle one."""
+    """Triangular filters ``(n, bins)`` over three consecutive ``edges (n + 2,)``, each 1 at the middle edge."""
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     return torch.minimum(rising, falling).clamp(min=0)
@@ -75,7 +75,7 @@ def log_mel(wav: Tensor, shape: MelShape) -> Tensor:
     """Samples ``(n,)`` at ``shape.rate_hz`` → natural logarithm of the mel magnitudes ``(bands, n // hop)``.
 
     Raises:
-        ValueError: too few samples for one frame, or to be padded by reflection.
+        ValueError: there are too few samples for one frame or for reflection padding.
     """
     padding = (shape.fft - shape.hop) // 2
     if wav.numel() <= max(padding, shape.hop - 1):
@@ -84,12 +84,12 @@ def log_mel(wav: Tensor, shape: MelShape) -> Tensor:
     spectrum = torch.stft(
         padded, shape.fft, shape.hop, shape.window, torch.hann_window(shape.window), center=False, return_complex=True
     )  # (bins, frames)
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + LEAST_POWER).sqrt()
+    magnitude = (spectrum.real.square() + spectrum.imag.square() + MIN_POWER).sqrt()
     return (slaney_filters(shape) @ magnitude).clamp(min=MEL_FLOOR).log()
 
 
 def kaldi_filters() -> Tensor:
-    """Triangles on Kaldi's mel scale from 20 Hz to half the rate, as wide on it as each other: ``(257, bands)``."""
+    """Triangles of equal width on Kaldi's mel scale from 20 Hz to half the sampling rate: ``(257, bands)``."""
     nyquist = HEARING_RATE_HZ / 2
     bounds = [1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, nyquist)]
     edges = torch.linspace(bounds[0], bounds[1], FBANK_BANDS + 2, dtype=torch.float64)
@@ -98,10 +98,10 @@ def kaldi_filters() -> Tensor:
 
 
 def kaldi_fbank(wav: Tensor) -> Tensor:
-    """Samples ``(n,)`` at 16 kHz → logarithms of the band powers ``(1 + (n - 400) // 160, 80)``, undithered.
+    """Samples ``(n,)`` at 16 kHz → logarithms of the band powers ``(1 + (n - 400) // 160, 80)``, without dither.
 
     Raises:
-        ValueError: too few samples for one frame.
+        ValueError: there are too few samples for one frame.
     """
     if wav.numel() < FRAME:
         raise ValueError(f"a reference needs at least {FRAME} samples at {HEARING_RATE_HZ} Hz; it has {wav.numel()}")
@@ -119,13 +119,13 @@ INT16_SCALE = 32768.0
 
 
 def semantic_input(wav: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples ``(n,)`` at 16 kHz → w2v-BERT's frames ``(T, 160)`` at 50 Hz, and which are more than padding ``(T,)``.
+    """Samples ``(n,)`` at 16 kHz → w2v-BERT's frames ``(T, 160)`` at 50 Hz and their mask ``(T,)``.
 
-    Each band has mean 0 and variance 1 over the recording. With an odd number of filter-bank frames the last half frame
-    is padding, and the mask tells the frame that holds it from the others.
+    Each band has mean 0 and variance 1 over the recording. With an odd number of filter-bank frames, half of the last
+    frame is padding and its mask is 0.
 
     Raises:
-        ValueError: too few samples for two frames, over which alone there is a variance.
+        ValueError: there are too few samples for two frames, which the variance requires.
     """
     bank = kaldi_fbank(wav * INT16_SCALE)  # (frames, 80)
     if bank.shape[0] < STACKED:
@@ -140,6 +140,6 @@ def semantic_input(wav: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def style_input(wav: Tensor) -> Tensor:
-    """Samples ``(n,)`` at 16 kHz → CAMPPlus' frames ``(T, 80)``: each band without its mean over the recording."""
+    """Samples ``(n,)`` at 16 kHz → CAMPPlus' frames ``(T, 80)``: each band has mean 0 over the recording."""
     bank = kaldi_fbank(wav)
     return bank - bank.mean(dim=0)

@@ -1,7 +1,7 @@
-"""Flow matching: noise → mel, in a few steps along the directions that the network gives.
+"""Flow matching: integrates from noise to mel in a few Euler steps.
 
-The state stays in float32 whatever the network computes in. Noise belongs to the frame, not to the call, so that
-neighbouring solves of a stream agree.
+The state is always in float32. The noise of a frame depends on the seed and the frame only, so that overlapping solves
+of a stream agree.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ GUIDANCE = 0.7
 """Classifier-free guidance scale."""
 
 ALIGNMENT = 8
-"""Rows of recorded solves come in multiples of it: what the kernels of half precision are made for."""
+"""The number of rows of recorded solves is a multiple of this, as efficient half-precision kernels require."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """How a voice sounds, as the flow wants to know it; on the flow's device, float32."""
+    """The flow's conditioning on a voice; float32, on the flow's device."""
 
     mel: Tensor
     """``(P, bands)``."""
     mu: Tensor
-    """Its own conditions, ``(P, content width)``."""
+    """Conditions of the reference, ``(P, content width)``."""
     style: Tensor
     """``(style width,)``."""
 
 
 class Noise:
-    """Normal noise frame by frame from a seed: a frame's is the same however many are drawn at once."""
+    """Gaussian noise from a seed; the noise of a frame does not depend on the requested range."""
 
     def __init__(self, bands: int, seed: int) -> None:
         self._bands = bands
@@ -44,17 +44,17 @@ class Noise:
         self._frames: list[Tensor] = []
 
     def __call__(self, first: int, end: int) -> Tensor:
-        """Of the frames from ``first`` to ``end``: ``(end - first, bands)``, float32 on the CPU."""
+        """Noise of the frames from ``first`` to ``end``: ``(end - first, bands)``, float32 on the CPU."""
         while len(self._frames) < end:
             self._frames.append(torch.randn(self._bands, generator=self._generator))
         return torch.stack(self._frames[first:end])
 
 
 class Slots:
-    """Buffers for a solve of at most so many frames of reference and of target.
+    """Static buffers for a solve with at most ``prompt`` reference frames and ``target`` target frames.
 
-    A shorter reference stands at the end of its slots and a shorter target at the beginning of its own; what is around
-    them is seen by nobody, so the result is that of a solve without it.
+    A shorter reference is aligned to the end of its slots and a shorter target to the start of its slots. The unused
+    slots are masked, so they do not affect the result.
     """
 
     def __init__(self, estimator: Estimator, prompt: int, target: int) -> None:
@@ -75,7 +75,7 @@ class Slots:
         )
 
     def fill(self, reference: Reference, mu: Tensor, noise: Tensor, steps: int) -> None:
-        """Conditions ``(n, content width)`` and noise ``(n, bands)``, at most as many frames as there are slots."""
+        """Load conditions ``(n, content width)`` and noise ``(n, bands)`` of at most ``target`` frames."""
         shape, weight = self._estimator.shape, self._estimator.cond_projection.weight
         rows = self.prompt + self.target
         first, end = self.prompt - reference.mel.shape[0], self.prompt + mu.shape[0]
@@ -96,7 +96,7 @@ class Slots:
         self._span.edges.copy_(mirrored(rows - self._start, *real, margin))
 
     def step(self) -> None:
-        """Move the target one step; the reference's part of the state stays zero."""
+        """Advance the target by one step; the reference's part of the state stays zero."""
         cond, uncond = self._estimator(
             self.state.to(self._rows.dtype), self._rows, self.scale_shift, self._span
         ).float()
@@ -104,7 +104,7 @@ class Slots:
 
 
 class Flow:
-    """Solves with an estimator; where ``record`` was called, in fixed shapes and on CUDA as graphs."""
+    """Solves with an estimator; uses recorded shapes and, on CUDA, graphs after ``record``."""
 
     def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
@@ -114,9 +114,9 @@ class Flow:
         self._scale_shifts: dict[int, Tensor] = {}
 
     def record(self, prompt: int, target: int) -> None:
-        """Keep slots for a reference and a target of at most so many frames; once is enough."""
+        """Allocate slots for at most ``prompt`` and ``target`` frames and record a solve; does nothing if recorded."""
         target += -(prompt + target) % ALIGNMENT
-        if (prompt, target) in self._graphs:  # a second graph would read other slots than those that a solve fills
+        if (prompt, target) in self._graphs:  # a second graph would read other slots than those that ``solve`` fills
             return
         slots = Slots(self._estimator, prompt, target)
         self._recorded.append(slots)

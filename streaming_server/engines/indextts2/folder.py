@@ -1,7 +1,6 @@
-"""The official folders of 2.0 and 2.5 as they are, with the four external models beside them or elsewhere.
+"""Loads the official model folders of 2.0 and 2.5 and the four external models.
 
-A sentence says what is missing and how to get it. Opening a folder reads shapes alone; only ``load`` reads weights.
-This module does not know how the models compute, nor requests or voices.
+An error names the missing file and says how to get it. Opening a folder reads shapes only; ``load`` reads the weights.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from streaming_server.engines.indextts.checkpoint import Config, read_config, re
 from streaming_server.engines.indextts2.checkpoint import HOW_TO_GET_IT, build, version_of
 from streaming_server.engines.indextts2.reading import LanguageReader, PlainReader, Reader
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.torch.weights import Misfit, read_content, refused
+from streaming_server.engines.torch.weights import Misfit, read_content, translate_errors
 from streaming_server.errors import EngineUnavailable
 
 CACHE = "hf_cache"
 BPE, TIKTOKEN = "bpe.model", "multilingual_zh_ja_yue_char_del.tiktoken"
 CLASSIFIER = "qwen0.6bemo4-merge"
-"""Folder of the model that turns a description of an emotion into numbers; it may be missing."""
+"""Folder of the optional model that converts a description of an emotion to scores."""
 
 OWN_FILES = {
     "gpt": "gpt.pth",
@@ -39,7 +38,7 @@ OWN_FILES = {
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Where models of other publishers lie; None: where the public program puts them, below the model's folder."""
+    """Paths of external models; None selects the official implementation's location in the model folder."""
 
     w2vbert: Path | None = None
     """Folder of w2v-BERT 2.0."""
@@ -48,12 +47,12 @@ class External:
     bigvgan: Path | None = None
     """Folder of BigVGAN v2."""
     semantic_codec: Path | None = None
-    """File of the semantic codec: in 2.0 MaskGCT's, in 2.5 the model's own."""
+    """File of the semantic codec: MaskGCT's in 2.0, the model's own in 2.5."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file of another publisher, and what to do where it is missing."""
+    """The path of an external file, with the setting that changes it and the command that downloads it."""
 
     path: Path
     setting: str
@@ -62,7 +61,7 @@ class Place:
     def require(self) -> None:
         if not self.path.is_file():
             raise EngineUnavailable(
-                f"{self.path} is missing; get it with `{self.download}`, or say with {self.setting} where it is"
+                f"{self.path} is missing; get it with `{self.download}`, or set {self.setting} to its path"
             )
 
 
@@ -93,13 +92,13 @@ def places(folder: Path, external: External, version: str) -> dict[str, Place]:
     codec = external.semantic_codec or cache / "semantic_codec_model.safetensors"
     maskgct = f"{get} amphion/MaskGCT semantic_codec/model.safetensors --local-dir {cache}"
     if external.semantic_codec is None and not codec.exists():
-        codec = cache / "semantic_codec" / "model.safetensors"  # where that command puts it
+        codec = cache / "semantic_codec" / "model.safetensors"  # the path that the command above uses
     return found | {"codec": Place(codec, "SEMANTIC_CODEC_FILE", maskgct)}
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder whose configurations have been read and whose files are there."""
+    """A model folder with all files present and parsed configurations."""
 
     folder: Path
     config: Config
@@ -110,10 +109,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, external: External = External()) -> Checkpoint:
-        """Look at the folder without reading weights.
+        """Check the folder without reading weights.
 
         Raises:
-            EngineUnavailable: a file is missing or plainly broken; the sentence names it and how to get it.
+            EngineUnavailable: a file is missing or invalid; the message names it and says how to get it.
         """
         config = read_config(folder, HOW_TO_GET_IT["2.0"])
         version = version_of(config)
@@ -132,7 +131,7 @@ class Checkpoint:
 
     @property
     def model_version(self) -> str:
-        """As ``2.0.0``."""
+        """The version, such as ``2.0.0``."""
         return f"{self.version}.0"
 
     @property
@@ -141,7 +140,7 @@ class Checkpoint:
 
     @property
     def classifier(self) -> Path | None:
-        """Folder of the model that reads emotions off a description, where it is there."""
+        """Folder of the emotion classifier; None if it does not exist."""
         folder = self.folder / CLASSIFIER
         return folder if (folder / "config.json").is_file() else None
 
@@ -156,8 +155,8 @@ class Checkpoint:
         try:
             reader: Reader = LanguageReader(path, language) if self.version == "2.5" else PlainReader(path)
         except (RuntimeError, OSError, ValueError) as error:
-            raise EngineUnavailable(f"{path} is truncated or no vocabulary; {how}") from error
-        with refused(how):
+            raise EngineUnavailable(f"{path} is truncated or not a vocabulary; {how}") from error
+        with translate_errors(how):
             if reader.vocabulary_size > self.config["gpt"]["number_text_tokens"] + 1:
                 raise Misfit.of(path.name, f"it has {reader.vocabulary_size} tokens")
         return reader
@@ -171,14 +170,14 @@ class Checkpoint:
         return build(self.config, self.states(), device, dtype)
 
     def states(self, only_shapes: bool = False) -> dict[str, Any]:
-        """What the files hold, by the names that `build` takes; without memory where the shapes are enough.
+        """Read the files, under the names that `build` takes; with ``only_shapes``, as tensors on the meta device.
 
         Raises:
-            EngineUnavailable: a file is truncated or of another kind.
+            EngineUnavailable: a file is truncated or has the wrong format.
         """
         paths = {name: self.folder / file for name, file in OWN_FILES.items()}
         paths |= {name: self.places[name].path for name in ("codec", "campplus", "bigvgan", "w2vbert")}
-        with refused(HOW_TO_GET_IT[self.version]):
+        with translate_errors(HOW_TO_GET_IT[self.version]):
             return {name: (read_shapes if only_shapes else read)(path) for name, path in paths.items()}
 
 
@@ -186,21 +185,21 @@ def read_json(place: Place) -> dict[str, Any]:
     try:
         content = json.loads(place.path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise EngineUnavailable(f"{place.path} is no JSON; get it again with `{place.download}`") from error
+        raise EngineUnavailable(f"{place.path} is not valid JSON; get it again with `{place.download}`") from error
     return content if isinstance(content, dict) else {}
 
 
 def read(path: Path) -> Any:
-    """The content of a file that torch or safetensors has written, tensors and containers only.
+    """Read a file in the format of torch or safetensors, tensors and containers only.
 
     Raises:
-        Misfit: the file is truncated, or would run code.
+        Misfit: the file is truncated, or contains code.
     """
     return read_tensors(path, lambda file, key: file.get_tensor(key)) or read_content(path)
 
 
 def read_shapes(path: Path) -> Any:
-    """As ``read``, with tensors that have no memory."""
+    """Like ``read``, with tensors on the meta device."""
 
     def shape(file: Any, key: str) -> Tensor:
         return torch.empty(file.get_slice(key).get_shape(), device="meta")
@@ -209,14 +208,14 @@ def read_shapes(path: Path) -> Any:
 
 
 def read_tensors(path: Path, tensor: Callable[[Any, str], Tensor]) -> dict[str, Tensor]:
-    """What ``tensor`` makes of each entry of a safetensors file; nothing where it is of another kind."""
+    """Apply ``tensor`` to each entry of a safetensors file; empty for other file types."""
     if path.suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             return {key: tensor(file, key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Misfit(f"{path} is truncated or no safetensors file") from error
+        raise Misfit(f"{path} is truncated or not a safetensors file") from error
 
 
 def without_memory(content: Any) -> Any:

@@ -1,6 +1,6 @@
-"""The GPTs of IndexTTS 2.0 and 2.5: that of 1.5 behind a prefix in which voice and emotion are told apart.
+"""The GPTs of IndexTTS 2.0 and 2.5: the GPT of 1.5 with a prefix that conditions voice and emotion separately.
 
-Attribute names are the checkpoint's. This module does not know audio, languages' names, sampling or files.
+Attribute names are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from streaming_server.engines.torch.conditioning import Conformer, Perceiver
 from streaming_server.engines.torch.gpt import CodeGpt, GptShape
 
 SPEEDS = 2
-"""Rows of 2.0's speed embedding. Both always stand in the prefix, the second first."""
+"""Rows of 2.0's speed embedding; the prefix contains both, the second one first."""
 
 
 Reader = tuple[Conformer, Perceiver]
-"""What reads a recording's features into a few vectors."""
+"""Encodes the features of a recording to a few vectors."""
 
 
 class EmotionGpt(CodeGpt, ABC):
-    """What 2.0 and 2.5 share: an emotion vector, read from the features of a recording."""
+    """Common base of 2.0 and 2.5: computes an emotion vector from the features of a recording."""
 
     speaker_rows: int
-    """Inputs that tell the voice; the emotion vector is added to each of them."""
+    """Number of speaker tokens; the emotion vector is added to each of them."""
     speaks_by_style: bool
-    """Whether the voice is told by its style, or by its features."""
+    """Whether speaker tokens are computed from the style vector (2.5) instead of the features (2.0)."""
 
     def __init__(self, shape: GptShape, emotion: Reader) -> None:
         super().__init__(shape)
@@ -46,10 +46,10 @@ class EmotionGpt(CodeGpt, ABC):
         return vector
 
     @abstractmethod
-    def speaker(self, heard: Tensor) -> Tensor:
-        """What 2.0 or 2.5 tells a voice by → speaker tokens ``(n, width)``.
+    def speaker(self, voice: Tensor) -> Tensor:
+        """Compute speaker tokens ``(n, width)``.
 
-        ``heard`` is w2v-BERT's features ``(T, features)`` in 2.0, CAM++'s style ``(192,)`` in 2.5.
+        ``voice`` is w2v-BERT's features ``(T, features)`` in 2.0 and CAM++'s style ``(192,)`` in 2.5.
         """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class EmotionGpt(CodeGpt, ABC):
 
 
 class Gpt20(EmotionGpt):
-    """2.0: the voice is as many tokens as the Perceiver has latents."""
+    """2.0: one speaker token per latent of the Perceiver."""
 
     speaks_by_style = False
 
@@ -71,8 +71,8 @@ class Gpt20(EmotionGpt):
         self.speaker_rows = self.perceiver_encoder.latents.shape[0]
         self.speed_emb = nn.Embedding(SPEEDS, shape.width)
 
-    def speaker(self, heard: Tensor) -> Tensor:
-        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(heard[None]))
+    def speaker(self, voice: Tensor) -> Tensor:
+        latents: Tensor = self.perceiver_encoder(self.conditioning_encoder(voice[None]))
         return latents[0]
 
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:
@@ -81,7 +81,7 @@ class Gpt20(EmotionGpt):
 
 
 class Gpt25(EmotionGpt):
-    """2.5: the voice is one token, projected from its style; each text position carries its language."""
+    """2.5: one speaker token, projected from the style; a language embedding is added to each text position."""
 
     speaker_rows = 1
     speaks_by_style = True
@@ -91,8 +91,8 @@ class Gpt25(EmotionGpt):
         self.spk_emb_proj = nn.Linear(style, shape.width)
         self.lang_embedding = nn.Embedding(languages, shape.width)
 
-    def speaker(self, heard: Tensor) -> Tensor:
-        token: Tensor = self.spk_emb_proj(heard[None])
+    def speaker(self, voice: Tensor) -> Tensor:
+        token: Tensor = self.spk_emb_proj(voice[None])
         return token
 
     def prefix(self, speaker: Tensor, emotion: Tensor, text_ids: Tensor, language: int | None = None) -> Tensor:

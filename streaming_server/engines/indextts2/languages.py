@@ -1,7 +1,7 @@
-"""The languages of 2.5: their rows in its language embedding, and which of them a text is written in.
+"""The languages of 2.5: their rows in the language embedding, and language detection.
 
-Rows follow Whisper's table of languages (Radford et al., 2022). Told apart by script alone: what Latin letters spell is
-taken for English. This module does not know tokens or models.
+Rows follow Whisper's table of languages (Radford et al., 2022). Detection uses the script only; text in Latin letters
+counts as English.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 COMMON = 105
-"""The row of every language that was given none of its own."""
+"""The row of every language without a row of its own."""
 
 ROWS: Mapping[str, int] = {
     "en": 0, "zh": 1, "de": 2, "es": 3, "ru": 4, "ko": 5, "fr": 6, "ja": 7, "ar": 13, "yue": 99, "zh/en": 103,
@@ -24,9 +24,9 @@ SCRIPTS = {
     "ru": re.compile("[\u0400-\u04ff]"),
     "ar": re.compile("[\u0600-\u06ff]"),
 }
-"""In this order: Japanese and Korean texts may hold Chinese characters."""
+"""Checked in this order, because Japanese and Korean texts can contain Chinese characters."""
 
 
 def language_of(text: str) -> str:
-    """One of ``ROWS``, by the first script that the text has any letter of."""
+    """Return the language of the first script in ``SCRIPTS`` that occurs in the text, else ``en``."""
     return next((language for language, script in SCRIPTS.items() if script.search(text)), "en")

@@ -12,7 +12,7 @@ from streaming_server.engines.torch.options import ModelDir, TorchOptions
 
 
 class IndexTTS2Options(TorchOptions):
-    """Where the models are and how a request is synthesised."""
+    """Options of IndexTTS 2.0 and 2.5."""
 
     model_config = SettingsConfigDict(env_prefix="INDEXTTS2_")
 
@@ -20,8 +20,8 @@ class IndexTTS2Options(TorchOptions):
     stream: Annotated[
         Literal["segment", "chunk"],
         Field(
-            description="What a stream of IndexTTS 2 does whose request does not say it: `segment` (each solved once: "
-            "exact) or `chunk` (sound while a segment is still being decoded)"
+            description="Default streaming mode of IndexTTS 2: `segment` (one solve per segment, exact) or `chunk` "
+            "(audio while a segment is still being decoded)"
         ),
     ] = "segment"
     steps: Annotated[
@@ -29,7 +29,7 @@ class IndexTTS2Options(TorchOptions):
         Field(
             ge=1,
             le=100,
-            description="Steps of IndexTTS 2's flow matching: 25 as published, 12 or 8 for less work",
+            description="Flow-matching steps of IndexTTS 2: 25 is the published value, 12 or 8 are faster",
         ),
     ] = 25
     look_ahead: Annotated[
@@ -37,27 +37,27 @@ class IndexTTS2Options(TorchOptions):
         Field(
             ge=0,
             le=172,
-            description="Mel frames (of 11.6 ms) that `chunk` knows beyond its sound; with more it is nearer to "
-            "`segment`, and later",
+            description="Look-ahead of the mode `chunk`, in mel frames of 11.6 ms; more frames are closer to `segment` "
+            "and increase the latency",
         ),
     ] = 16
     reference_s: Annotated[
         float,
-        Field(ge=0.5, le=15, description="Seconds of the voice's recording that each solve of `chunk` sees again"),
+        Field(ge=0.5, le=15, description="Seconds of reference audio that each solve of the mode `chunk` uses"),
     ] = 5.0
     emotion_cap: Annotated[
         bool,
         Field(
-            description="`true`: bias the eight numbers of an emotion and bound their sum to 0.8, as the public web "
-            "page does; `false`: take them as they are"
+            description="`true`: weight the eight values of an emotion vector and limit their sum to 0.8, like the "
+            "official web page; `false`: use them unchanged"
         ),
     ] = True
     language: Annotated[
         str,
         Field(
             validation_alias="TTS_LANGUAGE",
-            description="Language of all texts, IndexTTS 2.5 only: `auto` (told by the script) or a code, as `en`, "
-            "`de`, `yue`",
+            description="Language of all texts (IndexTTS 2.5 only): `auto` (detected by script) or a code such as "
+            "`en`, `de`, `yue`",
         ),
     ] = "auto"
     w2vbert_dir: Annotated[

@@ -1,7 +1,7 @@
-"""The text front ends of 2.0 and 2.5: segments of token ids, each in a language.
+"""The text front ends of 2.0 and 2.5, which convert text to segments of token ids.
 
-2.0 has the front end of 1.5. 2.5 has byte-pair tokens of many languages (tiktoken's), a tag in front of each segment,
-and pronunciation marks: ``<word|PRON>``. Every step is linear in the text.
+2.0 has the front end of 1.5. 2.5 has a multilingual byte-pair vocabulary (tiktoken), a language tag before each
+segment, and pronunciation marks ``<word|PRON>``. The time of every step is linear in the text.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from streaming_server.text import pieces
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN_CHARACTERS = 64
-"""A text of more characters for each token allowed is taken to be too long without tokenising it."""
+"""A text with more characters per allowed token than this is too long and is not tokenised."""
 
 UNSAID = frozenset((0, 1))
-"""START and STOP in the model, ``!`` and ``"`` in the vocabulary: left out of a text, as in the public program."""
+"""START and STOP of the model; ``!`` and ``"`` in the vocabulary. They are removed, as in the official
+implementation."""
 
 SENTENCE_END = re.compile(
     r"(?<=[.!?…。！？؟])(?![.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…。！？؟])(?![.!?…。！？؟])|\n+"
@@ -40,12 +41,12 @@ MARK = re.compile(r"<([^<>|]{1,100})\|([^<>|]{1,100})>")
 KANA = re.compile("[\u3040-\u30ff]+")
 CASES: dict[str, Callable[[str], str]] = {"zh": str.lower, "en": str.lower, "ja": str.lower, "es": str.upper}
 SPELLED_OUT: dict[str, Literal["zh", "en"]] = {"zh": "zh", "en": "en"}
-"""Languages whose numbers, dates and units are turned into words here; of the others they are read as written."""
+"""Languages in which numbers, dates and units are converted to words; other languages are not normalised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What is decoded in one go."""
+    """A piece of text that is decoded at once."""
 
     ids: list[int]
     language: int | None = None
@@ -53,7 +54,7 @@ class Segment:
 
 
 def halves(text: str) -> list[str]:
-    """Two halves, cut beside a mark rather than in it; the text itself where it is one mark."""
+    """Split a text in two, but not inside a pronunciation mark; a text that is one mark is not split."""
     middle = len(text) // 2
     cuts = [middle]
     for mark in SPOKEN_MARK.finditer(text):
@@ -73,12 +74,12 @@ class Reader(Protocol):
     def segments(
         self, text: str, longest: int, opening: int | None = None, check: Check = never_cancelled
     ) -> list[Segment]:
-        """Any text → its segments, each of at most ``longest`` tokens.
+        """Split a text into segments of at most ``longest`` tokens.
 
-        With ``opening`` the first one has at most so many, where a sentence or clause ends that early.
+        ``opening`` limits the first segment further, if a sentence or clause ends within that many tokens.
 
         Raises:
-            Cancelled: ``check`` says so.
+            Cancelled: raised by ``check``.
         """
 
 
@@ -128,7 +129,7 @@ class LanguageReader:
         return [Segment(self._ids(part, language), row) for part in parts]
 
     def prepare(self, text: str, language: str, check: Check = never_cancelled) -> str:
-        """A text as it is to be tokenised: words for numbers, letters in their case, marks as the model knows them."""
+        """Prepare a text for tokenisation: normalise numbers and case, and convert pronunciation marks."""
         parts, end = [], 0
         for mark in MARK.finditer(text):
             parts += [self._plain(text[end : mark.start()], language, check), pronounced(mark[1], mark[2], language)]
@@ -136,7 +137,7 @@ class LanguageReader:
         return "".join([*parts, self._plain(text[end:], language, check)])
 
     def _plain(self, text: str, language: str, check: Check) -> str:
-        """What stands between marks; the blanks at its ends stay, since they separate words."""
+        """Prepare the text between two marks; whitespace at its ends is kept, because it separates words."""
         if not text.strip():
             return text
         if language in SPELLED_OUT:
@@ -146,7 +147,7 @@ class LanguageReader:
         return CASES.get(language, str)(text)
 
     def _merged(self, text: str, language: str, longest: int, check: Check) -> list[str]:
-        """Neighbouring pieces joined while their tokens fit into ``longest``."""
+        """Split a text and join neighbouring pieces whose tokens fit into ``longest``."""
         merged: list[str] = []
         for piece in self._pieces(text, language, longest, check):
             if merged and len(self._ids(merged[-1] + piece, language)) <= longest:
@@ -162,7 +163,7 @@ class LanguageReader:
     def _pieces(
         self, text: str, language: str, longest: int, check: Check, marks: tuple[re.Pattern[str], ...] = ENDS
     ) -> Iterator[str]:
-        """Sentences; what is too long by clauses, and what still is by halves."""
+        """Split a text into sentences, long sentences into clauses, and long clauses into halves."""
         check()
         parts = [part for part in (marks[0].split(text) if marks else halves(text)) if part.strip()]
         if self._fits(text, language, longest) or (not marks and len(parts) == 1):
@@ -172,12 +173,12 @@ class LanguageReader:
             yield from self._pieces(part, language, longest, check, marks[1:])
 
     def _fits(self, text: str, language: str, longest: int) -> bool:
-        """Whether the tokens of a text are at most ``longest``; one that is far too long is not tokenised."""
+        """Whether a text has at most ``longest`` tokens; one that is far too long is not tokenised."""
         return len(text) <= longest * MAX_TOKEN_CHARACTERS and len(self._ids(text, language)) <= longest
 
 
 def pronounced(word: str, how: str, language: str) -> str:
-    """A mark: kana stand for themselves, pinyin and phonemes between special tokens, the second of them in Chinese."""
+    """Convert a pronunciation mark: kana are inserted as text, pinyin and phonemes between special tokens."""
     if KANA.fullmatch(how):
         return how
     special = f"<|SPECIAL_TOKEN_{2 if language in {'zh', 'yue', 'zh/en'} else 1}|>"
@@ -185,17 +186,17 @@ def pronounced(word: str, how: str, language: str) -> str:
 
 
 class JapaneseWords:
-    """Separates Japanese words by blanks, as the model was trained with. Needs fugashi."""
+    """Separates Japanese words by spaces, as in the training data of the model. Requires fugashi."""
 
     MAX_CHARACTERS = 200
-    """Characters that are separated at a time."""
+    """Maximum number of characters per call."""
 
     def __init__(self) -> None:
         self._tagger: Callable[[str], Any] | None = None
         self._is_loaded = False
 
     def separate(self, text: str, check: Check = never_cancelled) -> str:
-        """The text with blanks between its words; unchanged where fugashi is not installed."""
+        """Insert spaces between words; return the text unchanged if fugashi is not installed."""
         tagger = self._load()
         if tagger is None:
             return text
@@ -215,8 +216,5 @@ class JapaneseWords:
 
             self._tagger = fugashi.Tagger()
         except (ImportError, RuntimeError):
-            logger.warning(
-                "Japanese is read without word boundaries, which the model was trained with: "
-                "run scripts/install japanese"
-            )
+            logger.warning("Japanese word segmentation not available, quality is reduced: run scripts/install japanese")
         return self._tagger

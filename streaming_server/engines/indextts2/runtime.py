@@ -1,7 +1,6 @@
-"""The models as one object: what is heard in a recording, emotion vectors, codes, sound. Tensors in, tensors out.
+"""The models of IndexTTS 2.0 and 2.5 as one object: analysis of recordings, emotion vectors, codes and audio.
 
-Arrays may have leading axes of one; what comes back has none. This module does not know files, text, requests, threads
-or how a stream is cut into chunks.
+Input arrays may have leading axes of size 1; results have none.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """What listens to recordings, in float32."""
+    """The models that analyse recordings, in float32."""
 
     w2vbert: W2vBert
     campplus: CampPlus
     mean: Tensor
-    """Of w2v-BERT's features over the training data, ``(features,)``, as ``deviation`` is."""
+    """Mean of w2v-BERT's features over the training data, ``(features,)``."""
     deviation: Tensor
     mel: MelShape
 
 
 class Runtime(AcousticStages):
-    """All models on one device. Not to be called by two threads at once, but for the acoustics beside ``decode``."""
+    """All models on one device. Not thread-safe, except that the acoustics may run concurrently with ``decode``."""
 
     def __init__(
         self, gpt: EmotionGpt, hearing: Hearing, emotions: EmotionMatrix, acoustics: Acoustics, language: int
@@ -58,10 +57,10 @@ class Runtime(AcousticStages):
 
     @property
     def sounds(self) -> int:
-        """The codes below it stand for sound. The model may draw START, which stands for none."""
+        """Codes below this value represent audio. The model can also sample START, which does not."""
         return min(self.gpt.shape.start_mel, self.gpt.shape.stop_mel)
 
-    # What is heard; waves and features on the CPU, what the models make of them on the device, all float32
+    # Analysis of recordings: waveforms and features on the CPU, model outputs on the device, all in float32
 
     def resample(self, wav: Array, from_hz: int, to_hz: int) -> Tensor:
         return common.resample(take(wav, 1, CPU, torch.float32), from_hz, to_hz)
@@ -79,11 +78,11 @@ class Runtime(AcousticStages):
         return features.semantic_input(take(wav, 1, CPU, torch.float32))[0]
 
     def seamless_mask(self, wav: Array) -> Tensor:
-        """Samples ``(n,)`` at 16 kHz → 1 for each frame of ``seamless_feat`` that holds no padding ``(T,)``."""
+        """Samples ``(n,)`` at 16 kHz → mask ``(T,)``: 1 for each frame of ``seamless_feat`` without padding."""
         return features.semantic_input(take(wav, 1, CPU, torch.float32))[1]
 
     def hidden(self, frames: Array, mask: Array | None = None) -> tuple[Tensor, ...]:
-        """w2v-BERT's input ``(T, 160)`` → its projection and every layer's output ``(T, features)``."""
+        """w2v-BERT's input ``(T, 160)`` → its projection and the output of every layer ``(T, features)``."""
         inputs = self._take(frames, 2)
         seen = torch.ones(inputs.shape[0]) if mask is None else mask
         states = self.hearing.w2vbert.hidden(inputs[None], self._take(seen, 1, torch.int32)[None])
@@ -92,8 +91,8 @@ class Runtime(AcousticStages):
     def features(self, wav: Array) -> Tensor:
         """Samples ``(n,)`` at 16 kHz → normalised semantic features ``(T, features)`` at 50 Hz."""
         frames, mask = features.semantic_input(take(wav, 1, CPU, torch.float32))
-        heard: Tensor = self.hearing.w2vbert(frames[None].to(self.device), mask[None].to(self.device))[0]
-        return (heard - self.hearing.mean) / self.hearing.deviation
+        hidden: Tensor = self.hearing.w2vbert(frames[None].to(self.device), mask[None].to(self.device))[0]
+        return (hidden - self.hearing.mean) / self.hearing.deviation
 
     def campplus_style(self, wav: Array) -> Tensor:
         """Samples ``(n,)`` at 16 kHz → style ``(192,)``."""
@@ -103,9 +102,9 @@ class Runtime(AcousticStages):
 
     # Voice and emotion
 
-    def spk_cond(self, heard: Array) -> Tensor:
-        """Speaker tokens ``(n, width)``: of the features ``(T, features)`` in 2.0, of the style ``(192,)`` in 2.5."""
-        return self.gpt.speaker(self._take(heard, 1 if self.gpt.speaks_by_style else 2))
+    def spk_cond(self, voice: Array) -> Tensor:
+        """Features ``(T, features)`` in 2.0 or style ``(192,)`` in 2.5 → speaker tokens ``(n, width)``."""
+        return self.gpt.speaker(self._take(voice, 1 if self.gpt.speaks_by_style else 2))
 
     def emo(self, features: Array) -> Tensor:
         """Normalised features ``(T, features)`` → emotion vector ``(width,)``."""
@@ -115,15 +114,15 @@ class Runtime(AcousticStages):
         return merged(self._take(base, 1), self._take(reference, 1), alpha)
 
     def emo_index(self, style: Array) -> Tensor:
-        """The style ``(192,)`` → each emotion's nearest row, counted inside its group ``(8,)``."""
+        """Style ``(192,)`` → index of each emotion's nearest row in its group ``(8,)``."""
         return self.emotions.nearest(self._take(style, 1))
 
     def emo_from_vector(self, vector: Array, style: Array, base: Array) -> Tensor:
-        """Eight numbers, the voice's style ``(192,)`` and own emotion ``(width,)`` → emotion vector ``(width,)``."""
+        """Eight weights, the voice's style ``(192,)`` and own emotion ``(width,)`` → emotion vector ``(width,)``."""
         weights: list[float] = take(vector, 1, CPU, torch.float32).tolist()
         return self.emotions.vector(weights, self.emo_index(style), self._take(base, 1))
 
-    # The words; ``language`` is a row of 2.5's language embedding, the configuration's own where it is None
+    # Decoding; ``language`` is a row of 2.5's language embedding, by default that of the configuration
 
     def prefix(self, spk_cond: Array, emotion: Array, text_ids: Array, language: int | None = None) -> Tensor:
         """All inputs before START_MEL: ``(speaker tokens + 2 + ids + 2, width)``.

@@ -1,4 +1,4 @@
-"""The registry's entry of IndexTTS 2.0 and 2.5."""
+"""Registry entry of IndexTTS 2.0 and 2.5."""
 
 from __future__ import annotations
 

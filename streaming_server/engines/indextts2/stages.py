@@ -1,7 +1,7 @@
-"""Each stage from codes to sound under the name that the published numbers give it, whole and alone.
+"""The individual stages from codes to audio, under the names used by the published reference values.
 
-What speaks goes through `Acoustics`; these are for holding a runtime against numbers and for looking inside it. Arrays
-in, float32 tensors out, without batch axes. This module does not know the GPT, recordings, files or chunks.
+Synthesis uses `Acoustics`; these methods serve to compare a runtime with reference values and to inspect it. They take
+arrays and return float32 tensors, without batch axes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streaming_server.engines.torch.arrays import Array, take
 
 
 class AcousticStages:
-    """What a `Runtime` offers of its acoustics."""
+    """The acoustic stages as methods of a `Runtime`."""
 
     acoustics: Acoustics
 
@@ -24,7 +24,7 @@ class AcousticStages:
         return self.acoustics.quantize(features)[0]
 
     def rep_emb(self, features: Array) -> Tensor:
-        """Features ``(T, features)`` → what these codes embed to ``(T, features)``; 2.0 only."""
+        """Features ``(T, features)`` → embeddings of their codes ``(T, features)``; 2.0 only."""
         return self.acoustics.quantize(features)[1]
 
     def vq2emb(self, codes: Array) -> Tensor:
@@ -36,7 +36,7 @@ class AcousticStages:
         return self.acoustics.decode_codes(self._codes(codes))
 
     def gpt_layer(self, latents: Array) -> Tensor:
-        """Latents ``(n, latent width)`` → what they add to the content ``(n, features)``; 2.0 only."""
+        """Latents ``(n, latent width)`` → their contribution to the content ``(n, features)``; 2.0 only."""
         return self.acoustics.gpt_layer(latents)
 
     def mu20(self, codes: Array, latents: Array) -> Tensor:
@@ -48,29 +48,29 @@ class AcousticStages:
         return self.acoustics.mu(self._codes(codes), duration_factor=duration_factor)
 
     def dit_step(self, x: Array, mu: Array, prompt: Array, style: Array, t: float) -> Tensor:
-        """One direction, told everything: mel ``(bands, T)``, conditions ``(T, content width)`` → ``(bands, T)``."""
+        """Conditional velocity at ``t``: mel ``(bands, T)``, conditions ``(T, content width)`` → ``(bands, T)``."""
         return self.acoustics.dit_step(x, mu, prompt, style, t)
 
     def cfm(
         self, mu: Array, prompt: Array, style: Array, noise: Array, steps: int, prompt_mu: Array | None = None
     ) -> Tensor:
-        """The target's mel ``(bands, n)``.
+        """Solve for the mel of the target, ``(bands, n)``.
 
         Args:
-            mu: Conditions of prompt and target ``(P + n, content width)``; of the target alone with ``prompt_mu``.
+            mu: Conditions of prompt and target ``(P + n, content width)``; of the target only, with ``prompt_mu``.
             prompt: Mel of the prompt ``(bands, P)``.
             style: ``(style width,)``.
-            noise: Of prompt and target ``(bands, P + n)``, or of the target alone ``(bands, n)``.
-            steps: Of Euler's method.
+            noise: Of prompt and target ``(bands, P + n)``, or of the target only ``(bands, n)``.
+            steps: Number of Euler steps.
             prompt_mu: Conditions of the prompt ``(P, content width)``.
         """
         device = self.acoustics.device
-        told, mel, drawn = (take(array, 2, device, torch.float32) for array in (mu, prompt, noise))
+        cond, mel, drawn = (take(array, 2, device, torch.float32) for array in (mu, prompt, noise))
         if prompt_mu is not None:
-            told = torch.cat([take(prompt_mu, 2, device, torch.float32), told])
+            cond = torch.cat([take(prompt_mu, 2, device, torch.float32), cond])
         frames = mel.shape[1]
-        reference = Reference(mel.mT.contiguous(), told[:frames], take(style, 1, device, torch.float32))
-        target = told[frames:]
+        reference = Reference(mel.mT.contiguous(), cond[:frames], take(style, 1, device, torch.float32))
+        target = cond[frames:]
         return self.acoustics.cfm(target, reference, drawn[:, drawn.shape[1] - target.shape[0] :], steps)
 
     def wav(self, mel: Array) -> Tensor:

@@ -1,6 +1,6 @@
-"""From segments of text to audio: whole segments, each solved once, or chunks while the codes still come.
+"""Converts segments of text to audio, one segment at a time or in chunks during decoding.
 
-The calling thread decodes; a second one runs the flow and the vocoder behind it.
+The calling thread decodes; a second thread runs the flow and the vocoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.torch.codes import DecodedBatch
 
 PAUSE_S = 0.2
-"""Silence between two segments, as in the public program."""
+"""Silence between two segments, as in the official implementation."""
 
 Codes = tuple[Tensor, Tensor]
 """Codes ``(n,)`` and their latents ``(n, width)``."""
@@ -30,23 +30,23 @@ Codes = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How a request's text is to be said."""
+    """Voice, emotion and parameters of a request."""
 
     voice: AnalysedVoice
     emotion: Tensor
     """``(width,)``."""
     generation: Generation
     duration_factor: float = 1.0
-    """How much longer than by itself; 2.5 only."""
+    """Factor on the natural duration; 2.5 only."""
 
 
 class Narrator:
-    """Speaks one request at a time with a runtime; the calling thread must be the runtime's owner.
+    """Synthesises one request at a time with a runtime; must be called by the thread that owns the runtime.
 
     Args:
         runtime: The models.
-        steps: Of the flow's solves.
-        pace: Where speech below the segment is cut.
+        steps: Number of solver steps.
+        pace: How segments are split into chunks.
     """
 
     def __init__(self, runtime: Runtime, steps: int, pace: Pace = CHUNK) -> None:
@@ -56,7 +56,7 @@ class Narrator:
         self._vocoding = VocoderThread(runtime.device)
 
     def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
-        """Audio in chunks while the codes come, one beam."""
+        """Yield audio in chunks during decoding with one beam."""
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
         sampling = sampling_of(generation)
         rngs = generators(runtime.device, generation, len(segments))
@@ -86,7 +86,7 @@ class Narrator:
             yield from vocoding.rest()
 
     def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
-        """Audio a segment at a time, with ``num_beams`` beams; ``batch`` neighbours are decoded together."""
+        """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         rngs = generators(self._runtime.device, delivery.generation, len(segments))
         with self._vocoding as vocoding:
             for start in range(0, len(segments), batch):
@@ -122,7 +122,7 @@ class Narrator:
 
     def _synthesis(self, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
         voice = delivery.voice
-        acoustics, reference = self._runtime.acoustics, voice.part if pace.chunks else voice.whole
+        acoustics, reference = self._runtime.acoustics, voice.stream_reference if pace.chunks else voice.full_reference
         mel = MelStream(
             acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics,
             self._vocoding.check,
@@ -131,7 +131,7 @@ class Narrator:
 
 
 class SegmentAudio:
-    """The samples of one segment, faded and with a pause in front where another one joins it."""
+    """The samples of one segment, with fades and a leading pause where another segment adjoins."""
 
     def __init__(self, speech: Synthesis, pause: bool, fade_out: bool) -> None:
         self._speech = speech
@@ -142,7 +142,7 @@ class SegmentAudio:
         return self._begun(self._speech.push(*codes))
 
     def finish(self, codes: Codes | None) -> Tensor:
-        """The rest. What is kept back for the look-ahead holds more than the fade."""
+        """The remaining samples; because of the look-ahead they are longer than the fade."""
         samples = self._begun(self._speech.finish(*(codes or (None, None))))
         return samples * slope(samples, SAMPLE_RATE_HZ).flip(0) if self._fade_out else samples
 

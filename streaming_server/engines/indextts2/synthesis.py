@@ -1,4 +1,4 @@
-"""From codes to sound while the codes still come: a stream of mel, vocoded as it settles."""
+"""Converts codes to audio incrementally: computes mel frames in chunks and vocodes each chunk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streaming_server.engines.torch.arrays import Array
 
 
 class Synthesis:
-    """The sound of one utterance: of each chunk with what is before it as left context and what is expected as right.
+    """The audio of one utterance. Previous frames are a chunk's left context, and expected frames its right context.
 
     Args:
         acoustics: The stages.
-        mel: The utterance's.
-        check: Called between pieces of the vocoder's work.
+        mel: The mel stream of the utterance.
+        check: Called between steps of the vocoder.
     """
 
     def __init__(self, acoustics: Acoustics, mel: MelStream, check: Check = never_cancelled) -> None:
@@ -27,15 +27,15 @@ class Synthesis:
         self._acoustics = acoustics
         self._mel = mel
         self._settled = torch.empty(0, acoustics.bands, device=acoustics.device)
-        """The last frames whose sound has been given out, as many as the vocoder may look back at."""
+        """The last frames that were vocoded, kept as left context."""
         self._keep = max([acoustics.vocoder.shape.reach, *acoustics.windows.lengths])
 
     def push(self, codes: Array, latents: Array | None = None) -> Tensor:
-        """Codes ``(n,)``, in 2.0 with their latents ``(n, width)`` → the samples that are now settled, perhaps none."""
+        """Add codes ``(n,)`` and, in 2.0, latents ``(n, width)``; return the samples that are final, possibly none."""
         return self._sound(self._mel.push(codes, latents))
 
     def finish(self, codes: Array | None = None, latents: Array | None = None) -> Tensor:
-        """The last codes, if there are any, and all samples that are left."""
+        """Add the last codes, if any, and return all remaining samples."""
         settled = self._sound(self._mel.push(codes, latents)) if codes is not None else self._settled.new_empty(0)
         return torch.cat([settled, self._sound(self._mel.finish())])
 
@@ -47,8 +47,8 @@ class Synthesis:
         for chunk in chunks:
             size, beyond = len(chunk.settled), len(chunk.expected)
             frames = torch.cat([self._settled, chunk.settled, chunk.expected])
-            least = min(len(self._settled), reach) + size + beyond
-            window = self._acoustics.windows.fit(least, len(frames))
+            needed = min(len(self._settled), reach) + size + beyond
+            window = self._acoustics.windows.fit(needed, len(frames))
             samples = self._acoustics.sound(frames[-window:], self._check)
             first = (window - size - beyond) * per_frame
             yield samples[first : first + size * per_frame]
@@ -57,21 +57,21 @@ class Synthesis:
 
 SHORTEST = 100
 GROWTH = 1.4
-"""The recorded lengths of whole utterances in frames: the first, and from one to the next."""
+"""The shortest recorded length of a segment in frames, and the ratio between consecutive recorded lengths."""
 
 
 def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int) -> None:
-    """Record the solves and the vocoder in the shapes that a pace needs; without CUDA, run each once.
+    """Record the solver and the vocoder in the shapes that a pace needs; without CUDA, run each once.
 
     Args:
         acoustics: The stages.
-        pace: Where utterances will be cut.
-        reference_frames: Most frames of the references that will be used.
-        longest: Frames of the longest utterance that is worth it, where it is solved as a whole.
+        pace: How utterances are split.
+        reference_frames: Maximum number of frames of a reference.
+        longest: Frames of the longest segment to record, if segments are solved at once.
     """
     if pace.chunks:
         targets = pace.lengths(pace.past)
-        targets.append(targets[-1] + acoustics.frames(pace.code_look_ahead + 1))  # the last has what was kept back
+        targets.append(targets[-1] + acoustics.frames(pace.code_look_ahead + 1))  # with look-ahead
     else:
         targets = [SHORTEST]
         while targets[-1] < longest:

@@ -1,7 +1,4 @@
-"""The byte-pair vocabulary of 2.5: the file of ranks, and the special tokens that the file does not list.
-
-This module does not know texts, languages' rows in the model, or segments.
-"""
+"""The byte-pair vocabulary of 2.5: the file of ranks, and the special tokens that the file does not list."""
 
 from __future__ import annotations
 
@@ -26,22 +23,22 @@ SPECIAL_NAMES = (
     *(f"TTS/SP{number:02d}" for number in range(1, 14)),
     *(f"{step * 0.02:.2f}" for step in range(1501)),
 )  # fmt: skip
-"""Tokens that the vocabulary's file does not list; their ids follow its own, in this order."""
+"""Tokens that the vocabulary file does not list; their ids follow those of the file, in this order."""
 
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Where GPT-2's way of tokenising cuts a text before it merges bytes."""
+"""GPT-2's pre-tokenisation pattern."""
 
 
 def read_vocabulary(path: Path) -> tiktoken.Encoding:
-    """Lines of a token in base64 and its rank, and the special tokens behind them.
+    """Read a file with one base64 token and its rank per line, and append the special tokens.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file has another format.
     """
     try:
         lines = (line.split() for line in path.read_bytes().splitlines() if line)
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error) as error:
-        raise ValueError(f"{path} holds no ranks of tokens") from error
+        raise ValueError(f"{path} is not a tiktoken vocabulary") from error
     special = {f"<|{name}|>": len(ranks) + index for index, name in enumerate(SPECIAL_NAMES)}
     return tiktoken.Encoding(path.stem, pat_str=SPLIT, mergeable_ranks=ranks, special_tokens=special)

@@ -1,4 +1,4 @@
-"""The analysis of reference recordings for 2.0 and 2.5: as a voice, and as an emotion."""
+"""Analysis of reference recordings for 2.0 and 2.5, as a voice or as an emotion."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from streaming_server.engines.torch.arrays import all_finite
 from streaming_server.errors import EngineFailed, VoiceUnreadable
 
 MAX_S = 15
-"""Seconds of a recording that are analysed, as in the public program."""
+"""Seconds of a recording that are analysed, as in the official implementation."""
 
 MAX_STATISTICS_CODES = 100
-"""Most codes of the sentence whose regulator statistics steady a voice's first chunks."""
+"""Maximum number of codes of the sentence that provides a voice's regulator statistics."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedVoice:
-    """What synthesis needs of a voice."""
+    """Conditioning of a voice."""
 
     conditioning: Tensor
     """Speaker tokens ``(n, width)``."""
@@ -38,24 +38,24 @@ class AnalysedVoice:
     """``(style width,)``."""
     emotion: Tensor
     """Its own emotion vector ``(width,)``."""
-    whole: Reference
-    """The flow's reference: all of the recording."""
-    part: Reference
+    full_reference: Reference
+    """The flow's reference for segments: the complete recording."""
+    stream_reference: Reference
     """The flow's reference for streams: the last seconds of the recording, since every solve processes it again."""
     statistics: Tensor | None = None
-    """Of the regulator over a sentence in this voice; streams pool their own with them."""
+    """Regulator statistics of a sentence in this voice; streams pool them with their own."""
 
 
 class VoiceCache:
-    """Analyses of the ``capacity`` voices that were used last.
+    """Caches the analyses of the ``capacity`` most recently used voices.
 
     Args:
         runtime: The models.
-        capacity: Voices that are kept.
-        decode: A file's samples and rate.
-        digests: Of the engine.
-        reference_s: Seconds of the recording in ``AnalysedVoice.part``.
-        sentence: Decoded once in each voice, for its ``statistics``; None leaves them out.
+        capacity: Maximum number of cached voices.
+        decode: Decodes a file to samples and their rate.
+        digests: The engine's file digests.
+        reference_s: Seconds of the recording in ``AnalysedVoice.stream_reference``.
+        sentence: Decoded once per voice to compute its ``statistics``; None omits them.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class VoiceCache:
     def analyse(
         self, wav: Sequence[float] | FloatSamples, rate_hz: int, check: Check = never_cancelled
     ) -> AnalysedVoice:
-        """The voice of samples ``(n,)``."""
+        """Analyse the voice of samples ``(n,)``."""
         runtime = self._runtime
         mel_rate_hz = runtime.hearing.mel.rate_hz
         wide = runtime.resample(torch.as_tensor(wav), rate_hz, mel_rate_hz)[: MAX_S * mel_rate_hz]
@@ -104,14 +104,16 @@ class VoiceCache:
         check()
         try:
             voice = self.analyse(samples, rate_hz, check)
-        except EngineFailed as error:  # decoding the sentence for the statistics is what notices first
+        except EngineFailed as error:  # raised by decoding the sentence for the statistics
             raise VoiceUnreadable(path.name, NOT_FINITE) from error
-        if not all_finite(voice.conditioning, voice.style, voice.emotion, voice.whole.mel, voice.whole.mu):
+        if not all_finite(
+            voice.conditioning, voice.style, voice.emotion, voice.full_reference.mel, voice.full_reference.mu
+        ):
             raise VoiceUnreadable(path.name, NOT_FINITE)
         return voice
 
     def _statistics(self, conditioning: Tensor, emotion: Tensor, check: Check) -> Tensor | None:
-        """From the likeliest codes, so that they depend on the voice alone."""
+        """Compute the statistics with greedy decoding, so that they depend on the voice only."""
         if self._sentence is None:
             return None
         decoding = self._runtime.decode(
@@ -136,7 +138,7 @@ class VoiceCache:
 
 
 class EmotionCache:
-    """Emotion vectors ``(width,)`` of the ``capacity`` recordings whose emotion was used last."""
+    """Caches the emotion vectors ``(width,)`` of the ``capacity`` most recently used recordings."""
 
     def __init__(self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests) -> None:
         self._runtime = runtime
@@ -164,10 +166,10 @@ class EmotionCache:
 
 
 def decoded(decode: Decode, path: Path) -> tuple[FloatSamples, int]:
-    """The first seconds of a recording and their rate.
+    """Decode the first ``MAX_S`` seconds of a recording.
 
     Raises:
-        VoiceUnreadable: it cannot be decoded, or is too short for the models' windows.
+        VoiceUnreadable: it cannot be decoded, or is too short for the models.
     """
     samples, rate_hz = decode(path)
     if samples.size < MIN_S * rate_hz:

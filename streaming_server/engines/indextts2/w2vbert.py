@@ -1,7 +1,4 @@
-"""w2v-BERT 2.0 as far as it is needed: its first layers, through transformers (Barrault et al., 2023, "Seamless").
-
-This module does not know audio, files or what its hidden states are used for.
-"""
+"""The first layers of w2v-BERT 2.0 (Barrault et al., 2023, "Seamless"), through transformers."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from torch import Tensor, nn
 from streaming_server.engines.torch.torchaudio import settle_torchaudio
 
 LAYERS = 17
-"""The layer whose output IndexTTS 2 reads; those behind it are neither loaded nor run."""
+"""Number of layers; IndexTTS 2 uses the output of this layer, and later ones are neither loaded nor run."""
 
 UNUSED = ("masked_spec_embed", "adapter.", "intermediate_ffn.")
-"""Beginnings of keys that only training, or another use of the model, reads."""
+"""Prefixes of keys that only training or other uses of the model need."""
 
 
 class W2vBert(nn.Module):
-    """The projected input and the outputs of up to ``LAYERS`` layers; keys are those of the published weights."""
+    """The feature projection and up to ``LAYERS`` layers; keys are those of the published weights."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -35,7 +32,7 @@ class W2vBert(nn.Module):
         self.model = Wav2Vec2BertModel(Wav2Vec2BertConfig(**needed))
 
     def unneeded(self, key: str) -> bool:
-        """Whether a published weight belongs to what is left out."""
+        """Whether a published weight belongs to a part that is not used."""
         beginning = "encoder.layers."
         if key.startswith(beginning):
             number = key.removeprefix(beginning).split(".")[0]
@@ -50,6 +47,6 @@ class W2vBert(nn.Module):
         return states
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Frames ``(B, T, 160)``, mask ``(B, T)`` → the last needed layer's output ``(B, T, width)``."""
+        """Frames ``(B, T, 160)``, mask ``(B, T)`` → output of the last layer ``(B, T, width)``."""
         out: Tensor = self.model(input_features=frames, attention_mask=mask).last_hidden_state
         return out

@@ -1,6 +1,6 @@
-"""The WaveNet that ends the flow's network: gated convolutions with reflected edges, coloured by the time of the step.
+"""The final WaveNet of the flow's network: gated convolutions with reflected edges, conditioned on the time.
 
-Attribute names are the checkpoint's, weight norm already folded. This module does not know attention, mel or solvers.
+Attribute names are those of the checkpoint, after folding weight norm.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def nested(convolution: nn.Conv1d) -> nn.ModuleDict:
-    """By the checkpoint's path to a convolution."""
+    """Wrap a convolution in the checkpoint's key path."""
     return nn.ModuleDict({"conv": nn.ModuleDict({"conv": convolution})})
 
 
@@ -35,33 +35,33 @@ class WaveNet(nn.Module):
         )
         self.cond_layer = nested(nn.Conv1d(time_width, 2 * width * layers, 1))
         self.margins: list[int] = [(kernel - 1) * dilation**layer for layer in range(layers)]
-        """Frames that each layer needs beyond its output, both sides together; the left one gets the odd one."""
+        """Context frames of each layer, both sides together; the left side has the odd frame."""
 
     @property
     def reach(self) -> int:
-        """Frames to the left that a frame depends on."""
+        """Number of frames to the left that a frame depends on."""
         return sum(margin - margin // 2 for margin in self.margins)
 
     @property
     def widest(self) -> int:
-        """The most frames by which a layer looks beyond its input's edge."""
+        """Maximum number of frames that a layer reads beyond the edge of its input."""
         return max(margin - margin // 2 for margin in self.margins)
 
-    def colours(self, time: Tensor) -> Tensor:
-        """Embeddings of times ``(S, time width)`` → what each layer's gates get, ``(S, layers · 2 · width)``."""
+    def scale_shift(self, time: Tensor) -> Tensor:
+        """Embeddings of times ``(S, time width)`` → bias of all layers' gates, ``(S, layers · 2 · width)``."""
         layer = convolution_of(self.cond_layer)
         return F.linear(time, layer.weight[..., 0], layer.bias)
 
-    def forward(self, x: Tensor, colours: Tensor, edges: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale_shift: Tensor, edges: Tensor) -> Tensor:
         """
         Args:
             x: ``(B, width, T)``.
-            colours: ``(layers, 2 · width)``, from ``colours``.
-            edges: ``(widest + T + widest,)``, the frame that stands for each one, so also for those beyond the edges.
+            scale_shift: ``(layers, 2 · width)``, from ``scale_shift``.
+            edges: ``(widest + T + widest,)``, the source frame of each position, including those beyond the edges.
         """
         total: Tensor | None = None
         for inner, outer, margin, colour in zip(
-            self.in_layers, self.res_skip_layers, self.margins, colours, strict=True
+            self.in_layers, self.res_skip_layers, self.margins, scale_shift, strict=True
         ):
             left, right = self.widest - (margin - margin // 2), len(edges) - self.widest + margin // 2
             gates = convolution_of(inner)(x.index_select(2, edges[left:right])) + colour[:, None]  # (B, 2 width, T)
@@ -75,9 +75,9 @@ class WaveNet(nn.Module):
 
 
 def mirrored(length: int, first: int, end: int, margin: int) -> Tensor:
-    """Which of ``length`` frames stands for each of those from ``-margin`` to ``length + margin``.
+    """Source frames of the positions from ``-margin`` to ``length + margin``.
 
-    Frames from ``first`` to ``end`` stand for themselves, those beyond for their reflection at the edge.
+    Positions from ``first`` to ``end`` map to themselves; positions beyond are reflected at the edge.
     """
     frame = torch.arange(-margin, length + margin)
     frame = torch.where(frame < first, 2 * first - frame, frame)

@@ -1,7 +1,7 @@
-"""Beam search and beam sampling over a batch of sentences: slower than one beam, and silent until the end.
+"""Beam search and beam sampling over a batch of sentences; the result is available only at the end.
 
-Each beam walks the distribution a single beam would sample from; a hypothesis is worth the sum of its
-log-probabilities over its length to the power of the length penalty. This module does not know text, audio or files.
+Each beam follows the distribution that a single beam would sample from. The score of a hypothesis is the sum of its
+log-probabilities divided by its length to the power of the length penalty.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Hypothesis:
     latents: Tensor
 
 
-STRONGEST_LENGTH = 50.0
+MAX_LENGTH_PENALTY = 50.0
 
 
 @dataclass(slots=True)
 class Sentence:
-    """One sentence's beams: what runs, what has stopped."""
+    """The running beams and the finished hypotheses of one sentence."""
 
     beams: int
     length_penalty: float
@@ -39,22 +39,22 @@ class Sentence:
     finished: list[Hypothesis] = field(default_factory=list)
     done: bool = False
 
-    def worth(self, score: float, length: int) -> float:
-        # Bounded so that no length makes it overflow; at the bound the length alone decides.
-        exponent = min(max(self.length_penalty, -STRONGEST_LENGTH), STRONGEST_LENGTH)
+    def normalised(self, score: float, length: int) -> float:
+        # The bound prevents overflow at any length; at the bound only the length decides.
+        exponent = min(max(self.length_penalty, -MAX_LENGTH_PENALTY), MAX_LENGTH_PENALTY)
         return score / math.pow(max(1, length), exponent)
 
     def finish(self, score: float, codes: list[int], latents: Tensor) -> None:
-        self.finished.append(Hypothesis(self.worth(score, len(codes)), codes, latents.clone()))
+        self.finished.append(Hypothesis(self.normalised(score, len(codes)), codes, latents.clone()))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self.beams :]
 
     def choose(
         self, values: list[float], ids: list[int], decoder: Decoder, first_row: int, length: int
     ) -> list[tuple[float, int, int]]:
-        """Sort candidates, best first, into stopped hypotheses and the next beams: ``(score, decoder row, code)``.
+        """Split candidates, best first, into finished hypotheses and the next beams ``(score, decoder row, code)``.
 
-        The sentence is done once no running beam, judged at its present length, can enter the finished ones.
+        The sentence is done when no running beam, scored at its current length, can enter the finished hypotheses.
         """
         if self.done:
             return [(-math.inf, first_row + beam, 0) for beam in range(self.beams)]
@@ -70,11 +70,11 @@ class Sentence:
         self.running = [[*self.running[beam], code] for _, beam, code in chosen]
         best = chosen[0][0]
         full = len(self.finished) == self.beams
-        self.done = best == -math.inf or (full and self.finished[-1].score >= self.worth(best, length + 1))
+        self.done = best == -math.inf or (full and self.finished[-1].score >= self.normalised(best, length + 1))
         return [(value, first_row + beam, code) for value, beam, code in chosen]
 
     def best(self, scores: list[float], latents: Tensor) -> Hypothesis:
-        """The best of the finished and, where the codes ran out first, of the running beams."""
+        """Return the best hypothesis, including the running beams if the limit of codes was reached."""
         if not self.done:
             for score, codes, row in zip(scores, self.running, latents, strict=True):
                 if score > -math.inf:
@@ -86,16 +86,16 @@ def search(
     decoder: Decoder, prompts: Sequence[Tensor], beams: int, max_codes: int, sampling: Sampling, length_penalty: float,
     generators: Sequence[torch.Generator | None],
 ) -> Generator[None, None, list[Hypothesis]]:  # fmt: skip
-    """The best hypothesis of each sentence; yields after every code, so that the caller may stop.
+    """Return the best hypothesis of each sentence; yields after every code, so that the caller can stop.
 
-    The decoder has ``len(prompts) · beams`` rows; the generators, one a sentence, matter when sampling.
+    The decoder has ``len(prompts) · beams`` rows. There is one generator per sentence; only sampling uses them.
     """
     device, vocabulary = decoder.device, decoder.gpt.shape.mel_codes
     decoder.start([prompt for prompt in prompts for _ in range(beams)], sampling)
     decoder.require_finite()
     sentences = [Sentence(beams, length_penalty, [[] for _ in range(beams)]) for _ in prompts]
     scores = torch.full((len(prompts), beams), -math.inf, device=device)
-    scores[:, 0] = 0.0  # the beams of a sentence start alike: one of them speaks for all
+    scores[:, 0] = 0.0  # the beams of a sentence are identical at the start, so only one of them counts
     noise = torch.ones(len(prompts), beams * vocabulary, device=device)
     for length in range(max_codes):
         logits = decoder.warp.penalise(decoder.logits, decoder.seen)
@@ -125,9 +125,9 @@ def search(
 
 
 def pick(totals: Tensor, noise: Tensor, count: int) -> Tensor:
-    """Indices of ``count`` candidates a row, best first: drawn without replacement under exponential noise.
+    """Indices of ``count`` candidates per row, best first, sampled without replacement with exponential noise.
 
-    With noise of ones they are simply the best.
+    With noise of ones these are the candidates with the highest totals.
     """
     drawn = (totals - noise.log()).topk(min(count, totals.shape[1]), dim=1).indices
     order = totals.gather(1, drawn).argsort(dim=1, descending=True, stable=True)

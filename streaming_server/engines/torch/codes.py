@@ -1,4 +1,4 @@
-"""Codes and latents of prompts: one by one as they are decoded, or of several together."""
+"""Decodes prompts to codes and latents: one prompt code by code, or several prompts as a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DecodedBatch = Generator[None, None, list[tuple[list[int], Tensor]]]
 
 
 class CodeWriter:
-    """Decodes with one GPT; ``prefix_rows`` is how many inputs stand before the text."""
+    """Decodes with one GPT; ``prefix_rows`` is the number of inputs before the text."""
 
     def __init__(self, gpt: CodeGpt, prefix_rows: int) -> None:
         self._gpt = gpt
@@ -32,8 +32,8 @@ class CodeWriter:
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent ``(width,)``, until STOP or ``max_codes``.
 
-        Without a generator the draws come from torch's global one. Closing the iterator stops the decoding. With
-        ``cached`` positions the latents are, as in the public program, those of a second pass with aligned ones.
+        Without a generator, torch's global one is used. Closing the iterator stops the decoding. With ``cached``
+        positions the latents come from a second pass with aligned positions, as in the official implementation.
         """
         pairs = self._write(prompt, self._bounded(max_codes), sampling, generator, positions)
         return pairs if positions == "aligned" else self._second_pass(prompt, pairs)
@@ -59,9 +59,9 @@ class CodeWriter:
         self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
         length_penalty: float = 0.0, generators: Sequence[torch.Generator | None] | None = None,
     ) -> DecodedBatch:  # fmt: skip
-        """Codes and latents ``(codes, width)`` of several prompts; of one with one beam by the recorded steps.
+        """Codes and latents ``(codes, width)`` of several prompts; there is one generator per prompt.
 
-        Yields after every step, so that the caller may stop; the generators are one a prompt.
+        Yields after every step, so that the caller can stop. A single prompt with one beam uses the recorded steps.
         """
         max_codes = self._bounded(max_codes)
         if len(prompts) == num_beams == 1:
@@ -97,10 +97,10 @@ class CodeWriter:
             decoder.record(prompt)
 
     def check(self, text_ids: Tensor) -> Tensor:
-        """The same ids.
+        """Return the ids unchanged.
 
         Raises:
-            ValueError: more text than the model has positions for.
+            ValueError: the text has more tokens than the model has positions.
         """
         if text_ids.numel() > self._gpt.shape.max_text:
             raise ValueError(f"{text_ids.numel()} text tokens; the model takes at most {self._gpt.shape.max_text}")
@@ -111,7 +111,7 @@ class CodeWriter:
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
-        """A one-row decoder that no other decoding is using."""
+        """A one-row decoder that is not in use."""
         shape = self._gpt.shape
         slots = self._prefix_rows + shape.max_text + 3 + shape.max_mel
         decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel + 1)

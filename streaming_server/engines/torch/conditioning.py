@@ -1,6 +1,6 @@
-"""How a voice conditions the GPT: a Conformer over the log-mel, read out by a Perceiver into a few latents.
+"""The conditioning encoder of the GPT: a Conformer over the log-mel and a Perceiver that pools it into a few latents.
 
-Attribute names are the checkpoint's. This module does not know audio, text, files or the decoding.
+Attribute names are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Absolute positions as interleaved sines and cosines: ``(length, width)``."""
+    """Absolute position encodings as interleaved sines and cosines: ``(length, width)``."""
     steps = torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * steps.exp()  # (length, ceil(width / 2))
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
@@ -35,7 +35,7 @@ class Subsampling(nn.Module):
 
 
 class PositionAttention(nn.Module):
-    """Self-attention in which the absolute positions ``(T, width)`` enter the scores only."""
+    """Self-attention that adds the absolute positions ``(T, width)`` to the scores only."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Attention, convolution, feed-forward, each behind its norm; one more norm at the end."""
+    """Attention, convolution and feed-forward, each with a pre-norm; a final norm follows."""
 
     def __init__(self, width: int, inner: int, heads: int, kernel: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Conformer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """The latents look at themselves and at the context."""
+    """Attention from the latents to the latents and the context."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()

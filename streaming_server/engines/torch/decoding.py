@@ -1,7 +1,7 @@
-"""Decodes with the GPT code by code: static buffers, the prompt, the step, and codes read back without waiting.
+"""Autoregressive decoding with the GPT over static buffers, with asynchronous readback of the codes.
 
-Rows of a batch have prompts of different lengths, padded in front, so that all of them write the same cache slot and
-are at the same mel position.
+Prompts of different lengths in a batch are left-padded, so that all rows write the same cache slot and are at the same
+mel position.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from streaming_server.engines.torch.sampling import Sampling, Warp
 from streaming_server.errors import EngineFailed
 
 PositionRule = Literal["aligned", "cached"]
-"""``aligned``: codes 1, 2, 3 … stand at mel positions 1, 2, 3 …, as in training. ``cached``: at 2, 3, 4 …, as the
-public program's cached decoding has it; kept for comparison."""
+"""``aligned``: codes 1, 2, 3 … have mel positions 1, 2, 3 …, as in training. ``cached``: positions 2, 3, 4 …, as in
+the cached decoding of the official implementation; kept for comparison."""
 
 FIRST_CODE_POSITION: dict[PositionRule, int] = {"aligned": 1, "cached": 2}
 
-UNSAID_ID = 1
-"""Penalised from the start together with START_MEL: the prompt's place-holder in the public program's decoding."""
+PLACEHOLDER_ID = 1
+"""Placeholder of the prompt in the official implementation; penalised from the start, like START_MEL."""
 
 SPAN = 256
-"""Attention reads the cache in multiples of so many slots: each multiple is one fixed shape."""
+"""Attention reads the cache in multiples of this number of slots, so that there are few fixed shapes."""
 
 NOT_FINITE = "the model computed logits that are not finite for this text and voice"
 
 LAG = {"cuda": 2}
-"""By device: steps that are queued before the host looks at a code; a stop is noticed that much later."""
+"""By device: steps queued before the host reads a code. A STOP code is detected this many steps late."""
 
 
 class Decoder:
-    """One batch of decodings over buffers that keep their place in memory."""
+    """Decodes one batch; its buffers stay at fixed addresses, as recorded graphs require."""
 
     def __init__(self, gpt: CodeGpt, rows: int, slots: int, max_codes: int) -> None:
         self.gpt = gpt
@@ -59,15 +59,15 @@ class Decoder:
         self._count = torch.zeros(1, dtype=torch.long, device=device)
         self._first_slot = torch.zeros(rows, 1, 1, dtype=torch.long, device=device)
         self._all_slots = torch.arange(slots, device=device)
-        self._graphs = Graphs(device, HIGH_PRIORITY)  # the vocoder beside it has more time than the next code
+        self._graphs = Graphs(device, HIGH_PRIORITY)  # the next code is more urgent than the vocoder
         self.used = 0
-        """Slots that hold something, known without asking the device."""
+        """Number of slots in use, tracked on the host to avoid a synchronisation."""
 
     def start(self, prompts: Sequence[Tensor], sampling: Sampling, positions: PositionRule = "aligned") -> None:
-        """Read the prompts, each ``(n, width)``; afterwards the first latent and its logits are there.
+        """Process the prompts, each ``(n, width)``, and compute the first latent and its logits.
 
-        Slots of the last decoding that this one will attend to are cleared: their weight is 0 before they are written,
-        but 0 times a value that is not finite is not 0.
+        Slots left by the previous decoding are cleared: their attention weight is 0 until they are written, but 0 times
+        a value that is not finite is not 0.
         """
         shape = self.gpt.shape
         longest = max(prompt.shape[0] for prompt in prompts)
@@ -77,14 +77,14 @@ class Decoder:
         self._first_slot.copy_(first.view(-1, 1, 1))
         slots = self._all_slots[:longest]
         visible = (slots <= slots[:, None]) & (slots >= self._first_slot)  # (B, T, T)
-        visible |= slots == slots[:, None]  # padding sees itself, for a softmax over nothing is not a number
+        visible |= slots == slots[:, None]  # padding attends to itself: a softmax over no values is NaN
         latent, logits = self.gpt(inputs, self.cache, slots, visible)
         self.latent.copy_(latent)
         self.logits.copy_(logits)
         self.latents[:, 0] = latent
         self.warp.set(sampling)
         self.seen.zero_()
-        self.seen[:, UNSAID_ID] = True
+        self.seen[:, PLACEHOLDER_ID] = True
         self.seen[:, shape.start_mel] = True
         self._slot.fill_(longest)
         self._position.fill_(FIRST_CODE_POSITION[positions])
@@ -93,21 +93,21 @@ class Decoder:
         self.finite = Readback(self.logits.isfinite().all())
 
     def require_finite(self) -> None:
-        """Wait for the prompt to be read.
+        """Wait until the prompt is processed.
 
         Raises:
-            EngineFailed: its logits are not finite, so that no code can be drawn from them.
+            EngineFailed: the logits are not finite, so no code can be sampled.
         """
         if not self.finite.wait():
             raise EngineFailed(NOT_FINITE)
 
     def choose(self) -> None:
-        """Draw the next code of each row from its logits and the noise."""
+        """Sample the next code of each row from its logits and the noise."""
         self.code.copy_(self.warp.draw(self.logits, self.seen, self.noise))
         self.seen.scatter_(1, self.code[:, None], True)
 
     def advance(self, span: int) -> None:
-        """Feed the codes: one more latent and its logits. Reads the first ``span`` slots of the cache."""
+        """Feed the codes and compute the next latent and its logits, attending to the first ``span`` cache slots."""
         slots = self._all_slots[:span]
         visible = (slots <= self._slot) & (slots >= self._first_slot)  # (B, 1, span)
         latent, logits = self.gpt(self.gpt.codes(self.code, self._position), self.cache, self._slot, visible)
@@ -119,23 +119,23 @@ class Decoder:
         self._count += 1
 
     def step(self) -> None:
-        """``advance`` and ``choose`` in one go, by a recorded graph where there is one."""
+        """Run ``advance`` and ``choose``, with a recorded graph if there is one."""
         span = self._span(self.used + 1)
-        self._graphs.run(span, lambda: self._whole_step(span))
+        self._graphs.run(span, lambda: self._advance_and_choose(span))
         self.used += 1
 
     def advance_once(self) -> None:
-        """``advance`` for callers that choose for themselves."""
+        """Run ``advance`` without ``choose``, for callers that select the codes."""
         self.advance(self._span(self.used + 1))
         self.used += 1
 
     def feed(self, code: int) -> None:
-        """Go on with a code that was chosen elsewhere."""
+        """Continue with a code that the caller selected."""
         self.code.fill_(code)
         self.advance_once()
 
     def follow(self, rows: Tensor, codes: Tensor) -> None:
-        """Let row ``i`` be what row ``rows[i]`` was, and go on with ``codes[i]``."""
+        """Copy the state of row ``rows[i]`` to row ``i`` and continue with ``codes[i]``."""
         if rows.tolist() != list(range(self.rows)):
             self.cache.reorder(rows, self.used)
             self.latents.copy_(self.latents[rows])
@@ -144,22 +144,22 @@ class Decoder:
         self.seen.scatter_(1, codes[:, None], True)
 
     def record(self, prompt: Tensor) -> None:
-        """Record a step for every span that is not recorded; the buffers are as after ``start`` and free for use."""
+        """Record a step for every span that is not recorded yet; call ``start`` before decoding again."""
         sampling = Sampling()
         spans = sorted({self._span(used) for used in range(1, self.cache.slots + 1)})
         for span in spans:
             if span not in self._graphs:
                 self.start([prompt] * self.rows, sampling)
-                self._graphs.record(span, partial(self._whole_step, span))
-        self.used = self.cache.slots  # what warming up has written is cleared by the next start
+                self._graphs.record(span, partial(self._advance_and_choose, span))
+        self.used = self.cache.slots  # the next start clears what the warm-up wrote
 
     def run(
         self, prompts: Sequence[Tensor], max_codes: int, sampling: Sampling,
         generators: Sequence[torch.Generator | None], positions: PositionRule = "aligned",
     ) -> Iterator[list[int]]:  # fmt: skip
-        """The rows' codes, step by step, STOP included; a row that has stopped goes on with codes of no meaning.
+        """Yield the codes of all rows step by step, STOP included; codes of a row after its STOP are meaningless.
 
-        After the ``n``-th item ``latents[:, n - 1]`` holds its latents. The caller ends the loop by closing it.
+        After the ``n``-th item, ``latents[:, n - 1]`` holds its latents. The caller stops by closing the iterator.
         """
         self.start(prompts, sampling, positions)
         lag = LAG.get(self.device.type, 0)
@@ -183,7 +183,7 @@ class Decoder:
         values: list[int] = codes.wait()
         return values
 
-    def _whole_step(self, span: int) -> None:
+    def _advance_and_choose(self, span: int) -> None:
         self.advance(span)
         self.choose()
 
@@ -192,7 +192,7 @@ class Decoder:
 
 
 class Readback:
-    """A small tensor on its way to the host: the copy is queued at once, the wait comes later."""
+    """Copies a small tensor to the host: the constructor queues the copy, ``wait`` waits for it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -205,7 +205,7 @@ class Readback:
             self._host = tensor.cpu().clone()
 
     def wait(self) -> Any:
-        """The tensor's numbers: one, or a list."""
+        """Return the values: a number for a 0-d tensor, else a list."""
         if self._event is not None:
             self._event.synchronize()
             self._event = None

@@ -1,6 +1,6 @@
-"""The GPT-2 that writes audio codes: its layers, and a key-value cache of fixed shape.
+"""The GPT-2 that predicts audio codes, and its key-value cache of fixed shape.
 
-Attribute names are the checkpoint's. This module does not know sampling, beams, tokens' texts, files or CUDA graphs.
+Attribute names are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streaming_server.engines.torch.conditioning import Conformer, Perceiver
 
 @dataclass(frozen=True, slots=True)
 class GptShape:
-    """Sizes and special ids, as ``config.yaml`` gives them."""
+    """Sizes and special ids from ``config.yaml``."""
 
     width: int
     layers: int
@@ -37,7 +37,7 @@ class GptShape:
 
 
 class Cache:
-    """Keys and values of all layers, ``(layers, 2, B, heads, slots, head width)``: written in place, never grown."""
+    """Keys and values of all layers, ``(layers, 2, B, heads, slots, head width)``: preallocated, written in place."""
 
     def __init__(self, shape: GptShape, rows: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
         size = (shape.layers, 2, rows, shape.heads, slots, shape.head_width)
@@ -48,16 +48,16 @@ class Cache:
         return self.layers.shape[4]
 
     def clear(self, first: int, end: int) -> None:
-        """Zero the slots from ``first`` to ``end``, if there are any."""
+        """Zero the slots from ``first`` to ``end``."""
         self.layers[:, :, :, :, first:end] = 0
 
     def reorder(self, rows: Tensor, used: int) -> None:
-        """Let row ``i`` go on from what row ``rows[i]`` has written in its first ``used`` slots."""
+        """Copy the first ``used`` slots of row ``rows[i]`` to row ``i``."""
         self.layers[:, :, :, :, :used] = self.layers[:, :, rows, :, :used]
 
 
 class Projection(nn.Module):
-    """A linear map stored ``(in, out)``."""
+    """A linear layer whose weight has the shape ``(in, out)``."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         self.c_proj = Projection(shape.width, shape.width)
 
     def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
-        """Attend from ``x (B, T, width)``, written to ``slots (T,)``, to the slots of ``bias (B · heads, T, span)``."""
+        """Write ``x (B, T, width)`` to ``slots (T,)`` and attend to the slots of ``bias (B · heads, T, span)``."""
         qkv = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
         cache.index_copy_(3, slots, qkv[1:])
         q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
@@ -132,7 +132,7 @@ class Positions(nn.Module):
 
 
 class CodeGpt(nn.Module):
-    """A prefix and text in, one latent and one row of logits a code out; subclasses know what the prefix is."""
+    """Maps a prefix and text to one latent and one row of logits per code; subclasses define the prefix."""
 
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
@@ -146,13 +146,13 @@ class CodeGpt(nn.Module):
         self.mel_head = nn.Linear(shape.width, shape.mel_codes)
 
     def words(self, text_ids: Tensor) -> Tensor:
-        """Ids ``(n,)`` → the inputs they are, between START and STOP ``(n + 2, width)``."""
+        """Ids ``(n,)`` → embeddings between START and STOP ``(n + 2, width)``."""
         ids = F.pad(F.pad(text_ids, (1, 0), value=self.shape.start_text), (0, 1), value=self.shape.stop_text)
         text: Tensor = self.text_embedding(ids) + self.text_pos_embedding.emb.weight[: ids.shape[0]]
         return text
 
     def started(self, prefix: Tensor) -> Tensor:
-        """All inputs before START_MEL ``(n, width)`` → with it ``(n + 1, width)``."""
+        """Append START_MEL to the inputs ``(n, width)``: ``(n + 1, width)``."""
         start = self.mel_embedding.weight[self.shape.start_mel] + self.mel_pos_embedding.emb.weight[0]
         return torch.cat([prefix, start[None]])
 
@@ -162,9 +162,9 @@ class CodeGpt(nn.Module):
         return x[:, None]
 
     def forward(self, inputs: Tensor, cache: Cache, slots: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs ``(B, T, width)`` → the last one's latent ``(B, width)`` and its logits ``(B, codes)`` in float32.
+        """Inputs ``(B, T, width)`` → latent ``(B, width)`` and float32 logits ``(B, codes)`` of the last input.
 
-        ``slots (T,)`` is where the cache takes the inputs; ``visible (B, T, span)`` tells which slots an input sees.
+        The inputs are written to the cache at ``slots (T,)``; ``visible (B, T, span)`` is the attention mask.
         """
         bias = torch.where(visible, 0.0, -torch.inf).to(inputs.dtype)
         bias = bias.repeat_interleave(self.shape.heads, dim=0)
@@ -173,7 +173,7 @@ class CodeGpt(nn.Module):
 
 
 class Gpt(CodeGpt):
-    """The GPT of 1.0 and 1.5: a voice is its conditioning latents."""
+    """The GPT of 1.0 and 1.5; conditioning latents represent the voice."""
 
     def __init__(self, shape: GptShape, conditioning_encoder: Conformer, perceiver_encoder: Perceiver) -> None:
         super().__init__(shape)

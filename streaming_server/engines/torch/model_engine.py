@@ -50,7 +50,7 @@ class ModelEngine(ABC):
         self._device = choose_device(device)
         precision = precision or ("fp16" if self._device.type == "cuda" else "fp32")
         if precision == "fp16" and self._device.type == "cpu":
-            raise EngineUnavailable("fp16 needs a GPU; take bf16 or fp32 on the CPU")
+            raise EngineUnavailable("fp16 requires a GPU; use bf16 or fp32 on the CPU")
         self._precision = precision
         self._dtype = DTYPES[precision]
         self._owner = OwnerThread("indextts")

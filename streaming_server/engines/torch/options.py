@@ -17,32 +17,32 @@ LookAhead = Annotated[
     Annotated[int, Field(ge=1, le=31)] | Literal["exact"],
     Field(
         validation_alias="LOOK_AHEAD",
-        description="Codes that a token stream of a model waits for beyond what it makes sound of: `exact` (as good as "
-        "the whole) or a number; 4 speaks earliest",
+        description="Look-ahead of token streaming, in codes: `exact` (same audio as without streaming) or a number "
+        "from 1 to 31; 4 gives the lowest latency",
     ),
 ]
 
 
 class TorchOptions(EngineOptions):
-    """Where and how a model computes."""
+    """Device, precision and cache size of a model."""
 
     device: Annotated[
         Device,
-        Field(validation_alias="DEVICE", description="Where the model runs: `auto`, `cuda`, `mps` or `cpu`"),
+        Field(validation_alias="DEVICE", description="Device of the model: `auto`, `cuda`, `mps` or `cpu`"),
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp16", "bf16", "fp32"],
         Field(
             validation_alias="PRECISION",
-            description="Of the model's arithmetic: `auto` (on CUDA fp16, bf16 for HiggsAudio, else fp32), `fp16`, "
+            description="Precision of the model: `auto` (on CUDA fp16, for HiggsAudio bf16; otherwise fp32), `fp16`, "
             "`bf16` or `fp32`",
         ),
     ] = "auto"
     voice_cache: Annotated[
-        int, Field(ge=1, validation_alias="VOICE_CACHE", description="Voices whose analysis is kept in memory")
+        int, Field(ge=1, validation_alias="VOICE_CACHE", description="Number of voice analyses cached in memory")
     ] = 64
 
     @property
     def chosen_precision(self) -> Precision | None:
-        """None leaves it to the engine."""
+        """The configured precision; None if the engine chooses."""
         return None if self.precision == "auto" else self.precision

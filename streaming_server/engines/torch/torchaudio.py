@@ -1,7 +1,7 @@
-"""Keeps a torchaudio that does not fit the installed torch from getting in the way of transformers.
+"""Lets transformers import a torchaudio that does not match the installed torch.
 
-transformers imports torchaudio wherever it is installed. Its published wheels are compiled for one torch each: beside
-another their extension does not load. Nothing of it is needed here. This module does not know transformers or models.
+transformers imports torchaudio if it is installed. Each published wheel is compiled for one torch version; with another
+version its extension module does not load. This project does not use the extension.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ EXTENSION = f"{NAME}._extension"
 
 
 def settle_torchaudio() -> None:
-    """Import torchaudio, where it is installed, so that nobody's later import of it fails.
+    """Import torchaudio if it is installed, so that later imports succeed.
 
-    Where its extension does not load, an empty one stands for it.
+    If its extension module does not load, an empty one replaces it.
     """
     if NAME in sys.modules:
         return

@@ -1,7 +1,7 @@
-"""BigVGAN: frames, and in 1.5 a speaker embedding, → samples, whole or chunk by chunk.
+"""The BigVGAN vocoder: converts frames to samples, all at once or chunk by chunk.
 
-A frame is a GPT latent in 1.5, a column of a mel spectrogram in 2.x. Attribute names are the checkpoint's, with weight
-norm and the snakes' scale already folded.
+A frame is a GPT latent in 1.5 and a column of a mel spectrogram in 2.x; 1.5 also takes a speaker embedding. Attribute
+names are those of the checkpoint, after folding weight norm and the scale of the snake activations.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from streaming_server.engines.torch.graphs import Graphs
 Bound = Literal["tanh", "clamp"]
 
 EDGE_KERNEL = 7
-"""Taps of the first and of the last convolution."""
+"""Kernel size of the first and of the last convolution."""
 
 FILTER_TAPS = 12
 FILTER_CUTOFF = 0.25
 FILTER_HALF_WIDTH = 0.3
 ACTIVATION_REACH = 3
-"""Samples to either side that weigh in an alias-free activation; what its filters add beyond is below 1e-6."""
+"""Samples to either side that affect an alias-free activation; the contribution of samples beyond is below 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorShape:
-    """Sizes of the generator, as its configuration gives them."""
+    """Sizes of the generator from its configuration."""
 
     frame_width: int
     first_width: int
@@ -45,7 +45,7 @@ class GeneratorShape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], frame_width: int) -> GeneratorShape:
-        """The sizes that a BigVGAN's section of the configuration gives, of whichever version."""
+        """Read the sizes from the BigVGAN section of a configuration; all versions use the same keys."""
         return cls(
             frame_width=frame_width,
             first_width=config["upsample_initial_channel"],
@@ -61,7 +61,7 @@ class GeneratorShape:
 
     @property
     def reach(self) -> int:
-        """Frames to either side that a sample depends on: 31 in 1.5, 34 in 2.x. With as many, a chunk is exact."""
+        """Frames to either side that a sample depends on: 31 in 1.5, 34 in 2.x. With that context a chunk is exact."""
         frames = EDGE_KERNEL // 2 + 0.0
         rate = 1
         for up, kernel in zip(self.rates, self.kernels, strict=True):
@@ -77,7 +77,7 @@ class GeneratorShape:
 
 
 def low_pass() -> Tensor:
-    """A sinc under a Kaiser window, ``(FILTER_TAPS,)``, that leaves a constant as it is."""
+    """A Kaiser-windowed sinc filter with unit gain at 0 Hz, ``(FILTER_TAPS,)``."""
     half = FILTER_TAPS // 2
     attenuation = 2.285 * (half - 1) * math.pi * 4 * FILTER_HALF_WIDTH + 7.95  # dB, by Kaiser's estimate
     if attenuation > 50:
@@ -90,7 +90,7 @@ def low_pass() -> Tensor:
 
 
 class Snake(nn.Module):
-    """``x + sin²(x · alpha) · beta`` for each channel; ``beta`` is the reciprocal of what the checkpoint holds."""
+    """``x + sin²(x · alpha) · beta`` for each channel; ``beta`` is the reciprocal of the checkpoint's value."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Snake(nn.Module):
 
 
 class AliasFreeSnake(nn.Module):
-    """The snake at twice the rate, between two low-pass filters: ``(B, C, T)`` → the same."""
+    """The snake activation at twice the sampling rate, between two low-pass filters: ``(B, C, T)`` → the same."""
 
     filter: Tensor
 
@@ -121,7 +121,7 @@ class AliasFreeSnake(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pairs of convolutions, the first of each pair dilated, each behind its activation."""
+    """Pairs of convolutions, the first of each pair dilated, each preceded by an activation."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Generator(nn.Module):
 
     Args:
         shape: The sizes.
-        bound: What keeps the samples in their range: ``tanh`` bends them, ``clamp`` cuts them.
+        bound: How samples are limited to -1 … 1.
         last_bias: Whether the last convolution has a bias.
     """
 
@@ -170,8 +170,8 @@ class Generator(nn.Module):
         self.conv_post = nn.Conv1d(self.widths[-1], 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2, bias=last_bias)
 
     def forward(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
-        """``check`` is called in front of each residual block."""
-        first, stages = self.colours(*voice)
+        """``check`` is called before each residual block."""
+        first, stages = self.speaker_bias(*voice)
         x = self.conv_pre(frames.mT)  # (B, first width, T)
         if first is not None:
             x = x + first
@@ -189,13 +189,13 @@ class Generator(nn.Module):
         x = self.conv_post(self.activation_post(x)).squeeze(1)
         return torch.tanh(x) if self.bound == "tanh" else x.clamp(-1, 1)
 
-    def colours(self, *_: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """What a voice adds behind the first convolution and in each stage: nothing here."""
+    def speaker_bias(self, *_: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """The speaker conditioning added after the first convolution and in each stage; none in the base class."""
         return None, []
 
 
 class Vocoder(Generator):
-    """The generator of 1.5, coloured by embeddings ``(B, speaker width)``."""
+    """The generator of 1.5, conditioned on speaker embeddings ``(B, speaker width)``."""
 
     def __init__(self, shape: GeneratorShape, speaker_encoder: SpeakerEncoder, speaker_in_each_stage: bool) -> None:
         super().__init__(shape)
@@ -205,13 +205,13 @@ class Vocoder(Generator):
         stages = self.widths[1:] if speaker_in_each_stage else []
         self.conds = nn.ModuleList(nn.Conv1d(self.speaker_width, width, 1) for width in stages)
 
-    def colours(self, *voice: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+    def speaker_bias(self, *voice: Tensor) -> tuple[Tensor | None, list[Tensor]]:
         speaker = voice[0][..., None]  # (B, speaker width, 1)
         return self.cond_layer(speaker), [cond(speaker) for cond in self.conds]
 
 
 class Windows:
-    """The generator over a few fixed lengths, each with buffers that stay in place and, on CUDA, a recorded graph."""
+    """Runs the generator for a few fixed lengths, each with static buffers and, on CUDA, a recorded graph."""
 
     def __init__(self, generator: Generator, *voice_widths: int) -> None:
         self._generator = generator
@@ -225,14 +225,14 @@ class Windows:
         return sorted(self._buffers)
 
     def fit(self, needed: int, available: int) -> int:
-        """Length of the window that ends at the last of so many frames: a recorded one, if one is long enough.
+        """Return the shortest recorded length from ``needed`` to ``available``, or ``needed`` if there is none.
 
-        A longer left context changes nothing, and a length that was recorded is one launch instead of a thousand.
+        A longer left context does not change the result, and a recorded graph is one launch instead of a thousand.
         """
         return next((size for size in self.lengths if needed <= size <= available), needed)
 
     def record(self, length: int) -> None:
-        """Keep buffers and, on CUDA, a graph for windows of this length; once is enough."""
+        """Allocate buffers and, on CUDA, record a graph for this length; does nothing if it is already recorded."""
         if length in self._buffers:
             return
         shape = self._generator.shape
@@ -243,15 +243,15 @@ class Windows:
         self._graphs.record(length, lambda: self._fill(length))
 
     def __call__(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
-        """Frames ``(n, width)``, what the voice is, if anything → samples ``(n · samples_per_frame,)``."""
+        """Frames ``(n, width)`` and, in 1.5, the speaker embedding → samples ``(n · samples_per_frame,)``."""
         length = frames.shape[0]
         if length not in self._buffers:
-            whole: Tensor = self._generator(frames[None], *(given[None] for given in voice), check=check)
-            return whole[0]
+            output: Tensor = self._generator(frames[None], *(embedding[None] for embedding in voice), check=check)
+            return output[0]
         inputs, samples = self._buffers[length]
         inputs[0] = frames
-        for buffer, given in zip(self._voice, voice, strict=True):
-            buffer[0] = given
+        for buffer, embedding in zip(self._voice, voice, strict=True):
+            buffer[0] = embedding
         self._graphs.run(length, lambda: self._fill(length))
         return samples[0].clone()
 
@@ -261,10 +261,10 @@ class Windows:
 
 
 class ChunkedVocoder:
-    """Samples as latents come: each push gives the samples of all codes that have ``look_ahead`` codes behind them.
+    """Vocodes latents incrementally: each push returns the samples of all codes followed by ``look_ahead`` codes.
 
-    Every chunk is vocoded with at least ``reach`` codes of context on its left and ``look_ahead`` on its right; with
-    ``look_ahead == reach`` the samples equal those of vocoding the whole.
+    Every chunk is vocoded with at least ``reach`` codes of left context and ``look_ahead`` codes of right context. With
+    ``look_ahead == reach`` the samples equal those of vocoding all latents at once.
     """
 
     def __init__(
@@ -278,20 +278,20 @@ class ChunkedVocoder:
         self._look_ahead = look_ahead
         self._keep = max([shape.reach, *windows.lengths])
         self._latents = speaker.new_empty(0, shape.frame_width)
-        self._behind = 0
-        """Codes at the front of ``_latents`` whose samples have been given out."""
+        self._emitted = 0
+        """Number of codes at the front of ``_latents`` whose samples have been returned."""
 
     def push(self, latents: Array) -> Tensor:
-        """Latents ``(n, width)`` → the samples that are now settled, perhaps none; float32."""
+        """Add latents ``(n, width)`` and return the samples that are final, possibly none; float32."""
         self._take(latents)
         return self._emit(self._latents.shape[0] - self._look_ahead)
 
     def finish(self, latents: Array | None = None) -> Tensor:
-        """The last latents, if there are any, and all samples that are left; afterwards the vocoder is as new."""
+        """Add the last latents, if any, return all remaining samples, and reset the vocoder."""
         if latents is not None:
             self._take(latents)
         samples = self._emit(self._latents.shape[0])
-        self._latents, self._behind = self._latents[:0], 0
+        self._latents, self._emitted = self._latents[:0], 0
         return samples
 
     def _take(self, latents: Array) -> None:
@@ -299,16 +299,16 @@ class ChunkedVocoder:
         self._latents = torch.cat([self._latents, more])
 
     def _emit(self, ready: int) -> Tensor:
-        """Samples of the codes from ``_behind`` to ``ready``."""
-        if ready <= self._behind:
+        """Return the samples of the codes from ``_emitted`` to ``ready``."""
+        if ready <= self._emitted:
             return self._speaker.new_empty(0, dtype=torch.float32)
         length = self._latents.shape[0]
-        needed = length - max(0, self._behind - self._reach)
+        needed = length - max(0, self._emitted - self._reach)
         first = length - self._windows.fit(needed, length)
         samples = self._windows(self._latents[first:], self._speaker, check=self._check)
         end = None if ready == length else (ready - first) * self._samples_per_code
-        chunk = samples[(self._behind - first) * self._samples_per_code : end]
-        forgotten = max(0, ready - self._keep)
-        self._latents = self._latents[forgotten:]
-        self._behind = ready - forgotten
+        chunk = samples[(self._emitted - first) * self._samples_per_code : end]
+        dropped = max(0, ready - self._keep)
+        self._latents = self._latents[dropped:]
+        self._emitted = ready - dropped
         return chunk.float()

@@ -1,7 +1,6 @@
-"""Weights on their way from a file into a module: read, unwrapped, folded, and put in place strictly.
+"""Loads weights from a file into a module: reads and unwraps them, folds weight norm, and assigns them strictly.
 
-What does not fit is a `Misfit`, a sentence that names the first key or shape that is off. This module does not know
-which model the weights are of, nor its configuration.
+`Misfit` reports a file that does not fit; its message names the first wrong key or shape.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from streaming_server.errors import EngineUnavailable
 State = Mapping[str, Tensor | npt.NDArray[np.generic]]
 
 COMPUTED = (".filter", ".pe", ".num_batches_tracked", ".attn.bias", ".attn.masked_bias")
-"""Endings of keys that hold constants or training's book-keeping."""
+"""Suffixes of keys that hold constants or training state."""
 
 
 class Misfit(Exception):
@@ -37,8 +36,8 @@ class Misfit(Exception):
 
 
 @contextmanager
-def refused(how_to_get_it: str) -> Iterator[None]:
-    """A misfit inside becomes an `EngineUnavailable` that also says where the right files are to be had."""
+def translate_errors(how_to_get_it: str) -> Iterator[None]:
+    """Translate a `Misfit` into an `EngineUnavailable` whose message also says how to get the right files."""
     try:
         yield
     except Misfit as error:
@@ -46,7 +45,7 @@ def refused(how_to_get_it: str) -> Iterator[None]:
 
 
 class Shapes:
-    """Sizes that no configuration holds, read off the weights; where those lack the key, the published size."""
+    """Sizes that the configuration does not hold, from the weights' shapes; the published size if a key is missing."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -81,7 +80,7 @@ def fold_weight_norm(state: State, file: str) -> dict[str, Tensor]:
 
 
 def fold_snakes(state: Mapping[str, Tensor], log_scale: bool) -> dict[str, Tensor]:
-    """``alpha`` and ``beta`` → the factor in the sine and the factor of its square; in float32, once."""
+    """Convert ``alpha`` and ``beta`` to the factor in the sine and the factor of its square, in float32."""
     folded = dict(state)
     for key, value in state.items():
         if key.endswith((".act.alpha", ".act.beta")):
@@ -91,18 +90,18 @@ def fold_snakes(state: Mapping[str, Tensor], log_scale: bool) -> dict[str, Tenso
 
 
 def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], bool], tolerant: bool = False) -> None:
-    """Put the arrays in place, strictly.
+    """Assign the arrays to the module's parameters, strictly.
 
     Args:
-        module: without memory, or to be overwritten.
+        module: on the meta device, or to be overwritten.
         state: arrays by key.
-        file: what the state was read from, for the sentence.
-        unneeded: tells a key that is known to be of no use.
-        tolerant: pass over keys that are like no needed one. One that differs from a needed key in numbers alone is
-            refused all the same: the model has more of something than the configuration says.
+        file: name of the file, for the error message.
+        unneeded: returns True for a key that is known to be unused.
+        tolerant: ignore unknown keys. A key that differs from a needed one only in its numbers is still an error: the
+            model has more layers than the configuration says.
 
     Raises:
-        Misfit: naming the first key that is missing, has another shape, or is unknown.
+        Misfit: a key is missing, unknown, or has the wrong shape; the message names the first one.
     """
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith(COMPUTED)}
     given = {k: v for k, v in state.items() if not k.endswith(COMPUTED) and not unneeded(k)}
@@ -123,10 +122,10 @@ def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], b
 
 
 def vocoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What the vocoder computes in beside a GPT in ``dtype``.
+    """The vocoder's dtype for a GPT in ``dtype``.
 
-    Its weights and activations fit into half precision, whose longer mantissa leaves 56 dB of signal to noise where
-    bf16 leaves 36 dB. On the CPU half precision has no fast convolutions.
+    The vocoder's weights and activations fit into fp16, whose longer mantissa gives a signal-to-noise ratio of 56 dB
+    where bf16 gives 36 dB. The CPU has no fast half-precision convolutions.
     """
     return torch.float16 if device.type == "cuda" and dtype == torch.bfloat16 else dtype
 
@@ -140,25 +139,25 @@ def shapes_of(state: State) -> State:
 
 
 def read_content(path: Path) -> Any:
-    """What torch has saved to a file, tensors and containers only; mapped into memory where the format allows.
+    """Load a file written by ``torch.save``, tensors and containers only; memory-mapped where the format allows.
 
     Raises:
-        Misfit: the file is truncated, or would run code.
+        Misfit: the file is truncated, or contains code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise Misfit(f"{path} is truncated or no checkpoint") from error
+        raise Misfit(f"{path} is truncated or not a checkpoint") from error
 
 
 def read_state(path: Path, nested: str) -> dict[str, Tensor]:
-    """The state dict of a file, bare or under the key ``nested``.
+    """Load the state dict of a file, at the top level or under the key ``nested``.
 
     Raises:
-        Misfit: the file is truncated, or holds something else.
+        Misfit: the file is truncated, or does not contain a state dict.
     """
     content = read_content(path)
     state = content.get(nested, content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Misfit(f"{path} holds no state dict")
+        raise Misfit(f"{path} does not contain a state dict")
     return state

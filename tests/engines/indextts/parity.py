@@ -44,12 +44,12 @@ def states() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     return gpt, state(shapes["bigvgan"])
 
 
-def build_runtime(dtype: torch.dtype = torch.float32) -> Runtime:
-    return build(config(), *states(), dtype=dtype)
+def build_runtime(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Runtime:
+    return build(config(), *states(), device, dtype)
 
 
 def close(actual: torch.Tensor, expected: str, tolerance: float = 1e-4) -> None:
-    np.testing.assert_allclose(np.asarray(actual), numbers()[expected], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(np.asarray(actual.cpu()), numbers()[expected], rtol=0, atol=tolerance)
 
 
 def check_mel(runtime: Runtime) -> None:

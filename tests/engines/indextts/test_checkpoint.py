@@ -72,10 +72,10 @@ def truncate(path: Path) -> None:
         (lambda f: (f / GPT).unlink(), GPT, "is missing"),
         (lambda f: (f / TEXT_MODEL).unlink(), TEXT_MODEL, "is missing"),
         (lambda f: (f / CONFIG).unlink(), CONFIG, "is missing"),
-        (lambda f: truncate(f / GPT), GPT, "is truncated or no checkpoint"),
-        (lambda f: truncate(f / VOCODER), VOCODER, "is truncated or no checkpoint"),
-        (lambda f: (f / VOCODER).write_bytes(b""), VOCODER, "is truncated or no checkpoint"),
-        (lambda f: torch.save([1], f / GPT), GPT, "holds no state dict"),
+        (lambda f: truncate(f / GPT), GPT, "is truncated or not a checkpoint"),
+        (lambda f: truncate(f / VOCODER), VOCODER, "is truncated or not a checkpoint"),
+        (lambda f: (f / VOCODER).write_bytes(b""), VOCODER, "is truncated or not a checkpoint"),
+        (lambda f: torch.save([1], f / GPT), GPT, "does not contain a state dict"),
         (lambda f: change(f, GPT, lambda s: s.pop("gpt.ln_f.bias")), GPT, "the key gpt.ln_f.bias is missing"),
         (lambda f: change(f, VOCODER, lambda s: s.pop("ups.2.0.weight_g")), VOCODER, "ups.2.0.weight_g is missing"),
         (lambda f: change(f, VOCODER, lambda s: s.pop("conv_pre.weight_v")), VOCODER, "conv_pre.weight is missing"),
@@ -95,7 +95,7 @@ def truncate(path: Path) -> None:
         (lambda f: configure(f, "bigvgan", feat_upsample=True), CONFIG, "bigvgan.feat_upsample"),
         (lambda f: configure(f, "gpt", condition_module={}), CONFIG, "output_size"),
         (lambda f: (f / CONFIG).write_text("gpt: {}"), CONFIG, "no section `bigvgan`"),
-        (lambda f: (f / CONFIG).write_text("gpt: ["), CONFIG, "is no YAML"),
+        (lambda f: (f / CONFIG).write_text("gpt: ["), CONFIG, "is not valid YAML"),
     ],
 )  # fmt: skip
 def test_a_wrong_folder_is_refused_in_a_sentence(
@@ -107,14 +107,17 @@ def test_a_wrong_folder_is_refused_in_a_sentence(
         Checkpoint.open(folder)
     assert file in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert HOW in str(refused.value) or "this runtime knows only" in str(refused.value)
+    assert HOW in str(refused.value) or "this runtime supports only" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (lambda f: (f / TEXT_MODEL).write_bytes(b"no vocabulary"), "bpe.model is truncated or no sentencepiece model"),
-        (lambda f: truncate(f / TEXT_MODEL), "bpe.model is truncated or no sentencepiece model"),
+        (
+            lambda f: (f / TEXT_MODEL).write_bytes(b"no vocabulary"),
+            "bpe.model is truncated or not a sentencepiece model",
+        ),
+        (lambda f: truncate(f / TEXT_MODEL), "bpe.model is truncated or not a sentencepiece model"),
         (lambda f: train_vocabulary(f / TEXT_MODEL, 190), r"bpe.model does not fit config.yaml: it has 1\d\d tokens"),
     ],
 )
@@ -153,7 +156,7 @@ def test_state_dicts_may_be_nested_or_bare(checkpoint: Path, tmp_path: Path) -> 
 def test_a_checkpoint_that_would_run_code_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     torch.save({"model": Path("surprise")}, folder / GPT)
-    with pytest.raises(EngineUnavailable, match=r"gpt\.pth is truncated or no checkpoint"):
+    with pytest.raises(EngineUnavailable, match=r"gpt\.pth is truncated or not a checkpoint"):
         Checkpoint.open(folder)
 
 

@@ -155,7 +155,7 @@ def test_half_precision_speaks(checkpoint: Path, request_: SpeechRequest) -> Non
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"device": "cpu", "precision": "fp16"}, "fp16 needs a GPU"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16 requires a GPU"),
         ({"device": "cpu", "look_ahead": 0}, "look-ahead"),
         pytest.param(
             {"device": "cuda"},

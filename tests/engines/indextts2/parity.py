@@ -44,12 +44,14 @@ def states(version: str) -> dict[str, Any]:
     return read | {"feat1": weight("feat1", (rows, styles)), "feat2": weight("feat2", (rows, width))}
 
 
-def build_runtime(version: str, dtype: torch.dtype = torch.float32) -> Runtime:
-    return build(config(), states(version), dtype=dtype)
+def build_runtime(
+    version: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Runtime:  # fmt: skip
+    return build(config(), states(version), device, dtype)
 
 
 def close(actual: torch.Tensor, expected: npt.NDArray[Any], tolerance: float) -> None:
-    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(np.asarray(actual.cpu()), expected, rtol=0, atol=tolerance)
 
 
 SPEAKER, EMOTION, STYLE = normal(21, 1, 37, 1024), normal(22, 1, 30, 1024), normal(23, 1, 192)

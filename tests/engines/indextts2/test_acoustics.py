@@ -333,7 +333,7 @@ def count(module: nn.Module) -> int:
 def test_a_setting_that_is_not_known_is_refused(path: tuple[str, str], value: object) -> None:
     config = copy.deepcopy(parity.config())
     config["s2mel"][path[0]][path[1]] = value
-    with pytest.raises(EngineUnavailable, match=rf"s2mel\.{path[0]}\.{path[1]}: .*this runtime knows only"):
+    with pytest.raises(EngineUnavailable, match=rf"s2mel\.{path[0]}\.{path[1]}: .*this runtime supports only"):
         assemble_acoustics(config, {"s2mel": {}, "codec": {}}, enhanced=False)
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from streaming_server import cli
 from streaming_server.engines.indextts2 import calibration
-from streaming_server.engines.indextts2.calibration import Cost, Way, recommended
+from streaming_server.engines.indextts2.calibration import Cost, Mode, recommended
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
 
 SENTENCE = "The first train leaves at six, and the sea is far."
 
 
-def way(stream: str, distance: float, first_audio_s: float, factor: float, steps: int = 25) -> Way:
+def way(stream: str, distance: float, first_audio_s: float, factor: float, steps: int = 25) -> Mode:
     look_ahead = int(stream) if stream.isdigit() else 0
     pace = replace(CHUNK, look_ahead=look_ahead) if stream.isdigit() else SEGMENT
-    return Way(pace, steps, Cost(first_audio_s, 0.0, factor), distance)
+    return Mode(pace, steps, Cost(first_audio_s, 0.0, factor), distance)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def way(stream: str, distance: float, first_audio_s: float, factor: float, steps
         ([way("segment", 0, 9, 3), way("16", 0.9, 1, 0.5)], 0),  # near enough goes before fast
     ],
 )
-def test_the_first_heard_of_the_near_and_fast_is_recommended(ways: Sequence[Way], best: int) -> None:
+def test_the_first_heard_of_the_near_and_fast_is_recommended(ways: Sequence[Mode], best: int) -> None:
     assert recommended(ways) is ways[best]
 
 
@@ -44,7 +44,7 @@ def test_both_ways_are_measured_and_settings_named(
     monkeypatch.setattr(calibration, "LOOK_AHEADS", (0, 16))
     assert cli.main(["calibrate", "--model_dir", str(folders[version]), "--device", "cpu", "--text", SENTENCE]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["way", "steps", "distance*", "first", "audio,", "ms", "real-time", "factor"]
+    assert heading.split() == ["mode", "steps", "distance*", "first", "audio,", "ms", "real-time", "factor"]
     rows = [line.rsplit(maxsplit=4) for line in lines[:6]]
     assert [(row[0], row[1]) for row in rows] == [
         (name, steps) for steps in ("6", "2") for name in ("segment", "chunk, look-ahead 0", "chunk, look-ahead 16")
@@ -60,11 +60,11 @@ def test_both_ways_are_measured_and_settings_named(
 def test_a_text_without_a_cut_is_refused(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(calibration, "MOST_CODES", 5)
-    assert cli.main(["calibrate", "--model_dir", str(folders["2.5"]), "--device", "cpu", "--text", SENTENCE]) == 1
-    assert "too short to be cut" in capsys.readouterr().err
+    monkeypatch.setattr(calibration, "MAX_CODES", 5)
+    assert cli.main(["calibrate", "--model_dir", str(folders["2.5"]), "--device", "cpu", "--text", SENTENCE]) == 2
+    assert "too short to be split" in capsys.readouterr().err
 
 
 def test_another_engine_has_nothing_to_calibrate(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["calibrate", "--engine", "espeak"]) == 1
-    assert "nothing to calibrate but IndexTTS 2.0 and 2.5" in capsys.readouterr().err
+    assert cli.main(["calibrate", "--engine", "espeak"]) == 2
+    assert "calibrate requires IndexTTS 2.0 or 2.5" in capsys.readouterr().err

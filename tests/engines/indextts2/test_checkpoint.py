@@ -169,16 +169,16 @@ CACHE = "hf_cache"
             (lambda f, name=name: (f / name).unlink(), rf"{name} is missing; download .*IndexTeam/IndexTTS-2 ")
             for name in ("bpe.model", "gpt.pth", "s2mel.pth", "feat1.pt", "feat2.pt", "wav2vec2bert_stats.pt")
         ],
-        (lambda f: shutil.rmtree(f / CACHE / "w2v-bert-2.0"), "facebook/w2v-bert-2.0 .* say with W2VBERT_DIR"),
-        (lambda f: shutil.rmtree(f / CACHE / "bigvgan"), "nvidia/bigvgan_v2_22khz_80band_256x .* say with BIGVGAN_DIR"),
-        (lambda f: (f / CACHE / "campplus_cn_common.bin").unlink(), "funasr/campplus .* say with CAMPPLUS_FILE"),
+        (lambda f: shutil.rmtree(f / CACHE / "w2v-bert-2.0"), "facebook/w2v-bert-2.0 .* set W2VBERT_DIR"),
+        (lambda f: shutil.rmtree(f / CACHE / "bigvgan"), "nvidia/bigvgan_v2_22khz_80band_256x .* set BIGVGAN_DIR"),
+        (lambda f: (f / CACHE / "campplus_cn_common.bin").unlink(), "funasr/campplus .* set CAMPPLUS_FILE"),
         (
             lambda f: (f / CACHE / "semantic_codec_model.safetensors").unlink(),
-            "amphion/MaskGCT .* say with SEMANTIC_CODEC_FILE",
+            "amphion/MaskGCT .* set SEMANTIC_CODEC_FILE",
         ),
-        (lambda f: truncate(f / "gpt.pth"), r"gpt\.pth is truncated or no checkpoint"),
-        (lambda f: truncate(f / CACHE / "w2v-bert-2.0" / "model.safetensors"), r"truncated or no safetensors file"),
-        (lambda f: (f / CACHE / "bigvgan" / "config.json").write_text("{"), r"config\.json is no JSON; get it again"),
+        (lambda f: truncate(f / "gpt.pth"), r"gpt\.pth is truncated or not a checkpoint"),
+        (lambda f: truncate(f / CACHE / "w2v-bert-2.0" / "model.safetensors"), r"truncated or not a safetensors file"),
+        (lambda f: (f / CACHE / "bigvgan" / "config.json").write_text("{"), r"config\.json is not valid JSON; get it"),
         (lambda f: change(f / "gpt.pth", lambda s: s.pop("emo_layer.bias")), "the key emo_layer.bias is missing"),
         (
             lambda f: change(f / "s2mel.pth", lambda s: s["length_regulator"].pop("model.0.bias")),
@@ -188,11 +188,11 @@ CACHE = "hf_cache"
             lambda f: change(f / "gpt.pth", lambda s: s.update({"mel_head.bias": torch.zeros(3)})),
             r"mel_head.bias has the shape \[3\] instead of \[130\]",
         ),
-        (lambda f: configure(f, version=3.0), "version: 3.0; this runtime knows only 2.0 and 2.5"),
+        (lambda f: configure(f, version=3.0), "version: 3.0; this runtime supports only 2.0 and 2.5"),
         (lambda f: configure(f, s2mel=None), "no section `s2mel`"),
-        (lambda f: configure(f, emo_num=None), "config.yaml lacks or misuses the setting"),
-        (lambda f: (f / "config.yaml").write_text("gpt: ["), "is no YAML"),
-        (lambda f: torch.save({"model": Path("surprise")}, f / "gpt.pth"), r"gpt\.pth is truncated or no checkpoint"),
+        (lambda f: configure(f, emo_num=None), "config.yaml: missing or invalid setting"),
+        (lambda f: (f / "config.yaml").write_text("gpt: ["), "is not valid YAML"),
+        (lambda f: torch.save({"model": Path("code")}, f / "gpt.pth"), r"gpt\.pth is truncated or not a checkpoint"),
     ],
 )  # fmt: skip
 def test_a_wrong_folder_is_refused_in_a_sentence(
@@ -209,7 +209,7 @@ def test_25_wants_its_own_files(folders: dict[str, Path], tmp_path: Path) -> Non
     folder = Path(shutil.copytree(folders["2.5"], tmp_path / "copy"))
     vocabulary = folder / "multilingual_zh_ja_yue_char_del.tiktoken"
     vocabulary.write_text("no ranks here")
-    with pytest.raises(EngineUnavailable, match=r"tiktoken is truncated or no vocabulary; .*IndexTTS-2\.5"):
+    with pytest.raises(EngineUnavailable, match=r"tiktoken is truncated or not a vocabulary; .*IndexTTS-2\.5"):
         Checkpoint.open(folder).reader(None)
     more = b"AAAAAA== 256\nAAAAAQ== 257\n"
     vocabulary.write_bytes((folders["2.5"] / vocabulary.name).read_bytes() + more)

@@ -150,5 +150,5 @@ def test_without_its_folder_the_words_are(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_broken_classifier_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(EngineUnavailable, match="holds no model that reads emotions"):
+    with pytest.raises(EngineUnavailable, match="contains no emotion classifier"):
         describer(tmp_path, CPU)

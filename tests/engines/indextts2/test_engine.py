@@ -243,7 +243,7 @@ def test_what_reads_a_description_is_told(
 ) -> None:
     with caplog.at_level(logging.INFO):
         heard(folders["2.0"], [replace(request_, text="你好。", emotion=Emotion(text="happy"))])
-    assert "the description of the emotion was read by the words: (1.0, 0.0" in caplog.text
+    assert "emotion description converted by the words: (1.0, 0.0" in caplog.text
 
 
 def test_speed_is_the_models_own_in_25_only(folders: dict[str, Path], request_: SpeechRequest) -> None:
@@ -448,9 +448,9 @@ def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery:
 
 def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> None:
     voice = VoiceCache(tiny, 1, decode_native, FileDigests(), 2.0, None).analyse(noise(20), SAMPLE_RATE_HZ)
-    assert voice.whole.mel.shape[0] == 15 * SAMPLE_RATE_HZ // 256
-    assert voice.part.mel.shape[0] == round(2 * SAMPLE_RATE_HZ / 256)
-    assert torch.equal(voice.whole.mel[-10:], voice.part.mel[-10:])
+    assert voice.full_reference.mel.shape[0] == 15 * SAMPLE_RATE_HZ // 256
+    assert voice.stream_reference.mel.shape[0] == round(2 * SAMPLE_RATE_HZ / 256)
+    assert torch.equal(voice.full_reference.mel[-10:], voice.stream_reference.mel[-10:])
     assert voice.statistics is None
 
 

@@ -132,5 +132,5 @@ def test_a_biased_deviation_is_noticed(runtimes: dict[str, Runtime], monkeypatch
 def test_surroundings_of_another_length_are_noticed(
     runtimes: dict[str, Runtime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campplus, "SURROUNDINGS", 50)
+    monkeypatch.setattr(campplus, "CONTEXT_FRAMES", 50)
     fails(parity.check_style, runtimes["2.0"])

@@ -1,0 +1,284 @@
+"""Acceptance of the model runtimes on a GPU, in one command: what holds, how fast it is, and the targets.
+
+``python -m benchmarks.gpu [--json FILE]`` takes at most nine minutes: parity of the fixtures in fp32, recorded steps
+against eager ones, decoding against the memory's floor, first audio over HTTP, IndexTTS 2 by mode and steps, concurrent
+streams, memory. Sizes are the real ones with random weights; ``--tiny`` takes small ones, also without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from benchmarks import indextts, indextts2
+from benchmarks.common import SENTENCE, percentile, request, running_server, table
+from streaming_server.engines.indextts.runtime import LookAhead
+from streaming_server.engines.indextts.stream import window_sizes
+from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts2.calibration import cost
+from streaming_server.engines.indextts2.chunks import MelStream
+from streaming_server.engines.indextts2.flow import Reference
+from streaming_server.engines.indextts2.synthesis import record
+from streaming_server.engines.torch.model_engine import DTYPES, allow_tf32, choose_device
+from streaming_server.engines.torch.options import Precision
+from tests.engines.indextts import parity
+from tests.engines.indextts.tiny import SIZES, make_checkpoint
+from tests.engines.indextts2 import parity as parity2
+
+LIMIT_S = 500.0
+"""After it each section ends with its first row, so that the whole takes at most nine minutes."""
+STREAMS = (1, 2, 4, 8, 16, 32)
+TARGETS = {
+    "1.5 decoding, recorded, codes/s": ">= 1200",
+    "1.5 first audio over HTTP, exact, p50 ms": "<= 45",
+    "1.5 first audio over HTTP, look-ahead 4, p50 ms": "<= 20",
+    "2.0 first audio, chunk, 25 steps, ms": "<= 80",
+    "2.0 first audio, chunk, 12 steps, ms": "<= 60",
+    "1.5, 32 streams, audio s/s": ">= 300",
+    "1.5, 32 streams, first audio p95 ms": "<= 300",
+    "1.5, 32 streams, gap-free share": ">= 0.99",
+}
+"""For an H100 or H200 in fp16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is measured."""
+
+    device: torch.device
+    dtype: torch.dtype
+    is_tiny: bool
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        if self.is_tiny:
+            return dict(SIZES)
+        content: dict[str, Any] = yaml.safe_load(indextts.REAL_SIZES.read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def look_aheads(self) -> tuple[LookAhead, ...]:
+        return (4,) if self.is_tiny else ("exact", 4)
+
+    @property
+    def codes(self) -> int:
+        return 24 if self.is_tiny else 256
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of the table."""
+
+    name: str
+    value: float | str
+    target: str = ""
+
+
+Results = Generator[tuple[str, float | str], None, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="small sizes and few streams, to try the benchmark itself")
+    parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
+    parser.add_argument("--precision", choices=list(DTYPES), default=None, help="fp16 on CUDA, else fp32")
+    parser.add_argument("--json", type=Path, help="file for the same rows")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    precision: Precision = arguments.precision or ("fp16" if device.type == "cuda" else "fp32")
+    setup = Setup(device, DTYPES[precision], arguments.tiny)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    print(f"{name}, {precision}, torch {torch.__version__}\n", flush=True)
+    results = list(measured(setup))
+    table(["", "measured", "target"], [[result.name, shown(result.value), result.target] for result in results])
+    if arguments.json is not None:
+        about = {"device": name, "precision": precision, "torch": torch.__version__, "tiny": setup.is_tiny}
+        content = about | {"results": [asdict(result) for result in results]}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def measured(setup: Setup) -> Iterator[Result]:
+    """The rows of all sections; one that fails or comes too late is a row that says so."""
+    begun_s = time.perf_counter()
+    for section in SECTIONS:
+        try:
+            with closing(section(setup)) as rows:
+                for name, value in rows:
+                    yield Result(name, value, "" if setup.is_tiny else TARGETS.get(name, ""))
+                    if time.perf_counter() - begun_s > LIMIT_S:
+                        raise TimeoutError("out of time")
+        except Exception as error:  # the other sections are worth their time all the same
+            yield Result(section.__name__, f"failed: {type(error).__name__}: {error}"[:200])
+        if setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+    yield Result("whole acceptance, s", time.perf_counter() - begun_s, "<= 540")
+
+
+def shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def parity_in_fp32(setup: Setup) -> Results:
+    """The stages of the fixtures; the sampled ones draw other numbers on another device."""
+    allow_tf32(False)
+    versions = ("2.0",) if setup.is_tiny else ("2.0", "2.5")
+    runtimes: list[tuple[str, Any, Sequence[Callable[[Any], None]]]] = [
+        ("1.5", parity.build_runtime(device=setup.device), parity.CHECKS),
+        *((version, parity2.build_runtime(version, device=setup.device), parity2.CHECKS) for version in versions),
+    ]
+    for version, runtime, checks in runtimes:
+        failed = []
+        chosen = [check for check in checks if setup.device.type == "cpu" or check.__name__ != "check_sampled"]
+        for check in chosen:
+            try:
+                check(runtime)
+            except (AssertionError, RuntimeError, TypeError):
+                failed.append(check.__name__)
+        yield (
+            f"{version} parity in fp32",
+            f"{len(chosen) - len(failed)} of {len(chosen)}" + "".join(f", off: {name}" for name in failed),
+        )
+    allow_tf32(setup.dtype != torch.float32)
+
+
+def decoding(setup: Setup) -> Results:
+    """1.5: the same codes recorded as eager, the speed of both, and the floor."""
+    runtime = indextts.random_runtime(setup.sizes, setup.device, setup.dtype)
+    floor_s = indextts.step_bytes(runtime) / indextts.bandwidth(setup.device)
+    conditioning = torch.randn(runtime.gpt.perceiver_encoder.latents.shape)
+
+    def decoded() -> tuple[list[int], Tensor]:
+        rng = torch.Generator(setup.device).manual_seed(1)
+        pairs = list(runtime.decode(conditioning, range(2, 42), setup.codes, generator=rng))
+        return [code for code, _ in pairs], torch.stack([latent for _, latent in pairs])
+
+    eager = decoded()
+    yield "1.5 decoding, eager, codes/s", 1 / indextts.decoding(runtime, setup.codes)
+    reach = runtime.vocoder.shape.reach
+    aheads = [runtime.look_ahead_codes(look_ahead) for look_ahead in setup.look_aheads]
+    begun_s = time.perf_counter()
+    runtime.record(sorted({size for ahead in aheads for size in window_sizes(reach, ahead)}))
+    yield "1.5 recording, s", time.perf_counter() - begun_s
+    recorded = decoded()
+    yield "1.5 recorded codes equal eager ones", "yes" if recorded[0] == eager[0] else "no"
+    length = min(len(recorded[1]), len(eager[1]))
+    yield "1.5 largest difference of a latent", float((recorded[1][:length] - eager[1][:length]).abs().max())
+    seconds = indextts.decoding(runtime, setup.codes)
+    yield "1.5 decoding, recorded, codes/s", 1 / seconds
+    yield "1.5 decoding, recorded, ms a step", seconds * 1e3
+    yield "1.5 floor of a step (bytes over bandwidth), ms", floor_s * 1e3
+    for look_ahead in setup.look_aheads:
+        first_s, total_s, audio_s = indextts.streaming(runtime, look_ahead, setup.codes)
+        yield f"1.5 first audio below HTTP, look-ahead {look_ahead}, ms", first_s * 1e3
+        yield f"1.5 real-time factor, look-ahead {look_ahead}", total_s / audio_s
+    yield "1.5 peak memory, MB", indextts.memory_mb(setup.device)
+
+
+def flow_and_vocoder(setup: Setup) -> Results:
+    """2.0 by mode and steps: one sentence of some seconds."""
+    runtime = indextts2.random_runtime("2.0", setup.device, setup.dtype, setup.is_tiny)
+    acoustics, seconds = runtime.acoustics, 1.5 if setup.is_tiny else 5.0
+    shape, frames = acoustics.s2mel.estimator.shape, 40 if setup.is_tiny else indextts2.REFERENCE_FRAMES
+    if setup.device.type == "cuda":
+        width = runtime.gpt.mel_head.weight.shape[1]
+        begun_s = time.perf_counter()
+        runtime.record(torch.randn(runtime.gpt.speaker_rows, width), torch.randn(width))
+        for pace in indextts2.PACES.values():
+            record(acoustics, pace, frames, longest=round(seconds * SAMPLE_RATE_HZ / 256))
+        yield "2.0 recording, s", time.perf_counter() - begun_s
+    normal = partial(torch.randn, device=setup.device)
+    reference = Reference(
+        normal(frames, shape.bands), normal(frames, shape.content_width), normal(shape.style_width)
+    )  # fmt: skip
+    count = next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
+    utterance = indextts2.spoken_codes(runtime, count)
+    for mode, pace in indextts2.PACES.items():
+        for steps in (2,) if setup.is_tiny else (25, 12):
+            for _ in range(2 if setup.device.type == "cuda" else 1):
+                spent = cost(acoustics, MelStream(acoustics, reference, pace, steps, seed=1), pace, utterance)
+            yield f"2.0 first audio, {mode}, {steps} steps, ms", spent.first_audio_s * 1e3
+            yield f"2.0 real-time factor, {mode}, {steps} steps", spent.real_time_factor
+    yield "2.0 peak memory, MB", indextts.memory_mb(setup.device)
+
+
+def streams_over_http(setup: Setup) -> Results:
+    """1.5 behind the server: first audio of one client, then of many at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = str(make_checkpoint(Path(folder), setup.sizes))
+        precision = next(name for name, dtype in DTYPES.items() if dtype == setup.dtype)
+        for look_ahead in setup.look_aheads:
+            environment = {
+                "ENGINE": "indextts", "MODEL_DIR": checkpoint, "DEVICE": setup.device.type, "PRECISION": precision,
+                "LOOK_AHEAD": str(look_ahead),
+            }  # fmt: skip
+            begun_s = time.perf_counter()
+            with running_server(**environment) as server:
+                name = "exact" if look_ahead == "exact" else f"look-ahead {look_ahead}"
+                yield f"1.5 start to ready, {name}, s", time.perf_counter() - begun_s
+                firsts = [asyncio.run(listened(server.port)).first_ms for _ in range(3 if setup.is_tiny else 20)]
+                yield f"1.5 first audio over HTTP, {name}, p50 ms", percentile(firsts[1:], 50)
+                if look_ahead == 4:
+                    for count in (2,) if setup.is_tiny else STREAMS:
+                        yield from together(server.port, count)
+
+
+def together(port: int, count: int) -> Results:
+    """As many clients at once."""
+
+    async def all_of_them() -> list[Heard]:
+        return await asyncio.gather(*(listened(port) for _ in range(count)))
+
+    begun_s = time.perf_counter()
+    heard = asyncio.run(all_of_them())
+    took_s = time.perf_counter() - begun_s
+    name = f"1.5, {count} streams"
+    for percent in (50, 95):
+        yield f"{name}, first audio p{percent} ms", percentile([each.first_ms for each in heard], percent)
+    yield f"{name}, audio s/s", sum(each.audio_s for each in heard) / took_s
+    yield f"{name}, gap-free share", sum(each.has_no_gap for each in heard) / count
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one client of a PCM stream got."""
+
+    first_ms: float
+    audio_s: float
+    has_no_gap: bool
+    """Whether a player that starts with the first samples never runs dry."""
+
+
+async def listened(port: int, rate_hz: int = 24_000) -> Heard:
+    """Ask for one sentence and take the stream as it comes."""
+    begun_s = time.perf_counter()
+    async with request(port, "/synthesize_stream", {"text": SENTENCE, "seed": 1}) as reader:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n", 1)[0]:
+            raise RuntimeError(head.decode(errors="replace").splitlines()[0])
+        first_s, audio_s, has_no_gap = 0.0, 0.0, True
+        while piece := await reader.read(65536):
+            now_s = time.perf_counter()
+            first_s = first_s or now_s
+            has_no_gap &= audio_s == 0.0 or now_s - first_s <= audio_s
+            audio_s += len(piece) / 2 / rate_hz  # the marks between chunks are some bytes in thousands
+    return Heard((first_s - begun_s) * 1e3, audio_s, has_no_gap)
+
+
+SECTIONS: tuple[Callable[[Setup], Results], ...] = (parity_in_fp32, decoding, flow_and_vocoder, streams_over_http)
+
+
+if __name__ == "__main__":
+    main()

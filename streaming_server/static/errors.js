@@ -1,0 +1,34 @@
+// What went wrong: the words for it in the page's language, the control beside which they belong, and whether to offer
+// a retry.
+
+import { ServerError } from "./api.js";
+
+const BLANK = "文本不能为空";
+const LOADING = "模型未加载";
+const VOICE = /^参考音频|reference audio/;
+
+// Why a text cannot be sent, or null. `limit`: of its characters, where it is known.
+export function refusedText(text, limit) {
+  const n = [...text].length;
+  if (!text.trim()) return { word: "blank", place: "text" };
+  return n > limit ? { word: "tooLong", values: { n, limit }, place: "text" } : null;
+}
+
+// `begun`: whether audio had arrived. `ranges`: what is valid, by the name of a field.
+export function explain(error, begun, ranges) {
+  if (!(error instanceof ServerError)) return { word: begun ? "broken" : "unreachable", place: "play", retry: true };
+  const { message, status, problems } = error;
+  const [problem] = problems;
+  if (problem && problem.field in ranges) {
+    const values = { name: problem.field, message: problem.message, range: ranges[problem.field] };
+    return { word: "badValue", values, place: problem.field };
+  }
+  if (message === BLANK) return { word: "blank", place: "text" };
+  if (message === LOADING) return { word: "loading", place: "play", retry: true };
+  if (VOICE.test(message)) return { word: "voiceFailed", place: "voice", retry: true };
+  if (status === 401) return { word: "keyNeeded", place: "play", retry: true };
+  if (status === 503) return { word: "busyNow", place: "play", retry: true };
+  if (status >= 500) return { word: "serverFailed", place: "play", retry: true };
+  if (begun) return { word: "broken", place: "play", retry: true };
+  return { word: "refused", values: { message }, place: problem?.field === "text" ? "text" : "play" };
+}

@@ -1,0 +1,26 @@
+"""The acceptance on a GPU, tried at small sizes on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--device", "cpu", "--json", str(file)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    content = json.loads(file.read_text())
+    results = {result["name"]: result["value"] for result in content["results"]}
+    assert all(name in printed for name in results)
+    assert [value for value in results.values() if str(value).startswith("failed")] == []
+    assert (results["1.5 parity in fp32"], results["2.0 parity in fp32"]) == ("8 of 8", "13 of 13")
+    assert results["1.5 recorded codes equal eager ones"] == "yes"
+    assert {
+        "1.5 decoding, recorded, codes/s",
+        "1.5 first audio over HTTP, look-ahead 4, p50 ms",
+        "2.0 first audio, chunk, 2 steps, ms",
+        "1.5, 2 streams, gap-free share",
+    } <= results.keys()

@@ -1,0 +1,275 @@
+"""The recorded steps without a GPU: replayed by an emulator at small sizes, run over fake CUDA tensors at real ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from streaming_server.engines.indextts import checkpoint
+from streaming_server.engines.indextts.stream import window_sizes
+from streaming_server.engines.indextts2.acoustics import Acoustics
+from streaming_server.engines.indextts2.checkpoint import assemble_gpt
+from streaming_server.engines.indextts2.checkpoint import build as build2
+from streaming_server.engines.indextts2.flow import Flow, Reference
+from streaming_server.engines.torch import decoding
+from streaming_server.engines.torch.decoding import SPAN, Decoder
+from streaming_server.engines.torch.gpt import CodeGpt
+from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.vocoder import Vocoder, Windows
+from streaming_server.engines.torch.weights import Shapes
+from tests.engines.indextts import parity, tiny
+from tests.engines.indextts.weights import state
+from tests.engines.indextts2 import parity as parity2
+from tests.engines.indextts2 import published
+from tests.engines.indextts2 import tiny as tiny2
+from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
+
+CODES = 30
+SETTINGS = [
+    Sampling(),
+    Sampling(do_sample=False),
+    Sampling(top_k=0, top_p=1.0, temperature=1.4),
+    Sampling(top_k=5, top_p=0.5, temperature=0.6, repetition_penalty=1.3),
+    Sampling(do_sample=False, repetition_penalty=1.0),
+]
+TEXTS = [[5, 9, 30, 7], [44, 3, 90, 100, 23, 4, 19, 2, 70, 11, 12, 13]]
+VERSIONS = ("1.5", "2.0", "2.5")
+
+
+def small_gpt(version: str) -> CodeGpt:
+    """With weights of its own; STOP never comes."""
+    if version == "1.5":
+        states, vocoder = tiny.random_states(tiny.SIZES)
+        states["mel_head.bias"][tiny.SIZES["gpt"]["stop_mel_token"]] = -50
+        return checkpoint.build(tiny.SIZES, states, vocoder).gpt
+    config = tiny2.config_of(version)
+    gpt = assemble_gpt(
+        config, Shapes({k: torch.empty(v, device="meta") for k, v in tiny2.HINTS["gpt"].items()}), version == "2.5"
+    )
+    states = state({key: list(value.shape) for key, value in gpt.state_dict().items()})
+    states["mel_head.bias"][config["gpt"]["stop_mel_token"]] = -50
+    gpt.load_state_dict(states)
+    return gpt.requires_grad_(requires_grad=False).eval()
+
+
+def decoded(gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
+    """Codes and latents of every setting by one decoder, one after the other."""
+    substitute(monkeypatch, graphs)
+    decoder = Decoder(gpt, 1, 80, CODES + 1)
+    decoder.record(prompt(gpt, []))
+    found = []
+    for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
+        rng = torch.Generator().manual_seed(len(text))
+        codes = [code for (code,) in decoder.run([prompt(gpt, text)], CODES, sampling, [rng])]
+        found.append((codes, decoder.latents[0, : len(codes)].clone()))
+    return found
+
+
+def prompt(gpt: CodeGpt, text: list[int]) -> Tensor:
+    prefix = torch.randn(6, gpt.shape.width, generator=torch.Generator().manual_seed(3))
+    return gpt.started(torch.cat([prefix, gpt.words(torch.tensor(text, dtype=torch.long))]))
+
+
+@pytest.fixture(autouse=True)
+def short_spans(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "fake" not in request.node.name:
+        monkeypatch.setattr(decoding, "SPAN", 16)
+
+
+def same(pairs: list[tuple[list[int], Tensor]], others: list[tuple[list[int], Tensor]]) -> bool:
+    return all(
+        codes == other and torch.equal(latents, expected)
+        for (codes, latents), (other, expected) in zip(pairs, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt = small_gpt(version)
+    eager = decoded(gpt, Graphs, monkeypatch)
+    replays = EmulatedGraphs.replays
+    replayed = decoded(gpt, EmulatedGraphs, monkeypatch)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (CODES - 1)
+    assert same(replayed, eager)
+    assert len({tuple(codes) for codes, _ in eager}) == len(eager)
+
+
+def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt, forwards = small_gpt("1.5"), itertools.count()
+
+    def codes(self: CodeGpt, codes: Tensor, _: Tensor) -> Tensor:
+        x: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding.emb.weight[next(forwards) % 7]
+        return x[:, None]
+
+    monkeypatch.setattr(CodeGpt, "codes", codes)
+    eager = decoded(gpt, Graphs, monkeypatch)
+    assert not same(decoded(gpt, EmulatedGraphs, monkeypatch), eager)
+
+
+def test_a_buffer_that_is_replaced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt, start = small_gpt("1.5"), Decoder.start
+
+    def replacing(self: Decoder, *arguments: Any) -> None:
+        self.noise = self.noise.clone()
+        start(self, *arguments)
+
+    monkeypatch.setattr(Decoder, "start", replacing)
+    eager = decoded(gpt, Graphs, monkeypatch)
+    assert not same(decoded(gpt, EmulatedGraphs, monkeypatch), eager)
+
+
+@pytest.mark.parametrize("step", [lambda x: x.add_(x.sum().item()), lambda x: x.exponential_()])
+def test_a_step_that_reads_back_or_draws_is_refused(step: Callable[[Tensor], None]) -> None:
+    x = torch.ones(3)
+    with pytest.raises(NotRecordableError):
+        EmulatedGraphs(x.device).record("a", partial(step, x))
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.5"])
+def test_replayed_solves_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator = parity2.build_runtime(version).acoustics.s2mel.estimator
+    shape = estimator.shape
+
+    def solved(graphs: type[Graphs]) -> list[Tensor]:
+        substitute(monkeypatch, graphs)
+        flow, random = Flow(estimator), torch.Generator().manual_seed(1)
+        flow.record(20, 36)
+        flow.record(20, 68)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(*size, generator=random)
+
+        return [
+            flow.solve(
+                Reference(normal(told, shape.bands), normal(told, shape.content_width), normal(shape.style_width)),
+                normal(frames, shape.content_width), normal(frames, shape.bands), steps,
+            )
+            for told, frames, steps in ((20, 36, 4), (13, 30, 3), (20, 60, 4), (7, 11, 2), (20, 36, 4))
+        ]  # fmt: skip
+
+    eager = solved(Graphs)
+    replays = EmulatedGraphs.replays
+    replayed = solved(EmulatedGraphs)
+    assert EmulatedGraphs.replays - replays == 4 + 3 + 4 + 2 + 4
+    assert all(torch.equal(found, expected) for found, expected in zip(replayed, eager, strict=True))
+
+
+@pytest.mark.parametrize("version", ["1.5", "2.0"])
+def test_replayed_windows_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocoder = parity.build_runtime().vocoder if version == "1.5" else parity2.build_runtime(version).acoustics.vocoder
+    widths = [vocoder.speaker_width] if isinstance(vocoder, Vocoder) else []
+
+    def sounded(graphs: type[Graphs]) -> list[Tensor]:
+        substitute(monkeypatch, graphs)
+        windows, random = Windows(vocoder, *widths), torch.Generator().manual_seed(1)
+        for length in (5, 9):
+            windows.record(length)
+        return [
+            windows(
+                torch.randn(length, vocoder.shape.frame_width, generator=random),
+                *(torch.randn(width, generator=random) for width in widths),
+            )
+            for length in (5, 9, 5, 9)
+        ]
+
+    replays = EmulatedGraphs.replays
+    pairs = zip(sounded(EmulatedGraphs), sounded(Graphs), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
+    assert EmulatedGraphs.replays - replays == 4
+
+
+# Real sizes, without memory or a GPU
+
+
+def on_fake_cuda(module: nn.Module) -> None:
+    """Give a module without memory fake CUDA tensors; inside `FakeTensorMode`."""
+
+    def placed(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+
+    for child in module.modules():
+        for name, parameter in child.named_parameters(recurse=False):
+            child.register_parameter(name, nn.Parameter(placed(parameter), requires_grad=False))
+        for name, buffer in child.named_buffers(recurse=False):
+            child._buffers[name] = placed(buffer)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(decoding, "Readback", lambda _: None)
+    substitute(monkeypatch, FakeCudaGraphs)
+    FakeCudaGraphs.recorded.clear()
+    with cuda_guard(), FakeTensorMode():
+        yield
+
+
+def meta(shapes: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def real15() -> tuple[CodeGpt, Vocoder]:
+    config = yaml.safe_load((parity.DATA / "config_1.5.yaml").read_text(encoding="utf-8"))
+    states = [meta({k: v.shape for k, v in m.state_dict().items()}) for m in checkpoint.assemble(config, {}, {})]
+    runtime = checkpoint.build(config, states[0], states[1], "meta", torch.float16)
+    return runtime.gpt, runtime.vocoder
+
+
+def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Vocoder], fake_cuda: None) -> None:
+    gpt, vocoder = real15
+    on_fake_cuda(gpt)
+    on_fake_cuda(vocoder)
+    record_decoding(gpt)
+    windows = Windows(vocoder, vocoder.speaker_width)
+    lengths = window_sizes(vocoder.shape.reach, vocoder.shape.reach)
+    for length in (lengths[0], lengths[-1]):
+        windows.record(length)
+    assert {lengths[0], lengths[-1]} <= FakeCudaGraphs.recorded.keys()
+
+
+def record_decoding(gpt: CodeGpt) -> None:
+    """The first span and one that is cut off."""
+    Decoder(gpt, 1, SPAN + 100, 16).record(torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16))
+    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100}
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.5"])
+def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(version: str, request: pytest.FixtureRequest) -> None:
+    config = published.config(version)
+    states: dict[str, Any] = {name: meta(shapes) for name, shapes in published.shapes(version).items()}
+    rows = sum(config["emo_num"])
+    states["feat1"], states["feat2"] = torch.empty(rows, 192), torch.empty(rows, 1280)
+    runtime = build2(config, states, "meta", torch.float16)
+    request.getfixturevalue("fake_cuda")
+    for module in (runtime.gpt, runtime.acoustics.s2mel, runtime.acoustics.codec, runtime.acoustics.vocoder):
+        on_fake_cuda(module)
+    record_decoding(runtime.gpt)
+    acoustics = Acoustics(runtime.acoustics.s2mel, runtime.acoustics.codec, runtime.acoustics.vocoder)
+    acoustics.flow.record(430, 370)
+    acoustics.windows.record(222)
+    assert FakeCudaGraphs.recorded.keys() > {(430, 370), 222}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: x + torch.ones(3),
+        lambda x: x.to("cpu", non_blocking=True),
+    ],
+)
+def test_fake_cuda_refuses_what_no_graph_holds(step: Callable[[Tensor], Any], fake_cuda: None) -> None:
+    x = torch.ones(3, device="cuda")
+    with pytest.raises((NotRecordableError, RuntimeError)):
+        FakeCudaGraphs(x.device).record("a", partial(step, x))
