@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser("download", allow_abbrev=False, help="download a model with all required files")
     get.add_argument("model", choices=list(MODELS), help="the model")
-    get.add_argument("--variant", help="precision of a model with several: int8 (default), fp16 or fp32")
+    get.add_argument("--variant", help="kokoro: int8 (default), fp16 or fp32; pocket: a language (default: english)")
     get.add_argument("--dir", type=Path, help="target folder (a folder in checkpoints)")
     get.set_defaults(command=_download)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Part:
     """Where the repository's root is placed, relative to the model's folder."""
     files: tuple[str, ...] = ("*",)
     """Glob patterns of repository paths; a pattern without ``*`` is a file that must exist."""
+    revision: str | None = None
+    """A commit; None is the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class Model:
     folder: str = "checkpoints"
     start: str = "--model_dir {folder}"
     """The arguments of ``start_api.sh`` that load the model."""
-    variants: Mapping[str, str] = field(default_factory=dict)
-    """A file of the first part by the name of the variant; the first one is the default."""
+    variants: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    """Further files by the name of the variant; the first one is the default."""
 
     def parts_of(self, variant: str | None) -> tuple[Part, ...]:
         """All files, with those of one variant.
@@ -52,8 +54,7 @@ class Model:
         if variant not in self.variants:
             known = ", ".join(self.variants) or "none"
             raise DownloadFailed(f"--variant {variant}: this model has no such variant; it has {known}")
-        first, *others = self.parts
-        return replace(first, files=(*first.files, self.variants[variant])), *others
+        return *self.parts, *self.variants[variant]
 
 
 _EXTERNAL = (
@@ -64,6 +65,38 @@ _EXTERNAL = (
 _V2_FILES = ("config.yaml", "gpt.pth", "s2mel.pth", "feat1.pt", "feat2.pt", "wav2vec2bert_stats.pt")
 _V1_FILES = ("config.yaml", "bpe.model", "gpt.pth", "bigvgan_generator.pth")
 _CLASSIFIER = "qwen0.6bemo4-merge/*"
+
+_KOKORO = "onnx-community/Kokoro-82M-v1.0-ONNX"
+_KOKORO_MODELS = {"int8": "model_quantized", "fp16": "model_fp16", "fp32": "model"}
+
+_POCKET_REVISIONS = {
+    "english": ("db04f0e653473e5c7333c69686ac92b7460b0c1d", "00eac05ed3d16bdc3f6b5d598874019c34a89214"),
+    "french": ("3e82814a68665eec246ff649b14c71331f955c06", "8843db76457a91db32077edf8dfcd1c0e3e755fd"),
+    "french_24l": ("3e82814a68665eec246ff649b14c71331f955c06", "8843db76457a91db32077edf8dfcd1c0e3e755fd"),
+    "german": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "german_24l": ("2dd944b099d06bb9edbd221fef138685711d9bf0", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "portuguese": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "portuguese_24l": ("2dd944b099d06bb9edbd221fef138685711d9bf0", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "italian": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "italian_24l": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "spanish": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "spanish_24l": ("2dd944b099d06bb9edbd221fef138685711d9bf0", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "dutch": ("3e82814a68665eec246ff649b14c71331f955c06", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+    "dutch_24l": ("2dd944b099d06bb9edbd221fef138685711d9bf0", "4e1e0a3e611c51c0b4ed8174fc10f32a54644303"),
+}
+"""Commits of the weights and of the tokenizer: those that the configurations of pocket-tts 4.0.1 name."""
+_POCKET_VOICES = "a7056f505a4a8ca72d8b5fb1440071d6f1a35739"
+
+
+def _pocket(language: str) -> tuple[Part, ...]:
+    weights, tokenizer = _POCKET_REVISIONS[language]
+    public, folder = "kyutai/pocket-tts-without-voice-cloning", f"languages/{language}"
+    return (
+        Part("kyutai/pocket-tts", files=(f"{folder}/model.safetensors",), revision=weights),
+        Part(public, files=(f"{folder}/tokenizer.json",), revision=tokenizer),
+        Part(public, files=(f"{folder}/embeddings/*.safetensors",), revision=_POCKET_VOICES),
+    )
+
 
 MODELS: Mapping[str, Model] = {
     "indextts-1.5": Model((Part("IndexTeam/IndexTTS-1.5", files=_V1_FILES),)),
@@ -93,9 +126,12 @@ MODELS: Mapping[str, Model] = {
         start="--model-path {folder}/model --audio-tokenizer-path {folder}/tokenizer",
     ),
     "kokoro": Model(
-        (Part("onnx-community/Kokoro-82M-v1.0-ONNX", files=("voices/*.bin",)),),
+        (Part(_KOKORO, files=("voices/*.bin",)),),
         folder="checkpoints/kokoro",
-        variants={"int8": "onnx/model_quantized.onnx", "fp16": "onnx/model_fp16.onnx", "fp32": "onnx/model.onnx"},
+        variants={name: (Part(_KOKORO, files=(f"onnx/{file}.onnx",)),) for name, file in _KOKORO_MODELS.items()},
+    ),
+    "pocket": Model(
+        (), folder="checkpoints/pocket", variants={language: _pocket(language) for language in _POCKET_REVISIONS}
     ),
 }
 
@@ -115,12 +151,18 @@ def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
         DownloadFailed: the hub cannot be reached, lacks a file, or delivers one whose checksum is wrong.
     """
     from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
 
     for part in parts:
         try:
             _fetch(part, folder / part.folder, report)
         except DownloadFailed:
             raise
+        except GatedRepoError as error:
+            raise DownloadFailed(
+                f"{part.repository}: accept the publisher's terms at {constants.ENDPOINT}/{part.repository}, then run "
+                "the same command again with HF_TOKEN set to an access token of that account."
+            ) from error
         except Exception as error:  # the client's own, httpx's and the file system's share no base class
             raise DownloadFailed(
                 f"{part.repository}: download from {constants.ENDPOINT} failed: {error}. Run the same command again to "
@@ -132,11 +174,13 @@ def _fetch(part: Part, folder: Path, report: Report) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     report(f"{part.repository} -> {folder}")
-    snapshot_download(part.repository, local_dir=folder, allow_patterns=list(part.files))
+    snapshot_download(part.repository, revision=part.revision, local_dir=folder, allow_patterns=list(part.files))
     damaged, missing = _problems(part, folder, HfApi())
     if damaged:
         report(f"{part.repository}: checksum mismatch, downloading again: {', '.join(damaged)}")
-        snapshot_download(part.repository, local_dir=folder, allow_patterns=damaged, force_download=True)
+        snapshot_download(
+            part.repository, revision=part.revision, local_dir=folder, allow_patterns=damaged, force_download=True
+        )
         damaged, missing = _problems(part, folder, HfApi())
     if damaged or missing:
         wrong = [f"{name} (wrong checksum)" for name in damaged] + [f"{name} (missing)" for name in missing]
@@ -145,7 +189,7 @@ def _fetch(part: Part, folder: Path, report: Report) -> None:
 
 def _problems(part: Part, folder: Path, hub: object) -> tuple[list[str], list[str]]:
     """Returns the paths whose checksums differ from the hub's, and those that are missing."""
-    found = hub.verify_repo_checksums(part.repository, local_dir=folder)  # type: ignore[attr-defined]
+    found = hub.verify_repo_checksums(part.repository, revision=part.revision, local_dir=folder)  # type: ignore[attr-defined]
     damaged = [problem["path"] for problem in found.mismatches if _wanted(part, problem["path"])]
     missing = [path for path in found.missing_paths if _wanted(part, path)]
     named = [name for name in part.files if "*" not in name]

@@ -32,6 +32,9 @@ class Hub(ThreadingHTTPServer):
         self.break_after_bytes: int | None = None
         """The next file response ends after that many bytes."""
         self.corrupt_next = False
+        self.gated: set[str] = set()
+        """Repositories whose files need a token."""
+        self.revisions: set[str] = set()
         self.ranges: list[str] = []
         self.files: list[str] = []
 
@@ -58,8 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/]+(?:/(.+))?)?", path):
             self._describe(found[1], found[3] or "", is_tree=found[2] == "tree")
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self._file(found[1], found[2])
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self.server.revisions.add(found[2])
+            self._file(found[1], found[3])
         else:
             self._answer(404, b"{}")
 
@@ -89,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.server.repositories.get(name, {}).get(path)
         if content is None:
             self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.server.commit(name)})
+            return
+        if name in self.server.gated and self.headers.get("Authorization") != "Bearer hf_accepted":
+            self._answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
             return
         digest = hashlib.sha256(content).hexdigest()
         headers = {"ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
@@ -229,3 +236,26 @@ def test_an_unknown_model_names_the_known_ones(hub: Hub) -> None:
     done = run(hub, "nothing")
     assert done.returncode == 2
     assert "indextts-1.5" in done.stderr
+
+
+def test_pocket_comes_language_by_language_from_pinned_commits(hub: Hub, tmp_path: Path) -> None:
+    gated, public = "kyutai/pocket-tts", "kyutai/pocket-tts-without-voice-cloning"
+    hub.gated = {gated}
+    files = {f"languages/{name}/model.safetensors": b"weights" for name in ("english", "french")}
+    others = ("tokenizer.json", "embeddings/alba.safetensors", "model.safetensors")
+    hub.repositories[gated] = files
+    hub.repositories[public] = {f"languages/{name}/{file}": b"x" for name in ("english", "french") for file in others}
+    refused = run(hub, "pocket", "--dir", str(tmp_path), HF_TOKEN="")
+    assert refused.returncode == 1
+    assert f"accept the publisher's terms at {hub.url}/{gated}, then" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    for arguments in ((), ("--variant", "french")):
+        done = run(hub, "pocket", "--dir", str(tmp_path), *arguments, HF_TOKEN="hf_accepted")
+        assert done.returncode == 0, done.stderr
+    wanted = ("model.safetensors", "tokenizer.json", "embeddings/alba.safetensors")
+    assert below(tmp_path) == {f"languages/{name}/{file}" for name in ("english", "french") for file in wanted}
+    assert (tmp_path / "languages/french/model.safetensors").read_bytes() == b"weights"
+    pinned = {part.revision for name in ("english", "french") for part in MODELS["pocket"].variants[name]}
+    assert pinned <= hub.revisions
+    unknown = run(hub, "pocket", "--dir", str(tmp_path), "--variant", "klingon")
+    assert "--variant klingon: this model has no such variant; it has english, french" in unknown.stderr

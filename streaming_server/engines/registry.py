@@ -29,6 +29,7 @@ BUILT_IN = {
     "indextts": "streaming_server.engines.indextts.spec:ENGINE",
     "higgs": "streaming_server.engines.higgs.spec:ENGINE",
     "kokoro": "streaming_server.engines.kokoro.spec:ENGINE",
+    "pocket": "streaming_server.engines.pocket.spec:ENGINE",
     "hibari": "streaming_server.engines.hibari.spec:ENGINE",
     "espeak": "streaming_server.engines.espeak.spec:ENGINE",
 }

@@ -1,0 +1,174 @@
+"""The pocket engine: Pocket TTS clones a recording on the CPU and streams frames of 80 ms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import unicodedata
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from streaming_server.audio.decode import decode_mono
+from streaming_server.domain import AudioChunk, Capability, Generation, SpeechRequest, Voice
+from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.content_cache import ContentCache, FileDigests
+from streaming_server.engines.pocket.folder import AUTO, choose_language, problem
+from streaming_server.engines.pocket.model import PocketModel, VoiceState, read_config
+from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.errors import EngineNotReady, EngineUnavailable, InvalidRequest, VoiceUnknown
+from streaming_server.segmentation import sentences
+
+log = logging.getLogger(__name__)
+
+_MAX_RECORDING_S = 30.0
+"""The package uses as much of a recording by default."""
+_MAX_VOICES = 32
+"""A state of 30 s has 18 MB, or 74 MB in the models of 24 layers."""
+_MAX_PART_CHARACTERS = 1000
+"""The package's own division of a text takes time that grows with the square of its length."""
+_SILENCE_S = 0.35
+_SHOWN_CHARACTERS = 20
+_LATIN = ("LATIN", "FULLWIDTH LATIN", "MODIFIER LETTER", "FEMININE ORDINAL", "MASCULINE ORDINAL", "MICRO")
+"""How the names of letters in Latin text begin."""
+
+
+class PocketEngine:
+    """Engine over one model of one language."""
+
+    def __init__(self, *, model_dir: Path, language: str = AUTO) -> None:
+        """``language``: the name of a folder in ``languages/``, or ``auto``.
+
+        Raises:
+            EngineUnavailable: a file is missing, or the configuration is damaged.
+        """
+        files = choose_language(model_dir, language)
+        if files is None or not files.tokenizer.is_file():
+            raise EngineUnavailable(problem(model_dir, language))
+        self._files = files
+        self._config = read_config(files)
+        self._rate_hz = self._config.mimi.sample_rate
+        self._model: PocketModel | None = None
+        self._digests = FileDigests()
+        self._voices = ContentCache[VoiceState](_MAX_VOICES, self._digests)
+        self._presets = files.voices
+        self._thread = OwnerThread("pocket")
+        codes = (files.code,) if files.code else ()
+        self.info = EngineInfo(
+            name="pocket",
+            model_version=f"{version('pocket-tts')} {files.name}",
+            sample_rate_hz=self._rate_hz,
+            precision="fp32",
+            config_path=str(files.config) if files.config.is_file() else "",
+            model_dir=str(model_dir),
+            capabilities=frozenset(
+                {
+                    Capability.TEXT_TO_SPEECH,
+                    Capability.VOICE_CLONING,
+                    Capability.TOKEN_STREAMING,
+                    Capability.SEED,
+                }
+            ),
+            presets=tuple(
+                Voice(name, is_preset=True, title=name.replace("_", " ").title(), languages=codes)
+                for name in self._presets
+            ),
+        )
+
+    async def warm(self) -> None:
+        """Load the model, clone a second of silence and speak a word in it, as `Engine.warm`."""
+        if self._model is None:
+            self._model = await self._thread.call(self._load)
+
+    async def prepare(self, request: SpeechRequest) -> None:
+        """Hash the recordings, so that the slot is not held for it."""
+        for voice in request.voices:
+            await asyncio.to_thread(self._digests.of, self._path(voice))
+
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Frames of 80 ms, as `Engine.stream`. A voice is analysed when it is first used.
+
+        Raises:
+            EngineNotReady: ``warm`` has not ended.
+            InvalidRequest: the text has letters of another script than the model's language.
+            VoiceFileMissing: the voice's recording is gone.
+        """
+        model = self._model
+        if model is None:
+            raise EngineNotReady
+        if request.generation != Generation(seed=request.generation.seed):
+            log.info("generation parameters ignored: engine=pocket")
+        self._check_script(request.text)
+        path = self._path(request.voice)
+        stop = threading.Event()
+
+        def analyse(path: Path) -> VoiceState:
+            if request.voice.is_preset:
+                return model.read_voice(path)
+            return model.clone(decode_mono(path, self._rate_hz, _MAX_RECORDING_S), stop)
+
+        def produce(emit: Emit[AudioChunk]) -> None:
+            voice = self._voices.get(path, analyse)
+            is_silent = True
+            with closing(model.speak(_parts(request.text), voice, request.generation.seed, stop)) as frames:
+                for samples in frames:
+                    is_silent = False
+                    if not emit(AudioChunk(samples)):
+                        return
+            if is_silent:  # nothing in the text can be spoken; an empty file would be an error to most players
+                emit(AudioChunk(np.zeros(round(_SILENCE_S * self._rate_hz), np.float32)))
+
+        async with aclosing(self._thread.iterate(produce, stop=stop.set)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def aclose(self) -> None:
+        """End the thread."""
+        await self._thread.aclose()
+
+    def _load(self) -> PocketModel:
+        model = PocketModel(self._files, self._config)
+        voice = model.clone(np.zeros(self._rate_hz, np.float32), threading.Event())
+        with closing(model.speak(iter(["Yes."]), voice, 0, threading.Event())) as frames:
+            next(frames)
+        return model
+
+    def _path(self, voice: Voice) -> Path:
+        if not voice.is_preset:
+            return voice.path
+        if voice.name not in self._presets:
+            raise VoiceUnknown(voice.name, list(self._presets))
+        return self._presets[voice.name]
+
+    def _check_script(self, text: str) -> None:
+        if not self._files.code:
+            return
+        if foreign := [letter for letter in text if letter.isalpha() and not _is_latin(letter)]:
+            raise InvalidRequest(
+                f"text has characters that the pocket engine cannot speak, "
+                f"{''.join(foreign[:_SHOWN_CHARACTERS])!r}: the model of the language {self._files.name!r} reads Latin "
+                "script",
+                "text",
+            )
+
+
+def _is_latin(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith(_LATIN)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Whole sentences that can be spoken, in parts of a limited length."""
+    part = ""
+    for sentence in sentences(text):
+        if not any(letter.isalnum() for letter in sentence):
+            continue
+        if part and len(part) + len(sentence) > _MAX_PART_CHARACTERS:
+            yield part
+            part = ""
+        part = f"{part} {sentence}".strip()
+    if part:
+        yield part
