@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from streaming_server import app
+from streaming_server.api.openai import routes
 from tests.support.documentation import example
 from tests.support.fakes import tone
 from tests.support.server import running, speaking
@@ -46,7 +46,7 @@ def test_the_format(module: ModuleType) -> None:
 
 @pytest.mark.parametrize("module", ["hello.py"], indirect=True)
 def test_the_dialect(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.openai, "OpenAIDialect", module.HelloDialect)
+    monkeypatch.setattr(routes, "OpenAIDialect", module.HelloDialect)
     with running(speaking(tone(0.5)), api_keys=("secret",)) as server:
         key = {"X-API-Key": "secret"}
         speech = server.post("/hello", {"words": "Hello.", "who": "voice_03"}, headers=key)

@@ -16,11 +16,11 @@ import httpx
 import numpy as np
 import pytest
 
+from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.cli import main
 from streaming_server.domain import FloatSamples
-from streaming_server.engines.espeak.voices import PRESETS
 from tests.support.ear import DIGITS, STRINGS, agreement, recognise_digits
 from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
@@ -65,6 +65,11 @@ def wav_of(answer: dict[str, Any]) -> tuple[FloatSamples, int]:
         return to_float32(samples), file.getframerate()
 
 
+def pitch_of(name: str) -> float:
+    """Median pitch of a reference recording, in Hz."""
+    return median_pitch_hz(*decode_native(RECORDINGS / f"{name}.wav")) or 0.0
+
+
 def events_of(text: str) -> list[dict[str, Any]]:
     lines = [line for line in text.split("\n") if line]
     assert all(line.startswith("data: ") for line in lines)
@@ -77,7 +82,7 @@ def pcm_of(events: list[dict[str, Any]]) -> bytes:
 
 def test_info_claims_what_the_engine_has_and_no_more(speaker: LiveServer) -> None:
     assert speaker.get("/info").json() == {
-        "model_name": "espeak",
+        "model_name": "hibari",
         "device": "cpu",
         "is_loaded": True,
         "max_new_tokens": 2048,
@@ -173,8 +178,8 @@ def test_what_an_engine_cannot_do_is_logged(speaker: LiveServer, caplog: pytest.
     caplog.set_level("INFO")
     speaker.post(GENERATE, {"text": "a"})
     messages = [record.message for record in caplog.records]
-    assert "the espeak engine has no scene: what was asked of it is ignored" in messages
-    assert "the espeak engine has no smart_voice: what was asked of it is ignored" in messages
+    assert "the hibari engine has no scene: what was asked of it is ignored" in messages
+    assert "the hibari engine has no smart_voice: what was asked of it is ignored" in messages
 
 
 def test_events(server: LiveServer) -> None:
@@ -273,7 +278,7 @@ def test_the_slot_is_held_once_for_a_whole_dialogue() -> None:
 
 
 def test_a_dialogue_of_two_voices_is_understood_turn_by_turn(speaker: LiveServer) -> None:
-    voices = {"voice_03": PRESETS[2].median_pitch_hz, "voice_05": PRESETS[4].median_pitch_hz}
+    voices = {name: pitch_of(name) for name in ("voice_03", "voice_05")}
     right, wrong = [], []
     for first, second in pairwise(STRINGS):
         turns = [". ".join(DIGITS[int(digit)] for digit in digits) + "." for digits in (first, second)]
@@ -287,7 +292,7 @@ def test_a_dialogue_of_two_voices_is_understood_turn_by_turn(speaker: LiveServer
         assert whole.size == pytest.approx(sum(part.size for part in alone), abs=10)
         heard = np.split(whole, [alone[0].size])
         for part, digits, other, pitch_hz in zip(heard, (first, second), (second, first), voices.values(), strict=True):
-            assert median_pitch_hz(part, 24000) == pytest.approx(pitch_hz, rel=0.1)
+            assert median_pitch_hz(part, 24000) == pytest.approx(pitch_hz, rel=0.2)
             understood = recognise_digits(part, 24000, len(digits))
             right.append(agreement(understood, digits))
             wrong.append(agreement(understood, other))
@@ -377,8 +382,8 @@ def test_an_uploaded_recording_is_the_voice_and_is_gone_afterwards(speaker: Live
         response = upload(speaker, (RECORDINGS / f"{name}.wav").read_bytes(), seed="3", temperature="0.5")
         assert response.status_code == 200, response.text
         pitches[name] = median_pitch_hz(*wav_of(response.json()))
-    assert pitches["voice_03"] == pytest.approx(PRESETS[2].median_pitch_hz, rel=0.1)
-    assert pitches["voice_05"] == pytest.approx(PRESETS[4].median_pitch_hz, rel=0.1)
+    assert pitches["voice_03"] == pytest.approx(pitch_of("voice_03"), rel=0.2)
+    assert pitches["voice_05"] == pytest.approx(pitch_of("voice_05"), rel=0.2)
     assert temporary(data) == []
 
 
@@ -491,10 +496,10 @@ class RawUpload(RawClient):
         ({"text": " \n"}, 400, "文本不能为空"),
         ({"text": "a" * 20001}, 422, "at most 20000"),
         ({"text": "a\0"}, 422, "U+0000"),
-        ({"text": "[SPEAKER0]"}, 422, "no words after [SPEAKER0]"),
-        ({"text": "[SPEAKER0] a [SPEAKER1] "}, 422, "its turn 2"),
+        ({"text": "[SPEAKER0]"}, 422, "no text after [SPEAKER0]"),
+        ({"text": "[SPEAKER0] a [SPEAKER1] "}, 422, "turn 2"),
         ({"text": "a [SPEAKER0] b"}, 422, "text before its first"),
-        ({"text": "[SPEAKER12] b"}, 422, "the 12 there are end at 11"),
+        ({"text": "[SPEAKER12] b"}, 422, "valid range: 0-11"),
         ({"text": "[SPEAKER0] a [SPEAKER1] b", "ref_audio": "belinda"}, 422, "[SPEAKER1], which has no voice"),
         ({"ref_audio": "belinda,voice_01"}, 422, "ref_audio names 2 voices"),
         ({"ref_audio": "nobody"}, 404, "unknown ref_audio 'nobody'; the voices are: belinda, voice_01"),

@@ -142,7 +142,7 @@ def test_model_info_is_the_real_engines() -> None:
         info = run(live, INFO).json()
         assert info["status"] == "success"
         model = info["model_info"]
-        assert (model["model_type"], model["status"]) == ("espeak", "ready")
+        assert (model["model_type"], model["status"]) == ("hibari", "ready")
         assert set(model) == {"model_type", "model_version", "device", "model_path", "status", "capabilities"}
         assert model["capabilities"] == {
             "text_to_speech": True,

@@ -106,7 +106,7 @@ class TestPair:
         assert (spoken["status"], spoken["output_path"]) == ("success", "/share/out/every.wav")
         assert spoken["duration"] == pytest.approx(samples.size / rate_hz)
         assert spoken["sample_rate"] == rate_hz
-        assert spoken["model_info"]["model_type"] == "espeak"
+        assert spoken["model_info"]["model_type"] == "hibari"
         assert pair.run(ask(HEALTH))["status"] == "healthy"
         assert pair.run(ask(INFO))["model_info"]["capabilities"]["text_to_speech"] is True
         assert pair.run(ask(PRESETS))["presets"]["default"]["description"] == "默认语音"
