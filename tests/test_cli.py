@@ -67,7 +67,7 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
         (["test", "--url", "nonsense"], "nonsense/info"),
         (["serve", "--deepspeed"], "--deepspeed: DeepSpeed is not supported; use --fp16 or --bf16"),
         (["serve", "--cuda_kernel"], "--cuda_kernel: custom CUDA kernels are not supported"),
-        (["serve", "--workers", "2"], "run one server a GPU behind a balancer"),
+        (["serve", "--workers", "2"], "run one server per GPU behind a load balancer"),
         (["jobs", "--limit", "0"], "0 is not from 1 to 1000000"),
         (["jobs", "--cancel"], "--cancel"),
         (["jobs", "--clear", "--cancel", "a"], "not allowed with"),
@@ -194,7 +194,7 @@ def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str
         with pytest.raises(LeaseLost):
             storage.jobs.renew(held, 0.5)
         unknown = run("jobs", "--cancel", "nothing", **environment)
-        assert (unknown.returncode, b"no such task" in unknown.stderr) == (1, True)
+        assert (unknown.returncode, b"task not found" in unknown.stderr) == (1, True)
 
         assert run("jobs", "--clear", **environment).stdout == b"3 tasks deleted\n"
         assert storage.jobs.page(9) == ([], 0)

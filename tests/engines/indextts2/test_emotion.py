@@ -145,7 +145,7 @@ def test_the_classifier_is_asked_where_its_folder_is(classifier_folder: Path, mo
 def test_without_its_folder_the_words_are(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert describer(None, CPU).name == "words"
-    assert "list of words" in caplog.text
+    assert "use the word list" in caplog.text
 
 
 def test_a_broken_classifier_is_refused_in_a_sentence(tmp_path: Path) -> None:
