@@ -58,7 +58,7 @@ EmotionNumbers = Annotated[list[Share], Field(min_length=len(EMOTIONS), max_leng
 class SamplingBody(Body):
     do_sample: bool = True
     top_p: Share = 0.95
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = 30
+    top_k: Annotated[int, Field(ge=0)] = 30
     temperature: PositiveFloat = 1.2
     length_penalty: float = 0.0
     num_beams: Annotated[int, Field(ge=1, le=10)] = 3

@@ -206,7 +206,7 @@ def test_a_name_that_cannot_be_had_does_not_start(tmp_path: Path) -> None:
     flags = ["--engine", "higgs", "--model-path", str(tmp_path)]
     command = [sys.executable, "-m", "streaming_server.cli", "serve", *flags]
     with (
-        pytest.raises(AssertionError, match=r"streaming-server: config\.json is missing") as caught,
+        pytest.raises(AssertionError, match=r"MODEL_PATH=.*: the folder has no config\.json") as caught,
         server_process(*command),
     ):
         pass
