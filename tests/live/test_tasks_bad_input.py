@@ -255,7 +255,7 @@ def test_a_silence_that_expands(live: LiveServer, suffix: str, tmp_path: Path) -
 
 
 def test_a_hundred_megabytes(live: LiveServer) -> None:
-    refused(upload(live, VOICE + bytes(100_000_000)), 413, "2097152 bytes")
+    refused(upload(live, VOICE + bytes(100_000_000)), 413, "2 MiB")
 
 
 def test_a_hundred_megabytes_without_a_length(live: LiveServer, folder: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_hundred_megabytes_without_a_length(live: LiveServer, folder: Path) ->
 
     url = f"http://127.0.0.1:{live.port}/api/v1/upload/audio"
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    refused(requests.post(url, data=pieces(), headers=headers, timeout=60), 413, "2097152 bytes")
+    refused(requests.post(url, data=pieces(), headers=headers, timeout=60), 413, "2 MiB")
 
 
 def test_who_asks_first_is_told_before_the_file_is_sent(live: LiveServer) -> None:
