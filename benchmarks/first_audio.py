@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     rounds = parser.parse_args().rounds
-    with running_server("benchmarks.bare_stream") as bare, running_server() as server:
+    with running_server("benchmarks.bare_stream") as bare, running_server(ENGINE="espeak") as server:
         asyncio.run(measure(bare.port, server.port, rounds))
 
 
