@@ -126,7 +126,7 @@ def test_the_start_script_passes_signals_on(folder: Path) -> None:
     ("module", "command", "environment", "sentence"),
     [
         ("celery", ["serve", "--port", "0"], {"CELERY_BROKER_URL": "redis://a"}, "CELERY_BROKER_URL needs celery"),
-        ("celery", ["worker"], {"CELERY_BROKER_URL": "redis://a"}, "a worker needs celery"),
+        ("celery", ["worker"], {"CELERY_BROKER_URL": "redis://a"}, "a worker requires celery"),
         ("boto3", ["serve", "--port", "0"], {"FILES_URL": "s3://bucket"}, "FILES_URL needs boto3"),
         ("none", ["worker"], {}, "CELERY_BROKER_URL is not set"),
         ("none", ["worker"], {"FILES_URL": "ftp://a", "CELERY_BROKER_URL": "redis://a"}, "FILES_URL=ftp://a: s3://"),
