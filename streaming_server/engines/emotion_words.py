@@ -5,10 +5,14 @@ Uses a word list and recognises a negation directly before a word.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 
-from streaming_server.domain import EMOTIONS, EmotionVector
+from streaming_server.domain import EMOTIONS, Emotion, EmotionVector
+
+log = logging.getLogger(__name__)
+_NEUTRAL: EmotionVector = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 # A star stands for any ending.
 _ENGLISH = {
@@ -59,6 +63,18 @@ def vector_from_words(description: str) -> EmotionVector | None:
         return None
     a, b, c, d, e, f, g, h = (1 / len(named) if emotion in named else 0.0 for emotion in EMOTIONS)
     return a, b, c, d, e, f, g, h
+
+
+def vector_of(emotion: Emotion, engine: str) -> EmotionVector:
+    """Return the vector of an emotion for an engine without recordings of emotions; what is ignored is logged."""
+    if emotion.reference is not None:
+        log.warning("emotion reference ignored: engine=%s recording=%s", engine, emotion.reference.name)
+    if emotion.text is None:
+        return emotion.vector or _NEUTRAL
+    found = vector_from_words(emotion.text)
+    if found is None:
+        log.warning("emotion description ignored, no known emotion in it: engine=%s", engine)
+    return found or _NEUTRAL
 
 
 def _english(description: str) -> Iterator[str]:

@@ -14,12 +14,11 @@ from streaming_server.domain import (
     AudioChunk,
     Capability,
     Emotion,
-    EmotionVector,
     Generation,
     SpeechRequest,
 )
 from streaming_server.engines.base import EngineInfo
-from streaming_server.engines.emotion_words import vector_from_words
+from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
 from streaming_server.engines.espeak.languages import runs
@@ -32,7 +31,6 @@ log = logging.getLogger(__name__)
 _PAUSING = tuple(",.;:!?…，。；：！？、\n")
 _MAX_ON_LOOP = 2000
 """Characters that are prepared on the event loop: about a millisecond."""
-_NEUTRAL: EmotionVector = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class EspeakEngine:
@@ -104,15 +102,4 @@ def utterances(text: str, timbre: Timbre) -> list[Utterance]:
 def _with_emotion(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:
     if emotion is None:
         return timbre
-    return with_emotion(timbre, _vector(emotion), emotion.weight, Random(seed) if emotion.random else None)
-
-
-def _vector(emotion: Emotion) -> EmotionVector:
-    if emotion.reference is not None:
-        log.warning("emotion reference ignored: engine=espeak recording=%s", emotion.reference.name)
-    if emotion.text is None:
-        return emotion.vector or _NEUTRAL
-    found = vector_from_words(emotion.text)
-    if found is None:
-        log.warning("emotion ignored: espeak knows no emotion in the description")
-    return found or _NEUTRAL
+    return with_emotion(timbre, vector_of(emotion, "espeak"), emotion.weight, Random(seed) if emotion.random else None)

@@ -17,14 +17,13 @@ from streaming_server.domain import (
     AudioChunk,
     Capability,
     Emotion,
-    EmotionVector,
     FloatSamples,
     Generation,
     SpeechRequest,
     Voice,
 )
 from streaming_server.engines.base import Engine, EngineInfo
-from streaming_server.engines.emotion_words import vector_from_words
+from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.voices import nearest_preset
 from streaming_server.engines.hibari.emotion import with_emotion
@@ -48,7 +47,6 @@ _OPENING_PHONEMES = 40
 _MAX_ON_LOOP_CHARACTERS = 2000
 _LEAD_S = 0.02
 _SHOWN_CHARACTERS = 20
-_NEUTRAL: EmotionVector = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class HibariEngine:
@@ -202,15 +200,4 @@ def _settle(work: Future[tuple[str, Frames] | None]) -> None:
 def _with_emotion(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:
     if emotion is None:
         return timbre
-    return with_emotion(timbre, _vector(emotion), emotion.weight, Random(seed) if emotion.random else None)
-
-
-def _vector(emotion: Emotion) -> EmotionVector:
-    if emotion.reference is not None:
-        log.warning("emotion reference ignored: engine=hibari recording=%s", emotion.reference.name)
-    if emotion.text is None:
-        return emotion.vector or _NEUTRAL
-    found = vector_from_words(emotion.text)
-    if found is None:
-        log.warning("emotion description ignored, no known emotion in it: engine=hibari")
-    return found or _NEUTRAL
+    return with_emotion(timbre, vector_of(emotion, "hibari"), emotion.weight, Random(seed) if emotion.random else None)
