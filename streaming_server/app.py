@@ -30,6 +30,7 @@ from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
+from streaming_server.api.player import routes as player
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
@@ -176,6 +177,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
+        player.PlayerDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
         workflows.WorkflowsDialect(service, jobs, messages, settings),

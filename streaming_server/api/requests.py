@@ -67,6 +67,11 @@ class SamplingBody(Body):
     max_mel_tokens: PositiveInt = 600
     """Most audio codes of one sentence, up to the model's own limit."""
 
+    def generation(self) -> Generation:
+        """The fields of the body that `Generation` has."""
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
+
 
 def voice_names(names: str, field: str) -> list[str]:
     """The names in a list that is separated by commas.

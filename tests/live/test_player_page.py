@@ -131,7 +131,11 @@ def test_only_controls_that_have_an_effect_are_shown(
     with running(engine) as live, player(browser, live.port) as opened:
         opened.page.click("#settings summary")
         shown = opened.page.locator("#fields :is(input, select)").filter(visible=True)
-        assert {control.get_attribute("name") for control in shown.all()} == fields | {"opus_complexity", "verbose"}
+        assert {control.get_attribute("name") for control in shown.all()} == fields | {
+            "opus_complexity",
+            "speed",
+            "verbose",
+        }
         opened.page.select_option("#format", "mp3")
         expect(opened.page.locator("#opus_complexity")).to_be_hidden()
         expect(opened.page.locator("#bitrate")).to_be_hidden()
@@ -173,10 +177,10 @@ def test_a_missing_recording_is_told_beside_the_voices(browser: Browser, tmp_pat
 
 def test_a_server_that_is_gone_is_told_in_the_pages_language(browser: Browser) -> None:
     with running(speaking(tone(0.1))) as live, player(browser, live.port, locale="zh-CN") as opened:
-        opened.page.route("**/synthesize_stream_opus", lambda route: route.abort())
+        opened.page.route("**/player/speech", lambda route: route.abort())
         opened.play("a")
         expect(opened.page.locator("#error")).to_have_text("无法连接服务器。")
-        opened.page.unroute("**/synthesize_stream_opus")
+        opened.page.unroute("**/player/speech")
         opened.page.get_by_role("button", name="重试").click()
         opened.wait("playerState.phase === 'done'")
 
