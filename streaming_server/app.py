@@ -84,9 +84,9 @@ def create_service(
             live_first=settings.live_first,
             shows_text=settings.queue_preview,
         ),
-        EncoderPool(settings.encode_threads),
-        ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
-        Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        EncoderPool(),
+        ByteLimits.of(settings.unsent_total_mb * _MIB),
+        Resumption(settings.resume_keep_s, settings.resume_grace_s),
         settings.max_text_characters,
         observe,
     )

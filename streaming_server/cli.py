@@ -30,7 +30,7 @@ from streaming_server.errors import (
 )
 from streaming_server.jobs.storage import Storage
 from streaming_server.ops.debug import dump_stacks_on_signal
-from streaming_server.settings import Settings
+from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.startup import check_address, check_recordings, check_writable, version
 from streaming_server.text import estimated_duration_s, forbidden_character
@@ -248,6 +248,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     check_writable(settings.data_dir)
     check_recordings(settings.reference_audio_dir)
     logs.configure(form=settings.log_format, level=settings.log_level)
+    warn_of_removed(os.environ)
     dump_stacks_on_signal()
     run_worker(settings)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import socket
 import sys
@@ -24,7 +25,7 @@ from websockets.exceptions import InvalidState
 from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.ops.debug import dump_stacks_on_signal
-from streaming_server.settings import Settings
+from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
 
 log = logging.getLogger(__name__)
@@ -373,6 +374,7 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     # Set here, as a process that is begun again inherits neither.
     sys.setswitchinterval(0.0005)
     logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
+    warn_of_removed(os.environ)
     dump_stacks_on_signal()
     server = create_server(settings)
     # A full collection stops all threads; without what lives as long as the process it takes 1 ms in place of 50.
