@@ -13,16 +13,15 @@ _ERRORS_ONLY = 3
 _NAME, _GRAPH_OUTPUT, _MODEL_GRAPH = b"\x0a", b"\x62", b"\x3a"
 
 
-def open_session(model: Path, threads: int = 1, inner: str = "") -> InferenceSession:
+def open_session(model: Path, inner: str = "") -> InferenceSession:
     """A session on the CPU. One thread each: streams, not one call, are what runs in parallel.
 
     Args:
         model: an ONNX file.
-        threads: of one call.
         inner: a value inside the graph that becomes a further output, if the graph has it.
     """
     options = SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     providers = ["CPUExecutionProvider"]
     if inner:
