@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from streaming_server.domain import Voice
 from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.environment import InvalidSetting
+from streaming_server.settings import Settings
 from tests.support.children import free_port
 from tests.support.fakes import FOREVER, RATE_HZ, FakeEngine, Gate, tone
 from tests.support.server import LiveServer, eventually, running, speaking
@@ -122,8 +123,6 @@ def test_a_language_chooses_a_voice_that_has_it() -> None:
     class Polyglot(FakeEngine):
         @property
         def info(self) -> Any:
-            from dataclasses import replace
-
             return replace(super().info, presets=(Voice("hilde", is_preset=True, languages=("de",)),))
 
     with home(Polyglot()) as server:
@@ -134,12 +133,14 @@ def test_a_language_chooses_a_voice_that_has_it() -> None:
 
 def test_a_streamed_text_sounds_from_its_first_sentence_on(server: Home) -> None:
     async def work(client: AsyncTcpClient) -> list[Event]:
-        for event in (SynthesizeStart(), SynthesizeChunk("First one here. "), SynthesizeChunk("Second")):
-            await client.write_event(event.event())
+        opening = (SynthesizeStart(), SynthesizeChunk("First one here. "), SynthesizeChunk("Second"))
+        for event in (each.event() for each in opening):
+            await client.write_event(event)
         events = await received(client, "audio-chunk")  # before the text has ended
         # Home Assistant repeats the whole text before the stop, for servers that do not stream.
-        for event in (SynthesizeChunk(" one."), Synthesize("First one here. Second one."), SynthesizeStop()):
-            await client.write_event(event.event())
+        closing = (SynthesizeChunk(" one."), Synthesize("First one here. Second one."), SynthesizeStop())
+        for event in (each.event() for each in closing):
+            await client.write_event(event)
         return events + await received(client, "synthesize-stopped")
 
     before = len(server.live.engine.requests)
@@ -242,7 +243,7 @@ def _metrics(server: Home) -> str:
 
 
 def test_shutdown_tells_the_client() -> None:
-    async def work(client: AsyncTcpClient, server: Home, stop: Callable[[], None]) -> list[Event]:
+    async def work(client: AsyncTcpClient, server: Home, stop: Callable[[], object]) -> list[Event]:
         await client.write_event(SynthesizeStart().event())
         await client.write_event(SynthesizeChunk("A sentence. And").event())
         events = await received(client, "audio-chunk")
@@ -361,4 +362,4 @@ def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "streaming_server.wyoming.server", None)
     with pytest.raises(InvalidSetting, match=r"WYOMING_PORT needs .*scripts/install wyoming"):
-        app._wyoming(app.Settings(wyoming_port=1), None, None)  # type: ignore[arg-type]
+        app._wyoming(Settings(wyoming_port=1), None, None)  # type: ignore[arg-type]
