@@ -68,7 +68,8 @@ export async function* events(path, signal) {
 }
 
 export async function refusal(response) {
-  const { message, detail = message } = await response.json().catch(() => ({}));
+  const body = await response.json().catch(() => ({}));
+  const detail = body.detail ?? body.error?.message;
   const { status } = response;
   if (!Array.isArray(detail)) return new ServerError(detail ?? `${status} ${response.statusText}`, status);
   const problems = detail.map(({ loc, msg }) => ({ field: String(loc.at(-1)), message: msg }));

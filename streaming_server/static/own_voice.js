@@ -1,11 +1,10 @@
 // A voice of the user's own: a file or a recording, trimmed, named, and uploaded to be cloned.
 
 import { refusal, send } from "./api.js";
-import { byId, put, recall, remember } from "./dom.js";
+import { byId, put } from "./dom.js";
 import { language, t } from "./i18n.js";
 import { wavHeader } from "./session.js";
 
-const STORED = "player-voices";
 const RATE = 24000;
 const MAX_S = 30;
 const SUGGESTED_S = 15;
@@ -38,20 +37,10 @@ export class OwnVoices {
     this.#dialog.addEventListener("close", () => this.#reset());
   }
 
-  // The voices of this browser that the server still has, as the list of voices has them.
-  async list() {
-    const kept = recall(STORED) ?? [];
-    const known = await Promise.all(kept.map(({ name }) => exists(name)));
-    const left = kept.filter((_, i) => known[i]);
-    if (left.length < kept.length) remember(STORED, left);
-    return left.map(({ name, title }) => ({
-      name, title, languages: [], gender: null, kind: "own", index: null, available: true,
-    }));
-  }
-
-  // Forgets a voice. The server deletes the recording by itself some time after its last use.
-  remove(name) {
-    remember(STORED, (recall(STORED) ?? []).filter((voice) => voice.name !== name));
+  // Deletes a voice on the server.
+  async remove(name) {
+    const response = await send(`v1/audio/voices/${encodeURIComponent(name)}`, { method: "DELETE" });
+    if (!response.ok) throw await refusal(response);
   }
 
   open() {
@@ -118,20 +107,19 @@ export class OwnVoices {
   }
 
   async #upload() {
-    const title = byId("own-name").value.trim();
+    const name = byId("own-name").value.trim();
     if (!this.#samples) this.#say("ownMissing");
-    else if (!title) this.#say("ownNameless", {}, "own-name");
+    else if (!name) this.#say("ownNameless", {}, "own-name");
     else if (!byId("own-consent").checked) this.#say("ownConsentNeeded", {}, "own-consent");
     else {
       byId("own-use").disabled = true;
       try {
         const form = new FormData();
-        form.append("file", this.#trimmed, "voice.wav");
-        const response = await send("api/v1/upload/audio", { method: "POST", body: form });
+        form.append("name", name);
+        form.append("consent", t("ownConsent"));
+        form.append("audio_sample", this.#trimmed, "voice.wav");
+        const response = await send("v1/audio/voices", { method: "POST", body: form });
         if (!response.ok) throw await refusal(response);
-        const { file_id: name } = await response.json();
-        this.remove(name);
-        remember(STORED, [...(recall(STORED) ?? []), { name, title }]);
         this.#dialog.close();
         this.#onAdded(name);
       } catch (error) {
@@ -189,12 +177,4 @@ function mono(buffer) {
     buffer.getChannelData(channel).forEach((sample, i) => (mixed[i] += sample));
   }
   return mixed.map((sample) => sample / buffer.numberOfChannels);
-}
-
-async function exists(name) {
-  try {
-    return (await send(`api/v1/file/${name}`)).status !== 404;
-  } catch {
-    return true; // not known to be gone
-  }
 }

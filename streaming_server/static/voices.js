@@ -71,10 +71,10 @@ export class Voices {
 
   // `clones`: whether the engine speaks as in a recording, so that the recording tells how it will sound.
   async load(clones) {
-    const [{ voices }, own] = await Promise.all([json("player/voices"), clones ? this.#own.list() : []]);
+    const { voices } = await json("player/voices");
     const chosen = this.name;
     this.#clones = clones;
-    this.list = [...own, ...voices];
+    this.list = voices;
     byId("own-voice").hidden = !clones;
     this.#rows.replaceChildren(...this.list.map((voice) => this.#row(voice)));
     const first = this.#input(chosen) ?? this.#rows.querySelector("input:not(:disabled)");
@@ -115,12 +115,12 @@ export class Voices {
     const label = element("label", "", choice, element("span", "name", voice.title), about);
     const listen = Object.assign(element("button", "listen"), { type: "button", disabled: !voice.available });
     listen.addEventListener("click", () => this.#toggle(listen, voice));
-    return element("li", "", label, listen, ...(voice.kind === "own" ? [this.#remover(voice)] : []));
+    return element("li", "", label, listen, ...(voice.kind === "upload" ? [this.#remover(voice)] : []));
   }
 
   #remover(voice) {
     return button("icon remove", "×", async () => {
-      this.#own.remove(voice.name);
+      await this.#own.remove(voice.name).catch(() => {}); // a voice that is still there stays in the list
       await this.load(this.#clones);
       byId("own-voice").focus();
       this.#onChange();
@@ -195,7 +195,7 @@ export class Voices {
 }
 
 function about({ kind, languages, gender }) {
-  return [kind === "own" ? t("own") : "", languages.map(languageName).join(", "), gender ? t(gender) : ""].filter(Boolean).join(" · ");
+  return [kind === "upload" ? t("own") : "", languages.map(languageName).join(", "), gender ? t(gender) : ""].filter(Boolean).join(" · ");
 }
 
 function languageName(code) {

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from streaming_server.domain import Capability
-from tests.support.browser import Player, chromium, player
+from tests.support.browser import Player, accessible, chromium, player
 from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, running, speaking
 
@@ -40,11 +39,6 @@ def fake() -> Iterator[LiveServer]:
 def page(browser: Browser, fake: LiveServer) -> Iterator[Player]:
     with player(browser, fake.port) as opened:
         yield opened
-
-
-def accessible(page: Page) -> None:
-    results = Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
 
 
 def with_capabilities(*capabilities: Capability) -> FakeEngine:

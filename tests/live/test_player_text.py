@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, expect
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
-from tests.support.browser import LAN_HOST, Player, chromium, player
+from tests.support.browser import LAN_HOST, Player, accessible, chromium, player
 from tests.support.fakes import FakeEngine, Step, tone
-from tests.support.server import LiveServer, running
+from tests.support.server import RECORDINGS, LiveServer, running
 
 PRESETS = (
     *(Voice(f"af_{name}", is_preset=True, title=name.title(), languages=("en",), gender="female") for name in "abcdef"),
@@ -100,6 +100,75 @@ def test_a_voice_without_a_recording_is_heard_by_a_sentence(browser: Browser, pr
         button = opened.page.locator("#voices li:nth-child(7) .listen")
         expect(button).to_have_attribute("aria-label", "Listen to Yun")  # once it has ended
     assert presets.engine.requests[-1].voice.name == "zm_yun"
+
+
+# ---- a voice of one's own ----
+
+
+@pytest.fixture
+def cloning() -> Iterator[LiveServer]:
+    engine = FakeEngine(script)
+    engine.capabilities = frozenset({Capability.VOICE_CLONING})
+    with running(engine) as live:
+        yield live
+
+
+def test_an_uploaded_voice_is_trimmed_named_used_and_deleted(browser: Browser, cloning: LiveServer) -> None:
+    with player(browser, cloning.port) as opened:
+        page = opened.page
+        page.click("#own-voice")
+        dialog = page.get_by_role("dialog", name="Add your own voice")
+        use = dialog.get_by_role("button", name="Use this voice")
+        use.click()
+        expect(page.locator("#own-error")).to_have_text("Choose a recording or record one.")
+        page.set_input_files("#own-file", RECORDINGS / "voice_05.wav")
+        expect(page.get_by_label("Name", exact=True)).to_have_value("voice_05")
+        page.get_by_label("Name", exact=True).fill("Mine & yours")
+        page.get_by_role("slider", name="Start").fill("1")
+        page.get_by_role("slider", name="End").fill("3.5")
+        use.click()
+        expect(page.locator("#own-error")).to_have_text("Confirm the consent of the person who speaks.")
+        expect(page.locator("#own-consent")).to_be_focused()
+        accessible(page)
+        page.check("#own-consent")
+        use.click()
+        expect(dialog).to_be_hidden()
+        expect(page.locator("#voice-name")).to_have_text("Mine & yours")
+        opened.play_whole("Hello.")
+        asked = cloning.engine.requests[-1].voice
+        samples, rate_hz = decode_native(asked.path)
+        assert samples.size / rate_hz == pytest.approx(2.5, abs=0.01)
+        page.get_by_role("button", name="Delete Mine & yours").click()
+        expect(page.locator("#voice-name")).to_have_text("voice_01")
+    assert not cloning.get("/v1/audio/voices").json()["uploaded_voices"]
+
+
+def test_a_voice_is_recorded_in_the_page(browser: Browser, cloning: LiveServer) -> None:
+    with player(browser, cloning.port) as opened:
+        page = opened.page
+        page.click("#own-voice")
+        page.click("#own-record")
+        expect(page.locator("#own-record")).to_have_text("Stop recording")
+        page.wait_for_timeout(1500)
+        page.click("#own-record")
+        page.get_by_label("Name", exact=True).fill("Beep")
+        page.check("#own-consent")
+        expect(page.locator("#own-trim")).to_be_visible()
+        page.get_by_role("button", name="Use this voice").click()
+        expect(page.locator("#voice-name")).to_have_text("Beep")
+
+
+@pytest.mark.parametrize("content", [b"no sound", b""])
+def test_a_file_without_sound_is_refused(browser: Browser, cloning: LiveServer, content: bytes) -> None:
+    with player(browser, cloning.port) as opened:
+        opened.page.click("#own-voice")
+        opened.page.set_input_files("#own-file", {"name": "a.wav", "mimeType": "audio/wav", "buffer": content})
+        expect(opened.page.locator("#own-error")).to_have_text("This file holds no sound that the browser can read.")
+
+
+def test_without_cloning_no_voice_can_be_added(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        expect(opened.page.locator("#own-voice")).to_be_hidden()
 
 
 # ---- texts ----

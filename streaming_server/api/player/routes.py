@@ -9,14 +9,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server.api.http import Dialect, parse_body
+from streaming_server.api.openai.voices import VoiceNames
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.player import schemas as operations
-from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices
+from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, VoiceKind
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.domain import Capability, Emotion, Voice
-from streaming_server.errors import InvalidRequest, VoiceUnknown
+from streaming_server.errors import InvalidRequest
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, is_dialogue
 from streaming_server.speech.service import SpeechService
@@ -42,17 +43,21 @@ class PlayerDialect(Dialect):
         voices = self.voices.all()
         presets = [voice for voice in voices if voice.is_preset]
         if presets and Capability.VOICE_CLONING not in self.service.engine.info.capabilities:
-            voices = presets
-        body: PlayerVoices = {"voices": [_listed(voice) for voice in voices]}
+            listed = [_listed(voice, "preset") for voice in presets]
+        else:
+            listed = [_listed(voice, "upload") for voice in await self.voices.uploaded()]
+            listed += [_listed(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+        body: PlayerVoices = {"voices": listed}
         return JSONResponse(body)
 
     async def speech(self, request: Request) -> SpeechResponse:
         body = await parse_body(request, PlayerSpeechBody)
         dialogue = is_dialogue(body.text)
         names = [] if body.voice is None else voice_names(body.voice, "voice") if dialogue else [body.voice]
+        find = VoiceNames(self.voices).find
         speech = self.requests.build(
             body.text,
-            [await self._voice(name, "voice") for name in names] or [self.voices.default],
+            [await find(name) for name in names] or [self.voices.default],
             body.generation(),
             body.granularity,
             max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
@@ -86,27 +91,16 @@ class PlayerDialect(Dialect):
         given = fields.given()
         if len(given) > 1:
             raise InvalidRequest(f"only one of {' and '.join(given)} may be given", given[1])
-        return await self.requests.emotion(fields, given[0] if given else None, self._voice)
-
-    async def _voice(self, name: str, field: str) -> Voice:
-        """The voice of a name or of an upload's id.
-
-        Raises:
-            VoiceUnknown: there is none.
-        """
-        voice = await self.voices.find(name)
-        if voice is None:
-            raise VoiceUnknown(name, [known.name for known in self.voices.all()], field)
-        return voice
+        return await self.requests.emotion(fields, given[0] if given else None, VoiceNames(self.voices).find)
 
 
-def _listed(voice: Voice) -> PlayerVoice:
+def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
     return {
         "name": voice.name,
         "title": voice.title or voice.name,
         "languages": [*voice.languages],
         "gender": voice.gender,
-        "kind": "preset" if voice.is_preset else "recording",
+        "kind": kind,
         "index": voice.index,
         "available": voice.is_preset or voice.path.is_file(),
     }

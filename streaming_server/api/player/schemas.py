@@ -35,6 +35,7 @@ from streaming_server.domain import Gender, Granularity
 TAG = Tag(
     "Player", "The routes of the page at `/player`: voices by name, and one request with all that engines honour."
 )
+VoiceKind = Literal["preset", "recording", "upload"]
 StreamFormat = Literal["ogg", "webm", "mp3", "aac", "flac", "wav", "pcm"]
 
 
@@ -42,7 +43,8 @@ class PlayerSpeechBody(SamplingBody):
     text: Annotated[Text, Field(examples=["[SPEAKER0] Good morning. [SPEAKER1] Good morning!"])]
     """Not blank. `[SPEAKERn]` tags make it a dialogue."""
     voice: Annotated[Names | None, Field(examples=["voice_01,voice_05"])] = None
-    """A name of `GET /player/voices`, or the id of an upload; for a dialogue one for each speaker, separated by commas.
+    """A name of `GET /player/voices` or of `GET /v1/audio/voices`, or the id of an upload; for a dialogue one for each
+    speaker, separated by commas.
     By default the first voice."""
     emo_text: Description | None = None
     """The emotion in words. At most one of `emo_text`, `emo_vector` and `emo_audio` may be given."""
@@ -83,8 +85,8 @@ class PlayerVoice(TypedDict):
     languages: list[str]
     """BCP 47 codes; empty where the voice is made for none in particular."""
     gender: Gender | None
-    kind: Literal["preset", "recording"]
-    """A voice of the engine, or a recording of the reference folder."""
+    kind: VoiceKind
+    """A voice of the engine, a recording of the reference folder, or an upload of `POST /v1/audio/voices`."""
     index: int | None
     """The index of `GET /reference_audios`; null for a voice that is no file of the reference folder."""
     available: bool
