@@ -102,5 +102,5 @@ def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
         "gender": voice.gender,
         "kind": kind,
         "index": voice.index,
-        "available": voice.is_preset or voice.path.is_file(),
+        "available": kind != "recording" or voice.path.is_file(),
     }
