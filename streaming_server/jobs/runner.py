@@ -208,11 +208,7 @@ class JobRunner:
 
     async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
         """Synthesise a speech job into its file; returns the next job of its workflow."""
-        generation = speech.request.generation
-        if limit := self._service.engine.info.max_mel_tokens:
-            generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
-        voice = await self._local(speech.request.voice)
-        request = replace(speech.request, voice=voice, generation=generation, request_id=job.id)
+        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference)
             request = replace(request, emotion=replace(request.emotion, reference=reference))

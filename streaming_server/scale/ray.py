@@ -6,20 +6,15 @@ slot orders them; with one request at a time the device would be idle between tw
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from collections.abc import Mapping
 
 from ray import serve
 from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
-from streaming_server.errors import EngineNotReady
 from streaming_server.settings import Settings
-from streaming_server.speech.service import EngineState, SpeechService
 
 _MAX_ONGOING = 8
 """Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
@@ -38,9 +33,7 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
     def build() -> Starlette:
         logs.configure()
-        app = create_app(settings)
-        app.router.lifespan_context = _until_ready(app)
-        return app
+        return create_app(settings, wait_for_engine=True)  # Ray sends requests once the startup has ended
 
     deploy = serve.deployment(
         name="speech",
@@ -48,20 +41,3 @@ def application(options: Mapping[str, str]) -> serve.Application:
         autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
     )
     return deploy(serve.ingress(build)()).bind()
-
-
-def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
-    """A lifespan whose startup waits for the engine, because Ray sends requests after startup."""
-    inner = app.router.lifespan_context
-    service: SpeechService = app.state.service
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with inner(app):
-            while service.state is EngineState.LOADING:
-                await asyncio.sleep(0.05)
-            if service.state is EngineState.FAILED:
-                raise EngineNotReady
-            yield
-
-    return lifespan

@@ -131,6 +131,8 @@ class SpeechService:
     ) -> AsyncIterator[SpeechStream]:
         """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
+        The number of audio codes is limited to the engine's maximum.
+
         Errors of the synthesis are raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`,
         `VoiceUnreadable`, `EngineFailed`, `ReaderTooSlow`; of an incremental text also `ForbiddenCharacter` and
         `TextTooLong`.
@@ -156,6 +158,8 @@ class SpeechService:
                 log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
         if Capability.SPEED not in info.capabilities:
             encoder = stretched(encoder, request.speed)
+        if info.max_mel_tokens is not None and request.generation.max_mel_tokens > info.max_mel_tokens:
+            request = replace(request, generation=replace(request.generation, max_mel_tokens=info.max_mel_tokens))
         grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(

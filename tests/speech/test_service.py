@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streaming_server.app import create_service
 from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import SpeechRequest
+from streaming_server.components import create_service
+from streaming_server.domain import Generation, SpeechRequest
 from streaming_server.errors import EngineFailed, EngineNotReady, ReaderTooSlow, VoiceFileMissing
 from streaming_server.settings import Settings
 from streaming_server.speech.buffers import ByteLimits
@@ -109,6 +109,16 @@ async def test_a_voice_whose_file_is_gone_fails_before_the_engine_is_asked(tmp_p
         await read_all(service, replace(REQUEST, voice=replace(voice(), path=tmp_path / "gone.wav")))
     assert isinstance(service.engine, FakeEngine)
     assert service.engine.requests == []
+    await service.aclose()
+
+
+async def test_no_request_exceeds_the_engine_s_number_of_codes() -> None:
+    service = await service_of(tone(0.1))
+    assert isinstance(service.engine, FakeEngine)
+    service.engine.max_mel_tokens = 200
+    for codes in (100, 600):
+        await read_all(service, replace(REQUEST, generation=Generation(max_mel_tokens=codes)))
+    assert [request.generation.max_mel_tokens for request in service.engine.requests] == [100, 200]
     await service.aclose()
 
 
