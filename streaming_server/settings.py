@@ -34,6 +34,8 @@ class ServerSettings(SettingsGroup):
     """Port to listen on; 0 takes a free one."""
     api_keys: Names = ()
     """API keys, separated by commas; empty disables authentication."""
+    metrics_key: str = ""
+    """Key for `/metrics` alone, for Prometheus; empty: `/metrics` accepts the keys of `API_KEYS`, if any."""
     cors_origins: Names = ("*",)
     """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
@@ -52,6 +54,10 @@ class ServerSettings(SettingsGroup):
     """Minimum average rate of a request body after `BODY_TIMEOUT_S`, in bytes per second."""
     shutdown_timeout_s: NonNegativeInt = 30
     """Time for running streams to complete at shutdown, in seconds."""
+    log_format: Literal["json", "text"] = "json"
+    """`json`: one JSON object per line; `text`: one line for people."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
 
 
 class EngineSettings(SettingsGroup):

@@ -22,7 +22,7 @@ ALLOWED = {
     "engines": {"engines", "environment", "segmentation", "audio", "domain", "errors", "text"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
-    "ops": {"ops", "speech", "jobs", "domain", "errors"},
+    "ops": {"ops", "speech", "jobs", "engines.base", "domain", "errors"},
     "api": {"api", "speech", "jobs", "ops", "audio", "settings", "environment", "segmentation"} | BASE,
     "wyoming": {"wyoming", "speech", "jobs", "ops", "audio", "settings"} | BASE,
     "components": {"engines.base", "engines.registry", "speech", "jobs", "ops", "settings"},

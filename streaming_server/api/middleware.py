@@ -120,17 +120,23 @@ class UnexpectedErrors:
 
 
 class ApiKeys:
-    """Requires an API key, if keys are set, for all paths but `OPEN`."""
+    """Requires an API key, if keys are set, for all paths but `OPEN`.
 
-    OPEN = frozenset({"/", "/health", "/player", "/docs", "/openapi.json"})
+    ``metrics_key``, if set, is a further key for `METRICS`, which then needs a key also where there are no others.
+    """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], shapes: ErrorShapes) -> None:
+    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/player", "/docs", "/openapi.json"})
+    METRICS = "/metrics"
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], shapes: ErrorShapes, metrics_key: str = "") -> None:
         self._app = app
         self._keys = [key.encode() for key in keys]
+        self._metrics_keys = [*self._keys, metrics_key.encode()] if metrics_key else self._keys
         self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._keys or self._is_open(scope) or self._has_key(scope):
+        keys = self._metrics_keys if scope.get("path") == self.METRICS else self._keys
+        if scope["type"] == "lifespan" or not keys or self._is_open(scope) or self._has_key(scope, keys):
             await self._app(scope, receive, send)
         else:
             await _refuse(Unauthorized(), self._shapes, scope, receive, send)
@@ -138,14 +144,14 @@ class ApiKeys:
     def _is_open(self, scope: Scope) -> bool:
         return scope["type"] == "http" and (scope["path"] in self.OPEN or scope["path"].startswith("/static/"))
 
-    def _has_key(self, scope: Scope) -> bool:
+    def _has_key(self, scope: Scope, keys: Sequence[bytes]) -> bool:
         headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         if own_header := self._shapes.of(scope.get("path", "")).key_header:
             given.append(headers.get(own_header, ""))
         # All pairs are compared, each in constant time, so that the duration reveals nothing about the keys.
-        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in self._keys) > 0
+        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in keys) > 0
 
 
 class UploadGuard:

@@ -32,7 +32,7 @@ def application(options: Mapping[str, str]) -> serve.Application:
     settings = Settings.from_env(os.environ | options)
 
     def build() -> Starlette:
-        logs.configure()
+        logs.configure(form=settings.log_format, level=settings.log_level)
         return create_app(settings, wait_for_engine=True)  # Ray sends requests once the startup has ended
 
     deploy = serve.deployment(
