@@ -163,7 +163,7 @@ class Loaded:
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
-            self._record(voice)
+            self._record()
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
         known = next(self._pace.code_counts(self._runtime.acoustics))
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
@@ -187,9 +187,9 @@ class Loaded:
         if self._runtime.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _record(self, voice: AnalysedVoice) -> None:
+    def _record(self) -> None:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel
-        self._runtime.record(voice.conditioning, voice.emotion)
+        self._runtime.record()
         longest = acoustics.frames(RECORDED_CODES)
         for pace, seconds in ((self._pace, STREAM_REFERENCE_S), (Pace(()), float(MAX_S))):
             record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest)
