@@ -93,5 +93,7 @@ def create_worker(
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
     info = service.engine.info
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, info.presets, blends=info.blends)
+    voices = VoiceLibrary(
+        settings.reference_audio_dir, storage.voices.find, storage.voices.named, info.presets, blends=info.blends
+    )
     return Worker(service, storage, voices, _devices, announce)

@@ -101,6 +101,8 @@ class Voice:
     """BCP 47 codes of the languages that it is made for; empty where it has none in particular."""
     gender: Gender | None = None
     """None where it is not known."""
+    transcript: str = ""
+    """What the recording says; empty where that is not known."""
 
 
 def parse_blend(name: str) -> tuple[tuple[str, float], ...]:

@@ -88,5 +88,5 @@ async def test_without_recordings_a_preset_is_the_default(tmp_path: Path) -> Non
     library = VoiceLibrary(tmp_path, presets=[Voice("nova", is_preset=True)])
     assert library.default.name == "nova"
     assert await library.find(".") is None
-    with pytest.raises(VoiceIndexOutOfRange, match="参考音频目录为空"):
+    with pytest.raises(VoiceIndexOutOfRange, match="the reference folder has no recordings"):
         VoiceLibrary(tmp_path).default  # noqa: B018
