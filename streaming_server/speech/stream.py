@@ -26,6 +26,7 @@ from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
+from streaming_server.speech.playback import PlaybackClock
 from streaming_server.speech.slot import Slot
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class SpeechStats:
     """How long the slot was held."""
     audio_s: float = 0.0
     """Duration of the audio synthesised so far."""
+    underruns: int = 0
+    """How often a client that plays while it receives had nothing left to play, as `PlaybackClock` counts."""
+    underrun_s: float = 0.0
+    """How long all of them lasted."""
 
 
 class SpeechStream:
@@ -81,6 +86,7 @@ class SpeechStream:
         batch: bool,
         max_characters: int,
         is_admitted: bool,
+        tempo: float,
     ) -> None:
         """
         Args:
@@ -94,6 +100,7 @@ class SpeechStream:
             batch: as for `Slot.enter`.
             max_characters: longest incremental text.
             is_admitted: as for `Slot.enter`, from the first segment on.
+            tempo: by which the encoder shortens the audio.
         """
         self.request = request
         self._encoder = encoder
@@ -104,6 +111,8 @@ class SpeechStream:
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._max_characters = max_characters
         self._is_admitted = is_admitted
+        self._tempo = tempo
+        self._playback = PlaybackClock()
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -154,6 +163,8 @@ class SpeechStream:
 
     def attach(self) -> None:
         """Add a reader."""
+        if not self._readers:
+            self._playback.restart()
         self._readers += 1
         self._is_read.set()
         if self._patience:
@@ -197,8 +208,11 @@ class SpeechStream:
     async def _synthesise(self) -> None:
         try:
             async with aclosing(parts(self.request, self._max_characters)) as requests:
+                waiting_s = time.monotonic()
                 async for request in requests:
+                    self._playback.awaited_text(waiting_s, time.monotonic())
                     await self._synthesise_part(request)
+                    waiting_s = time.monotonic()
         finally:
             self._spoken_s = time.monotonic()
 
@@ -268,6 +282,7 @@ class SpeechStream:
                     piece, header = header + piece, b""
                 if piece:
                     sent_s = time.monotonic()
+                    self._count_underrun(sent_s, encoded / rate_hz / self._tempo)
                     self.buffer.push(piece)
                     if self.stats.first_audio_s is None:
                         self.stats.first_audio_s = sent_s - self._text_s
@@ -275,6 +290,11 @@ class SpeechStream:
         except BaseException:
             self._synthesis.cancel()  # its samples have no consumer any more
             raise
+
+    def _count_underrun(self, now_s: float, audio_s: float) -> None:
+        if gap_s := self._playback.sent(now_s, audio_s, is_behind=self.buffer.unsent_bytes > 0):
+            self.stats.underruns += 1
+            self.stats.underrun_s += gap_s
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

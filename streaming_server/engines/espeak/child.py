@@ -38,6 +38,8 @@ class Kind:
     """The library does not load: the reason."""
     SAMPLES = b"S"
     """Signed 16-bit samples in native order."""
+    PHONEMES = b"P"
+    """The phonemes of one utterance, in UTF-8."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
@@ -148,6 +150,10 @@ def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> Non
 
     try:
         for utterance in json.loads(b"".join(parts)):
+            if utterance["as_phonemes"]:
+                phonemes = library.phonemes(utterance["text"], utterance["language"])
+                messages.send(Kind.PHONEMES + phonemes.encode())
+                continue
             timbre = Timbre(**utterance["timbre"])
             library.speak(utterance["text"], utterance["language"], timbre, receive, pause=utterance["pause"])
         if chunks:
