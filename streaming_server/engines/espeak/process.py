@@ -20,7 +20,7 @@ import anyio
 import numpy as np
 
 from streaming_server.domain import IntSamples
-from streaming_server.engines.espeak.child import MAX_MESSAGE_BYTES, Kind
+from streaming_server.engines.espeak.child import MAX_MESSAGE_BYTES, WORD, Kind
 from streaming_server.engines.espeak.library import Timbre, find_files
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
@@ -50,6 +50,25 @@ class Utterance:
     """Ask for its phonemes, not for its sound; at most `MAX_PHONEME_CHARACTERS` of text."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """Where a word begins."""
+
+    utterance: int
+    character: int
+    """Index into the text of the utterance."""
+    sample: int
+    """From the start of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A chunk of a request."""
+
+    samples: IntSamples
+    words: Sequence[SpokenWord]
+
+
 class EspeakProcess:
     """espeak-ng in a child process. The same request gives the same samples, whatever was spoken before."""
 
@@ -63,18 +82,22 @@ class EspeakProcess:
         self.sample_rate_hz = self._child.sample_rate_hz
         self.version = self._child.version
 
-    async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[IntSamples, None]:
-        """A chunk of 100 ms, then chunks of up to 400 ms, shape ``(n,)``. One request at a time, others wait.
+    async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[Spoken, None]:
+        """A chunk of 100 ms, then chunks of up to 400 ms. One request at a time, others wait.
 
         ``aclose()`` kills the worker.
 
         Raises:
             EngineFailed: espeak-ng refuses an utterance or crashes; the next request is not affected.
         """
+        words: list[SpokenWord] = []
         async with aclosing(self._answers(utterances)) as answers:
             async for kind, content in answers:
                 if kind == Kind.SAMPLES:
-                    yield np.frombuffer(content, np.int16)
+                    spoken, words = Spoken(np.frombuffer(content, np.int16), words), []
+                    yield spoken
+                elif kind == Kind.WORDS:
+                    words += [SpokenWord(*word) for word in WORD.iter_unpack(content)]
 
     async def phonemes(self, texts: Sequence[str], language: str) -> list[str]:
         """Each text in the International Phonetic Alphabet, as `EspeakLibrary.phonemes`.

@@ -55,11 +55,8 @@ class _Piece:
 class KokoroEngine:
     """Engine over one Kokoro model."""
 
-    def __init__(
-        self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto", threads: int = 0
-    ) -> None:
-        """``threads``: of the CPU; 0 takes all cores.
-
+    def __init__(self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto") -> None:
+        """
         Raises:
             EngineUnavailable: the model, its voices or the device cannot be used.
         """
@@ -73,7 +70,7 @@ class KokoroEngine:
         found_device = available_device(device)
         wanted = (precision,) if precision != "auto" else _PREFERRED[found_device]
         chosen = next(name for name in wanted if name in models)
-        self._network = Network(models[chosen], found_device, threads)
+        self._network = Network(models[chosen], found_device)
         self._voices = voices
         self._styles = VoiceStyles(voices)
         self._recordings = RecordingVoices()

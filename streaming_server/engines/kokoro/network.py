@@ -34,14 +34,13 @@ def available_device(device: str) -> str:
 class Network:
     """One session of the model."""
 
-    def __init__(self, model: Path, device: str, threads: int) -> None:
+    def __init__(self, model: Path, device: str) -> None:
         """``device``: as `available_device` returns it.
 
         Raises:
             EngineUnavailable: the file cannot be used.
         """
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         # Threads that wait by spinning take the CPU from the encoders of other streams.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
