@@ -61,11 +61,13 @@ def small_gpt(version: str) -> CodeGpt:
     return gpt.requires_grad_(requires_grad=False).eval()
 
 
-def decoded(gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
-    """Codes and latents of every setting by one decoder, one after the other."""
+def decoded(
+    gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch, longest: int = 0
+) -> list[tuple[list[int], Tensor]]:
+    """Codes and latents of every setting by one decoder, one after the other; ``longest``: as for `Decoder.record`."""
     substitute(monkeypatch, graphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(prompt(gpt, []))
+    decoder.record(prompt(gpt, []), longest)
     found = []
     for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
         rng = torch.Generator().manual_seed(len(text))
@@ -83,6 +85,7 @@ def prompt(gpt: CodeGpt, text: list[int]) -> Tensor:
 def short_spans(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fake" not in request.node.name:
         monkeypatch.setattr(decoding, "SPAN", 16)
+        monkeypatch.setattr(decoding, "BUCKET", 8)
 
 
 def same(pairs: list[tuple[list[int], Tensor]], others: list[tuple[list[int], Tensor]]) -> bool:
@@ -101,6 +104,30 @@ def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monk
     assert EmulatedGraphs.replays - replays == len(SETTINGS) * (CODES - 1)
     assert same(replayed, eager)
     assert len({tuple(codes) for codes, _ in eager}) == len(eager)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_replayed_prompts_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 13 and 21 inputs, padded to 16 and 24."""
+    gpt = small_gpt(version)
+    padded = decoded(gpt, Graphs, monkeypatch, longest=21)
+    replays = EmulatedGraphs.replays
+    assert same(decoded(gpt, EmulatedGraphs, monkeypatch, longest=21), padded)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * CODES
+    for (codes, latents), (expected, exact) in zip(padded, decoded(gpt, Graphs, monkeypatch), strict=True):
+        assert codes == expected
+        assert torch.allclose(latents, exact, atol=1e-5)
+
+
+def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt = small_gpt("1.5")
+    substitute(monkeypatch, EmulatedGraphs)
+    decoder = Decoder(gpt, 1, 80, CODES + 1)
+    decoder.record(prompt(gpt, []), longest=9)
+    decoder.start([prompt(gpt, TEXTS[1])], Sampling())
+    assert decoder.used == 21
+    decoder.start([prompt(gpt, [])], Sampling())
+    assert decoder.used == 16
 
 
 def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +264,10 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 
 def record_decoding(gpt: CodeGpt) -> None:
-    """The first span and one that is cut off."""
-    Decoder(gpt, 1, SPAN + 100, 16).record(torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16))
-    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100}
+    """The first span, one that is cut off, and prompts of two lengths."""
+    inputs = torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16)
+    Decoder(gpt, 1, SPAN + 100, 16).record(inputs, longest=100)
+    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100, ("prompt", 64), ("prompt", 128)}
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.5"])

@@ -70,7 +70,7 @@ class Runtime:
     def decode(
         self, conditioning: Array, text_ids: Array, max_codes: int, do_sample: bool = True, top_p: float = 0.8,
         top_k: int = 30, temperature: float = 1.0, repetition_penalty: float = 10.0,
-        positions: PositionRule = "aligned", generator: torch.Generator | None = None,
+        positions: PositionRule = "aligned", generator: torch.Generator | None = None, views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -78,7 +78,8 @@ class Runtime:
             ValueError: more text than the model has positions for.
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
-        return self._writer.write(self._prompt(conditioning, text_ids), max_codes, sampling, generator, positions)
+        prompt = self._prompt(conditioning, text_ids)
+        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
 
     def decode_batch(
         self, conditioning: Array, texts: Sequence[Array], max_codes: int, sampling: Sampling, num_beams: int = 1,

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from streaming_server.engines.torch.gpt import Cache, CodeGpt
@@ -31,6 +32,9 @@ PLACEHOLDER_ID = 1
 SPAN = 256
 """Attention reads the cache in multiples of this number of slots, so that there are few fixed shapes."""
 
+BUCKET = 64
+"""Recorded prompts are padded at the front to a multiple of this number of inputs."""
+
 NOT_FINITE = "the model computed logits that are not finite for this text and voice"
 
 LAG = {"cuda": 2}
@@ -38,7 +42,14 @@ LAG = {"cuda": 2}
 
 
 class Decoder:
-    """Decodes one batch; its buffers stay at fixed addresses, as recorded graphs require."""
+    """Decodes one batch; its buffers stay at fixed addresses, as recorded graphs require.
+
+    Args:
+        gpt: The model.
+        rows: Prompts of a batch.
+        slots: Inputs that a row can hold: its prompt, with the padding of ``recorded_length``, and its codes.
+        max_codes: Latents that a row can hold.
+    """
 
     def __init__(self, gpt: CodeGpt, rows: int, slots: int, max_codes: int) -> None:
         self.gpt = gpt
@@ -59,6 +70,8 @@ class Decoder:
         self._count = torch.zeros(1, dtype=torch.long, device=device)
         self._first_slot = torch.zeros(rows, 1, 1, dtype=torch.long, device=device)
         self._all_slots = torch.arange(slots, device=device)
+        self._prompts: dict[int, Tensor] = {}
+        """Inputs ``(rows, length, width)`` of the recorded prompts, by length, the shortest first."""
         self._graphs = Graphs(device, HIGH_PRIORITY)  # the next code is more urgent than the vocoder
         self.used = 0
         """Number of slots in use, tracked on the host to avoid a synchronisation."""
@@ -71,26 +84,35 @@ class Decoder:
         """
         shape = self.gpt.shape
         longest = max(prompt.shape[0] for prompt in prompts)
-        self.cache.clear(longest, self.used)
-        inputs = torch.stack([torch.nn.functional.pad(p, (0, 0, longest - p.shape[0], 0)) for p in prompts])
-        first = torch.tensor([longest - p.shape[0] for p in prompts], device=self.device)
-        self._first_slot.copy_(first.view(-1, 1, 1))
-        slots = self._all_slots[:longest]
+        length = next((recorded for recorded in self._prompts if recorded >= longest), longest)
+        self.cache.clear(length, self.used)
+        padding = [length - prompt.shape[0] for prompt in prompts]
+        inputs = torch.stack([F.pad(prompt, (0, 0, pad, 0)) for prompt, pad in zip(prompts, padding, strict=True)])
+        self._first_slot.copy_(torch.tensor(padding, device=self.device).view(-1, 1, 1))
+        if length in self._prompts:
+            inputs = self._prompts[length].copy_(inputs)
+            self._graphs.run(("prompt", length), lambda: self._read_prompts(inputs))
+        else:
+            self._read_prompts(inputs)
+        self.warp.set(sampling)
+        self.seen.zero_()
+        self.seen[:, PLACEHOLDER_ID] = True
+        self.seen[:, shape.start_mel] = True
+        self._slot.fill_(length)
+        self._position.fill_(FIRST_CODE_POSITION[positions])
+        self._count.fill_(1)
+        self.used = length
+        self.finite = Readback(self.logits.isfinite().all())
+
+    def _read_prompts(self, inputs: Tensor) -> None:
+        """Write the inputs ``(rows, length, width)`` to the first slots; compute the first latent and its logits."""
+        slots = self._all_slots[: inputs.shape[1]]
         visible = (slots <= slots[:, None]) & (slots >= self._first_slot)  # (B, T, T)
         visible |= slots == slots[:, None]  # padding attends to itself: a softmax over no values is NaN
         latent, logits = self.gpt(inputs, self.cache, slots, visible)
         self.latent.copy_(latent)
         self.logits.copy_(logits)
         self.latents[:, 0] = latent
-        self.warp.set(sampling)
-        self.seen.zero_()
-        self.seen[:, PLACEHOLDER_ID] = True
-        self.seen[:, shape.start_mel] = True
-        self._slot.fill_(longest)
-        self._position.fill_(FIRST_CODE_POSITION[positions])
-        self._count.fill_(1)
-        self.used = longest
-        self.finite = Readback(self.logits.isfinite().all())
 
     def require_finite(self) -> None:
         """Wait until the prompt is processed.
@@ -143,14 +165,22 @@ class Decoder:
         self.code.copy_(codes)
         self.seen.scatter_(1, codes[:, None], True)
 
-    def record(self, prompt: Tensor) -> None:
-        """Record a step for every span that is not recorded yet; call ``start`` before decoding again."""
+    def record(self, prompt: Tensor, longest: int = 0) -> None:
+        """Record what is not recorded yet: a step for every span, and prompts of up to ``longest`` inputs by bucket.
+
+        Call ``start`` before decoding again.
+        """
         sampling = Sampling()
         spans = sorted({self._span(used) for used in range(1, self.cache.slots + 1)})
         for span in spans:
             if span not in self._graphs:
                 self.start([prompt] * self.rows, sampling)
                 self._graphs.record(span, partial(self._advance_and_choose, span))
+        for length in range(BUCKET, recorded_length(longest) + 1, BUCKET):
+            if length not in self._prompts:
+                inputs = self.latents.new_zeros(self.rows, length, self.gpt.shape.width)
+                self._graphs.record(("prompt", length), partial(self._read_prompts, inputs))
+                self._prompts[length] = inputs
         self.used = self.cache.slots  # the next start clears what the warm-up wrote
 
     def run(
@@ -189,6 +219,11 @@ class Decoder:
 
     def _span(self, used: int) -> int:
         return min(-(-used // SPAN) * SPAN, self.cache.slots)
+
+
+def recorded_length(inputs: int) -> int:
+    """Length of the recorded prompt for so many inputs."""
+    return -(-inputs // BUCKET) * BUCKET
 
 
 class Readback:
