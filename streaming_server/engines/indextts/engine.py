@@ -18,6 +18,7 @@ from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
+from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineUnavailable
@@ -129,7 +130,9 @@ class Loaded:
         for _ in self._narrator.speak_by_token(voice, segments, generation):
             pass
 
+    def shrink(self) -> None:
+        self._voices.shrink()
+
     def close(self) -> None:
         self._narrator.close()
-        if self._runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused(self._runtime.device)
