@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 WARM_UP_TEXTS = ("你好。", "Hello.")
 """One text per language: the text normaliser of a language loads on first use."""
+WHOLE_CODES = 320
+"""Longest segment, in codes, that is vocoded whole in at most two recorded windows; longer ones take more of them."""
 
 
 class IndexTTSEngine(ModelEngine):
@@ -121,7 +123,7 @@ class Loaded:
         reach = self._runtime.vocoder.shape.reach
         look_ahead = self._runtime.look_ahead_codes(self._look_ahead)
         if self._runtime.device.type == "cuda":
-            self._runtime.record(window_sizes(reach, look_ahead))
+            self._runtime.record(window_sizes(reach, look_ahead), WHOLE_CODES)
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))

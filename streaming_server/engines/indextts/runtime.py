@@ -112,11 +112,17 @@ class Runtime:
 
     # Graphs
 
-    def record(self, windows: Sequence[int]) -> None:
-        """Record the decoding step and the vocoder for windows of these lengths; without CUDA, run each once."""
+    def record(self, windows: Sequence[int], longest: int = 0) -> None:
+        """Record the decoding step, the prompts and the vocoder; without CUDA, run each once.
+
+        Args:
+            windows: Lengths of the vocoder's windows in a stream.
+            longest: Segments of up to this many codes are vocoded in recorded windows.
+        """
         self._writer.record(self._prompt(self.gpt.perceiver_encoder.latents, []))
         for length in windows:
             self._windows.record(length)
+        self._windows.record_wholes(longest)
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)
