@@ -30,7 +30,7 @@ from tests.support.scripted import BREAKS_THE_DEVICE, SCRIPTED
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 
 PCM = "/synthesize_stream"
-BODY = {"text": "你好。", "seed": 5, "max_mel_tokens": 12}
+BODY = {"text": "你好。", "seed": 5, "max_mel_tokens": 12, "stream_granularity": "token"}
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 NO_WORKSPACE = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 ILLEGAL_ACCESS = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors …")
