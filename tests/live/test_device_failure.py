@@ -153,7 +153,7 @@ def test_a_device_that_fails_ends_every_stream_that_is_not_complete(monkeypatch:
         answers: list[httpx.Response] = []
         waiting = [
             Thread(target=lambda body=body, path=path: answers.append(live.post(path, body)))
-            for path, body in ((PCM, {"text": "waits"}), ("/v1/audio/speech", {"input": "waits", "voice": "alloy"}))
+            for path, body in ((PCM, {"text": "waits"}), ("/v1/audio/speech", {"model": "m", "input": "waits"}))
         ]
         for thread in waiting:
             thread.start()
