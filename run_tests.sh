@@ -10,6 +10,8 @@ need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
 need haproxy haproxy
+need nginx nginx-light
+need caddy caddy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 need docker-compose docker-compose
 need systemd-analyze systemd

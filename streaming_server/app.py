@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from streaming_server import __version__
 from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
@@ -30,6 +31,7 @@ from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openapi import Docs
+from streaming_server.api.probes import Probes
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
@@ -82,9 +84,9 @@ def create_service(
             live_first=settings.live_first,
             shows_text=settings.queue_preview,
         ),
-        EncoderPool(settings.encode_threads),
-        ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
-        Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        EncoderPool(),
+        ByteLimits.of(settings.unsent_total_mb * _MIB),
+        Resumption(settings.resume_keep_s, settings.resume_grace_s),
         settings.max_text_characters,
         observe,
     )
@@ -171,6 +173,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
     metrics.streams(service)
+    metrics.build(__version__, service.engine.info)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
     requests = RequestBuilder(service, voices, settings)
     dialects: list[Dialect] = [
@@ -181,6 +184,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         workflows.WorkflowsDialect(service, jobs, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
+        Probes(service),
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
@@ -214,7 +218,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 allow_headers=["*"],
                 expose_headers=["*"],
             ),
-            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes, metrics_key=settings.metrics_key),
             Middleware(
                 UploadGuard,
                 shapes=shapes,
@@ -231,6 +235,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     app.router.default = _not_found
     app.state.service = service
     app.state.voices = voices
+    app.state.has_keys = bool(settings.api_keys)
     app.state.ready = asyncio.Event()
     app.state.parsing = CapacityLimiter(1)
     return app

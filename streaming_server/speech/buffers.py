@@ -29,6 +29,11 @@ class ByteLimits:
     kept: int
     """Sent bytes that are kept, of all streams together."""
 
+    @classmethod
+    def of(cls, total: int) -> ByteLimits:
+        """One stream may hold a quarter of the total, and kept bytes may take another eighth."""
+        return cls(total // 4, total, total // 8)
+
 
 class ByteBudget:
     """The bytes of all streams together."""

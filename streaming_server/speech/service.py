@@ -24,6 +24,8 @@ from streaming_server.speech.stream import SpeechStats, SpeechStream
 log = logging.getLogger(__name__)
 
 _USUAL_DRAIN_S = 0.2
+MAX_KEPT_STREAMS = 64
+"""Maximum number of streams kept for resuming; their audio has a limit of its own."""
 
 
 class EngineState(StrEnum):
@@ -40,7 +42,6 @@ class Resumption:
     """After its last reader has gone."""
     grace_s: float
     """For this long a resumable stream is also synthesised further."""
-    max_streams: int
 
 
 class SpeechService:
@@ -234,7 +235,7 @@ class SpeechService:
     async def _keep(self, stream: SpeechStream) -> None:
         loop = asyncio.get_running_loop()
         self._expiries[stream.id] = loop.call_later(self._resumption.keep_s, self._expire, stream.id)
-        while len(self._expiries) > self._resumption.max_streams or self._idle_bytes > self.budget.limits.kept:
+        while len(self._expiries) > MAX_KEPT_STREAMS or self._idle_bytes > self.budget.limits.kept:
             await self.discard(next(iter(self._expiries)))
 
     @property

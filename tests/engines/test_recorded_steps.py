@@ -20,10 +20,11 @@ from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.torch import decoding
-from streaming_server.engines.torch.decoding import SPAN, Decoder
+from streaming_server.engines.torch.decoding import BUCKET, SPAN, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
-from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.rows import Row
+from streaming_server.engines.torch.sampling import RANKED, Sampling
 from streaming_server.engines.torch.vocoder import Vocoder, Windows
 from streaming_server.engines.torch.weights import Shapes
 from tests.engines.indextts import parity, tiny
@@ -34,6 +35,8 @@ from tests.engines.indextts2 import tiny as tiny2
 from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
 
 CODES = 30
+STEP_REPLAYS = CODES + CODES - 1
+"""A draw for each code, and what follows each but the last."""
 SETTINGS = [
     Sampling(),
     Sampling(do_sample=False),
@@ -67,7 +70,7 @@ def decoded(
     """Codes and latents of every setting by one decoder, one after the other; ``longest``: as for `Decoder.record`."""
     substitute(monkeypatch, graphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(prompt(gpt, []), longest)
+    decoder.record(longest)
     found = []
     for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
         rng = torch.Generator().manual_seed(len(text))
@@ -101,7 +104,7 @@ def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monk
     eager = decoded(gpt, Graphs, monkeypatch)
     replays = EmulatedGraphs.replays
     replayed = decoded(gpt, EmulatedGraphs, monkeypatch)
-    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (CODES - 1)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * STEP_REPLAYS
     assert same(replayed, eager)
     assert len({tuple(codes) for codes, _ in eager}) == len(eager)
 
@@ -113,7 +116,7 @@ def test_replayed_prompts_are_the_same(version: str, monkeypatch: pytest.MonkeyP
     padded = decoded(gpt, Graphs, monkeypatch, longest=21)
     replays = EmulatedGraphs.replays
     assert same(decoded(gpt, EmulatedGraphs, monkeypatch, longest=21), padded)
-    assert EmulatedGraphs.replays - replays == len(SETTINGS) * CODES
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (1 + STEP_REPLAYS)
     for (codes, latents), (expected, exact) in zip(padded, decoded(gpt, Graphs, monkeypatch), strict=True):
         assert codes == expected
         assert torch.allclose(latents, exact, atol=1e-5)
@@ -123,7 +126,7 @@ def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.Mon
     gpt = small_gpt("1.5")
     substitute(monkeypatch, EmulatedGraphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(prompt(gpt, []), longest=9)
+    decoder.record(longest=9)
     decoder.start([prompt(gpt, TEXTS[1])], Sampling())
     assert decoder.used == 21
     decoder.start([prompt(gpt, [])], Sampling())
@@ -143,13 +146,13 @@ def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_buffer_that_is_replaced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpt, start = small_gpt("1.5"), Decoder.start
+    gpt, join = small_gpt("1.5"), Decoder.join
 
-    def replacing(self: Decoder, *arguments: Any) -> None:
+    def replacing(self: Decoder, *arguments: Any) -> Row:
         self.noise = self.noise.clone()
-        start(self, *arguments)
+        return join(self, *arguments)
 
-    monkeypatch.setattr(Decoder, "start", replacing)
+    monkeypatch.setattr(Decoder, "join", replacing)
     eager = decoded(gpt, Graphs, monkeypatch)
     assert not same(decoded(gpt, EmulatedGraphs, monkeypatch), eager)
 
@@ -266,9 +269,12 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 def record_decoding(gpt: CodeGpt) -> None:
     """The first span, one that is cut off, and prompts of two lengths."""
-    inputs = torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16)
-    Decoder(gpt, 1, SPAN + 100, 16).record(inputs, longest=100)
-    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100, ("prompt", 64), ("prompt", 128)}
+    Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
+    assert FakeCudaGraphs.recorded.keys() == {
+        *(("advance", rows, span) for rows in (1, 2) for span in (SPAN, SPAN + 100)),
+        *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
+        *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
+    }
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.5"])

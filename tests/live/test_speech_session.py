@@ -389,7 +389,7 @@ def test_a_reader_too_slow_ends_its_session_alone(caplog: pytest.LogCaptureFixtu
     def script(request: SpeechRequest) -> list[Step]:
         return [tone(1.0)] * (400 if request.text == "Long." else 1)
 
-    with running(FakeEngine(script), unsent_stream_mb=1) as live:
+    with running(FakeEngine(script), unsent_total_mb=4) as live:
         client = session(live, **STREAMED)
         client.say("Long.")  # more than the client's queue and the sockets hold
         eventually(lambda: live.engine.requests and is_idle(live))

@@ -119,7 +119,7 @@ class Runtime:
             windows: Lengths of the vocoder's windows in a stream.
             longest: Segments of up to this many codes are vocoded in recorded windows.
         """
-        self._writer.record(self._prompt(self.gpt.perceiver_encoder.latents, []))
+        self._writer.record()
         for length in windows:
             self._windows.record(length)
         self._windows.record_wholes(longest)

@@ -84,21 +84,17 @@ class CodeWriter:
             )
             return [(hypothesis.codes, hypothesis.latents) for hypothesis in found]
         codes: list[list[int]] = [[] for _ in prompts]
-        stopped = [False] * len(prompts)
         for step in decoder.run(prompts, max_codes, sampling, rngs):
             for row, code in enumerate(step):
-                stopped[row] = stopped[row] or code == self._gpt.shape.stop_mel
-                if not stopped[row]:
+                if code != self._gpt.shape.stop_mel:
                     codes[row].append(code)
             yield
-            if all(stopped):
-                break
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
-    def record(self, prompt: Tensor) -> None:
+    def record(self) -> None:
         """Record the decoding step and the prompts; without CUDA, run each once."""
         with self._decoder() as decoder:
-            decoder.record(prompt, self._longest_prompt)
+            decoder.record(self._longest_prompt)
 
     def check(self, text_ids: Tensor) -> Tensor:
         """Return the ids unchanged.
@@ -122,7 +118,7 @@ class CodeWriter:
         """A one-row decoder that is not in use."""
         shape = self._gpt.shape
         slots = recorded_length(self._longest_prompt) + shape.max_mel
-        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel + 1)
+        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel)
         try:
             yield decoder
         finally:
