@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streaming_server.engines.torch import beams
 from streaming_server.engines.torch.beams import Hypothesis
+from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.decoding import Decoder, PositionRule, recorded_length
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
@@ -92,7 +93,9 @@ class CodeWriter:
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
     def record(self) -> None:
-        """Record the decoding step and the prompts; without CUDA, run each once."""
+        """Record the decoding step, compiled in parts, and the prompts; without CUDA, run each once."""
+        if self._gpt.mel_head.weight.device.type == "cuda":
+            compile_steps(self._gpt.gpt)
         with self._decoder() as decoder:
             decoder.record(self._longest_prompt)
 
