@@ -89,7 +89,7 @@ def test_compiled_code_is_kept_for_the_next_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
     assert cache_folder() == Path("/cache/user/streaming-server/torchinductor")
     monkeypatch.setenv("CACHE_DIRECTORY", "/cache/unit")  # as systemd sets it
-    assert cache_folder() == Path("/cache/unit/streaming-server/torchinductor")
+    assert cache_folder() == Path("/cache/unit/torchinductor")
     monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/streaming-server/torchinductor"

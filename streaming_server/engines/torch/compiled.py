@@ -40,7 +40,7 @@ def compile_steps(transformer: Transformer) -> None:
 
 def difference(compiled: Between, transformer: Transformer) -> str:
     """How a compiled function differs from the plain one for one input of the first blocks; empty where it agrees."""
-    block, following = transformer.h[0], transformer.h[1]
+    block, following, *_ = transformer.blocks
     weight = transformer.ln_f.weight
     rng = torch.Generator().manual_seed(0)
     x, mixed = (torch.randn(1, 1, weight.shape[0], generator=rng).to(weight) for _ in range(2))
@@ -53,6 +53,8 @@ def difference(compiled: Between, transformer: Transformer) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept for the next start: below the service's, or the user's, folder for caches."""
-    given = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "streaming-server" / "torchinductor"
+    """Where compiled code is kept for the next start: the folder that systemd gives the service, or the user's."""
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given) / "torchinductor"
+    user = os.environ.get("XDG_CACHE_HOME")
+    return (Path(user) if user else Path.home() / ".cache") / "streaming-server" / "torchinductor"

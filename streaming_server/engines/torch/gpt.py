@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -86,7 +87,7 @@ class Attention(nn.Module):
 
     def mix(self, projected: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
         """Queries, keys and values ``(B, T, 3 · width)`` → weighted values ``(B, T, width)``; else as ``forward``."""
-        qkv = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
+        qkv = torch.unflatten(projected, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
         if slot is None:
             cache[:, :, :, : projected.shape[1]].copy_(qkv[1:])
         else:
@@ -166,6 +167,10 @@ class Transformer(nn.Module):
         self.between: Between = between
         """Computes all but the attentions of a decoding step; may be compiled."""
 
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.h))
+
     def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
         if slot is not None:
             return self._step(x, cache, slot, bias)
@@ -176,7 +181,7 @@ class Transformer(nn.Module):
 
     def _step(self, x: Tensor, cache: Tensor, slot: Tensor, bias: Tensor) -> Tensor:
         """The same for one input per row, cut at the attentions in place of the blocks."""
-        blocks = list(self.h)
+        blocks = self.blocks
         projected = blocks[0].attn.c_attn(blocks[0].ln_1(x))
         for block, following, layer in zip(blocks, blocks[1:], cache, strict=False):
             mixed = block.attn.mix(projected, layer, slot, bias)
