@@ -10,6 +10,7 @@ SpeechServerError
 ├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine failed; the details are in the log
+│   └── DeviceFailed        the engine's device fails at everything until the process is restarted
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
 ├── ShuttingDown            the server is shutting down
@@ -17,6 +18,8 @@ SpeechServerError
 ├── QueueTimeout            a request waited for the slot longer than the limit
 ├── RecordingRefused        an upload is not a recording of an allowed format
 ├── UploadNotFound          an upload that does not exist or has expired
+├── VoiceNotFound           a stored voice that does not exist
+├── ConsentNotFound         a stored consent that does not exist
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload took longer than the limit
 ├── TooManyUploads          the maximum number of uploads is being received
@@ -137,6 +140,16 @@ class EngineFailed(SpeechServerError):
         super().__init__(message)
 
 
+class DeviceFailed(EngineFailed):
+    code = "device_failed"
+    retryable = True
+    exit_status = 75
+    """Of the process that ends because of it: EX_TEMPFAIL of sysexits.h."""
+
+    def __init__(self) -> None:
+        super().__init__("the device of the speech engine failed; the server restarts; try again later")
+
+
 class EngineUnavailable(SpeechServerError):
     code = "engine_unavailable"
 
@@ -209,6 +222,20 @@ class UploadNotFound(SpeechServerError):
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(f"file {upload_id[:64]} not found or expired; upload it first")
+
+
+class VoiceNotFound(SpeechServerError):
+    code = "voice_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"voice {name[:80]!r} not found")
+
+
+class ConsentNotFound(SpeechServerError):
+    code = "consent_not_found"
+
+    def __init__(self, consent_id: str) -> None:
+        super().__init__(f"consent {consent_id[:80]!r} not found")
 
 
 class UploadTooLarge(SpeechServerError):

@@ -20,10 +20,11 @@ from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.torch import decoding
-from streaming_server.engines.torch.decoding import SPAN, Decoder
+from streaming_server.engines.torch.decoding import BUCKET, SPAN, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
-from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.rows import Row
+from streaming_server.engines.torch.sampling import RANKED, Sampling
 from streaming_server.engines.torch.vocoder import Vocoder, Windows
 from streaming_server.engines.torch.weights import Shapes
 from tests.engines.indextts import parity, tiny
@@ -34,6 +35,8 @@ from tests.engines.indextts2 import tiny as tiny2
 from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
 
 CODES = 30
+STEP_REPLAYS = CODES + CODES - 1
+"""A draw for each code, and what follows each but the last."""
 SETTINGS = [
     Sampling(),
     Sampling(do_sample=False),
@@ -61,11 +64,13 @@ def small_gpt(version: str) -> CodeGpt:
     return gpt.requires_grad_(requires_grad=False).eval()
 
 
-def decoded(gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
-    """Codes and latents of every setting by one decoder, one after the other."""
+def decoded(
+    gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch, longest: int = 0
+) -> list[tuple[list[int], Tensor]]:
+    """Codes and latents of every setting by one decoder, one after the other; ``longest``: as for `Decoder.record`."""
     substitute(monkeypatch, graphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(prompt(gpt, []))
+    decoder.record(longest)
     found = []
     for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
         rng = torch.Generator().manual_seed(len(text))
@@ -83,6 +88,7 @@ def prompt(gpt: CodeGpt, text: list[int]) -> Tensor:
 def short_spans(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fake" not in request.node.name:
         monkeypatch.setattr(decoding, "SPAN", 16)
+        monkeypatch.setattr(decoding, "BUCKET", 8)
 
 
 def same(pairs: list[tuple[list[int], Tensor]], others: list[tuple[list[int], Tensor]]) -> bool:
@@ -98,9 +104,33 @@ def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monk
     eager = decoded(gpt, Graphs, monkeypatch)
     replays = EmulatedGraphs.replays
     replayed = decoded(gpt, EmulatedGraphs, monkeypatch)
-    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (CODES - 1)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * STEP_REPLAYS
     assert same(replayed, eager)
     assert len({tuple(codes) for codes, _ in eager}) == len(eager)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_replayed_prompts_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 13 and 21 inputs, padded to 16 and 24."""
+    gpt = small_gpt(version)
+    padded = decoded(gpt, Graphs, monkeypatch, longest=21)
+    replays = EmulatedGraphs.replays
+    assert same(decoded(gpt, EmulatedGraphs, monkeypatch, longest=21), padded)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (1 + STEP_REPLAYS)
+    for (codes, latents), (expected, exact) in zip(padded, decoded(gpt, Graphs, monkeypatch), strict=True):
+        assert codes == expected
+        assert torch.allclose(latents, exact, atol=1e-5)
+
+
+def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt = small_gpt("1.5")
+    substitute(monkeypatch, EmulatedGraphs)
+    decoder = Decoder(gpt, 1, 80, CODES + 1)
+    decoder.record(longest=9)
+    decoder.start([prompt(gpt, TEXTS[1])], Sampling())
+    assert decoder.used == 21
+    decoder.start([prompt(gpt, [])], Sampling())
+    assert decoder.used == 16
 
 
 def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,13 +146,13 @@ def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_buffer_that_is_replaced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpt, start = small_gpt("1.5"), Decoder.start
+    gpt, join = small_gpt("1.5"), Decoder.join
 
-    def replacing(self: Decoder, *arguments: Any) -> None:
+    def replacing(self: Decoder, *arguments: Any) -> Row:
         self.noise = self.noise.clone()
-        start(self, *arguments)
+        return join(self, *arguments)
 
-    monkeypatch.setattr(Decoder, "start", replacing)
+    monkeypatch.setattr(Decoder, "join", replacing)
     eager = decoded(gpt, Graphs, monkeypatch)
     assert not same(decoded(gpt, EmulatedGraphs, monkeypatch), eager)
 
@@ -171,20 +201,21 @@ def test_replayed_windows_are_the_same(version: str, monkeypatch: pytest.MonkeyP
     def sounded(graphs: type[Graphs]) -> list[Tensor]:
         substitute(monkeypatch, graphs)
         windows, random = Windows(vocoder, *widths), torch.Generator().manual_seed(1)
-        for length in (5, 9):
+        wide = 2 * vocoder.shape.reach + 4
+        for length in (5, wide):
             windows.record(length)
         return [
             windows(
                 torch.randn(length, vocoder.shape.frame_width, generator=random),
                 *(torch.randn(width, generator=random) for width in widths),
             )
-            for length in (5, 9, 5, 9)
+            for length in (5, wide + 3, 5)
         ]
 
     replays = EmulatedGraphs.replays
     pairs = zip(sounded(EmulatedGraphs), sounded(Graphs), strict=True)
     assert all(torch.equal(found, expected) for found, expected in pairs)
-    assert EmulatedGraphs.replays - replays == 4
+    assert EmulatedGraphs.replays - replays == 1 + 2 + 1  # the second is run in two windows
 
 
 # Real sizes, without memory or a GPU
@@ -237,9 +268,13 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 
 def record_decoding(gpt: CodeGpt) -> None:
-    """The first span and one that is cut off."""
-    Decoder(gpt, 1, SPAN + 100, 16).record(torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16))
-    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100}
+    """The first span, one that is cut off, and prompts of two lengths."""
+    Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
+    assert FakeCudaGraphs.recorded.keys() == {
+        *(("advance", rows, span) for rows in (1, 2) for span in (SPAN, SPAN + 100)),
+        *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
+        *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
+    }
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.5"])

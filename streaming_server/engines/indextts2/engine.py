@@ -32,6 +32,7 @@ from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
+from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
@@ -163,7 +164,7 @@ class Loaded:
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
-            self._record(voice)
+            self._record()
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
         known = next(self._pace.code_counts(self._runtime.acoustics))
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
@@ -182,14 +183,17 @@ class Loaded:
             modes.append(mode)
         return recommended(modes)
 
+    def shrink(self) -> None:
+        self._voices.shrink()
+        self._emotions.shrink()
+
     def close(self) -> None:
         self._narrator.close()
-        if self._runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused(self._runtime.device)
 
-    def _record(self, voice: AnalysedVoice) -> None:
+    def _record(self) -> None:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel
-        self._runtime.record(voice.conditioning, voice.emotion)
+        self._runtime.record()
         longest = acoustics.frames(RECORDED_CODES)
         for pace, seconds in ((self._pace, STREAM_REFERENCE_S), (Pace(()), float(MAX_S))):
             record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest)

@@ -138,6 +138,7 @@ class Runtime(AcousticStages):
         self, spk_cond: Array, emotion: Array, text_ids: Array, max_codes: int, do_sample: bool = True,
         top_p: float = 0.8, top_k: int = 30, temperature: float = 0.8, repetition_penalty: float = 10.0,
         positions: PositionRule = "aligned", generator: torch.Generator | None = None, language: int | None = None,
+        views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -146,7 +147,7 @@ class Runtime(AcousticStages):
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
         prompt = self.gpt.started(self.prefix(spk_cond, emotion, text_ids, language))
-        return self._writer.write(prompt, max_codes, sampling, generator, positions)
+        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
 
     def decode_batch(
         self, prefixes: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
@@ -156,9 +157,9 @@ class Runtime(AcousticStages):
         prompts = [self.gpt.started(prefix) for prefix in prefixes]
         return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
 
-    def record(self, spk_cond: Tensor, emotion: Tensor) -> None:
-        """Record the decoding step; without CUDA, run it once."""
-        self._writer.record(self.gpt.started(self.prefix(spk_cond, emotion, [])))
+    def record(self) -> None:
+        """Record the decoding step and the prompts; without CUDA, run each once."""
+        self._writer.record()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)
