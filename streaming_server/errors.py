@@ -10,6 +10,7 @@ SpeechServerError
 ├── VoiceUnreadable         a reference recording cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine failed; the details are in the log
+│   └── DeviceFailed        the device fails every request until the process is restarted
 ├── EngineUnavailable       an engine cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
 ├── ShuttingDown            the server is shutting down
@@ -141,6 +142,16 @@ class SessionTimeout(SpeechServerError):
 class EngineFailed(SpeechServerError):
     code = "engine_failed"
     message = "the speech engine failed; see the server's log"
+
+
+class DeviceFailed(EngineFailed):
+    code = "device_failed"
+    retryable = True
+    exit_status = 75
+    """Of the process that ends because of it: EX_TEMPFAIL of sysexits.h."""
+
+    def __init__(self) -> None:
+        super().__init__("the device of the speech engine failed; the server restarts; try again later")
 
 
 class EngineUnavailable(SpeechServerError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
 import resource
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +26,7 @@ from websockets.exceptions import InvalidState
 
 from streaming_server import logs
 from streaming_server.app import create_app
+from streaming_server.errors import DeviceFailed
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
@@ -36,6 +39,10 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Maximum size of a WebSocket message; a larger one closes the connection with 1009."""
 _FEED_BYTES = 16 * 1024
 """Number of bytes passed to the parser at once, because it buffers an incomplete field without a limit."""
+_FAILED_S = 1.0
+"""Time for which the server reports a failed device before it ends, so that gateways and clients can detect it."""
+_BLOCKED_S = 10.0
+"""Time for which a failed device may block the end of the process, in addition to ``shutdown_timeout_s``."""
 _LINGER_S = 1.0
 """Time for which a rejected connection is still read, because a reset could overtake the response."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
@@ -306,16 +313,33 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 class SpeechServer(uvicorn.Server):
-    """uvicorn's server; reports the configuration when it listens and the engine is ready."""
+    """uvicorn's server. Reports the configuration when the engine is ready, and ends if the device fails."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.exit_status = 0
+        """Nonzero after a failure of the device."""
+        self.on_device_failure: Callable[[], None] = lambda: None
+        """Called before the shutdown, which a failed device may block."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._report_task = asyncio.create_task(self._report())
+            self._tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._end_without_device())]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._report_task.cancel()
+        for task in self._tasks:
+            task.cancel()
         await super().shutdown(sockets)
+
+    async def _end_without_device(self) -> None:
+        await self.config.app.state.service.device_failed.wait()  # type: ignore[union-attr]
+        await asyncio.sleep(_FAILED_S)
+        log.error("server ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+        self.on_device_failure()
+        self.exit_status = DeviceFailed.exit_status
+        self.should_exit = True
 
     async def _report(self) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
@@ -329,7 +353,7 @@ class SpeechServer(uvicorn.Server):
         log.info(summary(info, len(state.voices.all()), self.config.host, port))
 
 
-def create_server(settings: Settings, **options: object) -> uvicorn.Server:
+def create_server(settings: Settings, **options: object) -> SpeechServer:
     """Create a server; ``options`` are passed to `create_app`.
 
     Raises:
@@ -356,6 +380,8 @@ def create_server(settings: Settings, **options: object) -> uvicorn.Server:
 def serve(settings: Settings, *, reload: bool = False) -> None:
     """Run until a signal; running streams then have ``shutdown_timeout_s`` to end.
 
+    If the engine's device fails, the process ends with the exit status of `DeviceFailed`.
+
     Args:
         settings: the settings.
         reload: restart in a new process when a file of the package changes.
@@ -380,4 +406,9 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     # A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
     gc.collect()
     gc.freeze()
+    limit_s = settings.shutdown_timeout_s + _BLOCKED_S
+    server.on_device_failure = lambda: faulthandler.dump_traceback_later(limit_s, exit=True)
     server.run(sockets)
+    if server.exit_status:
+        logging.shutdown()
+        os._exit(server.exit_status)  # the CUDA runtime aborts where it is unloaded after a failure

@@ -40,7 +40,7 @@ ALLOWED = {
         "errors",
     },
     "startup": {"engines.base", "ops", "environment"},
-    "server": {"app", "ops", "settings", "startup", "logs"},
+    "server": {"app", "ops", "settings", "startup", "errors", "logs"},
     "downloads": {"errors"},
     "client": {"errors"},
 }

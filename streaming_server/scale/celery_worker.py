@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -15,7 +16,14 @@ from celery import Celery
 from celery.worker import state
 
 from streaming_server.components import create_worker
-from streaming_server.errors import JobNotFound, JobQueueFull, SpeechServerError, StorageFull, StorageUnavailable
+from streaming_server.errors import (
+    DeviceFailed,
+    JobNotFound,
+    JobQueueFull,
+    SpeechServerError,
+    StorageFull,
+    StorageUnavailable,
+)
 from streaming_server.jobs.celery_client import RETRY_S, Sender
 from streaming_server.jobs.chains import WorkflowMessages
 from streaming_server.jobs.inspection import QUESTIONS, SPEECH
@@ -51,6 +59,7 @@ def run_worker(
         create: creates the worker.
 
     Raises:
+        DeviceFailed: the device failed; a new process is required.
         EngineUnavailable, StorageUnavailable: the engine cannot start, or the storage cannot be used.
     """
     with _Loop() as loop:
@@ -70,12 +79,26 @@ def run_worker(
                 time.sleep(RETRY_S)
         finally:
             loop.run(_end(worker, background))
+    if worker.service.device_failed.is_set():
+        raise DeviceFailed
 
 
 async def _begin(worker: Worker, sender: Sender) -> list[asyncio.Task[None]]:
     await worker.service.warm()
-    background = (worker.live(), worker.tidy(), sender.resend(worker.storage.workers))
+    background = (
+        worker.live(),
+        worker.tidy(),
+        sender.resend(worker.storage.workers),
+        _stop_without_device(worker.service.device_failed),
+    )
     return [asyncio.create_task(work) for work in background]
+
+
+async def _stop_without_device(failed: asyncio.Event) -> None:
+    """Stop Celery as on SIGTERM, after the running tasks; speech tasks end because of the failure."""
+    await failed.wait()
+    log.error("worker ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+    state.should_stop = os.EX_OK
 
 
 async def _end(worker: Worker, background: list[asyncio.Task[None]]) -> None:

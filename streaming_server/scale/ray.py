@@ -6,16 +6,25 @@ slot orders them; with one request at a time the device would be idle between tw
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from ray import serve
 from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
+from streaming_server.errors import DeviceFailed
 from streaming_server.settings import Settings
 
+log = logging.getLogger(__name__)
+
+_FAILED_S = 1.0
+"""Time for which a replica reports a failed device before it ends."""
 _MAX_ONGOING = 8
 """Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
 
@@ -33,7 +42,9 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
     def build() -> Starlette:
         logs.configure(form=settings.log_format, level=settings.log_level)
-        return create_app(settings, wait_for_engine=True)  # Ray sends requests once the startup has ended
+        app = create_app(settings, wait_for_engine=True)  # Ray sends requests after the startup
+        app.router.lifespan_context = _watched(app)
+        return app
 
     deploy = serve.deployment(
         name="speech",
@@ -41,3 +52,27 @@ def application(options: Mapping[str, str]) -> serve.Application:
         autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
     )
     return deploy(serve.ingress(build)()).bind()
+
+
+def _watched(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
+    """The application's lifespan, which ends the replica if the device fails."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with inner(app):
+            ending = asyncio.create_task(_end_without_device(app.state.service.device_failed))
+            try:
+                yield
+            finally:
+                ending.cancel()
+
+    return lifespan
+
+
+async def _end_without_device(failed: asyncio.Event) -> None:
+    """End the process of the replica, after its streams have sent their error, so that Ray starts another one."""
+    await failed.wait()
+    log.error("replica ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+    await asyncio.sleep(_FAILED_S)
+    os._exit(DeviceFailed.exit_status)
