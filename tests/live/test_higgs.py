@@ -178,8 +178,8 @@ def test_what_an_engine_cannot_do_is_logged(speaker: LiveServer, caplog: pytest.
     caplog.set_level("INFO")
     speaker.post(GENERATE, {"text": "a"})
     messages = [record.message for record in caplog.records]
-    assert "the hibari engine has no scene: what was asked of it is ignored" in messages
-    assert "the hibari engine has no smart_voice: what was asked of it is ignored" in messages
+    assert "capability missing: the hibari engine has no scene; the option is ignored" in messages
+    assert "capability missing: the hibari engine has no smart_voice; the option is ignored" in messages
 
 
 def test_events(server: LiveServer) -> None:

@@ -133,12 +133,12 @@ async def test_leaving_ends_the_synthesis_and_frees_the_slot() -> None:
     await service.aclose()
 
 
-async def test_a_stream_that_holds_too_much_is_given_up_and_the_next_one_works() -> None:
+async def test_a_stream_that_holds_too_much_is_aborted_and_the_next_one_works() -> None:
     service = await service_of(*[tone(1.0)] * 60, unsent_total_mb=4)
-    given_up = asyncio.Event()
+    aborted = asyncio.Event()
     async with asyncio.timeout(5), service.open(REQUEST, PcmEncoder()) as stream:
-        stream.buffer.on_give_up.add(given_up.set)
-        await given_up.wait()
+        stream.buffer.on_abort.add(aborted.set)
+        await aborted.wait()
         with pytest.raises(ReaderTooSlow, match="behind"):
             await stream.buffer.read(0)
         assert stream.buffer.unsent_bytes == 0
