@@ -119,6 +119,15 @@ def test_a_text_is_answered_with_raw_samples(server: Home) -> None:
     assert server.live.engine.requests[-1].voice.name == "voice_03"
 
 
+def test_ssml_is_declared_by_the_text_format(server: Home) -> None:
+    plain = len(samples(server.ask(say("One."), until="audio-stop")))
+    markup = "<speak>One.<break time='100ms'/></speak>"
+    events = server.ask(say(markup, text_format="ssml"), until="audio-stop")
+    assert len(samples(events)) == plain + RATE_HZ // 10 * 2
+    refused = server.ask(say("<speak>", text_format="ssml"), until="audio-stop")
+    assert (refused[0].data["code"], "line 1" in refused[0].data["text"]) == ("invalid_markup", True)
+
+
 def test_a_language_chooses_a_voice_that_has_it() -> None:
     class Polyglot(FakeEngine):
         @property
