@@ -168,12 +168,15 @@ class RequestBuilder:
             InvalidRequest: the text cannot be synthesised, a speaker has no voice, or the number of codes is too large.
         """
         limit = self.settings.max_text_characters
-        whole, spans, pieces = text if isinstance(text, str) else "", (), None
-        if isinstance(text, Sequence) and not isinstance(text, str):
+        spans: tuple[Span, ...] = ()
+        pieces: TextPieces | None = None
+        if isinstance(text, str):
+            whole = text
+        elif isinstance(text, Sequence):
             spans = tuple(text)
             whole = "".join(span.text for span in spans)
-        elif not isinstance(text, str):
-            pieces = text
+        else:
+            whole, pieces = "", text
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
             check_pauses(whole, field)

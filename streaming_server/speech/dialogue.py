@@ -12,7 +12,7 @@ import numpy as np
 
 from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
-from streaming_server.domain import AudioChunk, Capability, Script, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, Mark, Script, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import Engine
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.markup import spans_of, without_pauses
@@ -101,20 +101,28 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
     info = engine.info
     rate_hz = info.sample_rate_hz
     has_speed = Capability.SPEED in info.capabilities
+    made = 0  # samples
     for span in spans_of(request):
         if span.text == request.text or any(character.isalnum() for character in span.text):
             voice, speed = span.voice or request.voice, request.speed * (span.rate if has_speed else 1.0)
             part = replace(request, text=span.text, voice=voice, spans=(), speed=min(max(speed, SPEED_MIN), SPEED_MAX))
             if Capability.DIALOGUE in info.capabilities:
                 part = replace(part, script=script_of(part.text, [voice], PLAIN))
-            prosody = ProsodyFilter(rate_hz, 1.0 if has_speed else span.rate, span.pitch, span.gain_db)
+            tempo = 1.0 if has_speed else span.rate
+            prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
+            begin_s = made / rate_hz
             async with aclosing(engine.stream(part)) as chunks:
                 async for chunk in chunks:
-                    yield replace(chunk, samples=prosody.push(chunk.samples))
+                    marks = [Mark(span.start + mark.character, begin_s + mark.time_s / tempo) for mark in chunk.marks]
+                    samples = prosody.push(chunk.samples)
+                    made += samples.size
+                    yield AudioChunk(samples, marks)
             if (rest := prosody.finish()).size:
+                made += rest.size
                 yield AudioChunk(rest)
         # Where the engine has no speed of its own, the pause is stretched with the speech.
         missing = round(span.pause_s * rate_hz * (1.0 if has_speed else request.speed))
+        made += missing
         while missing > 0:
             yield AudioChunk(np.zeros(min(missing, rate_hz), np.float32))
             missing -= rate_hz

@@ -34,8 +34,8 @@ def with_pauses(spans: Sequence[Span]) -> Sequence[Span]:
 
 
 def without_pauses(text: str) -> str:
-    """The text with a space in place of each pause."""
-    return _PAUSE.sub(" ", text)
+    """The text with spaces in place of each pause; every other character keeps its place."""
+    return _PAUSE.sub(lambda pause: " " * len(pause[0]), text)
 
 
 def check_pauses(text: str, field: str) -> None:

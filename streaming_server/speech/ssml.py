@@ -108,10 +108,14 @@ class _Handler(ContentHandler):
         self._states = [_State()]
         self._length = 0
         """Of the plain text so far."""
+        self._locator: Any = None
+
+    def setDocumentLocator(self, locator: Any) -> None:  # noqa: N802
+        self._locator = locator
 
     def invalid(self, problem: str) -> InvalidMarkup:
         """An error at the current place."""
-        at: Any = self._locator
+        at = self._locator
         line, column = (at.getLineNumber() or 1, (at.getColumnNumber() or 0) + 1) if at is not None else (1, 1)
         return InvalidMarkup(problem, line, column, self._field)
 
@@ -190,7 +194,7 @@ class _Handler(ContentHandler):
 
     def _break_s(self, attrs: Mapping[str, str]) -> float:
         if "time" not in attrs:
-            return self._choice(attrs, "strength", _STRENGTHS, _STRENGTHS["medium"])
+            return float(self._choice(attrs, "strength", _STRENGTHS, _STRENGTHS["medium"]))
         time = _TIME.fullmatch(attrs["time"].strip())
         seconds = float(time[1]) / (1000 if time[2] == "ms" else 1) if time else -1.0
         if not 0 <= seconds <= MAX_PAUSE_S:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +19,7 @@ from streaming_server.api.http import Body, validated
 from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
 from streaming_server.api.requests import Name, RequestBuilder
 from streaming_server.audio.encoders import PcmEncoder
-from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.domain import Generation, Span, SpeechRequest, TextPieces, Voice
 from streaming_server.errors import (
     BlankText,
     EngineFailed,
@@ -255,7 +255,7 @@ class Connection:
         """
         if job.error is not None:
             raise job.error
-        text = job.text if job.pieces is None else _pieces(job.pieces)
+        text: str | TextPieces | Sequence[Span] = job.text if job.pieces is None else _pieces(job.pieces)
         if job.is_ssml:
             text = await self._requests.ssml(job.text, self._named)
         return self._requests.build(text, [await self._voice(job.voice)], Generation(), None)

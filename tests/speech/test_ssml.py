@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import numpy as np
 import pytest
 
-from streaming_server.domain import Capability, FloatSamples, Span, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, FloatSamples, Mark, Span, SpeechRequest, Turn, Voice
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.markup import MAX_PAUSES_S, check_pauses, with_pauses
@@ -195,4 +195,16 @@ def test_an_engine_for_dialogues_gets_each_span_as_a_script_and_scripts_without_
     assert [turn.text for request in engine.requests for piece in request.script for turn in piece] == ["a", "b"]
     engine.requests.clear()
     performed(SpeechRequest("x", voice(), script=((Turn("a [pause 1s] b", voice(), 0),),)), engine)
-    assert [turn.text for piece in engine.requests[0].script for turn in piece] == ["a   b"]
+    assert [turn.text.split() for piece in engine.requests[0].script for turn in piece] == [["a", "b"]]
+
+
+def test_words_are_timed_across_pauses() -> None:
+    class Marking(FakeEngine):
+        async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+            yield AudioChunk(tone(0.5), [Mark(0, 0.1)])
+
+    async def collect() -> list[Mark]:
+        async with aclosing(perform(Marking(), SpeechRequest("One [pause 1s]two", voice()))) as chunks:
+            return [mark async for chunk in chunks for mark in chunk.marks]
+
+    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [(0, 0.1), (14, 1.6)]
