@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -172,11 +172,11 @@ class RequestBuilder:
         pieces: TextPieces | None = None
         if isinstance(text, str):
             whole = text
-        elif isinstance(text, Sequence):
+        elif isinstance(text, AsyncGenerator):
+            whole, pieces = "", text
+        else:
             spans = tuple(text)
             whole = "".join(span.text for span in spans)
-        else:
-            whole, pieces = "", text
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
             check_pauses(whole, field)
