@@ -1,4 +1,4 @@
-"""The player page in a real Chromium: heard, seen, cut, stopped."""
+"""The player page in a real Chromium: audio, display, disconnects and stopping."""
 
 from __future__ import annotations
 
