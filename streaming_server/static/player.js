@@ -17,6 +17,7 @@ import { Queue } from "./queue.js";
 import { about, showQueue } from "./queue_panel.js";
 import { StoredStream } from "./session.js";
 import { link, shared } from "./share.js";
+import { ReadAlong, wordsOf } from "./read_along.js";
 import { SpeechStream } from "./stream.js";
 import { clock } from "./time.js";
 import { Transport } from "./transport.js";
@@ -35,6 +36,7 @@ const fields = new Fields(byId("fields"));
 const problem = new Problem(fields);
 const transport = new Transport(show, (volume) => (voices.volume = volume));
 const history = new History(playClip);
+const readAlong = new ReadAlong((second) => transport.seek(second));
 const queue = new Queue(() => {
   showWaiting();
   show();
@@ -122,14 +124,17 @@ async function play(clicked) {
   const method = chosen();
   const body = request();
   const clip = { text: composer.title, voice: voiceTitles(), method: method.format };
+  setWords([]);
   await transport.begin({
     method,
     stream: new SpeechStream("player/speech", body),
     rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
     title: clip.text,
-    onComplete: (session) => {
+    onComplete: async (session) => {
+      const words = await wordsOf(session.stream.id);
+      if (session === transport.session) setWords(words);
       const seconds = session.playback.receivedSeconds;
-      history.add({ ...clip, seconds, created: Date.now(), file: session.file() });
+      history.add({ ...clip, words, seconds, created: Date.now(), file: session.file() });
     },
     clicked,
   });
@@ -144,6 +149,7 @@ function voiceTitles() {
 function playClip(clip, file) {
   const method = methods.find(({ format }) => format === clip.method);
   if (!file || !method) return;
+  setWords([]);
   voices.quiet();
   problem.show(null);
   transport.begin({
@@ -151,9 +157,14 @@ function playClip(clip, file) {
     stream: new StoredStream(file),
     rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
     title: clip.text,
-    onComplete: () => {},
+    onComplete: () => setWords(clip.words ?? []),
     clicked: performance.now(),
   });
+}
+
+function setWords(words) {
+  readAlong.set(words);
+  showSaved();
 }
 
 // A voice is about to be heard.
@@ -191,6 +202,7 @@ function show() {
   if (session.failure && session.phase !== "stopped") complain(session);
   const { playback, stream } = session;
   const factor = session.realTimeFactor;
+  readAlong.follow(playback.playedSeconds);
   put("clock", clock(playback.playedSeconds));
   put("first", session.firstAudioMs === null ? "–" : `${number(session.firstAudioMs)} ms`);
   const { received } = stream;
@@ -233,12 +245,17 @@ function showRequest() {
   put("bitrate-text", `${bitrate()} kb/s`);
   put("method", t(`by_${chosen().name}`));
   put("snippet", snippet(document.querySelector("[name=code]:checked").value, request()));
-  const saved = byId("save-as");
-  const names = formatsOf(chosen().format);
-  if ([...saved.options].map(({ value }) => value).join() !== names.join()) {
-    saved.replaceChildren(...names.map((name) => new Option(t(name), name)));
-  }
+  showSaved();
   remember(DRAFT, state());
+}
+
+function showSaved() {
+  const saved = byId("save-as");
+  const selected = saved.value;
+  const names = formatsOf((transport.session?.method ?? chosen()).format, readAlong.words.length > 0);
+  if ([...saved.options].map(({ value }) => value).join() === names.join()) return;
+  saved.replaceChildren(...names.map((name) => new Option(t(name), name)));
+  if (names.includes(selected)) saved.value = selected;
 }
 
 // Another voice is chosen, or there are others to choose from.
@@ -328,7 +345,7 @@ byId("play").addEventListener("click", (event) => (transport.running ? transport
 byId("pause").addEventListener("click", () => transport.toggle());
 byId("download").addEventListener("click", () => {
   const { session } = transport;
-  download(session.file(), byId("save-as").value === "wav" ? "wav" : session.method.format);
+  download(session.file(), byId("save-as").value, readAlong.words);
 });
 byId("share").addEventListener("click", () => flash("share", link(state())));
 byId("copy").addEventListener("click", () => flash("copy", byId("snippet").textContent));
