@@ -47,6 +47,8 @@ let info = null;
 let locked = false;
 // The voice of a draft or a link, until the voices are known.
 let wanted = "";
+// Whether anything was changed since the page was opened.
+let edited = false;
 
 // What tests and curious people may read; nothing of it can be set.
 window.playerState = Object.freeze({
@@ -222,8 +224,9 @@ function statusText() {
 
 function showChip() {
   const { status } = queue;
-  const playing = transport.session?.phase === "playing";
-  const now = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : playing ? "playing" : "idle";
+  const { session } = transport;
+  const here = session?.phase !== "playing" ? "idle" : session.paused ? "held" : "playing";
+  const now = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : here;
   byId("chip").dataset.state = now;
   put("chip-text", t(status?.waiting ? "busyWaiting" : now, { n: status?.waiting }));
 }
@@ -246,7 +249,13 @@ function showRequest() {
   put("method", t(`by_${chosen().name}`));
   put("snippet", snippet(document.querySelector("[name=code]:checked").value, request()));
   showSaved();
-  remember(DRAFT, state());
+  if (edited) remember(DRAFT, state());
+}
+
+// From now on the page has a draft of its own, in place of the link that it may have been opened by.
+function edit() {
+  if (!edited && location.hash) window.history.replaceState(null, "", location.pathname + location.search);
+  edited = true;
 }
 
 function showSaved() {
@@ -349,6 +358,7 @@ byId("download").addEventListener("click", () => {
 });
 byId("share").addEventListener("click", () => flash("share", link(state())));
 byId("copy").addEventListener("click", () => flash("copy", byId("snippet").textContent));
+for (const kind of ["input", "click", "paste", "drop"]) byId("form").addEventListener(kind, edit, true);
 byId("form").addEventListener("input", showRequest);
 byId("form").addEventListener("submit", (event) => event.preventDefault());
 byId("reset").addEventListener("click", () => {
@@ -386,6 +396,7 @@ load();
 function open() {
   const given = shared();
   if (!given) return;
+  edited = false;
   restore(given);
   if (wanted) voices.name = wanted;
   showWords();

@@ -157,7 +157,7 @@ export const WORDS = {
   male: "男声",
   noVoices: "没有匹配的音色。",
   apiName: "API 名称",
-  readAlong: "跟读",
+  readAlong: "逐词高亮",
   srt: "字幕（SRT）",
   vtt: "字幕（WebVTT）",
   ownVoice: "添加自己的声音",

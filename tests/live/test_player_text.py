@@ -237,6 +237,10 @@ def test_a_link_carries_text_voice_and_settings(browser: Browser, fake: LiveServ
         assert opened.state("phase") == "idle"
         opened.page.click("#play")
         opened.wait("playerState.phase === 'done'")
+        opened.page.fill("#text", "My own.")
+        opened.page.reload()
+        opened.page.wait_for_selector("#voices input")
+        assert opened.page.input_value("#text") == "My own."
         # The fragment stays in the browser.
         assert not [url for url in opened.requested if "Shared" in url.partition("#")[0]]
     asked = fake.engine.requests[-1]
