@@ -21,7 +21,14 @@ from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import Engine, Preparing
-from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
+from streaming_server.errors import (
+    ClientLeft,
+    DeviceFailed,
+    EngineFailed,
+    InsufficientMemory,
+    SpeechServerError,
+    VoiceFileMissing,
+)
 from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
@@ -81,6 +88,7 @@ class SpeechStream:
         batch: bool,
         max_characters: int,
         is_admitted: bool,
+        on_device_failure: Callable[[DeviceFailed], None],
     ) -> None:
         """
         Args:
@@ -94,6 +102,7 @@ class SpeechStream:
             batch: as for `Slot.enter`.
             max_characters: longest incremental text.
             is_admitted: as for `Slot.enter`, from the first segment on.
+            on_device_failure: called with the error that ends this synthesis where no other one can succeed either.
         """
         self.request = request
         self._encoder = encoder
@@ -104,6 +113,7 @@ class SpeechStream:
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._max_characters = max_characters
         self._is_admitted = is_admitted
+        self._on_device_failure = on_device_failure
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -170,6 +180,13 @@ class SpeechStream:
         else:
             await _cancelled(self._synthesis)
 
+    def abort(self, error: SpeechServerError) -> None:
+        """End a synthesis that runs or waits; the reader gets the error after what is encoded already."""
+        if not self._synthesis.done():
+            self.buffer.end(error)
+            self._synthesis.cancel()
+            self._encoding.cancel()
+
     async def aclose(self) -> None:
         """Stop both tasks; returns when the slot is free."""
         if self._patience:
@@ -181,6 +198,9 @@ class SpeechStream:
         """Pass the outcome of one task to the next."""
         try:
             await work()
+        except DeviceFailed as error:
+            self._on_device_failure(error)
+            end(error)
         except SpeechServerError as error:
             end(error)
         except asyncio.CancelledError:
