@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
         begun = time.perf_counter()
         first, samples = 0.0, 0
         for chunk in narrator.speak_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
-            if chunk is not None:
+            if isinstance(chunk, np.ndarray):
                 first = first or time.perf_counter() - begun
                 samples += len(chunk)
         total = time.perf_counter() - begun

@@ -131,7 +131,12 @@ async def test_a_fast_producer_does_not_starve_the_loop(owner: OwnerThread) -> N
 async def shared() -> AsyncIterator[tuple[OwnerThread, list[str]]]:
     """An owner thread, and what its common step and its generators did."""
     done: list[str] = []
-    thread = OwnerThread("test-owner", lambda: bool(done.append("step")))
+
+    def step() -> bool:
+        done.append("step")
+        return False
+
+    thread = OwnerThread("test-owner", step)
     yield thread, done
     await thread.aclose()
 
