@@ -235,6 +235,7 @@ def _extras(settings: Settings, options: argparse.Namespace) -> int:
         **dict.fromkeys((spec.extra, *spec.companions), True),
         "celery": bool(settings.celery_broker_url),
         "postgresql": settings.database_url.startswith("postgres"),
+        "wyoming": bool(settings.wyoming_port),
         "s3": settings.files_url.startswith("s3:"),
     }
     print(*(extra for extra, is_needed in needed.items() if extra and is_needed))

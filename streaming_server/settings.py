@@ -40,6 +40,10 @@ class ServerSettings(SettingsGroup):
     """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
     """Port of HAProxy's `agent-check`, which reports how many requests a gateway may send; 0 disables it."""
+    wyoming_port: Port = 0
+    """Port of the Wyoming server for Home Assistant, on `HOST`; 0 disables it. It has no authentication."""
+    wyoming_zeroconf: bool = False
+    """`true`: announce the Wyoming server by zeroconf (mDNS), so that Home Assistant finds it."""
     fleet: Names = ()
     """Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`."""
     max_connections: PositiveInt = 768
@@ -73,6 +77,8 @@ class EngineSettings(SettingsGroup):
     """Folder of additional voices of the HiggsAudio dialect, listed before the reference recordings."""
     scene_prompts_dir: Path = Path("examples/scene_prompts")
     """Folder of scenes, one text file per scene."""
+    ref_audio_hosts: Names = ()
+    """Hosts from which the `ref_audio` of a request may be fetched, separated by commas; empty: URLs are refused."""
     max_text_characters: PositiveInt = 20000
     """Maximum length of a request's text, in characters."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048

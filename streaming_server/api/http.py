@@ -137,24 +137,24 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
-async def parse_body(request: Request, model: type[B]) -> B:
+async def parse_body(request: Request, model: type[B], limit_bytes: int = MAX_BODY_BYTES) -> B:
     """Read and validate a JSON body; a large body is parsed in a thread.
 
     Raises:
         MalformedBody: not JSON, or a field that is missing, of the wrong type or out of range.
-        HTTPException: 413 if the body has more than `MAX_BODY_BYTES`.
+        HTTPException: 413 if the body has more than ``limit_bytes``.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
-    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+    too_large = HTTPException(413, f"the body is larger than {limit_bytes} bytes")
+    if int(request.headers.get("content-length", 0)) > limit_bytes:
         raise too_large  # checked before a client that waits for `100 Continue` sends the body
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > limit_bytes:
             raise too_large
     if len(body) <= _INLINE_BYTES:
         return parsed(model, bytes(body))
@@ -299,6 +299,8 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
+    errors.VoiceNotFound: 404,
+    errors.ConsentNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
     errors.UploadTimeout: 408,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from streaming_server.api.http import Body, check_text
 from streaming_server.api.operations import MAX_TEXT_CHARACTERS
+from streaming_server.api.references import References
 from streaming_server.domain import (
     EMOTIONS,
     Emotion,
@@ -116,6 +117,7 @@ class RequestBuilder:
     service: SpeechService
     voices: VoiceLibrary
     settings: Settings
+    references: References
 
     def build(
         self,

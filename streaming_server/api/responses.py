@@ -9,7 +9,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import anyio
 from starlette.datastructures import Headers
@@ -33,10 +33,23 @@ class StreamResponse(ABC):
     final chunk. A disconnect of the client leaves the stream.
     """
 
-    def __init__(self, service: SpeechService, headers: Mapping[str, str], send_timeout_s: float) -> None:
-        """``send_timeout_s``: the connection is aborted if the client reads nothing for this long."""
+    def __init__(
+        self,
+        service: SpeechService,
+        headers: Mapping[str, str],
+        send_timeout_s: float,
+        resources: AsyncExitStack | None = None,
+    ) -> None:
+        """
+        Args:
+            service: synthesises.
+            headers: of the response.
+            send_timeout_s: the connection is aborted if the client reads nothing for this long.
+            resources: closed after the response, such as the file of a recording that came with the request.
+        """
         self.service = service
         self.headers = headers
+        self._resources = resources or AsyncExitStack()
         self._send_timeout_s = send_timeout_s
 
     @abstractmethod
@@ -50,7 +63,7 @@ class StreamResponse(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord.of(scope)
         connection = Connection(scope, send, self._send_timeout_s)
-        async with _until_disconnect(receive) as gone, self.open(scope) as stream:
+        async with self._resources, _until_disconnect(receive) as gone, self.open(scope) as stream:
             record.outcome = DISCONNECTED
 
             def give_up() -> None:
@@ -87,8 +100,9 @@ class SpeechResponse(StreamResponse):
         send_timeout_s: float,
         *,
         keep: bool = True,
+        resources: AsyncExitStack | None = None,
     ) -> None:
-        super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s)
+        super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s, resources)
         self.request = request
         self._encoder = encoder
         self._keep = keep
@@ -266,3 +280,4 @@ def _summarise(stream: SpeechStream, record: RequestRecord) -> None:
     record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)
     record.audio_s = round(stats.audio_s, 3)
     record.real_time_factor = round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None
+    record.underruns = stats.underruns

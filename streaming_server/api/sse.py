@@ -21,11 +21,13 @@ def event(content: Mapping[str, Any]) -> bytes:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
-async def kept_alive(awaited: Coroutine[Any, Any, T], write: Callable[[bytes], Awaitable[None]]) -> T:
-    """Await a coroutine and write a comment every `KEEP_ALIVE_S` meanwhile."""
+async def kept_alive(
+    awaited: Coroutine[Any, Any, T], write: Callable[[bytes], Awaitable[None]], interval_s: float | None = None
+) -> T:
+    """Await a coroutine and write a comment every ``interval_s`` (`KEEP_ALIVE_S`) meanwhile."""
     task = asyncio.ensure_future(awaited)
     try:
-        while not (await asyncio.wait([task], timeout=KEEP_ALIVE_S))[0]:
+        while not (await asyncio.wait([task], timeout=interval_s or KEEP_ALIVE_S))[0]:
             await write(KEEP_ALIVE)
         return task.result()
     finally:

@@ -159,8 +159,8 @@ class SpeechService:
         for asked, capability in ((request.scene, Capability.SCENE), (request.own_voices, Capability.SMART_VOICE)):
             if asked and capability not in info.capabilities:
                 log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
-        if Capability.SPEED not in info.capabilities:
-            encoder = stretched(encoder, request.speed)
+        tempo = 1.0 if Capability.SPEED in info.capabilities else request.speed
+        encoder = stretched(encoder, tempo)
         grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(
@@ -175,6 +175,7 @@ class SpeechService:
             max_characters=self._max_characters,
             is_admitted=is_admitted,
             on_device_failure=self._fail,
+            tempo=tempo,
         )
         self._streams[stream.id] = stream
         self._first_read.add(stream)

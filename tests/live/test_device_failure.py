@@ -19,12 +19,11 @@ from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts2 import engine as engine2
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
-from streaming_server.engines.torch import faults
 from streaming_server.engines.torch.vocoder import Windows
 from streaming_server.errors import DeviceFailed
 from tests.engines.indextts import tiny
 from tests.engines.indextts2 import tiny as tiny2
-from tests.support.fakes import Gate, tone
+from tests.support.fakes import Gate, Step, tone
 from tests.support.process import server_process
 from tests.support.scripted import BREAKS_THE_DEVICE, SCRIPTED
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
@@ -131,7 +130,7 @@ def test_an_error_that_every_computation_repeats_fails_the_engine(
         raise ILLEGAL_ACCESS
 
     faulty.decoding = ILLEGAL_ACCESS
-    monkeypatch.setattr(faults.torch, "ones", broken)
+    monkeypatch.setattr(torch, "ones", broken)
     answer = server.post(PCM, BODY)
     assert answer.status_code == 503
     assert "the device of the speech engine failed" in answer.json()["detail"]
@@ -144,7 +143,11 @@ def test_an_error_that_every_computation_repeats_fails_the_engine(
 def test_a_device_that_fails_ends_every_stream_that_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_FAILED_S", 3600.0)
     fails = Gate()
-    texts = {"complete": [tone(20.0)], "runs": [tone(0.2), fails, DeviceFailed()], "waits": [tone(0.1)]}
+    texts: dict[str, list[Step]] = {
+        "complete": [tone(20.0)],
+        "runs": [tone(0.2), fails, DeviceFailed()],
+        "waits": [tone(0.1)],
+    }
     with running(by_text(texts)) as live:
         complete = RawClient(live.port, PCM, {"text": "complete"}, receive_buffer=4096)
         eventually(lambda: live.engine.requests and not live.engine.running)
@@ -153,7 +156,7 @@ def test_a_device_that_fails_ends_every_stream_that_is_not_complete(monkeypatch:
         answers: list[httpx.Response] = []
         waiting = [
             Thread(target=lambda body=body, path=path: answers.append(live.post(path, body)))
-            for path, body in ((PCM, {"text": "waits"}), ("/v1/audio/speech", {"input": "waits", "voice": "alloy"}))
+            for path, body in ((PCM, {"text": "waits"}), ("/v1/audio/speech", {"model": "m", "input": "waits"}))
         ]
         for thread in waiting:
             thread.start()

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
 
 from streaming_server.api import sse
 from streaming_server.api.higgs import schemas as operations
@@ -225,14 +224,10 @@ class _HiggsResponse(SpeechResponse):
     def __init__(self, dialect: HiggsDialect, request: SpeechRequest, files: AsyncExitStack | None = None) -> None:
         """``files``: closed at the end of the response."""
         timeout_s = dialect.settings.send_timeout_s
-        super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
-        self._files = files or AsyncExitStack()
+        pcm = FORMATS["pcm"].create()
+        super().__init__(dialect.service, request, pcm, {}, timeout_s, keep=False, resources=files)
         capabilities = dialect.service.engine.info.capabilities
         self._seed_ignored = request.generation.seed is not None and Capability.SEED not in capabilities
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._files:
-            await super().__call__(scope, receive, send)
 
     def facts(self, size: int) -> dict[str, Any]:
         """Return the final fields of both responses; ``size`` is the number of PCM bytes."""

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from streaming_server.engines.espeak.sandbox import confine_process, confine_wor
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 MAX_MESSAGE_BYTES = 65536
+WORD = struct.Struct("=III")
+"""One of `Kind.WORDS`."""
 _CHUNKS_PER_MESSAGE = 4
 """After the first, which is sent alone: half a millisecond of work, and a quarter of the wake-ups."""
 
@@ -36,8 +39,13 @@ class Kind:
     """The library is loaded: its rate in Hz and its version, in JSON."""
     UNAVAILABLE = b"U"
     """The library does not load: the reason."""
+    WORDS = b"W"
+    """Beginnings of words in the samples that follow. Each is a `WORD`: the number of its utterance, the index of its
+    first character there, and its first sample in the request."""
     SAMPLES = b"S"
     """Signed 16-bit samples in native order."""
+    PHONEMES = b"P"
+    """The phonemes of one utterance, in UTF-8."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
@@ -133,23 +141,39 @@ def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> Non
     else:
         return
     chunks: list[bytes] = []
+    words: list[bytes] = []
     sent = False
+    samples_given = begin = number = 0
+
+    def receive_word(character: int, sample: int) -> None:
+        words.append(WORD.pack(number, max(character, 0), begin + max(sample, 0)))
 
     def receive(samples: bytes) -> None:
-        nonlocal sent
+        nonlocal sent, samples_given
+        samples_given += len(samples) // 2
         chunks.append(samples)
         if not sent or len(chunks) == _CHUNKS_PER_MESSAGE:
             flush()
         sent = True
 
     def flush() -> None:
+        if words:
+            messages.send(Kind.WORDS + b"".join(words))
+            words.clear()
         messages.send(Kind.SAMPLES + b"".join(chunks))
         chunks.clear()
 
     try:
         for utterance in json.loads(b"".join(parts)):
-            timbre = Timbre(**utterance["timbre"])
-            library.speak(utterance["text"], utterance["language"], timbre, receive, pause=utterance["pause"])
+            if utterance["as_phonemes"]:
+                phonemes = library.phonemes(utterance["text"], utterance["language"])
+                messages.send(Kind.PHONEMES + phonemes.encode())
+                continue
+            timbre, text, begin = Timbre(**utterance["timbre"]), utterance["text"], samples_given
+            library.speak(
+                text, utterance["language"], timbre, receive, pause=utterance["pause"], receive_word=receive_word
+            )
+            number += 1
         if chunks:
             flush()
     except EngineFailed as error:

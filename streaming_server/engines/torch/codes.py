@@ -13,6 +13,7 @@ from torch import Tensor
 from streaming_server.engines.threads import WAITING, Waiting
 from streaming_server.engines.torch import beams
 from streaming_server.engines.torch.beams import Hypothesis
+from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.decoding import Decoder, PositionRule, recorded_length
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
@@ -179,7 +180,9 @@ class CodeWriter:
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
     def record(self) -> None:
-        """Record the decoding step and the prompts; without CUDA, run each once."""
+        """Record the decoding step, compiled in parts, and the prompts; without CUDA, run each once."""
+        if self._gpt.mel_head.weight.device.type == "cuda":
+            compile_steps(self._gpt.gpt)
         if self._shared is not None:
             self._shared.record(self._longest_prompt)
         else:
