@@ -40,7 +40,7 @@ from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Batching, Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.environment import InvalidSetting
 from streaming_server.errors import SpeechServerError, StorageUnavailable
@@ -80,13 +80,23 @@ def create_service(
     Raises:
         EngineUnavailable: the engine cannot start.
     """
+    engine = engine or create_engine(settings.engine, settings.engine_options)
+    capacity = min(settings.max_concurrent, engine.info.max_concurrency)
+    if capacity < settings.max_concurrent:
+        log.warning(
+            "MAX_CONCURRENT=%d limited to %d by the %s engine", settings.max_concurrent, capacity, engine.info.name
+        )
+    if isinstance(engine, Batching):
+        engine.reserve(capacity)
     return SpeechService(
-        engine or create_engine(settings.engine, settings.engine_options),
+        engine,
         Slot(
             settings.max_queue,
             settings.queue_timeout_s,
             live_first=settings.live_first,
             shows_text=settings.queue_preview,
+            capacity=capacity,
+            has_room=engine.has_room if isinstance(engine, Batching) else lambda _: True,
         ),
         EncoderPool(),
         ByteLimits.of(settings.unsent_total_mb * _MIB),
@@ -260,7 +270,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _queue(slot: Slot) -> Mapping[str, float]:
     status = slot.status()
-    return {"holding": float(status.holder is not None), "waiting": float(len(status.waiting))}
+    return {"holding": float(len(status.holders)), "waiting": float(len(status.waiting))}
 
 
 def _sender(settings: Settings) -> Sender:

@@ -106,6 +106,9 @@ class StreamSettings(SettingsGroup):
 class QueueSettings(SettingsGroup):
     """Waiting for the engine."""
 
+    max_concurrent: Annotated[int, Field(ge=1, le=64)] = 1
+    """Maximum number of requests synthesised at the same time. Only IndexTTS supports more than 1; a further request
+    starts only if the measured speed is sufficient for all, and it waits otherwise."""
     max_queue: NonNegativeInt = 32
     """Maximum number of requests that wait for the slot."""
     queue_timeout_s: Seconds = 120.0
