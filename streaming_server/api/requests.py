@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -144,7 +144,7 @@ class RequestBuilder:
         Args:
             text: the text; an incremental text is neither checked here nor split into turns.
             voices: the voice, or those of ``[SPEAKER0]``, ``[SPEAKER1]`` … in order.
-            generation: sampling parameters; the number of codes is limited to the model's maximum.
+            generation: sampling parameters.
             granularity: None for the engine's default.
             field: the dialect's name of the text field.
             place: location of the fields, ``body`` or ``query``.
@@ -168,12 +168,16 @@ class RequestBuilder:
         whole, pieces = (text, None) if isinstance(text, str) else ("", text)
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
+        max_codes = self.service.engine.info.max_mel_tokens
+        if max_codes_field and max_codes is not None and generation.max_mel_tokens > max_codes:
+            message = f"{max_codes_field} must be from 1 to {max_codes}, the model's own limit"
+            raise InvalidRequest(message, max_codes_field, place)
         is_script = cutting is not None or len(voices) > 1
         script = script_of(whole, voices, cutting or PLAIN, field) if is_script else ()
         request = SpeechRequest(
             whole,
             script[0][0].voice if cutting else voices[0],
-            self._within_limit(generation, max_codes_field, place),
+            generation,
             granularity,
             sentence_batch,
             verbose,
@@ -219,14 +223,6 @@ class RequestBuilder:
             fields.weight,
             fields.random,
         )
-
-    def _within_limit(self, generation: Generation, field: str | None, place: str) -> Generation:
-        limit = self.service.engine.info.max_mel_tokens
-        if limit is None or generation.max_mel_tokens <= limit:
-            return generation
-        if field:
-            raise InvalidRequest(f"{field} must be from 1 to {limit}, the model's own limit", field, place)
-        return replace(generation, max_mel_tokens=limit)
 
 
 def emotion_vector(numbers: Sequence[float]) -> EmotionVector:

@@ -1,7 +1,7 @@
-"""An agent check for HAProxy: how many requests the gateway may send to this server at once.
+"""An agent check for HAProxy, which reports how many concurrent requests this server accepts.
 
-That is what the slot accepts, one or up to ``MAX_CONCURRENT``, and one for each request that drains: its synthesis has
-ended, so a slow reader must not keep the next request from the free slot.
+That is what the slot accepts, one or up to ``MAX_CONCURRENT``, and one for each draining request: its synthesis has
+ended, and a slow reader must not keep the next request from the free slot.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class SpeechStream:
         return self._readers > 0
 
     @property
-    def spoken_for_s(self) -> float:
+    def drained_for_s(self) -> float:
         """Seconds since the synthesis ended and released the slot; 0 before."""
         return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 

@@ -279,10 +279,10 @@ class Connection:
         sound = {"rate": service.engine.info.sample_rate_hz, "width": 2, "channels": 1}
         async with service.open(speech, PcmEncoder()) as stream:
 
-            def give_up() -> None:
+            def abort() -> None:
                 self.end(ReaderTooSlow("the unsent audio has reached its limit"))
 
-            stream.buffer.on_give_up.add(give_up)
+            stream.buffer.on_abort.add(abort)
             try:
                 while piece := await stream.buffer.read(record.sent_bytes):
                     for start in range(0, len(piece), _CHUNK_BYTES):
@@ -294,7 +294,7 @@ class Connection:
                         record.sent_bytes += len(chunk)
                         self._touch()
             finally:
-                stream.buffer.on_give_up.discard(give_up)
+                stream.buffer.on_abort.discard(abort)
                 _summarise(stream.stats, record)
         if not record.sent_bytes:
             raise BlankText
