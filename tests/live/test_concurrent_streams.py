@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,13 @@ CAPACITY = 3
 BODIES = [
     {"text": "你好。", "seed": 5, "max_mel_tokens": 30, "stream_granularity": "token"},
     {"text": "Hello there, how are you?", "seed": 6, "max_mel_tokens": 24, "temperature": 1.3, "top_k": 0},
-    {"text": "今天天气很好。Good morning.", "seed": 7, "max_mel_tokens": 40, "stream_granularity": "sentence"},
+    {
+        "text": "今天天气很好。Good morning.",
+        "seed": 7,
+        "max_mel_tokens": 40,
+        "stream_granularity": "sentence",
+        "num_beams": 1,
+    },
 ]
 
 
@@ -49,8 +56,11 @@ def steps_wait_for(condition: Callable[[Decoder], bool], monkeypatch: pytest.Mon
 
     def waiting(self: Decoder) -> bool:
         nonlocal begun
-        begun = begun or self.rows == 1 or condition(self)
-        return step(self) if begun else True
+        begun = begun or condition(self)
+        if begun or self.rows != CAPACITY:
+            return step(self)
+        time.sleep(0.005)
+        return True
 
     monkeypatch.setattr(Decoder, "step", waiting)
 
