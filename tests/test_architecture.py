@@ -24,6 +24,7 @@ ALLOWED = {
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "engines.base", "domain", "errors"},
     "api": {"api", "speech", "jobs", "ops", "audio", "settings", "environment", "segmentation"} | BASE,
+    "mcp": {"mcp", "api", "jobs", "audio", "domain", "errors"},
     "wyoming": {"wyoming", "api.http", "api.record", "api.requests", "speech", "ops", "engines.base", "audio"} | BASE,
     "components": {"engines.base", "engines.registry", "speech", "jobs", "ops", "settings"},
     "scale": {"scale", "jobs", "components", "app", "settings", "errors", "logs"},
