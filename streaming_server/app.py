@@ -31,6 +31,7 @@ from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openai.voices import VoiceRoutes
 from streaming_server.api.openapi import Docs
+from streaming_server.api.player import routes as player
 from streaming_server.api.probes import Probes
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.references import References
@@ -97,6 +98,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
+        player.PlayerDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),

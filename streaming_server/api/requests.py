@@ -71,6 +71,11 @@ class SamplingBody(Body):
     max_mel_tokens: PositiveInt = 600
     """Maximum number of audio codes per sentence, up to the model's own limit."""
 
+    def generation(self) -> Generation:
+        """The fields of the body that `Generation` has."""
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
+
 
 def voice_names(names: str, field: str) -> list[str]:
     """Split a comma-separated list of names.
