@@ -31,6 +31,7 @@ ALLOWED = {
     "app": {
         "components",
         "api",
+        "mcp",
         "wyoming",
         "environment",
         "engines.base",
