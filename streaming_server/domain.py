@@ -168,6 +168,24 @@ Script = tuple[tuple[Turn, ...], ...]
 """A dialogue in pieces. An engine with ``Capability.DIALOGUE`` synthesises the turns of a piece together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text that sounds the same throughout, and the pause behind it."""
+
+    text: str
+    pause_s: float = 0.0
+    start: int = 0
+    """Where its text begins in the text of the request."""
+    voice: Voice | None = None
+    """None: the request's."""
+    rate: float = 1.0
+    """Factor of the request's speed."""
+    pitch: float = 1.0
+    """Factor of the voice's pitch."""
+    gain_db: float = 0.0
+    """Change of the volume."""
+
+
 class TextSignal(Enum):
     """A signal between the pieces of an incremental text."""
 
@@ -209,6 +227,9 @@ class SpeechRequest:
     """Description of the scene, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
     """An engine with ``Capability.SMART_VOICE`` chooses the speakers' voices itself and ignores ``voice``."""
+    spans: tuple[Span, ...] = ()
+    """The text with its pauses and prosody, of which ``text`` is then the plain form. Engines never see them: each
+    gets a request with the text of one span."""
     pieces: TextPieces | None = field(default=None, compare=False, repr=False)
     """The text, if it arrives in pieces; for one stream only, and not with a script. Engines receive one request per
     segment instead."""
@@ -224,7 +245,8 @@ class SpeechRequest:
     @property
     def voices(self) -> list[Voice]:
         """The distinct voices, in the order of their first turns."""
-        return list(dict.fromkeys(turn.voice for piece in self.script for turn in piece)) or [self.voice]
+        speakers = [turn.voice for piece in self.script for turn in piece]
+        return list(dict.fromkeys([*speakers, *(span.voice or self.voice for span in self.spans)])) or [self.voice]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class ServerSettings(SettingsGroup):
     """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
     """Port of HAProxy's `agent-check`, which reports how many requests a gateway may send; 0 disables it."""
+    mcp: bool = False
+    """`true`: serve the Model Context Protocol at `/mcp`."""
     wyoming_port: Port = 0
     """Port of the Wyoming server for Home Assistant, on `HOST`; 0 disables it. It has no authentication."""
     wyoming_zeroconf: bool = False

@@ -74,7 +74,7 @@ class VoicePresets:
         return next((voice for voice in self.voices.all() if self._gender(voice) == gender), self.voices.default)
 
     def _gender(self, voice: Voice) -> Gender | None:
-        if voice.is_preset:
+        if voice.is_preset or voice.gender:
             return voice.gender or "male"
         try:
             key = voice.path, voice.path.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""The database: how it is opened, brought up to date, and what is said when it cannot be."""
+"""Opening and migrating the database, and the errors if that fails."""
 
 from __future__ import annotations
 

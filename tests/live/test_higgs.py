@@ -1,4 +1,4 @@
-"""The HiggsAudio contract on real sockets: files, events, uploads, dialogues, refusals."""
+"""The HiggsAudio contract over real sockets: files, events, uploads, dialogues, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.cli import main
 from streaming_server.domain import FloatSamples
-from tests.support.ear import DIGITS, STRINGS, agreement, recognise_digits
+from tests.support.digits import DIGITS, STRINGS, agreement, recognise_digits
 from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
 
@@ -45,14 +45,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def speaker(data: Path) -> Iterator[LiveServer]:
-    """A server that really speaks."""
+    """A server with a real engine."""
     with running(**start(data)) as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[LiveServer]:
-    """A server that makes one second of a tone."""
+    """A server that returns one second of a tone."""
     with running(speaking(*[tone(0.25)] * 4), **start(data)) as live:
         yield live
 

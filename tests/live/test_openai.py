@@ -39,14 +39,14 @@ ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 @pytest.fixture(scope="module")
 def speaker() -> Iterator[LiveServer]:
-    """A server that really speaks."""
+    """A server with a real engine."""
     with running() as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    """A server that makes one second of a tone."""
+    """A server that returns one second of a tone."""
     with running(speaking(*[tone(0.25)] * 4)) as live:
         yield live
 

@@ -1,4 +1,4 @@
-"""What holds for the process as a whole: nothing left over, an orderly end."""
+"""The server process: no leaks, and an orderly shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads and names that are wrong, by accident or on purpose: a clear 4xx, and nothing left behind."""
+"""Invalid uploads and names get a clear 4xx and leave nothing behind."""
 
 from __future__ import annotations
 

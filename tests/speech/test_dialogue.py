@@ -1,4 +1,4 @@
-"""Who says what: tags, voices, cuts; and how a script becomes one stream on an engine that knows none."""
+"""Dialogues: tags, voices, splitting, and streaming a script through engines without dialogues."""
 
 from __future__ import annotations
 

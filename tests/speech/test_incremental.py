@@ -1,4 +1,4 @@
-"""Text that is still being written: the slot between its segments, turns, flush, end, cancelling, limits."""
+"""Incremental text: the slot between segments, turns, flush, end, cancellation and limits."""
 
 from __future__ import annotations
 

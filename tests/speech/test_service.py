@@ -1,4 +1,4 @@
-"""The streaming path without HTTP: what the reader gets, when, and what is left when it goes."""
+"""The streaming path without HTTP: data, timing, and cleanup after the reader has left."""
 
 from __future__ import annotations
 
