@@ -94,6 +94,17 @@ class Preparing(Protocol):
     async def prepare(self, request: SpeechRequest) -> None: ...
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """An engine that allocates memory for each of the requests that it serves at the same time."""
+
+    def reserve(self, requests: int) -> None:
+        """The most requests at a time, at most ``info.max_concurrency``; called before ``warm``."""
+
+    def has_room(self, active: int) -> bool:
+        """Whether one more request than ``active`` can be served without gaps in any; may be called at any time."""
+
+
 Options = TypeVar("Options", bound=EngineOptions)
 
 
