@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from streaming_server.engines.base import EngineOptions, EngineSpec
 from tests.support.fakes import FakeEngine, Step, tone
 
 _STEPS_A_SECOND = 20
+_model: list[list[str]] = []
 _ROOT = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join([str(_ROOT), str(_ROOT / "tests/support/plugins"), os.environ.get("PYTHONPATH", "")])
 SCRIPTED = {"ENGINE": "scripted", "PYTHONPATH": PYTHONPATH}
@@ -36,6 +38,15 @@ def killed_at(path: Path) -> str:
     return f"killed {path}"
 
 
+def notes_collected(path: Path) -> str:
+    """A text at which the engine writes into a file whether garbage collection looks at its model."""
+    return f"collected {path}"
+
+
+async def load() -> None:
+    _model.append([])
+
+
 def script(request: SpeechRequest) -> list[Step]:
     command, _, argument = request.text.partition(" ")
     if command == "takes":
@@ -49,10 +60,17 @@ def script(request: SpeechRequest) -> list[Step]:
     async def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    scripts: dict[str, list[Step]] = {"until": [tone(0.1), exists, tone(0.1)], "killed": [exists, die]}
+    async def note() -> None:
+        await anyio.Path(argument).write_text(str(any(found is _model[0] for found in gc.get_objects())))
+
+    scripts: dict[str, list[Step]] = {
+        "until": [tone(0.1), exists, tone(0.1)],
+        "killed": [exists, die],
+        "collected": [tone(0.1), note],
+    }
     return scripts.get(command, [tone(0.1)])
 
 
 ENGINE = EngineSpec(
-    name="scripted", title="does what its text says", options=EngineOptions, create=lambda _: FakeEngine(script)
+    name="scripted", title="does what its text says", options=EngineOptions, create=lambda _: FakeEngine(script, [load])
 )

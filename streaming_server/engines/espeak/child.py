@@ -6,11 +6,12 @@ forked and warmed while the current one works.
 
 Descriptor 0 is a pipe from the server: a byte cancels the request of that number (modulo 256), its end stops the
 process. Descriptor 1 is a socket that keeps message boundaries. Messages to the worker are the request's number, then
-``D`` and a part of a JSON list of utterances, or ``G`` after the last part; messages to the server begin with a `Kind`.
+``D`` and a part of a JSON list of utterances, or ``G`` and the last part; messages to the server begin with a `Kind`.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
@@ -25,8 +27,15 @@ from streaming_server.engines.espeak.sandbox import confine_process, confine_wor
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 MAX_MESSAGE_BYTES = 65536
-_CHUNKS_PER_MESSAGE = 4
-"""After the first, which is sent alone: half a millisecond of work, and a quarter of the wake-ups."""
+_CHUNKS_PER_MESSAGE = (1, 4, 14)
+"""Of the first messages; all later ones have the last number. A chunk takes about 0.1 ms of work, and a message wakes
+the server."""
+_WARM_UP = json.dumps(
+    [
+        {"text": text, "language": language, "timbre": {}, "pause": False}
+        for text, language in (("一", "cmn"), ("a", "en-us"))
+    ]
+).encode()
 
 
 class Kind:
@@ -44,6 +53,9 @@ class Kind:
     """The request's worker has ended: its exit code, negative where a signal killed it."""
 
 
+_FINISHED = b"F"
+
+
 class _Worker:
     """A forked process that waits to be released and then speaks one request."""
 
@@ -58,16 +70,21 @@ class _Worker:
             try:
                 work(lambda: os.read(gate, 1)[0])
                 exit_code = 0
+                os.write(held, _FINISHED)
             finally:
                 os._exit(exit_code)
         os.close(gate)
         os.close(held)
         self._release = release
         self.alive = alive
-        """Readable once the process has ended."""
+        """Readable once the request is finished or the process has ended."""
 
     def release(self, number: int) -> None:
         os.write(self._release, bytes([number]))
+
+    def has_finished(self) -> bool:
+        """Whether the request is finished, once ``alive`` is readable; the exit of the process takes longer."""
+        return os.read(self.alive, 1) == _FINISHED
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -109,14 +126,14 @@ def serve(control: int, messages: socket.socket, library: EspeakLibrary) -> None
                 cancelled = True
                 current.kill()
         if current.alive in readable:
-            exit_code = current.wait()
-            if exit_code and not cancelled:
-                messages.send(Kind.ENDED + str(exit_code).encode())
+            if not current.has_finished() and not cancelled:
+                messages.send(Kind.ENDED + str(current.wait()).encode())
                 break
             number, cancelled = (number + 1) % 256, False
-            current = spare
+            ended, current = current, spare
             current.release(number)
             messages.send(Kind.ENDED + b"0")
+            ended.wait()
             spare = _Worker(work)
     spare.end()
 
@@ -127,42 +144,52 @@ def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> Non
     while message := messages.recv(MAX_MESSAGE_BYTES):
         if message[0] != number:
             continue
+        parts.append(message[2:])
         if message[1:2] == b"G":
             break
-        parts.append(message[2:])
     else:
         return
-    chunks: list[bytes] = []
-    sent = False
-
-    def receive(samples: bytes) -> None:
-        nonlocal sent
-        chunks.append(samples)
-        if not sent or len(chunks) == _CHUNKS_PER_MESSAGE:
-            flush()
-        sent = True
-
-    def flush() -> None:
-        messages.send(Kind.SAMPLES + b"".join(chunks))
-        chunks.clear()
-
     try:
-        for utterance in json.loads(b"".join(parts)):
-            timbre = Timbre(**utterance["timbre"])
-            library.speak(utterance["text"], utterance["language"], timbre, receive, pause=utterance["pause"])
-        if chunks:
-            flush()
+        _speak(b"".join(parts), library, messages.send)
     except EngineFailed as error:
         messages.send(Kind.FAILED + str(error).encode())
 
 
+def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], object]) -> None:
+    """Send the samples of a JSON list of utterances.
+
+    Raises:
+        EngineFailed: espeak-ng refuses one.
+    """
+    chunks: list[bytes] = []
+    sizes = chain(_CHUNKS_PER_MESSAGE, repeat(_CHUNKS_PER_MESSAGE[-1]))
+    size = next(sizes)
+
+    def receive(samples: bytes) -> None:
+        nonlocal size
+        chunks.append(samples)
+        if len(chunks) == size:
+            flush()
+            size = next(sizes)
+
+    def flush() -> None:
+        send(Kind.SAMPLES + b"".join(chunks))
+        chunks.clear()
+
+    for utterance in json.loads(request):
+        timbre = Timbre(**utterance["timbre"])
+        library.speak(utterance["text"], utterance["language"], timbre, receive, pause=utterance["pause"])
+    if chunks:
+        flush()
+
+
 def _warm(library: EspeakLibrary) -> None:
-    """Load what every request needs; in a worker, also take its own copies of the pages that a synthesis writes."""
-    for text, language in (("一", "cmn"), ("a", "en-us")):
-        library.speak(text, language, Timbre(), lambda _: None)
+    """Load what every request needs; in a worker, also take its own copies of the pages that a request writes."""
+    _speak(_WARM_UP, library, lambda _: None)
 
 
 def main(library_path: str, data_path: str) -> None:
+    gc.disable()  # a collection writes to the pages that the workers share, and there is next to nothing to collect
     messages = socket.socket(fileno=os.dup(1))
     try:
         library = EspeakLibrary(Path(library_path), Path(data_path))

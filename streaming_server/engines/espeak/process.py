@@ -60,7 +60,7 @@ class EspeakProcess:
         self.version = self._child.version
 
     async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[IntSamples, None]:
-        """A chunk of 100 ms, then chunks of up to 400 ms, shape ``(n,)``. One request at a time, others wait.
+        """A chunk of 100 ms, then chunks of up to 1.4 s, shape ``(n,)``. One request at a time, others wait.
 
         ``aclose()`` kills the worker.
 
@@ -74,9 +74,10 @@ class EspeakProcess:
             child.number = (child.number + 1) % 256
             try:
                 content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
-                for at in range(0, len(content), _PART_BYTES):
+                last = (len(content) - 1) // _PART_BYTES * _PART_BYTES
+                for at in range(0, last, _PART_BYTES):
                     await child.send(b"D" + content[at : at + _PART_BYTES])
-                await child.send(b"G")
+                await child.send(b"G" + content[last:])
                 while exit_code is None:
                     message = await child.receive()
                     kind, content = message[:1], message[1:]

@@ -111,9 +111,9 @@ class Loaded:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
         voice = self._voices.get(request.voice.path, check)
         if request.granularity is Granularity.SENTENCE:
-            yield from self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
+            yield from self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch, check)
         else:
-            yield from self._narrator.speak_by_token(voice, segments, generation)
+            yield from self._narrator.speak_by_token(voice, segments, generation, check)
 
     def warm(self) -> None:
         """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from streaming_server.domain import FloatSamples, Generation
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.voices import AnalysedVoice
-from streaming_server.engines.threads import Cancelled, Check
+from streaming_server.engines.threads import Cancelled, Check, never_cancelled
 from streaming_server.engines.torch.sampling import Sampling
 
 CHUNKS = (4, 8, 16, 32)
@@ -55,10 +56,12 @@ class Narrator:
         self._look_ahead = look_ahead
         self._vocoding = VocoderThread(runtime.device)
 
-    def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
+    def speak_by_token(
+        self, voice: AnalysedVoice, segments: Segments, generation: Generation, check: Check = never_cancelled
+    ) -> Audio:
         """Yield audio in chunks during decoding with one beam; the first chunk needs ``4 + look_ahead`` codes."""
         sampling = sampling_of(generation)
-        with self._vocoding as vocoding:
+        with self._vocoding.request(check) as vocoding:
             for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
                 audio = self._segment(voice, index, len(segments))
                 sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead))
@@ -78,11 +81,14 @@ class Narrator:
                 vocoding.submit(audio.finish, torch.stack(latents) if latents else None)
             yield from vocoding.rest()
 
-    def speak_by_sentence(self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
+    def speak_by_sentence(
+        self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int,
+        check: Check = never_cancelled,
+    ) -> Audio:  # fmt: skip
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         sampling = sampling_of(generation)
         rngs = generators(self._runtime.device, generation, len(segments))
-        with self._vocoding as vocoding:
+        with self._vocoding.request(check) as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._runtime.decode_batch(
                     voice.conditioning, segments[start : start + batch], generation.max_mel_tokens, sampling,
@@ -151,10 +157,7 @@ def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
 
 
 class VocoderThread:
-    """Runs vocoding jobs in order, concurrently with the decoding and, on CUDA, on a separate stream.
-
-    Leaving the context cancels pending jobs and stops the running one at its next ``check``.
-    """
+    """Runs vocoding jobs in order, concurrently with the decoding and, on CUDA, on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -162,29 +165,36 @@ class VocoderThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
         self._pending: deque[Future[FloatSamples]] = deque()
         self._is_left = False
+        self._check = never_cancelled
 
-    def __enter__(self) -> VocoderThread:
-        self._is_left = False
-        return self
+    @contextmanager
+    def request(self, check: Check) -> Iterator[VocoderThread]:
+        """The jobs of one request; leaving cancels pending ones and waits until the running one ends.
+
+        Args:
+            check: ends the running job while the decoding thread waits for it in ``rest``.
+        """
+        self._is_left, self._check = False, check
+        try:
+            yield self
+        finally:
+            self._is_left = True
+            for future in self._pending:
+                future.cancel()
+            while self._pending:
+                future = self._pending.popleft()
+                if not future.cancelled():
+                    future.exception()
 
     def check(self) -> None:
         """Called by the running job.
 
         Raises:
-            Cancelled: the context was left.
+            Cancelled: the request has ended or was cancelled.
         """
         if self._is_left:
             raise Cancelled
-
-    def __exit__(self, *_: object) -> None:
-        """Cancel the jobs and wait until the thread is idle."""
-        self._is_left = True
-        for future in self._pending:
-            future.cancel()
-        while self._pending:
-            future = self._pending.popleft()
-            if not future.cancelled():
-                future.exception()
+        self._check()
 
     def submit(self, vocode: Callable[[Given], Tensor], given: Given) -> None:
         known = None

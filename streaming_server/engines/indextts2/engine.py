@@ -157,9 +157,9 @@ class Loaded:
         emotion = self._emotion(request.emotion or Emotion(), voice, generation.seed, check)
         delivery = Delivery(voice, emotion, generation, self._duration_factor(request.speed))
         if by_chunk:
-            yield from self._narrator.speak_by_chunk(delivery, segments)
+            yield from self._narrator.speak_by_chunk(delivery, segments, check)
         else:
-            yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
+            yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch, check)
 
     def warm(self) -> None:
         """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""

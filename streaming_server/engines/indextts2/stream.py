@@ -19,6 +19,7 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.engines.indextts2.voices import AnalysedVoice
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.codes import DecodedBatch
 
 PAUSE_S = 0.2
@@ -55,12 +56,12 @@ class Narrator:
         self._pace = pace
         self._vocoding = VocoderThread(runtime.device)
 
-    def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
+    def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment], check: Check = never_cancelled) -> Audio:
         """Yield audio in chunks during decoding with one beam."""
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
         sampling = sampling_of(generation)
         rngs = generators(runtime.device, generation, len(segments))
-        with self._vocoding as vocoding:
+        with self._vocoding.request(check) as vocoding:
             for index, (segment, rng) in enumerate(zip(segments, rngs, strict=True)):
                 pairs = runtime.decode(
                     voice.conditioning, delivery.emotion, segment.ids, generation.max_mel_tokens, sampling.do_sample,
@@ -85,10 +86,12 @@ class Narrator:
                 vocoding.submit(audio.finish, gathered(codes, latents) if codes else None)
             yield from vocoding.rest()
 
-    def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
+    def speak_by_segment(
+        self, delivery: Delivery, segments: Sequence[Segment], batch: int, check: Check = never_cancelled
+    ) -> Audio:
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         rngs = generators(self._runtime.device, delivery.generation, len(segments))
-        with self._vocoding as vocoding:
+        with self._vocoding.request(check) as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._decode(delivery, segments[start : start + batch], rngs[start : start + batch])
                 while True:
