@@ -10,6 +10,8 @@ need ffmpeg ffmpeg
 need chromium chromium
 need curl curl
 need haproxy haproxy
+need nginx nginx-light
+need caddy caddy
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 need docker-compose docker-compose
 need systemd-analyze systemd
@@ -33,7 +35,7 @@ if [ ${#packages[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak hibari kokoro pocket indextts indextts2 japanese higgs postgresql celery s3 ray test
+scripts/install espeak hibari kokoro pocket indextts indextts2 japanese higgs postgresql celery s3 wyoming ray test
 # Kokoro's voices, for its tests; the packages of the registry for Python hold none of English.
 [ -f .venv/kokoro-js-1.2.1.tgz ] || npm pack --silent --pack-destination .venv kokoro-js@1.2.1 >/dev/null
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.

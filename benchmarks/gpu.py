@@ -193,9 +193,8 @@ def flow_and_vocoder(setup: Setup) -> Results:
     acoustics, seconds = runtime.acoustics, 1.5 if setup.is_tiny else 5.0
     shape, frames = acoustics.s2mel.estimator.shape, 40 if setup.is_tiny else indextts2.REFERENCE_FRAMES
     if setup.device.type == "cuda":
-        width = runtime.gpt.mel_head.weight.shape[1]
         begun_s = time.perf_counter()
-        runtime.record(torch.randn(runtime.gpt.speaker_rows, width), torch.randn(width))
+        runtime.record()
         for pace in indextts2.PACES.values():
             record(acoustics, pace, frames, longest=round(seconds * SAMPLE_RATE_HZ / 256))
         yield "2.0 recording, s", time.perf_counter() - begun_s

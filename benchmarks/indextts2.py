@@ -61,9 +61,7 @@ def main() -> None:
 def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmetic: float, memory: float) -> None:
     acoustics, device = runtime.acoustics, runtime.device
     if device.type == "cuda":
-        gpt = runtime.gpt
-        width = gpt.mel_head.weight.shape[1]
-        runtime.record(torch.randn(gpt.speaker_rows, width), torch.randn(width))
+        runtime.record()
         for pace in PACES.values():
             record(acoustics, pace, REFERENCE_FRAMES, longest=round(seconds * SAMPLE_RATE_HZ / 256))
     reference = Reference(

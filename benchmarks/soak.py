@@ -133,7 +133,7 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        environment = os.environ | {"DATA_DIR": folder, "LOG_FILE": "none", "UPLOAD_KEEP_S": "20", "AUDIO_KEEP_S": "20"}
+        environment = os.environ | {"DATA_DIR": folder, "UPLOAD_KEEP_S": "20", "AUDIO_KEEP_S": "20"}
         command = [sys.executable, "-m", "streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
         with log.open("wb") as sink:
             process = subprocess.Popen([*command, "--engine", "espeak"], cwd=ROOT, env=environment, stderr=sink)

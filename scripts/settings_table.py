@@ -5,7 +5,6 @@ With ``--check`` it writes nothing and fails where a table is not up to date. Th
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tomllib
@@ -19,7 +18,6 @@ from streaming_server.settings import GROUPS
 ROOT = Path(__file__).parent.parent
 BETWEEN = re.compile("(?<=<!-- settings -->\n).*?(?=\n<!-- /settings -->)", re.DOTALL)
 HEADS = {"en": "| variable | default | meaning |", "zh": "| 变量 | 默认值 | 含义 |"}
-CORES = {"en": "number of cores", "zh": "CPU 核数"}
 
 
 def rows() -> Iterator[tuple[str, object, str]]:
@@ -46,8 +44,7 @@ def table(language: str) -> str:
     lines = []
     for name, default, english in rows():
         meaning = {"en": english, "zh": chinese[name]}[language].replace("{engines}", engines)
-        cell = CORES[language] if default == (os.cpu_count() or 1) and name == "ENCODE_THREADS" else shown(default)
-        lines.append(f"| `{name}` | {cell} | {meaning} |")
+        lines.append(f"| `{name}` | {shown(default)} | {meaning} |")
     return "\n".join([HEADS[language], "| --- | --- | --- |", *lines])
 
 

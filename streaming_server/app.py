@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from streaming_server import __version__
 from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
@@ -29,8 +30,11 @@ from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedError
 from streaming_server.api.native import routes as native
 from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
+from streaming_server.api.openai.voices import VoiceRoutes
 from streaming_server.api.openapi import Docs
+from streaming_server.api.probes import Probes
 from streaming_server.api.record import RequestRecord
+from streaming_server.api.references import References
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
@@ -38,6 +42,7 @@ from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
 from streaming_server.engines.base import Engine
 from streaming_server.engines.registry import create_engine
+from streaming_server.environment import InvalidSetting
 from streaming_server.errors import SpeechServerError, StorageUnavailable
 from streaming_server.jobs.chains import OrderPlanner
 from streaming_server.jobs.service import JobService
@@ -59,6 +64,7 @@ from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
     from streaming_server.jobs.celery_client import Sender
+    from streaming_server.wyoming.server import WyomingServer
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -82,9 +88,9 @@ def create_service(
             live_first=settings.live_first,
             shows_text=settings.queue_preview,
         ),
-        EncoderPool(settings.encode_threads),
-        ByteLimits(settings.unsent_stream_mb * _MIB, settings.unsent_total_mb * _MIB, settings.resume_total_mb * _MIB),
-        Resumption(settings.resume_keep_s, settings.resume_grace_s, settings.resume_max_streams),
+        EncoderPool(),
+        ByteLimits.of(settings.unsent_total_mb * _MIB),
+        Resumption(settings.resume_keep_s, settings.resume_grace_s),
         settings.max_text_characters,
         observe,
     )
@@ -133,7 +139,9 @@ def create_worker(
     service = create_service(settings, engine, observe)
     storage = create_storage(settings)
     info = service.engine.info
-    voices = VoiceLibrary(settings.reference_audio_dir, storage.uploads.voice, info.presets, blends=info.blends)
+    voices = VoiceLibrary(
+        settings.reference_audio_dir, storage.voices.find, storage.voices.named, info.presets, blends=info.blends
+    )
     return Worker(service, storage, voices, _devices, announce)
 
 
@@ -171,16 +179,20 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
     metrics.streams(service)
+    metrics.build(__version__, service.engine.info)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    requests = RequestBuilder(service, voices, settings)
+    references = References(storage.uploads, storage.scratch, settings.ref_audio_hosts)
+    requests = RequestBuilder(service, voices, settings, references)
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
         openai.OpenAIDialect(service, voices, requests, settings),
+        VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
         workflows.WorkflowsDialect(service, jobs, messages, settings),
         Monitoring(storage.workers, storage.request_threads, worker.id, service.slot),
         MetricsRoute(metrics),
+        Probes(service),
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
@@ -214,7 +226,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
                 allow_headers=["*"],
                 expose_headers=["*"],
             ),
-            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes),
+            Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes, metrics_key=settings.metrics_key),
             Middleware(
                 UploadGuard,
                 shapes=shapes,
@@ -225,12 +237,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(worker, settings, fleet, background),
+        lifespan=_lifespan(worker, settings, fleet, background, _wyoming(settings, requests, metrics)),
     )
     app.router.redirect_slashes = False
     app.router.default = _not_found
     app.state.service = service
     app.state.voices = voices
+    app.state.has_keys = bool(settings.api_keys)
     app.state.ready = asyncio.Event()
     app.state.parsing = CapacityLimiter(1)
     return app
@@ -258,11 +271,30 @@ def _sender(settings: Settings) -> Sender:
     return Sender(settings.celery_broker_url)
 
 
+def _wyoming(settings: Settings, requests: RequestBuilder, metrics: Metrics) -> WyomingServer | None:
+    if not settings.wyoming_port:
+        return None
+    try:
+        from streaming_server.wyoming.server import WyomingOptions, WyomingServer
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"WYOMING_PORT needs {error.name}: run scripts/install wyoming") from error
+    options = WyomingOptions(
+        settings.host,
+        settings.wyoming_port,
+        settings.max_connections,
+        settings.max_connections_per_address,
+        settings.wyoming_zeroconf,
+        send_timeout_s=settings.send_timeout_s,
+    )
+    return WyomingServer(requests, metrics, options)
+
+
 def _lifespan(
     worker: Worker,
     settings: Settings,
     fleet: Fleet | None,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
+    wyoming: WyomingServer | None,
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm(app: Starlette) -> None:
         try:
@@ -278,8 +310,12 @@ def _lifespan(
         running = [asyncio.create_task(warm(app)), *(asyncio.create_task(work()) for work in background)]
         agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
+            if wyoming:
+                await wyoming.start()
             yield
         finally:
+            if wyoming:
+                await wyoming.aclose()
             if agent:
                 agent.close()
             if fleet:

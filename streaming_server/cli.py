@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from streaming_server import __version__, client, logs
+from streaming_server import client, logs
 from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
 from streaming_server.domain import SpeechRequest, Voice
@@ -30,9 +30,9 @@ from streaming_server.errors import (
 )
 from streaming_server.jobs.storage import Storage
 from streaming_server.ops.debug import dump_stacks_on_signal
-from streaming_server.settings import Settings
+from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.speech.voices import VoiceLibrary
-from streaming_server.startup import check_address, check_recordings, check_writable
+from streaming_server.startup import check_address, check_recordings, check_writable, version
 from streaming_server.text import estimated_duration_s, forbidden_character
 
 CALIBRATION_TEXT = (
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="streaming-server", description="A streaming text-to-speech server.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     model = argparse.ArgumentParser(add_help=False)
@@ -169,6 +169,14 @@ _REFUSED = {
 }
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(version())
+        parser.exit()
+
+
 class _Refuse(argparse.Action):
     """A flag of other servers that is not supported; the error names the alternative."""
 
@@ -212,7 +220,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     check_address(settings.host, settings.port)
     check_writable(settings.data_dir)
     check_recordings(settings.reference_audio_dir)
-    logs.configure(file=settings.log_path)
+    logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
     serve(settings, reload=options.reload)
     return 0
 
@@ -223,6 +231,7 @@ def _extras(settings: Settings, options: argparse.Namespace) -> int:
         **dict.fromkeys((spec.extra, *spec.companions), True),
         "celery": bool(settings.celery_broker_url),
         "postgresql": settings.database_url.startswith("postgres"),
+        "wyoming": bool(settings.wyoming_port),
         "s3": settings.files_url.startswith("s3:"),
     }
     print(*(extra for extra, is_needed in needed.items() if extra and is_needed))
@@ -239,7 +248,8 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     sys.setswitchinterval(0.0005)
     check_writable(settings.data_dir)
     check_recordings(settings.reference_audio_dir)
-    logs.configure()
+    logs.configure(form=settings.log_format, level=settings.log_level)
+    warn_of_removed(os.environ)
     dump_stacks_on_signal()
     run_worker(settings)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -101,6 +101,8 @@ class Voice:
     """BCP 47 codes of the languages that it is made for; empty where it has none in particular."""
     gender: Gender | None = None
     """None where it is not known."""
+    transcript: str = ""
+    """What the recording says; empty where that is not known."""
 
 
 def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
@@ -226,7 +228,20 @@ class SpeechRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """When a place in the text is reached."""
+
+    character: int
+    """Index into the text of the request; its length stands for the end."""
+    time_s: float
+    """From the first sample that the engine yields for the request."""
+
+
+@dataclass(frozen=True, slots=True)
 class AudioChunk:
     """A piece of audio from the engine, at the engine's sample rate."""
 
     samples: FloatSamples
+    marks: Sequence[Mark] = ()
+    """Where words begin and end, as far as the engine measures it: in rising order over all chunks, also of audio in
+    later chunks."""

@@ -17,6 +17,8 @@ SpeechServerError
 ├── QueueTimeout            a request waited for the slot longer than the limit
 ├── RecordingRefused        an upload is not a recording of an allowed format
 ├── UploadNotFound          an upload that does not exist or has expired
+├── VoiceNotFound           a stored voice that does not exist
+├── ConsentNotFound         a stored consent that does not exist
 ├── UploadTooLarge          an upload larger than the limit
 ├── UploadTimeout           an upload took longer than the limit
 ├── TooManyUploads          the maximum number of uploads is being received
@@ -209,6 +211,20 @@ class UploadNotFound(SpeechServerError):
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(f"file {upload_id[:64]} not found or expired; upload it first")
+
+
+class VoiceNotFound(SpeechServerError):
+    code = "voice_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"voice {name[:80]!r} not found")
+
+
+class ConsentNotFound(SpeechServerError):
+    code = "consent_not_found"
+
+    def __init__(self, consent_id: str) -> None:
+        super().__init__(f"consent {consent_id[:80]!r} not found")
 
 
 class UploadTooLarge(SpeechServerError):

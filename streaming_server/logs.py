@@ -1,4 +1,4 @@
-"""Formats log records as one JSON object per line, for the console and a file."""
+"""Formats log records as JSON or text, one record per line, for the console and a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 _FILE_BYTES = 64 * 1024 * 1024
 """At this size the file is renamed to ``.1``, which replaces an earlier one."""
@@ -37,6 +37,21 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """Writes ``time level logger: message key=value …`` and, on further lines, the traceback."""
+
+    default_msec_format = "%s.%03d"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        fields = dict(getattr(record, "fields", {}))
+        if (current := request_id.get()) is not None:
+            fields["request_id"] = current
+        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
 class LogFile(RotatingFileHandler):
     """A rotating log file that reports write errors, such as a full disk, with one line."""
 
@@ -62,8 +77,14 @@ class LogFile(RotatingFileHandler):
             self._has_failed = True
 
 
-def configure(stream: TextIO = sys.stderr, file: Path | None = None) -> None:
-    """Write records of level INFO and above to ``stream`` and, if given, to a file.
+def configure(
+    stream: TextIO = sys.stderr,
+    file: Path | None = None,
+    *,
+    form: Literal["json", "text"] = "json",
+    level: Literal["debug", "info", "warning", "error"] = "info",
+) -> None:
+    """Write records of ``level`` and above to ``stream`` and, if given, to a file.
 
     Raises:
         OSError: the file cannot be written.
@@ -73,6 +94,7 @@ def configure(stream: TextIO = sys.stderr, file: Path | None = None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(LogFile(file))
     for handler in handlers:
-        handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # requests to other servers are not requests of this one
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+    if level != "debug":
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # requests to other servers are not requests of this one

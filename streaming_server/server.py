@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import socket
 import sys
@@ -26,8 +27,8 @@ from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.engines.base import Engine
 from streaming_server.ops.debug import dump_stacks_on_signal
-from streaming_server.settings import Settings
-from streaming_server.startup import summary, unused_gpu
+from streaming_server.settings import Settings, warn_of_removed
+from streaming_server.startup import open_access, summary, unused_gpu
 
 log = logging.getLogger(__name__)
 
@@ -329,6 +330,8 @@ class SpeechServer(uvicorn.Server):
         info = state.service.engine.info
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
+        if warning := open_access(self.config.host, state.has_keys):
+            log.warning(warning)
         port = self.servers[0].sockets[0].getsockname()[1]
         log.info(summary(info, len(state.voices.all()), self.config.host, port))
 
@@ -384,7 +387,8 @@ def serve(settings: Settings, *, reload: bool = False) -> None:
 def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     # Set here, as a process that is begun again inherits neither.
     sys.setswitchinterval(0.0005)
-    logs.configure(file=settings.log_path)
+    logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
+    warn_of_removed(os.environ)
     dump_stacks_on_signal()
     create_server(settings, on_ready=_freeze).run(sockets)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from streaming_server.engines.registry import variables
 from streaming_server.environment import SettingsGroup
+
+log = logging.getLogger(__name__)
 
 
 def _split(value: Any) -> Any:
@@ -32,10 +34,16 @@ class ServerSettings(SettingsGroup):
     """Port to listen on; 0 takes a free one."""
     api_keys: Names = ()
     """API keys, separated by commas; empty disables authentication."""
+    metrics_key: str = ""
+    """Key for `/metrics` alone, for Prometheus; empty: `/metrics` accepts the keys of `API_KEYS`, if any."""
     cors_origins: Names = ("*",)
     """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
     """Port of HAProxy's `agent-check`, which reports how many requests a gateway may send; 0 disables it."""
+    wyoming_port: Port = 0
+    """Port of the Wyoming server for Home Assistant, on `HOST`; 0 disables it. It has no authentication."""
+    wyoming_zeroconf: bool = False
+    """`true`: announce the Wyoming server by zeroconf (mDNS), so that Home Assistant finds it."""
     fleet: Names = ()
     """Base URLs of all servers behind one gateway, separated by commas, for `/opus_queue_status?fleet=1`."""
     max_connections: PositiveInt = 768
@@ -50,8 +58,10 @@ class ServerSettings(SettingsGroup):
     """Minimum average rate of a request body after `BODY_TIMEOUT_S`, in bytes per second."""
     shutdown_timeout_s: NonNegativeInt = 30
     """Time for running streams to complete at shutdown, in seconds."""
-    log_file: str = "api_server.log"
-    """Log file in `DATA_DIR`, in addition to the console; `none` disables it."""
+    log_format: Literal["json", "text"] = "json"
+    """`json`: one JSON object per line; `text`: one line for people."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
 
 
 class EngineSettings(SettingsGroup):
@@ -67,6 +77,8 @@ class EngineSettings(SettingsGroup):
     """Folder of additional voices of the HiggsAudio dialect, listed before the reference recordings."""
     scene_prompts_dir: Path = Path("examples/scene_prompts")
     """Folder of scenes, one text file per scene."""
+    ref_audio_hosts: Names = ()
+    """Hosts from which the `ref_audio` of a request may be fetched, separated by commas; empty: URLs are refused."""
     max_text_characters: PositiveInt = 20000
     """Maximum length of a request's text, in characters."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
@@ -80,22 +92,15 @@ class EngineSettings(SettingsGroup):
 class StreamSettings(SettingsGroup):
     """Encoding, buffering and sending of audio."""
 
-    encode_threads: PositiveInt = os.cpu_count() or 1
-    """Number of threads that encode audio."""
-    unsent_stream_mb: PositiveInt = 512
-    """Maximum unsent audio per stream, in MiB; a stream that exceeds it is aborted."""
     unsent_total_mb: PositiveInt = 2048
-    """Maximum unsent audio of all streams, in MiB; if exceeded, the stream with the most is aborted."""
+    """Maximum unsent audio of all streams, in MiB; if exceeded, the stream with the most is aborted. A stream may
+    hold a quarter of it, and audio kept for resuming may take another eighth."""
     send_timeout_s: Seconds = 300.0
     """Timeout after which a connection whose client reads nothing is aborted, in seconds."""
     resume_keep_s: Annotated[float, Field(ge=0)] = 300.0
     """Time for which a stream can be resumed after a disconnect, in seconds; 0 disables resuming."""
     resume_grace_s: Annotated[float, Field(ge=0)] = 10.0
     """Time for which synthesis continues after a disconnect with `X-Resumable: true`, in seconds."""
-    resume_max_streams: NonNegativeInt = 64
-    """Maximum number of streams kept for resuming."""
-    resume_total_mb: NonNegativeInt = 256
-    """Maximum audio kept for resuming, in MiB."""
 
 
 class QueueSettings(SettingsGroup):
@@ -154,6 +159,28 @@ class StorageSettings(SettingsGroup):
     """Retention of an upload, in seconds; an upload that a task uses is kept until the task ends."""
 
 
+REMOVED = {
+    "ENCODE_THREADS": "one thread per core is used",
+    "LOG_FILE": "the file is api_server.log in DATA_DIR",
+    "UNSENT_STREAM_MB": "it is a quarter of UNSENT_TOTAL_MB",
+    "RESUME_MAX_STREAMS": "it is 64",
+    "RESUME_TOTAL_MB": "it is an eighth of UNSENT_TOTAL_MB",
+    "INDEXTTS2_REFERENCE_S": "it is 5",
+    "KOKORO_THREADS": "all cores are used",
+    **dict.fromkeys(
+        ("W2VBERT_DIR", "CAMPPLUS_FILE", "BIGVGAN_DIR", "SEMANTIC_CODEC_FILE"), "use INDEXTTS2_EXTERNAL_MODELS_DIR"
+    ),
+}
+"""Variables of earlier versions, each with what applies instead."""
+
+
+def warn_of_removed(environment: Mapping[str, str]) -> None:
+    """Log each variable that is set and no longer read."""
+    for name, instead in REMOVED.items():
+        if environment.get(name, "").strip():
+            log.warning("setting ignored: %s no longer exists: %s", name, instead)
+
+
 GROUPS = (ServerSettings, EngineSettings, StreamSettings, QueueSettings, JobSettings, StorageSettings)
 
 
@@ -161,9 +188,8 @@ class Settings(ServerSettings, EngineSettings, StreamSettings, QueueSettings, Jo
     """All groups combined."""
 
     @property
-    def log_path(self) -> Path | None:
-        """Path of the log file; None if disabled."""
-        return None if self.log_file == "none" else self.data_dir / self.log_file
+    def log_path(self) -> Path:
+        return self.data_dir / "api_server.log"
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Self:

@@ -5,13 +5,33 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from streaming_server import __version__
 from streaming_server.engines.base import EngineInfo
 from streaming_server.environment import InvalidSetting
 from streaming_server.ops.gpu import gpus
+
+
+def version() -> str:
+    """The version of the server, with the commit where it runs from a Git working tree, as ``1.0.0+g1a2b3c4``."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return __version__
+    try:
+        commit = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--dirty=.modified", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+g{commit}"
 
 
 def check_address(host: str, port: int) -> None:
@@ -73,6 +93,13 @@ def summary(info: EngineInfo, voices: int, host: str, port: int) -> str:
         "player": f"http://{shown}:{port}/player",
     }
     return "server ready: " + ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def open_access(host: str, has_keys: bool) -> str:
+    """A warning that every machine of the network may use the server; empty where that is not so."""
+    if has_keys or host not in {"0.0.0.0", "::"}:
+        return ""
+    return f"no API_KEYS set and HOST={host}: every machine that reaches this one can use the server"
 
 
 def unused_gpu(info: EngineInfo) -> str:

@@ -18,6 +18,9 @@ _LOOK_AHEAD = 2
 """Characters that the patterns see behind a boundary."""
 _BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RANGES}]"))
 _WIDE_S, _NARROW_S = 0.25, 0.065
+_PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
+_TO_NARROW = str.maketrans("，、；：。！？–", ",,;:.!?—")
+_CLOSING = "\"'”’)）」』 \n\t"
 
 
 def forbidden_character(text: str) -> tuple[str, int] | None:
@@ -60,6 +63,12 @@ def pieces(text: str, max_characters: int) -> Iterator[str]:
         start = end
     if start < len(text):
         yield text[start:]
+
+
+def pause_s(text: str) -> float:
+    """How long the pause is that the last punctuation of a text or of phonemes asks for."""
+    end = text.rstrip(_CLOSING)[-1:].translate(_TO_NARROW)
+    return _PAUSES_S.get(end, 0.0)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

@@ -23,8 +23,10 @@ ALLOWED = {
     "engines": {"engines", "environment", "audio", "domain", "errors", "text", "segmentation"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
-    "ops": {"ops", "speech", "jobs", "errors", "domain"},
+    "ops": {"ops", "speech", "jobs", "engines.base", "errors", "domain"},
     "scale": {"scale", "jobs", "app", "settings", "errors", "logs", "speech.service", "engines.base"},
+    "wyoming": {"wyoming", "api.http", "api.record", "api.requests", "speech", "ops", "engines.base", "audio", "domain"}
+    | {"errors", "logs"},
     "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"}
     | {"segmentation"},
 }

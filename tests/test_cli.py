@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -210,4 +211,6 @@ def test_jobs_of_a_database_that_is_away_are_a_sentence(tmp_path: Path) -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout.decode().strip() == __version__
+    """With the commit, where the tests run from a Git working tree."""
+    commit = r"(\+g[0-9a-f]+(\.modified)?)?"
+    assert re.fullmatch(re.escape(__version__) + commit, run("--version").stdout.decode().strip())

@@ -47,3 +47,19 @@ def test_the_file_has_the_lines_of_the_console(tmp_path: Path) -> None:
     logging.getLogger("test").warning("event: %s", "fact", extra={"fields": {"field": 1}})
     assert (tmp_path / "folder" / "server.log").read_text() == console.getvalue()
     assert json.loads(console.getvalue())["field"] == 1
+
+
+def test_text_has_the_fields_the_request_and_the_trace() -> None:
+    console = io.StringIO()
+    logs.configure(console, form="text", level="warning")
+    token = logs.request_id.set("a1")
+    logger = logging.getLogger("test")
+    logger.info("not logged")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("request failed", extra={"fields": {"status": 500, "route": "/tts"}})
+    logs.request_id.reset(token)
+    first, *trace = console.getvalue().splitlines()
+    assert first.endswith("ERROR   test: request failed status=500 route=/tts request_id=a1")
+    assert trace[-1] == "ValueError: broken"

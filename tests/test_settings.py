@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from streaming_server.engines import registry
 from streaming_server.environment import InvalidSetting
-from streaming_server.settings import Settings
+from streaming_server.settings import REMOVED, Settings, warn_of_removed
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +61,12 @@ def test_a_wrong_value_names_the_variable_and_the_range(name: str, value: str, n
 def test_a_name_that_is_no_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_queu"):
         Settings(max_queu=1)  # type: ignore[call-arg]
+
+
+def test_a_setting_that_no_longer_exists_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_removed({"UNSENT_STREAM_MB": "64", "LOG_FILE": " ", "PORT": "8000"})
+    assert caplog.messages == ["setting ignored: UNSENT_STREAM_MB no longer exists: it is a quarter of UNSENT_TOTAL_MB"]
+    assert not set(REMOVED) & {*Settings.variables(), *registry.variables()}
 
 
 def test_the_settings_tables_are_up_to_date() -> None:

@@ -60,3 +60,13 @@ def test_a_gpu_that_is_not_used_is_named_with_the_reason(
 def test_without_a_gpu_there_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "gpus", list)
     assert startup.unused_gpu(EngineInfo("x", "1", 24000)) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "has_keys", "warns"),
+    [("0.0.0.0", False, True), ("::", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)],
+)
+def test_a_server_without_keys_that_the_network_reaches_is_a_warning(host: str, has_keys: bool, warns: bool) -> None:
+    warning = startup.open_access(host, has_keys)
+    assert (f"no API_KEYS set and HOST={host}" in warning) == warns
+    assert bool(warning) == warns

@@ -1,1 +1,1 @@
-"""The HTTP dialects: parse, ask the core, answer. No behaviour of their own."""
+"""The HTTP dialects, and what they share: requests, responses, errors, middleware."""

@@ -25,35 +25,34 @@ class LiveStream(TypedDict):
     kind: str
     """`live` or `job`."""
     state: str
-    """`queued`, `synthesising`, `awaiting_text` (the next words of an incremental text have not arrived), `draining`
-    (the synthesis has ended, its reader has not everything yet) or `kept` (without a reader, for one that resumes
-    it)."""
+    """`queued`, `synthesising`, `awaiting_text` (an incremental text whose next segment has not arrived), `draining`
+    (the synthesis has ended and audio is still unsent) or `kept` (without a reader, for resuming)."""
     age_seconds: float
     voice: str
     characters: int
     media_type: str
     queue_position: int
-    """At arrival; 0 where the slot was free."""
+    """Position in the queue at arrival; 0 if the slot was free."""
     wait_seconds: float | None
-    """Until the slot was entered."""
+    """Wait for the slot."""
     first_audio_seconds: float | None
     audio_seconds: float
-    """Synthesised so far."""
+    """Audio synthesised so far."""
     unencoded_seconds: float
-    """Of the audio, waiting for the encoder."""
+    """Audio that waits for the encoder."""
     unsent_bytes: int
     kept_bytes: int
-    """Sent, and held for a reader that resumes."""
+    """Sent bytes that are kept for resuming."""
 
 
 @described
 class LiveStreams(TypedDict):
     streams: list[LiveStream]
-    """The oldest first."""
+    """Oldest first."""
     encoder_waiters: int
-    """Streams that wait for an encoding thread."""
+    """Number of streams that wait for an encoder thread."""
     unsent_bytes: int
-    """Of all streams."""
+    """Unsent bytes of all streams."""
 
 
 _TAG = Tag("Debug", "The inside of a running server.")
@@ -61,17 +60,17 @@ _STREAMS = Operation(
     "The live streams",
     [Answer("All streams and their state, without their texts.", LiveStreams)],
     refusals=(403,),
-    description="With an API key where keys are set; without keys, only for direct requests from the same machine.",
+    description="Requires an API key if keys are set; otherwise only direct requests from this machine are allowed.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DebugRoutes(Dialect):
-    """The routes over one service."""
+    """The debug route of one service."""
 
     service: SpeechService
     has_keys: bool
-    """Whether `ApiKeys` has checked the request."""
+    """Whether `ApiKeys` checks requests."""
 
     def routes(self) -> list[BaseRoute]:
         return [ApiRoute("/debug/streams", self.streams, _TAG, _STREAMS)]
@@ -88,7 +87,7 @@ class DebugRoutes(Dialect):
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a request comes from this machine, and neither through a proxy nor from a page of another site."""
+    """Whether a request comes directly from this machine: not through a proxy, and not from a page of another site."""
     if {"forwarded", "x-forwarded-for", "origin"} & set(request.headers):
         return False
     match request.client:

@@ -1,4 +1,4 @@
-"""The queues of several servers as one: each server is asked over HTTP, by its native dialect."""
+"""The combined queue status of several servers, read from each one over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEALTH = TypeAdapter(Health)
 
 
 class Fleet:
-    """The servers behind one gateway, this one among them."""
+    """The servers behind one gateway, including this one."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         """
@@ -30,14 +30,14 @@ class Fleet:
             if not url.startswith(("http://", "https://")):
                 raise InvalidSetting(f"FLEET={url}: must be base URLs such as http://gpu1:8000")
         self._urls = [url.rstrip("/") for url in urls]
-        # A proxy from the environment is for the internet, not for servers of the same network.
+        # Proxy variables of the environment do not apply to servers of the same network.
         self._client = httpx.AsyncClient(timeout=None, trust_env=False)
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
     async def status(self, headers: Mapping[str, str]) -> FleetStatus:
-        """Ask all servers at the same time; ``headers`` carry the caller's API key, if any."""
+        """Query all servers concurrently; ``headers`` carry the caller's API key, if any."""
         servers = await asyncio.gather(*(self._ask(url, headers) for url in self._urls))
         processing = sum(server.get("is_processing", False) for server in servers)
         healthy = [server for server in servers if server["status"] == "healthy"]

@@ -1,4 +1,4 @@
-"""HTTP for all dialects: request bodies, error shapes, and the map from errors to status codes."""
+"""HTTP shared by all dialects: request bodies, error shapes, and the map from errors to status codes."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ from streaming_server.text import forbidden_character
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_PROBLEMS = 10
-"""Problems of one body that its answer lists."""
+"""Maximum number of problems that the answer to an invalid body lists."""
 _MAX_VALUES = 30_000
-"""Commas, brackets and braces of one JSON body: parsing takes time for each value, and holds the interpreter's lock."""
+"""Maximum number of commas, brackets and braces in a JSON body: parsing holds the GIL for each value."""
 _MAX_DIGITS = 400
-"""Of one integer: converting takes time by the square of them."""
+"""Maximum number of digits of an integer: the conversion takes quadratic time."""
 _INLINE_BYTES = 16 * 1024
-"""A larger body is parsed in a thread; a smaller one takes less time than the change of threads."""
+"""Larger bodies are parsed in a thread; for smaller ones a thread switch takes longer than parsing."""
 
 ErrorBody = Callable[[int, str, SpeechServerError | None], Mapping[str, Any]]
-"""Makes the JSON object from the status, the sentence and, if there is one, the error."""
+"""Builds the JSON object from the status, the message and the error, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """The errors of a dialect."""
+    """The error responses of a dialect."""
 
     body: ErrorBody
     kind: Any
-    """The type that ``body`` returns, for pydantic to describe."""
+    """The type that ``body`` returns, for the OpenAPI schema."""
     invalid_status: int = 400
     """The status for a field of the wrong type or out of range."""
     key_header: str = ""
-    """A header in which the dialect's clients send the API key as it is, beside ``Authorization`` and ``X-API-Key``."""
+    """A header that carries the plain API key, in addition to ``Authorization`` and ``X-API-Key``."""
 
 
 class Dialect(ABC):
-    """A set of routes, with the shapes of their errors."""
+    """A set of routes and the shapes of their errors."""
 
     __slots__ = ()
     shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
-    """By prefix of a path, where the shape is not the default one.
+    """Shapes by path prefix, for paths that do not use the default shape.
 
-    A prefix ends where a part of the path does, unless it ends with ``*``."""
+    A prefix matches whole path segments unless it ends with ``*``."""
     path_shapes: ClassVar[Mapping[str, ErrorShape]] = MappingProxyType({})
-    """By path, for paths whose longer forms have the default shape."""
+    """Shapes by exact path."""
 
     @abstractmethod
     def routes(self) -> list[BaseRoute]:
-        """What the server mounts."""
+        """The routes that the application mounts."""
 
 
 class ErrorShapes:
-    """The shape of a path's errors: its own, or that of the longest prefix."""
+    """Finds the error shape of a path: an exact match first, then the longest matching prefix."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class ErrorShapes:
 
 
 class Problem(TypedDict):
-    """One problem of a request, in the form that clients of FastAPI know."""
+    """One problem of a request, in FastAPI's format."""
 
     loc: Sequence[str | int]
     msg: str
@@ -99,21 +99,21 @@ class Problem(TypedDict):
 
 
 class MalformedBody(InvalidRequest):
-    """A body that the route does not accept."""
+    """The body or query of a request is invalid."""
 
     code = "malformed_body"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
         place, *path = first["loc"]
-        # Where a field may be of several types, further parts of the path name the types.
+        # If a field accepts several types, further parts of the path name the types.
         field = path[0] if path and isinstance(path[0], str) else ""
         super().__init__(f"{field}: {first['msg']}" if field else first["msg"], field, str(place))
         self.problems = problems
 
 
 class RangeNotSatisfiable(SpeechServerError):
-    """A position past the end of a stream."""
+    """The requested position is past the end of the stream."""
 
     code = "range_not_satisfiable"
 
@@ -123,42 +123,42 @@ class RangeNotSatisfiable(SpeechServerError):
 
 
 class Body(BaseModel):
-    """A JSON body: unknown fields are ignored, NaN and infinities refused.
+    """A JSON body: unknown fields are ignored; NaN and infinities are errors.
 
-    The docstrings of its fields are what ``/openapi.json`` says of them.
+    The docstrings of its fields are their descriptions in ``/openapi.json``.
     """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True)
 
     refused: ClassVar[Mapping[str, str]] = {}
-    """Fields that other dialects have and this one cannot honour: by name, the sentence that refuses them."""
+    """Fields of other dialects that this one does not support, with the error message of each."""
 
 
 B = TypeVar("B", bound=Body)
 
 
-async def parse_body(request: Request, model: type[B]) -> B:
-    """Read and validate a JSON body, in a thread where it is large.
+async def parse_body(request: Request, model: type[B], limit_bytes: int = MAX_BODY_BYTES) -> B:
+    """Read and validate a JSON body; a large body is parsed in a thread.
 
     Raises:
         MalformedBody: not JSON, or a field that is missing, of the wrong type or out of range.
-        HTTPException: 413 for more than `MAX_BODY_BYTES`.
+        HTTPException: 413 if the body has more than ``limit_bytes``.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
-    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
-        raise too_large  # before a client that waits for `100 Continue` sends it
+    too_large = HTTPException(413, f"the body is larger than {limit_bytes} bytes")
+    if int(request.headers.get("content-length", 0)) > limit_bytes:
+        raise too_large  # checked before a client that waits for `100 Continue` sends the body
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > limit_bytes:
             raise too_large
     if len(body) <= _INLINE_BYTES:
         return parsed(model, bytes(body))
-    # One at a time: each holds the interpreter's lock while it parses, and the event loop must get it in between.
+    # One at a time: parsing holds the GIL, and the event loop must get it in between.
     return await anyio.to_thread.run_sync(parsed, model, bytes(body), limiter=request.app.state.parsing)
 
 
@@ -171,7 +171,7 @@ def parsed(model: type[B], content: bytes) -> B:
 
 
 def decoded(content: bytes) -> object:
-    """The value of a JSON text.
+    """Decode a JSON text.
 
     Raises:
         MalformedBody: not JSON, or too many values.
@@ -197,13 +197,13 @@ def _integer(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    """A whole number as an integer: JSON has one type of numbers, so ``2.0`` is as good as ``2``."""
+    """Convert a whole number to an integer: JSON does not distinguish ``2.0`` and ``2``."""
     value = float(text)
     return int(value) if value.is_integer() else value
 
 
 def parse_query(request: Request, model: type[B]) -> B:
-    """Validate the query, whose values are text.
+    """Validate the query parameters.
 
     Raises:
         MalformedBody: as `parse_body`.
@@ -212,7 +212,7 @@ def parse_query(request: Request, model: type[B]) -> B:
 
 
 def validated(model: type[B], content: object, where: str) -> B:
-    """Validate what JSON has types for: a number is no string, a boolean no number.
+    """Validate JSON values strictly: a number is not accepted as a string, nor a boolean as a number.
 
     Raises:
         MalformedBody: a field that is missing, of the wrong type, out of range or refused.
@@ -221,7 +221,7 @@ def validated(model: type[B], content: object, where: str) -> B:
 
 
 def validated_text(model: type[B], content: Mapping[str, str], where: str) -> B:
-    """Validate fields whose values are text, as in a query or a form; ``null`` is null where a field takes no text.
+    """Validate the text values of a query or a form; ``null`` is null unless the field accepts text.
 
     Raises:
         MalformedBody: as `validated`.
@@ -260,11 +260,11 @@ def _validated(model: type[B], content: object, where: str, validate: Callable[[
 
 
 def check_text(text: str, limit: int, field: str = "text", place: str = "body") -> str:
-    """Return the text, if it can be synthesised.
+    """Return the text if it can be synthesised.
 
     Raises:
-        BlankText, TextTooLong: it has no words, or more than ``limit`` characters.
-        ForbiddenCharacter: a control character or a lone surrogate in it.
+        BlankText, TextTooLong: it is blank, or has more than ``limit`` characters.
+        ForbiddenCharacter: it contains a control character or a lone surrogate.
     """
     if len(text) > limit:
         raise TextTooLong(len(text), limit, field, place)
@@ -276,14 +276,14 @@ def check_text(text: str, limit: int, field: str = "text", place: str = "body") 
 
 
 def is_allowed_origin(headers: Headers, allowed: Collection[str]) -> bool:
-    """Whether a request comes from no page, from a page of this server, or from one of an allowed origin."""
+    """Whether a request has no origin, the server's own, or an allowed one."""
     origin = headers.get("origin")
     is_own = origin is not None and origin.partition("://")[2] == headers.get("host")
     return origin is None or is_own or "*" in allowed or origin in allowed
 
 
 def head_response(media_type: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to HEAD where GET streams: the headers, without a length, which is not known."""
+    """Answer HEAD for a streaming GET: the headers without a length, which is unknown."""
     response = Response(media_type=media_type, headers=headers)
     del response.headers["content-length"]
     return response
@@ -299,6 +299,8 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.OriginRefused: 403,
     errors.StreamNotFound: 404,
     errors.UploadNotFound: 404,
+    errors.VoiceNotFound: 404,
+    errors.ConsentNotFound: 404,
     errors.JobNotFound: 404,
     errors.FileMissing: 404,
     errors.UploadTimeout: 408,
@@ -318,13 +320,13 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
 
 
 def status_of(error: SpeechServerError, shape: ErrorShape) -> int:
-    """The status of an expected error."""
+    """Return the status of an expected error."""
     statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
     return next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
 
 
 def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) -> JSONResponse:
-    """An expected error in a dialect's shape; with ``Retry-After`` where the error is retryable."""
+    """Return an expected error in a dialect's shape, with ``Retry-After`` if the error is retryable."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers.update(error.headers or {})
@@ -336,7 +338,7 @@ def error_response(error: Exception, shape: ErrorShape, retry_after_s: float) ->
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.UploadTimeout):
-        headers["Connection"] = "close"  # the rest of the body would have to be read before another request
+        headers["Connection"] = "close"  # the unread rest of the body precedes the next request
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return JSONResponse(shape.body(status, str(error), error), status, headers)

@@ -19,7 +19,7 @@ _METRICS = Operation("All metrics", [Answer("Prometheus' text format.", None, ["
 
 @dataclass(frozen=True, slots=True)
 class MetricsRoute(Dialect):
-    """The route over one server's metrics."""
+    """The metrics route of one server."""
 
     metrics: Metrics
 
@@ -27,5 +27,5 @@ class MetricsRoute(Dialect):
         return [ApiRoute("/metrics", self.read, _TAG, _METRICS)]
 
     async def read(self, request: Request) -> Response:
-        text = await asyncio.to_thread(self.metrics.text)  # counting the jobs waits for the database
+        text = await asyncio.to_thread(self.metrics.text)  # counting jobs blocks on the database
         return Response(text, media_type=MEDIA_TYPE)

@@ -1,6 +1,6 @@
-"""What happens around every request: its id, its record, its key, the bounds of uploads, and unexpected errors.
+"""Middleware for every request: request id and log record, API keys, upload limits, and unexpected errors.
 
-Nothing is let through for being of an unknown kind: a scope of any type but ``lifespan`` is a request.
+It fails closed: a scope of any type but ``lifespan`` is treated as a request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Gives every request its id (``X-Request-Id``, the client's own where it is harmless); logs and counts it."""
+    """Assigns the request id (the client's ``X-Request-Id`` if it is valid), and logs and counts the request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -78,7 +78,7 @@ class RequestLog:
 
 
 class UnexpectedErrors:
-    """Turns an unexpected exception into one error of the dialect's shape and one trace in the log."""
+    """Converts an unexpected exception to an error in the dialect's shape and logs it with its traceback."""
 
     def __init__(self, app: ASGIApp, shapes: ErrorShapes) -> None:
         self._app = app
@@ -100,7 +100,7 @@ class UnexpectedErrors:
         except ClientDisconnect:
             RequestRecord.of(scope).outcome = DISCONNECTED
         except asyncio.CancelledError:
-            # Only the server cancels a request as a whole: the time that it gives at shutdown is over.
+            # Only the server cancels a request: SHUTDOWN_TIMEOUT_S has elapsed.
             RequestRecord.of(scope).outcome = ShuttingDown.code
             if not started:
                 await _refuse(ShuttingDown(), self._shapes, scope, receive, send)
@@ -109,28 +109,34 @@ class UnexpectedErrors:
         except Exception:
             log.exception("unexpected error")
             if started and scope["type"] == "websocket":
-                with suppress(RuntimeError):  # closed already
+                with suppress(RuntimeError):  # already closed
                     await send({"type": "websocket.close", "code": 1011})
                 return
             if started or scope["type"] != "http":
-                raise  # too late for an answer; the server closes the connection
+                raise  # the response has started; the server closes the connection
             message = "an unexpected error; the server's log has the details under this request's X-Request-Id"
             body = self._shapes.of(scope["path"]).body(500, message, None)
             await JSONResponse(body, 500)(scope, receive, send)
 
 
 class ApiKeys:
-    """Lets in requests with a key; without keys, all. Only the paths that show that the server is there stay open."""
+    """Requires an API key, if keys are set, for all paths but `OPEN`.
 
-    OPEN = frozenset({"/", "/health", "/player", "/docs", "/openapi.json"})
+    ``metrics_key``, if set, is a further key for `METRICS`, which then needs a key also where there are no others.
+    """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], shapes: ErrorShapes) -> None:
+    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/player", "/docs", "/openapi.json"})
+    METRICS = "/metrics"
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], shapes: ErrorShapes, metrics_key: str = "") -> None:
         self._app = app
         self._keys = [key.encode() for key in keys]
+        self._metrics_keys = [*self._keys, metrics_key.encode()] if metrics_key else self._keys
         self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._keys or self._is_open(scope) or self._has_key(scope):
+        keys = self._metrics_keys if scope.get("path") == self.METRICS else self._keys
+        if scope["type"] == "lifespan" or not keys or self._is_open(scope) or self._has_key(scope, keys):
             await self._app(scope, receive, send)
         else:
             await _refuse(Unauthorized(), self._shapes, scope, receive, send)
@@ -138,21 +144,21 @@ class ApiKeys:
     def _is_open(self, scope: Scope) -> bool:
         return scope["type"] == "http" and (scope["path"] in self.OPEN or scope["path"].startswith("/static/"))
 
-    def _has_key(self, scope: Scope) -> bool:
+    def _has_key(self, scope: Scope, keys: Sequence[bytes]) -> bool:
         headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         if own_header := self._shapes.of(scope.get("path", "")).key_header:
             given.append(headers.get(own_header, ""))
-        # Every pair is compared, each in constant time: how long it takes tells nothing about the keys.
-        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in self._keys) > 0
+        # All pairs are compared, each in constant time, so that the duration reveals nothing about the keys.
+        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in keys) > 0
 
 
 class UploadGuard:
-    """Bounds uploads in number and time, and refuses those that a page of another site sends without being allowed.
+    """Limits the number and the duration of uploads, and rejects uploads from origins that are not allowed.
 
-    A browser sends a form to any site without asking first, so CORS alone does not keep such a page from uploading.
-    With API keys it has none to send, and `ApiKeys` refuses it.
+    A browser sends a form to another site without a preflight request, so CORS alone does not prevent such uploads.
+    If API keys are set, `ApiKeys` rejects them.
     """
 
     def __init__(
@@ -208,10 +214,10 @@ def _headers(scope: Scope) -> Headers:
 
 
 async def _refuse(error: SpeechServerError, shapes: ErrorShapes, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error; a WebSocket that is not open yet is denied with the same response.
+    """Send an error; a WebSocket that is not open yet is denied with the same response.
 
     Raises:
-        SpeechServerError: the scope is of a type that has no answer.
+        SpeechServerError: the scope type has no response.
     """
     RequestRecord.of(scope).outcome = error.code
     if scope["type"] not in {"http", "websocket"}:
@@ -226,10 +232,10 @@ async def _refuse(error: SpeechServerError, shapes: ErrorShapes, scope: Scope, r
 
 
 async def _aborted(scope: Scope) -> bool:
-    """Drop the connection of a request; False where the server gives no hold of it."""
+    """Abort the connection of a request; False if the server does not expose its transport."""
     transport = scope["state"].get("transport")
     if transport is None:
         return False
     transport.abort()
-    await asyncio.sleep(0.01)  # the server learns of it in the next step, and then expects no end of the response
+    await asyncio.sleep(0.01)  # lets the server notice that it needs no end of the response
     return True

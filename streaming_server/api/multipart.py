@@ -1,4 +1,4 @@
-"""Multipart bodies (RFC 7578): an uploaded file as a stream, or a form whose file is on disk while it is in use."""
+"""Multipart bodies (RFC 7578): a file as a stream, or a form with its file in a temporary file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from streaming_server.errors import InvalidRequest, UploadTooLarge
 from streaming_server.jobs.file_store import storage_errors
 
 _OVERHEAD_BYTES = 64 * 1024
-"""Allowed for boundaries, headers and other fields beside the file."""
+"""Maximum size of boundaries, headers and other fields in addition to the file."""
 _MAX_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class PartHead:
-    """The head of a part; its content follows."""
+    """The headers of a part; its content follows."""
 
     field: str
     filename: str | None
@@ -36,15 +36,15 @@ class Form:
 
     fields: dict[str, str]
     file: Path | None
-    """Where the file is until the form is left; None without one, or for an empty one without a name."""
+    """Path of the file while the form is open; None if there is none, or an empty one without a name."""
 
 
 async def file_part(request: Request, field: str, limit_bytes: int) -> tuple[str, AsyncIterator[bytes]]:
-    """The first file in a field: what the client calls it, and its content, to be read at once.
+    """Return the first file of a field: its file name, and its content as a stream.
 
     Raises:
-        InvalidRequest: the body is not multipart, or has no such file. Reading raises it where the body ends too early.
-        UploadTooLarge: the body is larger than the file may be.
+        InvalidRequest: the body is not multipart, or has no such file; raised while reading if the body is truncated.
+        UploadTooLarge: the body exceeds the limit.
     """
     parts = _events(request, limit_bytes)
     async for event in parts:
@@ -55,18 +55,18 @@ async def file_part(request: Request, field: str, limit_bytes: int) -> tuple[str
 
 @asynccontextmanager
 async def read_form(request: Request, file_field: str, path: Path, limit_bytes: int) -> AsyncIterator[Form]:
-    """Read a form; its file exists until the ``with`` ends.
+    """Read a form; its file is deleted at the end of the ``with``.
 
     Args:
-        request: its body has not been read.
+        request: the request, with an unread body.
         file_field: the part that is a file.
-        path: where to put it.
-        limit_bytes: largest file.
+        path: the path for the file.
+        limit_bytes: maximum size of the file.
 
     Raises:
-        InvalidRequest: no multipart body, or a broken one.
-        UploadTooLarge: a file above the limit.
-        HTTPException: 413 for too much beside it.
+        InvalidRequest: the body is not multipart, or malformed.
+        UploadTooLarge: the file exceeds the limit.
+        HTTPException: 413 if the other fields exceed their limit.
     """
     values: dict[str, bytearray] = {}
     name, file_came, file_bytes, other_bytes = "", False, 0, 0
@@ -96,17 +96,17 @@ async def _content(parts: AsyncGenerator[PartHead | bytes, None]) -> AsyncIterat
     is_wanted = True
     async for event in parts:
         if isinstance(event, PartHead):
-            is_wanted = False  # the rest is read all the same: only its end shows that the file was whole
+            is_wanted = False  # read to the end, which shows whether the body is complete
         elif is_wanted:
             yield event
 
 
 async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead | bytes, None]:
-    """The parts of a multipart body as they arrive: each its head, then its content in pieces.
+    """Iterate over the parts of a multipart body: for each its `PartHead`, then its content in pieces.
 
     Raises:
-        InvalidRequest: the body is not multipart, cannot be read as such, or ends too early.
-        UploadTooLarge: the content of the parts is larger than the limit.
+        InvalidRequest: the body is not multipart, malformed or truncated.
+        UploadTooLarge: the content of the parts exceeds the limit.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -158,7 +158,7 @@ async def _events(request: Request, limit_bytes: int) -> AsyncGenerator[PartHead
                 yield event
             found.clear()
     except FormParserError as error:
-        raise InvalidRequest(f"the multipart body cannot be read: {error}", "body") from None
+        raise InvalidRequest(f"invalid multipart body: {error}", "body") from None
     if not is_complete:
         raise InvalidRequest("the multipart body ends before its last boundary", "body")
 

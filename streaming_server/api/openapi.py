@@ -1,4 +1,4 @@
-"""``/openapi.json`` (OpenAPI 3.1), generated from every `ApiRoute`, and ``/docs``, which shows it."""
+"""``/openapi.json`` (OpenAPI 3.1), generated from every `ApiRoute`, and its page ``/docs``."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
 
 
 class Docs(Dialect):
-    """The routes of the description."""
+    """The routes of the API reference."""
 
     def __init__(
         self, shapes: ErrorShapes, open_paths: Collection[str], max_text_characters: int, *, keys_needed: bool
     ) -> None:
-        """``open_paths``: those that need no key where ``keys_needed``."""
+        """``open_paths``: the paths that require no key even if ``keys_needed``."""
         self._max_text_characters = max_text_characters
         self._shapes = shapes
         self._open_paths = open_paths
@@ -86,7 +86,7 @@ def document(
     *,
     keys_needed: bool,
 ) -> dict[str, Any]:
-    """The OpenAPI document of these routes."""
+    """Build the OpenAPI document of the routes."""
     routes = list(routes)
     schemas = _Schemas(routes, shapes, max_text_characters)
     paths: dict[str, dict[str, Any]] = {}
@@ -183,14 +183,14 @@ def _examples(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """A field's title would only repeat its name."""
+    """Omits titles, which would repeat the names of the fields."""
 
     def field_title_should_be_set(self, schema: CoreSchema) -> bool:
         return False
 
 
 class _Schemas:
-    """Every type that the routes name, described once."""
+    """The schemas of all types that the routes use."""
 
     def __init__(self, routes: Iterable[ApiRoute], shapes: ErrorShapes, max_text_characters: int) -> None:
         kinds: dict[Any, Any] = {}
@@ -212,10 +212,10 @@ class _Schemas:
                     field["maxLength"] = max_text_characters
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """A reference to a type, or its description where it has no name."""
+        """Return a reference to a named type, or the schema of an unnamed one."""
         return self._by_kind[kind]
 
     def fields(self, kind: Any) -> Mapping[str, Any]:
-        """The object that describes a named type."""
+        """Return the schema of a named type."""
         found: Mapping[str, Any] = self.components[self.of(kind)["$ref"].rsplit("/", 1)[1]]
         return found

@@ -12,9 +12,9 @@ from starlette.routing import Route
 from streaming_server.api.http import Body
 
 MAX_TEXT_CHARACTERS = "MAX_TEXT_CHARACTERS"
-"""Stands for the setting's value in the schema of a field."""
+"""Placeholder in schemas, replaced by the value of the setting."""
 described = with_config(ConfigDict(use_attribute_docstrings=True))
-"""Decorates the TypedDict of an answer whose attribute docstrings go into ``/openapi.json``."""
+"""Decorator for the TypedDict of an answer: its attribute docstrings become descriptions in ``/openapi.json``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +27,47 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a route reads outside its body and its validated query."""
+    """A parameter of a route outside its body and its validated query."""
 
     name: str
     place: Literal["path", "query", "header"]
     description: str
     kind: Any = str
-    """A type, for pydantic to describe."""
+    """The type, for the schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One of the answers of a route."""
+    """A response of a route."""
 
     description: str
     kind: Any = None
-    """A type, for pydantic to describe; None for what is not JSON."""
+    """The type, for the schema; None if the content is not JSON."""
     media_types: Sequence[str] = ("application/json",)
-    """Empty for an answer without a body."""
+    """Empty if the response has no body."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By name, what each says."""
+    """Descriptions by name."""
     status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route does, the same for all its methods."""
+    """The description of a route, the same for all its methods."""
 
     summary: str
     answers: Sequence[Answer]
     takes: type[Body] | None = None
-    """Validates the query of a GET, the body of any other method."""
+    """The model of the query for GET, of the body for other methods."""
     accepts: str = "application/json"
-    """The media type of that body."""
+    """The media type of the body."""
     parameters: Sequence[Parameter] = ()
     refusals: Sequence[int] = ()
-    """Statuses with the dialect's error shape, beyond those of a body and of API keys."""
+    """Error statuses in addition to those of an invalid body and of API keys."""
     description: str = ""
 
 
 class ApiRoute(Route):
-    """A route with its operation; ``/openapi.json`` is made of these."""
+    """A route with its description for ``/openapi.json``."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The record of one request, which its log line and the metrics are made of."""
+"""The record of one request, from which its log line and its metrics are built."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ _KEY = "record"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request; what is None does not apply to it, or is not known yet."""
+    """One request. A value is None if it does not apply or is not known yet."""
 
     method: str
-    """``WEBSOCKET`` where the scope is one; the scope's type where it is unknown."""
+    """``WEBSOCKET`` for a WebSocket; the scope's type if it is unknown."""
     route: str
-    """The path as it was asked for."""
+    """The requested path."""
     status: int | None = None
-    """None where no answer was begun."""
+    """None if no response was started."""
     duration_s: float = 0.0
     outcome: str | None = None
-    """How a stream ended: `COMPLETE`, `DISCONNECTED` or an error's code; the code also of any other refusal."""
+    """How a stream ended: `COMPLETE`, `DISCONNECTED` or an error code; for other requests the error code, if any."""
     voice: str | None = None
     characters: int | None = None
     wait_s: float | None = None
-    """Until the slot was entered; here and below as in `SpeechStats`."""
+    """Wait for the slot; this and the following values are those of `SpeechStats`."""
     first_audio_s: float | None = None
     audio_s: float | None = None
     real_time_factor: float | None = None
     sent_bytes: int = field(default=0, metadata={"is_logged": False})
     template: str = field(default="none", metadata={"is_logged": False})
-    """The path of the route that answered, by which requests are counted; ``none`` where no route did."""
+    """The matched route, the label of the metrics; ``none`` if no route matched."""
 
     @staticmethod
     def of(scope: Scope) -> RequestRecord:
-        """The record of the request that a scope belongs to."""
+        """Return the record of a scope's request."""
         record = scope["state"][_KEY]
         assert isinstance(record, RequestRecord)
         return record
 
     def attach(self, scope: Scope) -> None:
-        """Make this the scope's record."""
+        """Store the record in the scope."""
         scope.setdefault("state", {})[_KEY] = self
 
     def logged(self) -> dict[str, Any]:
-        """The fields of the log line."""
+        """Return the fields of the log line."""
         always = ("method", "route", "status", "duration_s")
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.metadata.get("is_logged", True)}
         return {name: value for name, value in values.items() if name in always or value is not None}

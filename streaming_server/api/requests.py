@@ -1,4 +1,4 @@
-"""The fields that several dialects share: their types, their limits, and what they become in the domain."""
+"""The request fields that several dialects share, and the builder of `SpeechRequest`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from streaming_server.api.http import Body, check_text
 from streaming_server.api.operations import MAX_TEXT_CHARACTERS
+from streaming_server.api.references import References
 from streaming_server.domain import (
     EMOTIONS,
     Emotion,
@@ -28,7 +29,7 @@ from streaming_server.speech.service import SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 MAX_SPEAKERS = 64
-"""Voices that one request may name."""
+"""Maximum number of voices of one request."""
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -45,13 +46,13 @@ Text = Annotated[
         }
     ),
 ]
-"""Text to synthesise. `check_text` enforces this, since one limit is a setting and blank text has its own message."""
+"""Text to synthesise. `check_text` enforces the limits: one is a setting, and blank text has its own message."""
 Name = Annotated[str, Field(max_length=1024)]
-"""The name of a voice, a file or a model."""
+"""Name of a voice, a file or a model."""
 Names = Annotated[str, Field(max_length=4096)]
 """Names of voices, separated by commas."""
 Description = Annotated[str, Field(max_length=4096)]
-"""An emotion or a style in words."""
+"""Description of an emotion or a style."""
 EmotionNumbers = Annotated[list[Share], Field(min_length=len(EMOTIONS), max_length=len(EMOTIONS), fail_fast=True)]
 
 
@@ -62,17 +63,17 @@ class SamplingBody(Body):
     temperature: PositiveFloat = 1.2
     length_penalty: float = 0.0
     num_beams: Annotated[int, Field(ge=1, le=10)] = 3
-    """A stream by token samples with one, whatever this says."""
+    """Ignored by token streams, which sample with one beam."""
     repetition_penalty: PositiveFloat = 10.0
     max_mel_tokens: PositiveInt = 600
-    """Most audio codes of one sentence, up to the model's own limit."""
+    """Maximum number of audio codes per sentence, up to the model's own limit."""
 
 
 def voice_names(names: str, field: str) -> list[str]:
-    """The names in a list that is separated by commas.
+    """Split a comma-separated list of names.
 
     Raises:
-        InvalidRequest: there are more than `MAX_SPEAKERS`.
+        InvalidRequest: the list has more than `MAX_SPEAKERS` names.
     """
     found = [name.strip() for name in names.split(",")]
     if len(found) > MAX_SPEAKERS:
@@ -82,7 +83,7 @@ def voice_names(names: str, field: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class EmotionFields:
-    """The fields in which a dialect takes an emotion: each its name and what the client sent."""
+    """The emotion fields of a dialect: the name and the value of each."""
 
     reference: tuple[str, str | None]
     vector: tuple[str, Sequence[float] | None]
@@ -91,31 +92,32 @@ class EmotionFields:
     random: bool = False
 
     def by_method(self, method: int) -> str | None:
-        """The field that ``emo_control_method`` chooses; None for the voice's own emotion.
+        """Return the field that ``emo_control_method`` selects; None for the voice's own emotion.
 
         Raises:
-            InvalidRequest: that field is missing.
+            InvalidRequest: the field is missing.
         """
         if method == 0:
             return None
         field, value = (self.reference, self.vector, self.text)[method - 1]
         if not value or (isinstance(value, str) and not value.strip()):
-            raise InvalidRequest(f"{field} is required where emo_control_method is {method}", field)
+            raise InvalidRequest(f"{field} is required if emo_control_method is {method}", field)
         return field
 
     def given(self) -> list[str]:
-        """The fields that say anything, the one that counts first: text goes before vector, vector before recording."""
+        """Return the fields with a value in order of precedence: text, vector, recording."""
         sources = (self.text, self.vector, self.reference)
         return [name for name, value in sources if (value.strip() if isinstance(value, str) else value)]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Makes the `SpeechRequest` of every dialect: a dialect maps its fields, the checks and limits are here."""
+    """Builds the `SpeechRequest` of every dialect. A dialect maps its fields; checks and limits are here."""
 
     service: SpeechService
     voices: VoiceLibrary
     settings: Settings
+    references: References
 
     def build(
         self,
@@ -137,30 +139,30 @@ class RequestBuilder:
         scene: str = "",
         own_voices: bool = False,
     ) -> SpeechRequest:
-        """A request that the engine can take.
+        """Build a request within the engine's limits.
 
         Args:
-            text: as it came; an incremental text is neither checked here nor cut into turns.
-            voices: the one that speaks, or those of ``[SPEAKER0]``, ``[SPEAKER1]`` … in their order.
-            generation: as it came; its codes are bounded by the model's own limit.
-            granularity: None as the engine is set to.
-            field: what the dialect calls the text.
-            place: where the fields are, ``body`` or ``query``.
-            max_characters: the dialect's own limit, below that of the settings.
-            max_codes_field: the field in which the client asked for more or fewer codes, if it did; more than the
-                model's limit is then an error.
-            cutting: the text is a script, cut like this.
-            with_tags: the text is a dialogue where it has tags and the setting ``dialogue`` is on. A single voice is
-                then the first speaker, and the listed voices are the others.
-            emotion: from `emotion`.
+            text: the text; an incremental text is neither checked here nor split into turns.
+            voices: the voice, or those of ``[SPEAKER0]``, ``[SPEAKER1]`` … in order.
+            generation: sampling parameters; the number of codes is limited to the model's maximum.
+            granularity: None for the engine's default.
+            field: the dialect's name of the text field.
+            place: location of the fields, ``body`` or ``query``.
+            max_characters: the dialect's own limit, if it is below that of the settings.
+            max_codes_field: the field in which the client set the number of codes, if it did; a value above the
+                model's maximum is then an error.
+            cutting: how to split the text if it is a script.
+            with_tags: a text with tags is a dialogue if the setting ``dialogue`` is on. A single voice is then the
+                first speaker, and the listed voices are the others.
+            emotion: the result of `emotion`.
             speed: tempo.
-            sentence_batch: sentences decoded together.
+            sentence_batch: number of sentences decoded together.
             verbose: log the request's details.
-            scene: where the text is said, in words.
+            scene: description of the scene.
             own_voices: the engine may choose the voices.
 
         Raises:
-            InvalidRequest: a text that cannot be spoken, a speaker without a voice, or too many codes.
+            InvalidRequest: the text cannot be synthesised, a speaker has no voice, or the number of codes is too large.
         """
         limit = self.settings.max_text_characters
         whole, pieces = (text, None) if isinstance(text, str) else ("", text)
@@ -188,21 +190,21 @@ class RequestBuilder:
         return request
 
     def has_speakers(self, text: str) -> bool:
-        """Whether a text is a dialogue where the dialect leaves that to the setting ``dialogue``."""
+        """Whether a text is a dialogue under the setting ``dialogue``."""
         return self.settings.dialogue and is_dialogue(text)
 
     async def emotion(
         self, fields: EmotionFields, field: str | None, find: Callable[[str, str], Awaitable[Voice]]
     ) -> Emotion | None:
-        """The emotion of one of the fields; None where no field is chosen.
+        """Build the emotion from one of the fields; None if no field is selected.
 
         Args:
-            fields: what the client sent.
-            field: the one that counts.
-            find: the voice of a name; its second argument is the field.
+            fields: the emotion fields.
+            field: the selected field.
+            find: finds a voice by name; its second argument is the field.
 
         Raises:
-            InvalidRequest: a description that cannot be used, or what ``find`` raises.
+            InvalidRequest: the description is invalid, or ``find`` raised it.
         """
         if field is None:
             return None
@@ -228,6 +230,6 @@ class RequestBuilder:
 
 
 def emotion_vector(numbers: Sequence[float]) -> EmotionVector:
-    """Eight numbers, counted by the body's model, each at most 1."""
+    """Convert eight numbers, whose count is validated, and limit each to 1."""
     a, b, c, d, e, f, g, h = (min(number, 1.0) for number in numbers)
     return a, b, c, d, e, f, g, h

@@ -1,6 +1,6 @@
-"""Speech as an HTTP response: headers with the first audio, bytes as they are encoded, and an unmistakable end.
+"""Speech as an HTTP response: headers with the first audio, bytes as they are encoded.
 
-A stream that fails after its first byte lacks the final chunk, so that clients can tell it from a complete one.
+A stream that fails after its first byte ends without the final chunk, so that clients can detect it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import anyio
 from starlette.datastructures import Headers
@@ -29,32 +29,45 @@ log = logging.getLogger(__name__)
 class StreamResponse(ABC):
     """An ASGI response that sends one stream.
 
-    An error before the first byte is raised, to be answered with a status. An error after it closes the connection
-    without the final chunk. A client that disconnects leaves the stream.
+    An error before the first byte is raised and becomes a status. A later error closes the connection without the
+    final chunk. A disconnect of the client leaves the stream.
     """
 
-    def __init__(self, service: SpeechService, headers: Mapping[str, str], send_timeout_s: float) -> None:
-        """``send_timeout_s``: a connection whose reader takes no byte for this long is aborted."""
+    def __init__(
+        self,
+        service: SpeechService,
+        headers: Mapping[str, str],
+        send_timeout_s: float,
+        resources: AsyncExitStack | None = None,
+    ) -> None:
+        """
+        Args:
+            service: synthesises.
+            headers: of the response.
+            send_timeout_s: the connection is aborted if the client reads nothing for this long.
+            resources: closed after the response, such as the file of a recording that came with the request.
+        """
         self.service = service
         self.headers = headers
+        self._resources = resources or AsyncExitStack()
         self._send_timeout_s = send_timeout_s
 
     @abstractmethod
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
-        """The stream to send."""
+        """Open the stream to send."""
 
     @abstractmethod
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
-        """Start the response and send its body, without the final chunk; the outcome, where it is not `COMPLETE`."""
+        """Start the response, send its body without the final chunk and return the outcome, if not `COMPLETE`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord.of(scope)
         connection = Connection(scope, send, self._send_timeout_s)
-        async with _until_disconnect(receive) as gone, self.open(scope) as stream:
+        async with self._resources, _until_disconnect(receive) as gone, self.open(scope) as stream:
             record.outcome = DISCONNECTED
 
             def give_up() -> None:
-                if connection.started:  # else reading raises the error, which is answered with a status
+                if connection.started:  # otherwise reading raises the error, which becomes a status
                     record.outcome = ReaderTooSlow.code
                     connection.abort()
                     gone.cancel()
@@ -76,7 +89,7 @@ class StreamResponse(ABC):
 
 
 class SpeechResponse(StreamResponse):
-    """A new synthesis, streamed. Its bytes are kept for a while, so that `ResumedResponse` can send them again."""
+    """A streamed synthesis. Its bytes are kept for a while, so that `ResumedResponse` can send them again."""
 
     def __init__(
         self,
@@ -87,8 +100,9 @@ class SpeechResponse(StreamResponse):
         send_timeout_s: float,
         *,
         keep: bool = True,
+        resources: AsyncExitStack | None = None,
     ) -> None:
-        super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s)
+        super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s, resources)
         self.request = request
         self._encoder = encoder
         self._keep = keep
@@ -106,7 +120,7 @@ class SpeechResponse(StreamResponse):
         return None
 
     async def announce(self, stream: SpeechStream, connection: Connection, **headers: str) -> None:
-        """Send the headers, with the id by which the stream can be resumed."""
+        """Send the headers, including the id for resuming the stream."""
         names = {"X-Queue-Position": str(stream.stats.position)}
         if self._keep:
             names["X-Stream-Id"] = stream.id
@@ -115,7 +129,7 @@ class SpeechResponse(StreamResponse):
 
 
 class WholeSpeechResponse(SpeechResponse):
-    """A complete WAV file, with its length, after the last sample."""
+    """A complete WAV file with its length, sent after the last sample."""
 
     def __init__(
         self, service: SpeechService, request: SpeechRequest, headers: Mapping[str, str], send_timeout_s: float
@@ -135,7 +149,7 @@ class WholeSpeechResponse(SpeechResponse):
 
 
 class ResumedResponse(StreamResponse):
-    """A kept stream, from a given byte."""
+    """A kept stream, sent from a given byte."""
 
     def __init__(
         self,
@@ -149,12 +163,12 @@ class ResumedResponse(StreamResponse):
     ) -> None:
         """
         Args:
-            service: holds the stream.
-            stream_id: its id.
-            position: the first byte to send.
+            service: the service that holds the stream.
+            stream_id: id of the stream.
+            position: first byte to send.
             send_timeout_s: as for `StreamResponse`.
-            by_range: the position came in a ``Range`` header, so a finished stream is answered with 206.
-            last: the last byte to send of a finished stream; None for all.
+            by_range: the position comes from a ``Range`` header; the status of a finished stream is then 206.
+            last: last byte to send of a finished stream; None for all.
         """
         super().__init__(service, {}, send_timeout_s)
         self._stream_id = stream_id
@@ -170,7 +184,7 @@ class ResumedResponse(StreamResponse):
         if position < buffer.first:
             raise StreamNotFound
         whole = buffer.ended and buffer.error is None
-        # Of a running stream, only its end or a later byte shows whether there is such a position.
+        # For a running stream, only its end or a later byte shows whether the position exists.
         piece = await buffer.read(position)
         if position > buffer.size or (self._by_range and whole and position == buffer.size):
             raise RangeNotSatisfiable(buffer.size)
@@ -205,7 +219,7 @@ class Connection:
     async def write_stream(
         self, stream: SpeechStream, position: int, piece: bytes = b"", end: int | None = None
     ) -> None:
-        """Send a stream from a position, to ``end`` or its own end; ``piece`` was read at the position already."""
+        """Send a stream from a position to ``end`` or its own end; ``piece`` has been read at the position."""
         piece = piece or await stream.buffer.read(position)
         while piece and (end is None or position < end):
             await self.write(piece if end is None else piece[: end - position])
@@ -216,21 +230,21 @@ class Connection:
         """Send bytes.
 
         Raises:
-            ReaderTooSlow: the reader took no byte within the timeout.
+            ReaderTooSlow: the client read nothing within the timeout.
         """
         try:
             with anyio.fail_after(self._timeout_s):
                 await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except TimeoutError:
-            raise ReaderTooSlow(f"the reader took no byte for {self._timeout_s:g} s") from None
+            raise ReaderTooSlow(f"the reader read nothing for {self._timeout_s:g} s") from None
 
     def abort(self) -> None:
-        """Close the connection at once, without its unsent bytes."""
+        """Close the connection immediately and discard its unsent bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     async def cut(self, gone: asyncio.Task[None], *, at_once: bool) -> None:
-        """Close the connection without the final chunk, after its unsent bytes, unless ``at_once``."""
+        """Close the connection without the final chunk, after its unsent bytes unless ``at_once``."""
         if self._transport is None:
             return  # a server without access to the transport closes the connection of an incomplete response
         if at_once:
@@ -243,7 +257,7 @@ class Connection:
 
 @asynccontextmanager
 async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """Cancel the body when the client disconnects; yields the task that ends then."""
+    """Cancel the body when the client disconnects; yields the task that ends on a disconnect."""
     with anyio.CancelScope() as body:
 
         async def watch() -> None:
@@ -260,7 +274,7 @@ async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None
 
 
 def _summarise(stream: SpeechStream, record: RequestRecord) -> None:
-    """Add a stream's statistics to the record of its request."""
+    """Add a stream's statistics to its request's record."""
     stats = stream.stats
     record.wait_s = stats.wait_s and round(stats.wait_s, 4)
     record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)

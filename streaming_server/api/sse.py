@@ -1,4 +1,4 @@
-"""Server-sent events: how they are written, and the comments that keep an idle connection open."""
+"""Server-sent events, and comments that keep an idle connection open."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_S = 15.0
-"""Proxies close a connection that is idle for longer than a minute or half."""
+"""Interval of comments: many proxies close a connection that is idle for 30 or 60 seconds."""
 
 T = TypeVar("T")
 
 
 def event(content: Mapping[str, Any]) -> bytes:
-    """One event whose data is a JSON object."""
+    """Format an event whose data is a JSON object."""
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
-async def kept_alive(awaited: Coroutine[Any, Any, T], write: Callable[[bytes], Awaitable[None]]) -> T:
-    """The result of a coroutine; while it runs, a comment is written every `KEEP_ALIVE_S`."""
+async def kept_alive(
+    awaited: Coroutine[Any, Any, T], write: Callable[[bytes], Awaitable[None]], interval_s: float | None = None
+) -> T:
+    """Await a coroutine and write a comment every ``interval_s`` (`KEEP_ALIVE_S`) meanwhile."""
     task = asyncio.ensure_future(awaited)
     try:
-        while not (await asyncio.wait([task], timeout=KEEP_ALIVE_S))[0]:
+        while not (await asyncio.wait([task], timeout=interval_s or KEEP_ALIVE_S))[0]:
             await write(KEEP_ALIVE)
         return task.result()
     finally:

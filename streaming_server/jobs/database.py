@@ -43,8 +43,19 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE TABLE probes (upload VARCHAR(64) NOT NULL, owner VARCHAR(128) NOT NULL, is_dead BOOLEAN NOT NULL, "
         "started_s FLOAT NOT NULL, PRIMARY KEY (upload, owner))",
     ),
+    (
+        "CREATE TABLE voices (number {number}, id VARCHAR(64) NOT NULL UNIQUE, name VARCHAR(255) NOT NULL UNIQUE, "
+        "upload VARCHAR(64) NOT NULL, consent TEXT NOT NULL, ref_text TEXT NOT NULL, description TEXT NOT NULL, "
+        "created_s FLOAT NOT NULL)",
+        "CREATE INDEX voices_upload ON voices (upload)",
+        "CREATE TABLE consents (number {number}, id VARCHAR(64) NOT NULL UNIQUE, name VARCHAR(255) NOT NULL, "
+        "language VARCHAR(64) NOT NULL, upload VARCHAR(64) NOT NULL, created_s FLOAT NOT NULL)",
+        "CREATE INDEX consents_upload ON consents (upload)",
+    ),
 )
-"""The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read."""
+"""The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read;
+``{number}`` stands for the type of a primary key that counts up."""
+_NUMBERS = {"sqlite": "INTEGER NOT NULL PRIMARY KEY", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
 _metadata = sa.MetaData()
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only what it calls INTEGER
@@ -119,6 +130,32 @@ probes = sa.Table(
     sa.Column("started_s", sa.Float, nullable=False),
 )
 """Uploads that a process examines, or examined when it died."""
+voices = sa.Table(
+    "voices",
+    _metadata,
+    sa.Column("number", _Number, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("upload", sa.String(64), nullable=False),
+    sa.Column("consent", sa.Text, nullable=False),
+    sa.Column("ref_text", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Index("voices_upload", "upload"),
+)
+"""Voices that clients have added; each keeps its upload."""
+consents = sa.Table(
+    "consents",
+    _metadata,
+    sa.Column("number", _Number, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("language", sa.String(64), nullable=False),
+    sa.Column("upload", sa.String(64), nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Index("consents_upload", "upload"),
+)
+"""Recordings in which people agree to the use of their voices; each keeps its upload."""
 
 
 class Database:
@@ -229,7 +266,7 @@ class Database:
             )
         for statements in _MIGRATIONS[version - 1 :]:
             for statement in statements:
-                connection.execute(sa.text(statement))
+                connection.execute(sa.text(statement.replace("{number}", _NUMBERS[self._engine.dialect.name])))
         connection.execute(versions.update().values(version=newest))
 
 

@@ -14,6 +14,7 @@ from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import JobStore
 from streaming_server.jobs.threads import StorageThreads
 from streaming_server.jobs.uploads import PREFIX, UploadLimits, Uploads
+from streaming_server.jobs.voice_store import VoiceStore
 from streaming_server.jobs.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Storage:
         )
         self.workers = WorkerRegistry(self.database, self.jobs)
         self.uploads = Uploads(self.database, self.files, self.scratch, options.uploads)
+        self.voices = VoiceStore(self.database, self.files, self.uploads)
         self.audio_keep_s = options.audio_keep_s
         self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
         """The shortest time for which anything is kept."""
@@ -135,6 +137,7 @@ class Storage:
         return len(ended)
 
     def close(self) -> None:
+        self.voices.close()
         self.uploads.close()
         self.request_threads.close()
         self.job_threads.close()

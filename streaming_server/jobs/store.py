@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from streaming_server.errors import JobQueueFull, LeaseLost, UploadNotFound
-from streaming_server.jobs.database import Database, job_uploads, jobs, uploads
+from streaming_server.jobs.database import Database, consents, job_uploads, jobs, uploads, voices
 
 log = logging.getLogger(__name__)
 
@@ -381,13 +381,14 @@ _RELEASED = {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "p
 
 
 def is_kept(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """Whether an upload has not expired, or an unfinished job needs it."""
+    """Whether an upload has not expired, or a stored voice, a consent or an unfinished job needs it."""
     needing = (
         sa.select(job_uploads.c.upload)
         .join(jobs, jobs.c.number == job_uploads.c.job)
         .where(job_uploads.c.upload == uploads.c.id, jobs.c.state.in_(UNFINISHED))
     )
-    return sa.or_(uploads.c.expires_s >= now, needing.exists())
+    named = (sa.select(table.c.upload).where(table.c.upload == uploads.c.id).exists() for table in (voices, consents))
+    return sa.or_(uploads.c.expires_s >= now, needing.exists(), *named)
 
 
 def is_due(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:

@@ -96,6 +96,14 @@ class Uploads:
         finally:
             self._scratch.remove(path)
 
+    async def examine(self, path: Path) -> Recording:
+        """Examine a recording that is not to be stored.
+
+        Raises:
+            RecordingRefused: it is not a recording of an allowed kind.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._probing, probe, path, self._limits.max_s)
+
     def close(self) -> None:
         """Wait for the running calls and end their threads."""
         self._probing.shutdown()

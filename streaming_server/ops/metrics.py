@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter as Counting
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from streaming_server.engines.base import EngineInfo
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStats, StreamState
 
@@ -22,6 +32,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU time, descriptors, start time
         self._requests = Counter(
             "speech_requests", "Requests that have ended", ["method", "route", "status"], registry=self.registry
         )
@@ -33,6 +44,21 @@ class Metrics:
         self._first_audio = self._histogram("speech_first_audio_seconds", "Request to first audio", _LATENCIES_S)
         self._factor = self._histogram("speech_real_time_factor", "Seconds of synthesis a second of audio", _FACTORS)
         self._audio_s = Counter("speech_audio_seconds", "Audio that was made", ["kind"], registry=self.registry)
+
+    def build(self, version: str, info: EngineInfo) -> None:
+        """Add what runs: gauges of value 1 whose labels tell the version and the loaded model."""
+        model = {
+            "engine": info.name,
+            "model": info.model_type or info.name,
+            "model_version": info.model_version,
+            "device": info.device,
+            "precision": info.precision,
+        }
+        for name, text, labels in (
+            ("build_info", "Version of the server", {"version": version, "python": platform.python_version()}),
+            ("speech_engine_info", "The loaded engine and model", model),
+        ):
+            Gauge(name, text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a number that is read when it is asked for."""

@@ -37,7 +37,7 @@ def application(options: Mapping[str, str]) -> serve.Application:
     settings = Settings.from_env(os.environ | options)
 
     def build() -> Starlette:
-        logs.configure()
+        logs.configure(form=settings.log_format, level=settings.log_level)
         app = create_app(settings)
         app.router.lifespan_context = _until_ready(app)
         return app

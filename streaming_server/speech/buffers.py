@@ -15,6 +15,7 @@ import numpy as np
 
 from streaming_server.domain import IntSamples
 from streaming_server.errors import ReaderTooSlow, StreamNotFound
+from streaming_server.speech.timeline import Passage
 
 _READ_BYTES = 65536
 """Most bytes of one read: what has been read counts as sent."""
@@ -28,6 +29,11 @@ class ByteLimits:
     unsent_total: int
     kept: int
     """Sent bytes that are kept, of all streams together."""
+
+    @classmethod
+    def of(cls, total: int) -> ByteLimits:
+        """One stream may hold a quarter of the total, and kept bytes may take another eighth."""
+        return cls(total // 4, total, total // 8)
 
 
 class ByteBudget:
@@ -78,6 +84,8 @@ class StreamBuffer:
         self._held = bytearray()
         self._changed = asyncio.Event()
         self._sent = 0
+        self._passages: deque[tuple[int, Passage]] = deque()
+        """Each with the number of bytes that had been encoded at its end."""
         self.first = 0
         """Position of the first byte that is still held."""
         self.ended = False
@@ -119,6 +127,11 @@ class StreamBuffer:
         if isinstance(self.error, ReaderTooSlow):
             raise self.error
 
+    def push_passage(self, passage: Passage) -> None:
+        """Add a passage whose audio has been pushed, for `read_timed`."""
+        self._passages.append((self.size, passage))
+        self._changed.set()
+
     def end(self, error: BaseException | None = None) -> None:
         """End the stream; readers get the error after the last byte."""
         if not self.ended:
@@ -130,6 +143,7 @@ class StreamBuffer:
         self._budget.count(self, -self.unsent_bytes, -self.kept_bytes)
         self.first = self._sent = self.size
         self._held.clear()
+        self._passages.clear()
         self.ended, self.error = True, ReaderTooSlow(why)
         self._changed.set()
         for callback in tuple(self.on_give_up):
@@ -157,9 +171,30 @@ class StreamBuffer:
                 return b""
             self._changed.clear()
             await self._changed.wait()
+        return self._piece(position, _READ_BYTES)
+
+    async def read_timed(self, position: int) -> tuple[bytes, Passage | None]:
+        """As `read`, for the only reader, with the passage whose audio ends with these bytes.
+
+        The bytes may be empty where there is a passage: it was complete only after its last byte had been read.
+        """
+        while position >= self.size and not self._passages and not self.ended:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._passages:
+            return await self.read(position), None
+        end, passage = self._passages[0]
+        piece = self._piece(position, min(end - position, _READ_BYTES)) if position < end else b""
+        if position + len(piece) < end:
+            return piece, None
+        self._passages.popleft()
+        return piece, passage
+
+    def _piece(self, position: int, max_bytes: int) -> bytes:
+        """Bytes that are held, which count as sent from now on."""
         with memoryview(self._held) as held:
             start = position - self.first
-            piece = bytes(held[start : start + _READ_BYTES])
+            piece = bytes(held[start : start + max_bytes])
         if (newly_sent := position + len(piece) - self._sent) > 0:
             self._budget.count(self, -newly_sent, newly_sent)
             self._sent += newly_sent
@@ -185,7 +220,7 @@ class SampleQueue:
     def __init__(self, limit: int) -> None:
         """``limit``: samples above which the synthesis waits for its encoder."""
         self._limit = limit
-        self._chunks: deque[IntSamples] = deque()
+        self._chunks: deque[IntSamples | Passage] = deque()
         self._size = 0
         self._ended = False
         self._error: BaseException | None = None
@@ -212,14 +247,19 @@ class SampleQueue:
         self._size += samples.size
         self._filled.set()
 
+    def put_passage(self, passage: Passage) -> None:
+        """Add a passage behind its samples."""
+        self._chunks.append(passage)
+        self._filled.set()
+
     def end(self, error: BaseException | None = None) -> None:
         """End the queue; ``take`` raises the error after the last sample."""
         if not self._ended:
             self._ended, self._error = True, error
             self._filled.set()
 
-    async def take(self, max_samples: int, timeout_s: float) -> IntSamples | None:
-        """1 to ``max_samples`` samples; none at the end; None where none came in time.
+    async def take(self, max_samples: int, timeout_s: float) -> IntSamples | Passage | None:
+        """1 to ``max_samples`` samples, or a passage behind its samples; no samples at the end; None after the time.
 
         Raises:
             BaseException: the error that ended the queue, once all samples are taken.
@@ -239,6 +279,11 @@ class SampleQueue:
         missing = max_samples
         while self._chunks and missing:
             chunk = self._chunks.popleft()
+            if isinstance(chunk, Passage):
+                if not taken:
+                    return chunk
+                self._chunks.appendleft(chunk)
+                break
             if chunk.size > missing:
                 self._chunks.appendleft(chunk[missing:])
                 chunk = chunk[:missing]

@@ -25,10 +25,15 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-class EncoderPool:
-    """Threads for encoders, granted to the stream with the least encoded audio first."""
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
-    def __init__(self, workers: int) -> None:
+
+class EncoderPool:
+    """Threads for encoders, one per core, granted to the stream with the least encoded audio first."""
+
+    def __init__(self) -> None:
+        workers = _usable_cores()
         self._semaphore = PrioritySemaphore(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=_step_back)
 

@@ -24,6 +24,8 @@ from streaming_server.speech.stream import SpeechStats, SpeechStream
 log = logging.getLogger(__name__)
 
 _USUAL_DRAIN_S = 0.2
+MAX_KEPT_STREAMS = 64
+"""Maximum number of streams kept for resuming; their audio has a limit of its own."""
 
 
 class EngineState(StrEnum):
@@ -40,7 +42,6 @@ class Resumption:
     """After its last reader has gone."""
     grace_s: float
     """For this long a resumable stream is also synthesised further."""
-    max_streams: int
 
 
 class SpeechService:
@@ -153,8 +154,8 @@ class SpeechService:
         for asked, capability in ((request.scene, Capability.SCENE), (request.own_voices, Capability.SMART_VOICE)):
             if asked and capability not in info.capabilities:
                 log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
-        if Capability.SPEED not in info.capabilities:
-            encoder = stretched(encoder, request.speed)
+        tempo = 1.0 if Capability.SPEED in info.capabilities else request.speed
+        encoder = stretched(encoder, tempo)
         grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(
@@ -168,6 +169,7 @@ class SpeechService:
             batch=batch,
             max_characters=self._max_characters,
             is_admitted=is_admitted,
+            tempo=tempo,
         )
         self._streams[stream.id] = stream
         self._first_read.add(stream)
@@ -221,7 +223,7 @@ class SpeechService:
     async def _keep(self, stream: SpeechStream) -> None:
         loop = asyncio.get_running_loop()
         self._expiries[stream.id] = loop.call_later(self._resumption.keep_s, self._expire, stream.id)
-        while len(self._expiries) > self._resumption.max_streams or self._idle_bytes > self.budget.limits.kept:
+        while len(self._expiries) > MAX_KEPT_STREAMS or self._idle_bytes > self.budget.limits.kept:
             await self.discard(next(iter(self._expiries)))
 
     @property

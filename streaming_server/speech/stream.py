@@ -19,7 +19,7 @@ import numpy as np
 
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import SpeechRequest
+from streaming_server.domain import FloatSamples, Mark, SpeechRequest
 from streaming_server.engines.base import Engine, Preparing
 from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
 from streaming_server.speech.buffers import SampleQueue, StreamBuffer
@@ -27,6 +27,8 @@ from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
 from streaming_server.speech.slot import Slot
+from streaming_server.speech.timeline import Passage
+from streaming_server.text import pause_s
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class SpeechStream:
         batch: bool,
         max_characters: int,
         is_admitted: bool,
+        tempo: float,
     ) -> None:
         """
         Args:
@@ -94,6 +97,7 @@ class SpeechStream:
             batch: as for `Slot.enter`.
             max_characters: longest incremental text.
             is_admitted: as for `Slot.enter`, from the first segment on.
+            tempo: how much faster than the engine's the encoder makes the speech.
         """
         self.request = request
         self._encoder = encoder
@@ -104,6 +108,10 @@ class SpeechStream:
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._max_characters = max_characters
         self._is_admitted = is_admitted
+        self._tempo = tempo
+        self._put_samples = 0
+        self._pause_s = 0.0
+        """To be put before the next segment."""
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -227,20 +235,37 @@ class SpeechStream:
                 if not voice.is_preset and not voice.path.is_file():
                     raise VoiceFileMissing(voice.path.name)
             try:
+                begin, marks = -1, list[Mark]()
                 async with aclosing(perform(self._engine, request)) as chunks:
                     async for chunk in chunks:
+                        marks += chunk.marks
+                        if begin < 0:
+                            await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
+                            begin = self._put_samples
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine made samples that are not numbers")
-                        stats.audio_s += chunk.samples.size / self.rate_hz
                         stats.synthesis_s = earlier_s + time.monotonic() - entered_s
-                        await self._samples.put(to_int16(chunk.samples))
+                        await self._put(chunk.samples)
                         if stats.first_audio_s is None:
                             # The encoder goes first, and then the reader, even if the engine has more at once.
                             await asyncio.sleep(0)
                             await asyncio.sleep(0)
             finally:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
+        if begin >= 0 and not request.script:
+            self._end_passage(request.text, begin, marks)
         self._phase = StreamState.AWAITING_TEXT
+
+    async def _put(self, samples: FloatSamples) -> None:
+        self._put_samples += samples.size
+        self.stats.audio_s += samples.size / self.rate_hz
+        await self._samples.put(to_int16(samples))
+
+    def _end_passage(self, text: str, begin: int, marks: list[Mark]) -> None:
+        self._pause_s = pause_s(text)
+        start_s, end_s = (samples / self.rate_hz / self._tempo for samples in (begin, self._put_samples))
+        timed = [Mark(mark.character, mark.time_s / self._tempo) for mark in marks]
+        self._samples.put_passage(Passage(text, start_s, end_s, timed))
 
     async def _encode(self) -> None:
         encoder, rate_hz = self._encoder, self.rate_hz
@@ -253,8 +278,8 @@ class SpeechStream:
                 # 25 ms give one packet, whatever a resampler holds back; larger shares later need fewer threads.
                 share = min(max(encoded, rate_hz // 40), rate_hz // 2)
                 samples = await self._samples.take(share, sent_s + _IDLE_FLUSH_S - time.monotonic())
-                if samples is None:
-                    piece = encoder.flush()
+                if samples is None or isinstance(samples, Passage):
+                    piece = encoder.flush() if samples is None or self.request.pieces is not None else b""
                     sent_s = time.monotonic()
                 elif samples.size:
                     push = partial(encoder.push, samples)
@@ -272,6 +297,8 @@ class SpeechStream:
                     if self.stats.first_audio_s is None:
                         self.stats.first_audio_s = sent_s - self._text_s
                         await asyncio.sleep(0)  # the reader sends it before the next share takes the interpreter
+                if isinstance(samples, Passage):
+                    self.buffer.push_passage(samples)
         except BaseException:
             self._synthesis.cancel()  # its samples have no consumer any more
             raise

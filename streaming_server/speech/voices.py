@@ -1,4 +1,4 @@
-"""The voices that can be asked for: reference recordings, the engine's presets, and uploads by their id."""
+"""The voices that can be asked for: reference recordings, the engine's presets, and uploads by their id or name."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class VoiceLibrary:
         self,
         folder: Path,
         find_upload: Callable[[str], Voice | None] = lambda _: None,
+        list_uploads: Callable[[], Sequence[Voice]] = tuple,
         presets: Sequence[Voice] = (),
         *,
         blends: bool = False,
@@ -30,7 +31,8 @@ class VoiceLibrary:
         """
         Args:
             folder: of the recordings.
-            find_upload: returns an upload as a voice, by its id; it may block its thread.
+            find_upload: returns an uploaded recording as a voice, by its id or name; it may block its thread.
+            list_uploads: returns the uploads that have a name, under that name; it may block its thread.
             presets: voices of the engine.
             blends: a blend of presets is a voice too.
         """
@@ -38,6 +40,7 @@ class VoiceLibrary:
         self._presets = presets
         self._blendable = {preset.name for preset in presets} if blends else set[str]()
         self._find_upload = find_upload
+        self._list_uploads = list_uploads
         self._voices: list[Voice] = []
         self.list()
 
@@ -56,6 +59,10 @@ class VoiceLibrary:
         for voice in (*self.list(), *self._presets):
             found.setdefault(voice.name, voice)
         return [*found.values()]
+
+    async def uploaded(self) -> Sequence[Voice]:
+        """The named uploads, the oldest first."""
+        return await asyncio.to_thread(self._list_uploads)
 
     @property
     def default(self) -> Voice:
@@ -81,7 +88,8 @@ class VoiceLibrary:
         return voice
 
     async def find(self, name: str) -> Voice | None:
-        """The voice of a name: a file's stem, its name, or its path as listed; a preset or a blend; an upload's id.
+        """The voice of a name: a file's stem, its name, or its path as listed; a preset or a blend; an upload's id or
+        name.
 
         No path is built from it.
         """

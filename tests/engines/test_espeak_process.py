@@ -40,7 +40,7 @@ async def process() -> AsyncIterator[EspeakProcess]:
 
 async def spoken(process: EspeakProcess, *spoken_in_turn: Utterance) -> bytes:
     async with aclosing(process.speak(spoken_in_turn)) as chunks:
-        return b"".join([chunk.tobytes() async for chunk in chunks])
+        return b"".join([chunk.samples.tobytes() async for chunk in chunks])
 
 
 def child_of(process_id: int) -> psutil.Process:

@@ -20,10 +20,11 @@ from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.torch import decoding
-from streaming_server.engines.torch.decoding import SPAN, Decoder
+from streaming_server.engines.torch.decoding import BUCKET, SPAN, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
-from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.rows import Row
+from streaming_server.engines.torch.sampling import RANKED, Sampling
 from streaming_server.engines.torch.vocoder import Vocoder, Windows
 from streaming_server.engines.torch.weights import Shapes
 from tests.engines.indextts import parity, tiny
@@ -65,7 +66,7 @@ def decoded(gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch)
     """Codes and latents of every setting by one decoder, one after the other."""
     substitute(monkeypatch, graphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(prompt(gpt, []))
+    decoder.record(longest=20)
     found = []
     for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
         rng = torch.Generator().manual_seed(len(text))
@@ -83,6 +84,7 @@ def prompt(gpt: CodeGpt, text: list[int]) -> Tensor:
 def short_spans(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fake" not in request.node.name:
         monkeypatch.setattr(decoding, "SPAN", 16)
+        monkeypatch.setattr(decoding, "BUCKET", 16)
 
 
 def same(pairs: list[tuple[list[int], Tensor]], others: list[tuple[list[int], Tensor]]) -> bool:
@@ -98,7 +100,8 @@ def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monk
     eager = decoded(gpt, Graphs, monkeypatch)
     replays = EmulatedGraphs.replays
     replayed = decoded(gpt, EmulatedGraphs, monkeypatch)
-    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (CODES - 1)
+    prompts, draws, advances = 1, CODES, CODES - 1
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (prompts + draws + advances)
     assert same(replayed, eager)
     assert len({tuple(codes) for codes, _ in eager}) == len(eager)
 
@@ -116,13 +119,13 @@ def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_buffer_that_is_replaced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpt, start = small_gpt("1.5"), Decoder.start
+    gpt, join = small_gpt("1.5"), Decoder.join
 
-    def replacing(self: Decoder, *arguments: Any) -> None:
+    def replacing(self: Decoder, *arguments: Any) -> Row:
         self.noise = self.noise.clone()
-        start(self, *arguments)
+        return join(self, *arguments)
 
-    monkeypatch.setattr(Decoder, "start", replacing)
+    monkeypatch.setattr(Decoder, "join", replacing)
     eager = decoded(gpt, Graphs, monkeypatch)
     assert not same(decoded(gpt, EmulatedGraphs, monkeypatch), eager)
 
@@ -238,8 +241,12 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 def record_decoding(gpt: CodeGpt) -> None:
     """The first span and one that is cut off."""
-    Decoder(gpt, 1, SPAN + 100, 16).record(torch.empty(40, gpt.shape.width, device="cuda", dtype=torch.float16))
-    assert FakeCudaGraphs.recorded.keys() == {SPAN, SPAN + 100}
+    Decoder(gpt, 2, SPAN + 100, 16).record(longest=40)
+    assert FakeCudaGraphs.recorded.keys() == {
+        *(("advance", rows, span) for rows in (1, 2) for span in (SPAN, SPAN + 100)),
+        *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
+        ("prompt", BUCKET),
+    }
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.5"])

@@ -108,10 +108,15 @@ def test_the_configuration_names_the_engine(version: str | None, engine: str, na
 
 def test_options_come_from_their_variables() -> None:
     options = IndexTTS2Options.from_env(
-        {"MODEL_DIR": "m", "INDEXTTS2_STEPS": "12", "INDEXTTS2_EMOTION_CAP": "off", "W2VBERT_DIR": " "}
+        {
+            "MODEL_DIR": "m",
+            "INDEXTTS2_STEPS": "12",
+            "INDEXTTS2_EMOTION_CAP": "off",
+            "INDEXTTS2_EXTERNAL_MODELS_DIR": " ",
+        }
     )
     assert (options.model_dir, options.steps, options.emotion_cap) == (Path("m"), 12, False)
-    assert (options.device, options.w2vbert_dir) == ("auto", None)
+    assert (options.device, options.external_models_dir) == ("auto", None)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def test_options_come_from_their_variables() -> None:
         ("indextts", "LOOK_AHEAD", "32", "exact or a whole number from 1 to 31 is needed by the indextts engine"),
         ("indextts", "VOICE_CACHE", "0", "a whole number of at least 1"),
         ("indextts2", "INDEXTTS2_STEPS", "1.5", "a whole number from 1 to 100"),
-        ("indextts2", "INDEXTTS2_REFERENCE_S", "nan", "a number from 0.5 to 15"),
+        ("indextts2", "INDEXTTS2_LOOK_AHEAD", "173", "a whole number from 0 to 172"),
         ("indextts2", "INDEXTTS2_EMOTION_CAP", "maybe", "true or false"),
         ("indextts2", "INDEXTTS2_STREAM", "token", "one of segment, chunk"),
         ("higgs", "DEVICE", "tpu", "one of auto, cuda, mps, cpu"),

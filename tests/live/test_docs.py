@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,10 +46,17 @@ CALLS = sorted((route.path_format, method) for route in ROUTES for method in rou
 CAN_REFUSE = [
     (path, method)
     for path, method in CALLS
-    if "{" in path or any(needs_something(route) for route in ROUTES if route.path_format == path)
+    if "{" in path
+    or any(needs_something(route) for route in ROUTES if route.path_format == path and method in (route.methods or ()))
 ]
 ENDLESS = {"/opus_queue_status/events", "/test_stream"}
 """Of these the beginning is enough."""
+FILES = {
+    f"{prefix}/{name}": field
+    for prefix in ("/v1/audio", "/audio")
+    for name, field in (("voices", "audio_sample"), ("voice_consents", "recording"))
+}
+"""Forms with a recording beside other fields, by path."""
 BOUNDS = {
     annotated_types.Ge: ("minimum", "ge"),
     annotated_types.Gt: ("exclusiveMinimum", "gt"),
@@ -78,7 +86,14 @@ def known_names(server: LiveServer) -> dict[str, str]:
     eventually(lambda: server.get(f"/api/v1/task/{task}").json()["status"] == "completed")
     chain = {"workflow_config": {"workflow_chain": ["indextts.health_check"]}}
     workflow = server.post("/v1/workflows?wait=false", chain).json()["workflow_id"]
+    added = {}
+    for path, field in (("/v1/audio/voices", "audio_sample"), ("/v1/audio/voice_consents", "recording")):
+        form = {"name": uuid.uuid4().hex[:8], "consent": "in writing", "language": "en"}
+        content = (RECORDINGS / "voice_02.wav").read_bytes()
+        added[field] = server.client.post(path, data=form, files={field: content}).json()["id"]
     return {
+        "voice_id": added["audio_sample"],
+        "consent_id": added["recording"],
         "workflow_id": workflow,
         "stream_id": spoken.headers["x-stream-id"],
         "file_id": uploaded["file_id"],
@@ -99,9 +114,11 @@ def request_of(api: dict[str, Any], path: str, method: str, known: Mapping[str, 
     arguments = {"method": method, "url": path, "params": query}
     for media_type, taken in operation.get("requestBody", {}).get("content", {}).items():
         if media_type == "multipart/form-data":
-            recording = {"file": ("voice.wav", (RECORDINGS / "voice_01.wav").read_bytes())}
-            fields = {name: (None, value) for name, value in taken["example"].items()}
-            arguments["files"] = fields or recording
+            recording = ("voice.wav", (RECORDINGS / "voice_01.wav").read_bytes())
+            fields: dict[str, tuple[Any, Any]] = {name: (None, value) for name, value in taken["example"].items()}
+            if files := FILES.get(path):
+                fields |= {files: recording, "name": (None, uuid.uuid4().hex[:8])}
+            arguments["files"] = fields or {"file": recording}
         else:
             arguments["json"] = taken["example"]
     return arguments

@@ -222,9 +222,3 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=120).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def test_the_log_can_be_kept_on_the_console_alone(tmp_path: Path) -> None:
-    with server_process(DATA_DIR=str(tmp_path), LOG_FILE="none") as server:
-        httpx.get(server.url + "/health", timeout=120)
-    assert not list(tmp_path.glob("*.log*"))

@@ -200,7 +200,7 @@ def test_words_have_times_that_are_exact_at_the_ends_of_a_sentence(server: LiveS
         ('{"type": "session.config", "stream_audio": true}', "needs response_format pcm, not wav"),
         ('{"type": "session.config", "word_timestamps": true}', "needs stream_audio"),
         ('{"type": "session.config", "stream_audio": true, "response_format": "pcm", "speed": 2}', "speed 1, not 2"),
-        ('{"type": "session.config", "ref_audio": "data:"}', "ref_audio is not supported"),
+        ('{"type": "session.config", "ref_audio": "data:"}', "ref_audio must be base64"),
         ('{"type": "session.config", "task_type": "VoiceDesign"}', "task_type"),
         (b"audio", "binary messages are not accepted"),
     ],
@@ -389,7 +389,7 @@ def test_a_reader_too_slow_ends_its_session_alone(caplog: pytest.LogCaptureFixtu
     def script(request: SpeechRequest) -> list[Step]:
         return [tone(1.0)] * (400 if request.text == "Long." else 1)
 
-    with running(FakeEngine(script), unsent_stream_mb=1) as live:
+    with running(FakeEngine(script), unsent_total_mb=4) as live:
         client = session(live, **STREAMED)
         client.say("Long.")  # more than the client's queue and the sockets hold
         eventually(lambda: live.engine.requests and is_idle(live))

@@ -163,7 +163,7 @@ def outcomes(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with running(by_text({"unread": [tone(1.0)] * 400, "next": [tone(0.1)]}), unsent_stream_mb=2) as live:
+    with running(by_text({"unread": [tone(1.0)] * 400, "next": [tone(0.1)]}), unsent_total_mb=8) as live:
         sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
         eventually(lambda: "reader_too_slow" in outcomes(caplog))
         assert live.service.slot.status().holder is None
@@ -232,7 +232,7 @@ def test_a_body_that_never_ends_holds_no_slot() -> None:
 
 
 def test_a_whole_file_beyond_the_bound_is_a_status_and_no_cut_connection() -> None:
-    with running(by_text({"long": [tone(1.0)] * 60, "next": [tone(0.1)]}), unsent_stream_mb=1) as live:
+    with running(by_text({"long": [tone(1.0)] * 60, "next": [tone(0.1)]}), unsent_total_mb=4) as live:
         response = live.post("/synthesize", {"text": "long"})
         assert response.status_code == 500
         assert "request a stream" in response.json()["detail"]

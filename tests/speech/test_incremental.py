@@ -20,8 +20,9 @@ from streaming_server.segmentation import Segmenter
 from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream, StreamState
+from streaming_server.text import pause_s
 from tests.audio.test_ogg import pages_of
-from tests.support.fakes import FakeEngine, Gate, Step, tone, voice
+from tests.support.fakes import RATE_HZ, FakeEngine, Gate, Step, tone, voice
 
 pytestmark = pytest.mark.anyio
 TEXT = "When the fog lifted over the bay, every ship waved. It cost 3.14 in all! Dr. Low left. Then it was quiet"
@@ -63,6 +64,12 @@ def audio_of(text: str) -> bytes:
     return to_int16(_tone(text)).tobytes()
 
 
+def joined(audio: Callable[[str], bytes], texts: list[str], rate_hz: int = RATE_HZ) -> bytes:
+    """The audio of segments one after another, with the pause that the end of each asks for."""
+    pauses = [bytes(2 * round(pause_s(text) * rate_hz)) for text in texts]
+    return b"".join(audio(text) + pause for text, pause in zip(texts, [*pauses[:-1], b""], strict=True))
+
+
 def _tone(text: str) -> Any:
     return tone(len(text) / 100, 200.0 + len(text))
 
@@ -102,7 +109,7 @@ async def test_the_slot_is_free_while_the_next_words_are_awaited() -> None:
             assert await read(other) == audio_of("another")
         writer.write("wo is next.")
         writer.end()
-        assert await read(stream, None, received) == audio_of("One is here.") + audio_of("Two is next.")
+        assert await read(stream, None, received) == joined(audio_of, ["One is here.", "Two is next."])
         assert [request.text for request in engine.requests] == ["One is here.", "another", "Two is next."]
         assert all(request.pieces is None for request in engine.requests)
         assert stream.stats.characters == len("One is here.Two is next.")
@@ -217,10 +224,11 @@ async def test_an_engine_error_comes_after_the_audio_before_it_and_ends_the_text
 
     async with serving(script) as (service, engine), service.open(writer.request(), PcmEncoder()) as stream:
         writer.write("One. Two. Three. F")
-        received = await read(stream, to_int16(tone(0.3)).nbytes)
+        expected = joined(lambda text: to_int16(tone(0.2 if text == "One." else 0.1)).tobytes(), ["One.", "Two."])
+        received = await read(stream, len(expected))
         with pytest.raises(EngineFailed):
             await stream.buffer.read(len(received))
-        assert received == to_int16(tone(0.2)).tobytes() + to_int16(tone(0.1)).tobytes()
+        assert received == expected
         assert service.slot.status().holder is None
         assert writer.is_closed
         assert len(engine.requests) == 2
@@ -251,7 +259,7 @@ async def test_word_by_word_is_the_audio_of_the_segments_one_after_another() -> 
     async with serving() as (service, engine), service.open(writer.request(), PcmEncoder()) as stream:
         writer.write(*words)
         writer.end()
-        assert await read(stream) == b"".join(map(audio_of, SEGMENTS))
+        assert await read(stream) == joined(audio_of, SEGMENTS)
         assert [request.text for request in engine.requests] == SEGMENTS
 
 
@@ -262,14 +270,14 @@ async def test_word_by_word_with_a_real_engine() -> None:
     preset = VOICES[0]
     segmenter = Segmenter()
     segments = [part for word in TEXT.split() for part in segmenter.push(word + " ")] + segmenter.flush()
-    expected = b""
+    audio = {}
     for segment in segments:
         async with service.open(SpeechRequest(segment, preset), PcmEncoder()) as stream:
-            expected += await read(stream)
+            audio[segment] = await read(stream)
     async with service.open(SpeechRequest("", preset, pieces=writer.pieces()), PcmEncoder()) as stream:
         writer.write(*(word + " " for word in TEXT.split()))
         writer.end()
-        assert await read(stream) == expected
+        assert await read(stream) == joined(audio.__getitem__, segments, engine.info.sample_rate_hz)
     await service.aclose()
 
 
@@ -284,7 +292,7 @@ async def test_all_segments_are_one_file_at_the_speed_that_was_asked_for() -> No
         pages = pages_of(await read(stream))
     assert sum(bool(kind & 2) for kind, _, _ in pages) == 1
     assert sum(bool(kind & 4) for kind, _, _ in pages) == 1
-    assert pages[-1][1] == pytest.approx(1.5 * 48000, rel=0.02)
+    assert pages[-1][1] == pytest.approx((1.5 + pause_s("One.")) * 48000, rel=0.02)
 
 
 async def test_the_details_of_an_incremental_request_can_be_logged(caplog: pytest.LogCaptureFixture) -> None:

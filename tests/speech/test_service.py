@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import SpeechRequest
 from streaming_server.errors import EngineFailed, EngineNotReady, ReaderTooSlow, VoiceFileMissing
 from streaming_server.settings import Settings
+from streaming_server.speech.buffers import ByteLimits
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
 from tests.audio.test_ogg import pages_of
@@ -122,7 +124,7 @@ async def test_leaving_ends_the_synthesis_and_frees_the_slot() -> None:
 
 
 async def test_a_stream_that_holds_too_much_is_given_up_and_the_next_one_works() -> None:
-    service = await service_of(*[tone(1.0)] * 60, unsent_stream_mb=1)
+    service = await service_of(*[tone(1.0)] * 60, unsent_total_mb=4)
     given_up = asyncio.Event()
     async with asyncio.timeout(5), service.open(REQUEST, PcmEncoder()) as stream:
         stream.buffer.on_give_up.add(given_up.set)
@@ -136,7 +138,8 @@ async def test_a_stream_that_holds_too_much_is_given_up_and_the_next_one_works()
 
 
 async def test_the_stream_that_holds_most_goes_when_the_total_is_reached() -> None:
-    service = await service_of(*[tone(1.0)] * 30, unsent_stream_mb=10, unsent_total_mb=2)
+    service = await service_of(*[tone(1.0)] * 30)
+    service.budget.limits = ByteLimits(unsent_stream=10 * 2**20, unsent_total=2 * 2**20, kept=0)
     async with asyncio.timeout(5), service.open(REQUEST, PcmEncoder()) as hoarder:
         await hoarder.buffer.complete()
         # It alone fits; a second one that is read does too, until the two pass the total.
@@ -158,8 +161,9 @@ async def test_an_engine_that_is_not_ready_refuses() -> None:
     await service.aclose()
 
 
-async def test_a_stream_that_is_ahead_waits_for_one_that_has_less() -> None:
-    service = await service_of(tone(60.0), encode_threads=1)
+async def test_a_stream_that_is_ahead_waits_for_one_that_has_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    service = await service_of(tone(60.0))
     ten_seconds_bytes = 40000  # at 32 kbit/s
     async with asyncio.timeout(30), service.open(REQUEST, OggOpusEncoder()) as early:
         while early.buffer.size < ten_seconds_bytes:

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
 
 from streaming_server.api import sse
 from streaming_server.api.higgs import schemas as operations
@@ -59,11 +58,11 @@ from streaming_server.text import estimated_duration_s
 log = logging.getLogger(__name__)
 _FILE = "ref_audio_file"
 _SHORTEST_S = 0.25
-"""Of an uploaded recording, to find out whether it is one."""
+"""Seconds of an uploaded recording that are decoded to validate it."""
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> HiggsError:
-    """This dialect's shape."""
+    """Return an error in the dialect's shape."""
     return {"success": False, "message": message}
 
 
@@ -73,11 +72,11 @@ SHAPES: Mapping[str, ErrorShape] = dict.fromkeys(("/info", "/voices", "/scenes",
 
 @dataclass(frozen=True, slots=True)
 class HiggsDialect(Dialect):
-    """The routes over one service."""
+    """The HiggsAudio routes of one service."""
 
     service: SpeechService
     prompts: VoiceLibrary
-    """Voices of this dialect alone, listed first."""
+    """Voices of this dialect only, listed first."""
     voices: VoiceLibrary
     scenes: SceneLibrary
     scratch: Scratch
@@ -154,11 +153,11 @@ class HiggsDialect(Dialect):
         raise AssertionError("unreachable")
 
     async def _speech(self, body: GenerateBody, uploaded: Voice | None = None) -> SpeechRequest:
-        """The request of a body.
+        """Build the request of a body.
 
         Raises:
-            HTTPException: 404 for a voice or a scene that there is not.
-            InvalidRequest: a text that cannot be spoken, or that its voices are too few or too many for.
+            HTTPException: 404 if a voice or a scene does not exist.
+            InvalidRequest: the text cannot be synthesised, or the number of voices does not match its speakers.
         """
         given = [uploaded] if uploaded else await self._given(body.ref_audio or "")
         if len(given) > 1 and not is_dialogue(body.text):
@@ -166,7 +165,7 @@ class HiggsDialect(Dialect):
             raise InvalidRequest(message, "ref_audio")
         cast = given or self._all_voices()
         if not cast:
-            raise HTTPException(404, "there are no voices to speak with: no recording is in the folders of voices")
+            raise HTTPException(404, "no voices: the voice folders contain no recordings")
         return self.requests.build(
             body.text,
             cast,
@@ -192,7 +191,7 @@ class HiggsDialect(Dialect):
         )
 
     def _all_voices(self) -> list[Voice]:
-        """The prompts, then the reference recordings, then the engine's presets; of one name the first."""
+        """Return the prompts, the reference recordings and the engine's presets; of equal names only the first."""
         prompts = [replace(voice, index=None) for voice in self.prompts.list()]
         found: dict[str, Voice] = {}
         for voice in (*prompts, *self.voices.all()):
@@ -212,7 +211,7 @@ class HiggsDialect(Dialect):
 
     def _scene(self, body: GenerateBody) -> str:
         scene = self.scenes.find(body.scene_prompt) if body.scene_prompt else None
-        # Who asked for none in particular is not to hear that the folder lacks the usual one.
+        # The default scene may be missing: the client did not ask for it.
         if scene is None and body.scene_prompt and "scene_prompt" in body.model_fields_set:
             known = ", ".join(scene.name for scene in self.scenes.list())
             raise HTTPException(404, f"unknown scene_prompt {body.scene_prompt[:80]!r}; the scenes are: {known}")
@@ -220,29 +219,25 @@ class HiggsDialect(Dialect):
 
 
 class _HiggsResponse(SpeechResponse):
-    """24 kHz PCM of a request, in this dialect's JSON."""
+    """24 kHz PCM of a request, in the dialect's JSON."""
 
     def __init__(self, dialect: HiggsDialect, request: SpeechRequest, files: AsyncExitStack | None = None) -> None:
-        """``files``: closed with the response."""
+        """``files``: closed at the end of the response."""
         timeout_s = dialect.settings.send_timeout_s
-        super().__init__(dialect.service, request, FORMATS["pcm"].create(), {}, timeout_s, keep=False)
-        self._files = files or AsyncExitStack()
+        pcm = FORMATS["pcm"].create()
+        super().__init__(dialect.service, request, pcm, {}, timeout_s, keep=False, resources=files)
         capabilities = dialect.service.engine.info.capabilities
         self._seed_ignored = request.generation.seed is not None and Capability.SEED not in capabilities
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._files:
-            await super().__call__(scope, receive, send)
-
     def facts(self, size: int) -> dict[str, Any]:
-        """What both answers say at their end; ``size``: bytes of PCM."""
+        """Return the final fields of both responses; ``size`` is the number of PCM bytes."""
         duration_s = round(size / 2 / PCM_HZ, 3)
         facts = {"sampling_rate": PCM_HZ, "duration": duration_s, "generated_text": self.request.text}
         return facts | ({"seed_ignored": True} if self._seed_ignored else {})
 
 
 class WholeResponse(_HiggsResponse):
-    """One JSON object with a WAV file in it, written as it is read from the stream."""
+    """One JSON object with a WAV file, written while the stream is read."""
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         try:
@@ -267,7 +262,7 @@ class WholeResponse(_HiggsResponse):
 
 
 class EventResponse(_HiggsResponse):
-    """Server-sent events: progress and audio as it is made, then the end or what went wrong."""
+    """Server-sent events: progress and audio as it is generated, then the end or an error."""
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
         piece = await stream.buffer.read(0)
@@ -278,7 +273,7 @@ class EventResponse(_HiggsResponse):
         except ReaderTooSlow:
             raise
         except SpeechServerError as error:
-            log.warning("the events end with an error: %s", error)
+            log.warning("event stream failed: %s", error)
             await connection.write(sse.event({"type": "error", "success": False, "message": str(error)}))
             return error.code
         return None

@@ -1,4 +1,4 @@
-"""The bodies, answers and operations of the HiggsAudio dialect, from which ``/openapi.json`` is generated."""
+"""Bodies, answers and operations of the HiggsAudio dialect."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FEATURES = {
     Capability.SCENE: "场景描述",
     "stream": "流式生成",
 }
-"""By capability, in the order of the list; the first, second and last are the server's own, on any engine."""
+"""Feature names by capability, in list order; the first, second and last are supported with any engine."""
 OWN_FEATURES = frozenset({"single", Capability.DIALOGUE, "stream"})
 
 
 class SamplingBody(Body):
     text: Annotated[Text, Field(examples=["[SPEAKER0] 你好。 [SPEAKER1] Hello!"])]
-    """Plain, or a dialogue with `[SPEAKER0]`, `[SPEAKER1]` … before each speaker's words. Not blank."""
+    """Text, or a dialogue with `[SPEAKER0]`, `[SPEAKER1]` … before each turn; must not be blank."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     top_k: Annotated[int, Field(ge=1, le=100)] | None = 50
     """Null: no limit."""

@@ -1,4 +1,4 @@
-"""The native dialect's routes for the queue and for resuming streams of every dialect."""
+"""The native routes for the queue, and for resuming streams of all dialects."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from streaming_server.text import preview
 
 @dataclass(frozen=True, slots=True)
 class Queue(Dialect):
-    """The routes over one service."""
+    """The queue and stream routes of one service."""
 
     service: SpeechService
     settings: Settings
     fleet: Fleet | None
-    """All servers behind one gateway, where there are more."""
+    """All servers behind the gateway; None for a single server."""
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -90,7 +90,7 @@ class Queue(Dialect):
                 await asyncio.wait([change, end], timeout=sse.KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
                 if change.done():
                     change = asyncio.ensure_future(slot.change())
-                    # Once it is listening: what changes between here and there would be missed.
+                    # Starts the response first: changes before the subscription would be missed.
                     await asyncio.sleep(0)
                     yield _queue_event(slot)
                 elif not end.done():
@@ -101,7 +101,7 @@ class Queue(Dialect):
 
 
 def _queue_event(slot: Slot) -> bytes:
-    """The object of `_queue_status`, who waits, and for how long."""
+    """`_queue_status` with the waiting requests and the expected waits."""
     status = slot.status()
     queue: list[Waiting] = [
         {
@@ -116,7 +116,7 @@ def _queue_event(slot: Slot) -> bytes:
 
 
 def _queue_status(status: SlotStatus) -> QueueStatus:
-    """The object of the contract."""
+    """Return the queue status as `QueueStatus`."""
     holder = status.holder
     now = time.time()
     body: QueueStatus = {
@@ -135,9 +135,9 @@ def _queue_status(status: SlotStatus) -> QueueStatus:
 
 
 def _resume_position(request: Request) -> tuple[int, int | None, bool]:
-    """First and last byte to send, and whether a ``Range`` header named them.
+    """Return the first and last byte to send, and whether they come from a ``Range`` header.
 
-    A range of another unit or form is ignored (RFC 9110, section 14.2).
+    A range with another unit or syntax is ignored (RFC 9110, section 14.2).
 
     Raises:
         InvalidRequest: ``from`` is not a whole number.

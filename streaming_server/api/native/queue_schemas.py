@@ -1,4 +1,4 @@
-"""The queries, answers and operations of the queue's routes."""
+"""Queries, answers and operations of the queue's routes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TAG = Tag("Queue and streams", "The current and waiting requests, and resuming o
 @described
 class CurrentRequest(TypedDict):
     text_preview: str
-    """The first 50 characters."""
+    """The first 50 characters of the text."""
     reference_audio_index: int | None
-    """Null for a voice that is no file of the reference folder."""
+    """Null if the voice is not a file of the reference folder."""
     processing_duration_seconds: float
     start_time: float
     """UNIX seconds."""
@@ -54,7 +54,7 @@ class FleetServer(TypedDict):
     url: str
     status: HealthStatus | Literal["unreachable"]
     error: NotRequired[str]
-    """Why it is unreachable; then nothing but these three is known."""
+    """Why the server is unreachable; no other fields are known then."""
     is_processing: NotRequired[bool]
     queue_available: NotRequired[bool]
     current_request: NotRequired[CurrentRequest]
@@ -64,15 +64,15 @@ class FleetServer(TypedDict):
 @described
 class FleetStatus(TypedDict):
     is_processing: bool
-    """Whether any server is speaking."""
+    """Whether any server is processing a request."""
     queue_available: bool
     """Whether any healthy server is free."""
     timestamp: float
     """UNIX seconds."""
     processing: int
-    """How many servers are speaking."""
+    """Number of servers that are processing a request."""
     waiting: int
-    """How many requests wait at the servers; those that wait at a gateway before them are known to it alone."""
+    """Number of requests waiting at the servers; requests waiting at the gateway are not included."""
     servers_total: int
     servers_healthy: int
     servers: list[FleetServer]
@@ -80,7 +80,7 @@ class FleetStatus(TypedDict):
 
 class StatusQuery(Body):
     fleet: bool = False
-    """Of all servers that `FLEET` names instead of this one."""
+    """Return the combined status of all servers in `FLEET`."""
 
 
 _RESUMED_HEADERS = {"X-Stream-Id": "The stream's name.", "X-Stream-Offset": "The first byte's place in the stream."}

@@ -1,4 +1,4 @@
-"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks; the queue is in `queue`."""
+"""The native dialect: ``/synthesize*``, reference audio, status and smoke checks. The queue's routes are in `queue`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _STATUS_TEXTS = {"Not Found": "there is no such path", "Method Not Allowed": "th
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> NativeError:
-    """``{"detail": …}``: a list of problems with 422, as FastAPI has it, else a sentence."""
+    """``{"detail": …}``: for 422 a list of problems in FastAPI's format, otherwise a message."""
     if isinstance(error, MalformedBody):
         return {"detail": error.problems}
     if status == 422 and isinstance(error, InvalidRequest):
@@ -89,7 +89,7 @@ class _FreshFiles(StaticFiles):
 
 @dataclass(frozen=True, slots=True)
 class NativeDialect(Dialect):
-    """The routes over one service."""
+    """The native routes of one service."""
 
     service: SpeechService
     voices: VoiceLibrary
@@ -212,7 +212,7 @@ class NativeDialect(Dialect):
         kind = FORMATS[body.format]
         if request.method == "HEAD":
             return head_response(kind.media_type, headers)
-        # MP3 has bitrates of its own, so it keeps its default.
+        # `opus_bitrate` does not apply to MP3, which uses its default.
         encoder = kind.create(**(given if body.format != "mp3" else {}))
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
@@ -262,11 +262,11 @@ class NativeDialect(Dialect):
         return WholeSpeechResponse(self.service, self._speech_request(body), headers, self.settings.send_timeout_s)
 
     def _speech_request(self, body: SimpleBody, place: str = "body") -> SpeechRequest:
-        """The request of a body, or of a query in its place.
+        """Build the request of a body or a query.
 
         Raises:
-            InvalidRequest: a text that cannot be spoken, an index or a length beyond what there is.
-            VoiceFileMissing: the voice's file is gone.
+            InvalidRequest: the text cannot be synthesised, or the index or the number of codes is out of range.
+            VoiceFileMissing: the voice's file does not exist.
         """
         return self.requests.build(
             body.text,

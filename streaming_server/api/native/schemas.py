@@ -1,4 +1,4 @@
-"""The bodies, answers and operations of the native dialect, from which ``/openapi.json`` is generated."""
+"""Bodies, answers and operations of the native dialect."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SimpleBody(Body):
     }
 
     text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
-    """Not blank."""
+    """Text to synthesise; must not be blank."""
     reference_audio_index: int = 0
     """An index of `GET /reference_audios`."""
 
@@ -135,7 +135,7 @@ class ModelInfo(TypedDict):
     sample_rate: int
     """In Hz."""
     max_text_characters: int
-    """The most characters that a text may have."""
+    """Maximum number of characters of a text."""
     capabilities: dict[str, bool]
     """Capabilities of the engine by name."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,73 +15,39 @@ from starlette.websockets import WebSocket
 
 from streaming_server import __version__
 from streaming_server.api import sse
-from streaming_server.api.http import Dialect, ErrorShape, parse_body
+from streaming_server.api.http import Dialect, parse_body, status_of
 from streaming_server.api.openai import schemas as operations
+from streaming_server.api.openai.errors import ERRORS, PATH_SHAPES, SHAPES
 from streaming_server.api.openai.schemas import (
     FORMAT_NAMES,
-    VOICES,
+    MAX_SPEECH_BODY_BYTES,
     Model,
     Models,
-    OpenAIError,
     SpeechBody,
     TtsBody,
-    TtsError,
     TtsUrlBody,
-    Voices,
 )
 from streaming_server.api.openai.session import SessionLimits, SpeechSession
+from streaming_server.api.openai.voices import VoiceNames
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
-from streaming_server.domain import Emotion, Generation, Voice
-from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceUnknown
+from streaming_server.domain import Emotion, Generation, SpeechRequest, Voice
+from streaming_server.errors import InvalidRequest, ReaderTooSlow, SpeechServerError, VoiceUnknown
 from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
 from streaming_server.speech.voices import VoiceLibrary
 
-_NUMBERED = {name: f"voice_{number:02}" for number, name in enumerate(VOICES, 1)}
 _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LONGEST_INPUT = 4096
+QUEUE_KEEP_ALIVE_S = 5.0
+"""Longest time without a byte of an event stream."""
 _TOKENS_PER_SECOND = 50
 """Of the audio, for the usage count: one for each 20 ms."""
 _MOST_EMOTION = 1.5
 _EMOTION_SUM = "情感向量之和不能超过1.5，请调整后重试。"
-
-
-def error_body(status: int, message: str, error: SpeechServerError | None) -> OpenAIError:
-    """OpenAI's shape, all four keys."""
-    code = "invalid_api_key" if status == 401 else None
-    param = error.field or None if isinstance(error, InvalidRequest) and error.place == "body" else None
-    return {
-        "error": {
-            "message": message,
-            "type": "server_error" if status >= 500 else "invalid_request_error",
-            "param": param,
-            "code": code,
-        }
-    }
-
-
-def tts_error_body(status: int, message: str, error: SpeechServerError | None) -> TtsError:
-    """The shape of ``/tts_url`` and ``/tts``."""
-    return {"status": "error", "error": message}
-
-
-ERRORS = ErrorShape(error_body, OpenAIError)
-TTS_ERRORS = ErrorShape(tts_error_body, TtsError)
-SHAPES: Mapping[str, ErrorShape] = {
-    "/v1/audio": ERRORS,
-    "/v1/models": ERRORS,
-    "/models": ERRORS,
-}
-PATH_SHAPES: Mapping[str, ErrorShape] = {
-    "/audio/speech": ERRORS,
-    "/audio/voices": ERRORS,
-    "/tts_url": TTS_ERRORS,
-    "/tts": TTS_ERRORS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +68,6 @@ class OpenAIDialect(Dialect):
             for prefix, tag in (("/v1", operations.TAG), ("", operations.SHORT_TAG))
             for route in (
                 ApiRoute(f"{prefix}/audio/speech", self.speech, tag, operations.SPEECH, methods=["POST"]),
-                ApiRoute(f"{prefix}/audio/voices", self.list_voices, tag, operations.VOICE_LIST),
                 ApiRoute(f"{prefix}/models", self.models, tag, operations.MODELS),
                 ApiRoute(f"{prefix}/models/{{model_id:path}}", self.model, tag, operations.MODEL),
             )
@@ -116,36 +81,46 @@ class OpenAIDialect(Dialect):
         ]
 
     async def speech(self, request: Request) -> SpeechResponse:
-        body = await parse_body(request, SpeechBody)
+        body = await parse_body(request, SpeechBody, MAX_SPEECH_BODY_BYTES)
+        async with AsyncExitStack() as files:
+            given = None
+            if body.ref_audio is not None:
+                recording = self.requests.references.voice(body.ref_audio, (body.ref_text or "").strip())
+                given = await files.enter_async_context(recording)
+            speech = await self._speech(body, given)
+            name = body.response_format or self.settings.openai_default_format
+            encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
+            is_sse = body.stream_format == "sse"
+            kind = SseSpeechResponse if is_sse else SpeechResponse
+            # The bytes inside events, or of a voice that lives for one request, are not kept to be resumed.
+            keep = not is_sse and given is None
+            timeout_s = self.settings.send_timeout_s
+            return kind(self.service, speech, encoder, sse.HEADERS, timeout_s, keep=keep, resources=files.pop_all())
+        raise AssertionError("unreachable")
+
+    async def _speech(self, body: SpeechBody, given: Voice | None) -> SpeechRequest:
+        """The request of a body; ``given``: the voice that came with it.
+
+        Raises:
+            InvalidRequest: as `RequestBuilder.build`.
+            VoiceUnknown: a voice that it names does not exist.
+        """
         names = body.voice if isinstance(body.voice, str) else body.voice.id
         several = voice_names(names, "voice") if self.requests.has_speakers(body.input) else [names.strip()]
-        is_told = body.instructions is not None and body.instructions.strip()
-        speech = self.requests.build(
+        return self.requests.build(
             body.input,
-            [await self._voice(name) for name in several],
-            Generation(),
+            [given] if given else [await self._voice(name) for name in several],
+            Generation(seed=body.seed),
             None,
             field="input",
             max_characters=_LONGEST_INPUT,
             with_tags=True,
-            emotion=Emotion(text=body.instructions) if is_told else None,
+            emotion=Emotion(text=body.instructions) if (body.instructions or "").strip() else None,
             speed=body.speed,
         )
-        name = body.response_format or self.settings.openai_default_format
-        encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
-        headers = sse.HEADERS
-        if body.stream_format == "sse":
-            # Not kept: what could be continued are the bytes inside the events, not the events.
-            return SseSpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s, keep=False)
-        return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
     async def speech_session(self, websocket: WebSocket) -> None:
         await SpeechSession(websocket, self.requests, self._voice, self.session_limits).run()
-
-    async def list_voices(self, request: Request) -> Response:
-        names = self._voice_names()
-        body: Voices = {"voices": [{"id": name, "name": name.capitalize(), "language": "multi"} for name in names]}
-        return JSONResponse(body)
 
     async def models(self, request: Request) -> Response:
         body: Models = {"object": "list", "data": [_model(name) for name in self._model_names()]}
@@ -194,15 +169,8 @@ class OpenAIDialect(Dialect):
         return await self.requests.emotion(fields, field, self._file)
 
     async def _voice(self, name: str, field: str = "voice") -> Voice:
-        """The voice of an id.
-
-        Raises:
-            VoiceUnknown: there is none; the sentence names those that there are.
-        """
-        voice = await self.voices.find(_NUMBERED.get(name, name)) or await self.voices.find(name)
-        if voice is None:
-            raise VoiceUnknown(name, self._voice_names(), field)
-        return voice
+        """As `VoiceNames.find`."""
+        return await VoiceNames(self.voices).find(name, field)
 
     async def _file(self, name: str, field: str) -> Voice:
         """The voice of a file's name.
@@ -215,27 +183,47 @@ class OpenAIDialect(Dialect):
             raise VoiceUnknown(name, [known.path.name for known in self.voices.list()], field)
         return voice
 
-    def _voice_names(self) -> list[str]:
-        known = [voice.name for voice in self.voices.all()]
-        named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
-        return list(dict.fromkeys([*named, *(name for name in known if name not in _NUMBERED.values())]))
-
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]
 
 
 class SseSpeechResponse(SpeechResponse):
-    """The encoded bytes as server-sent events, and the usage at their end."""
+    """The encoded bytes as server-sent events, and the usage at their end.
 
-    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        piece = await stream.buffer.read(0)
+    The headers leave with the first audio or after `QUEUE_KEEP_ALIVE_S`, then comments follow: clients whose read
+    timeout is short outlive the queue. What fails after that is an event, and the connection closes.
+    """
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
+        async def write(comment: bytes) -> None:
+            if not connection.started:
+                await self._announce_events(stream, connection)
+            await connection.write(comment)
+
+        try:
+            piece = await sse.kept_alive(stream.buffer.read(0), write, QUEUE_KEEP_ALIVE_S)
+            if not connection.started:
+                await self._announce_events(stream, connection)
+            await self._events(stream, connection, piece)
+        except ReaderTooSlow:
+            raise
+        except SpeechServerError as error:
+            if connection.started:
+                detail = ERRORS.body(status_of(error, ERRORS), str(error), error)
+                await connection.write(sse.event({"type": "speech.audio.error", **detail}))
+            raise
+        return None
+
+    async def _announce_events(self, stream: SpeechStream, connection: Connection) -> None:
         await self.announce(stream, connection, **{"Content-Type": f"{sse.MEDIA_TYPE}; charset=utf-8"})
+
+    async def _events(self, stream: SpeechStream, connection: Connection, piece: bytes) -> None:
         position = 0
         while piece:
             position += len(piece)
             audio = base64.b64encode(piece).decode()
             await connection.write(sse.event({"type": "speech.audio.delta", "audio": audio}))
-            piece = await sse.kept_alive(stream.buffer.read(position), connection.write)
+            piece = await sse.kept_alive(stream.buffer.read(position), connection.write, QUEUE_KEEP_ALIVE_S)
         given, made = len(self.request.text), round(stream.stats.audio_s * _TOKENS_PER_SECOND)
         usage = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
         await connection.write(sse.event({"type": "speech.audio.done", "usage": usage}))

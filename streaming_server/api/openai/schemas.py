@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -19,6 +19,7 @@ from streaming_server.api.operations import (
     Tag,
     described,
 )
+from streaming_server.api.references import MAX_REFERENCE_CHARACTERS, Reference
 from streaming_server.api.requests import Description, Name, Names, PositiveInt, Seed, Share, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
@@ -35,15 +36,15 @@ FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
 """By the dialect's name, the encoder's, where they differ."""
 
 
+MAX_SPEECH_BODY_BYTES = MAX_REFERENCE_CHARACTERS + 256 * 1024
+"""Largest body of ``/v1/audio/speech``, which may contain a recording."""
+
+
 class VoiceId(Body):
     id: Names
 
 
 class SpeechBody(Body):
-    refused: ClassVar[Mapping[str, str]] = {
-        "ref_audio": "ref_audio is not supported; upload the recording and name it in voice"
-    }
-
     model: Annotated[Name, Field(examples=["tts-1"])]
     """Accepts any name; the loaded model is used."""
     input: Annotated[
@@ -61,15 +62,19 @@ class SpeechBody(Body):
     """A description of an emotion or style, for engines that support it."""
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the audio in base64 as server-sent events."""
+    ref_audio: Reference | None = None
+    """A recording (wav, mp3, m4a or flac) whose voice is used for this request in place of `voice`: base64, a `data:`
+    URL, or a URL of a host that the setting `REF_AUDIO_HOSTS` names."""
+    ref_text: Description | None = None
+    """What the recording says, for engines that use it."""
+    language: Name | None = None
+    """Accepted and ignored: engines find the language by the text."""
+    seed: Seed | None = None
+    """The same seed and request give the same audio, if the engine supports seeds."""
 
 
 class SessionConfig(Body):
     """The message ``session.config`` of ``/v1/audio/speech/stream``."""
-
-    refused: ClassVar[Mapping[str, str]] = {
-        name: f"{name} is not supported; upload the recording and name it in voice"
-        for name in ("ref_audio", "ref_text")
-    }
 
     model: Name | None = None
     """Any; the model that is loaded speaks."""
@@ -81,6 +86,9 @@ class SessionConfig(Body):
     instructions: Description | None = None
     language: Name | None = None
     """Taken and ignored: an engine finds the language by the text."""
+    ref_audio: Reference | None = None
+    """As in `SpeechBody`, for the rest of the session."""
+    ref_text: Description | None = None
     task_type: Literal["CustomVoice", "Base"] | None = None
     """Both speak in a voice that exists; ``VoiceDesign`` is refused."""
     seed: Seed | None = None
@@ -143,34 +151,6 @@ class TtsBody(Body):
 
 
 @described
-class OpenAIErrorDetail(TypedDict):
-    message: str
-    type: Literal["invalid_request_error", "server_error"]
-    param: str | None
-    """The invalid field."""
-    code: str | None
-
-
-class OpenAIError(TypedDict):
-    error: OpenAIErrorDetail
-
-
-class TtsError(TypedDict):
-    status: Literal["error"]
-    error: str
-
-
-class ListedVoice(TypedDict):
-    id: str
-    name: str
-    language: str
-
-
-class Voices(TypedDict):
-    voices: list[ListedVoice]
-
-
-@described
 class Model(TypedDict):
     id: str
     object: Literal["model"]
@@ -202,7 +182,6 @@ SPEECH = Operation(
     parameters=[RESUMABLE],
     refusals=SPEECH_REFUSALS,
 )
-VOICE_LIST = Operation("List the voices", [Answer("OpenAI's names first, then other voices.", Voices)])
 MODELS = Operation("List the models", [Answer("The loaded model and OpenAI's model names.", Models)])
 MODEL = Operation(
     "Get a model",

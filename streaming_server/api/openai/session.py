@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ from streaming_server.text import forbidden_character
 
 MAX_MESSAGE_BYTES = 128 * 1024
 """Largest message other than ``session.config``, which the server's limit alone bounds."""
+_MAX_REFERENCES = 4
+"""Recordings that one session may send."""
 _INLINE_BYTES = 16 * 1024
 """A larger message is parsed in a thread."""
 _RESTART = 1012
@@ -82,6 +85,8 @@ class SpeechSession:
         self._record = RequestRecord.of(websocket.scope)
         self._config: SessionConfig | None = None
         self._voice: Voice | None = None
+        self._files = AsyncExitStack()
+        self._references = 0
         self._segmenter = Segmenter()
         self._text = ""
         """Of the current utterance, where it is not split."""
@@ -110,10 +115,11 @@ class SpeechSession:
         self._active_s = asyncio.get_running_loop().time()
         self._record.outcome, self._record.characters = DISCONNECTED, 0
         try:
-            with self._channel.scope:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._synthesise)
-                    await self._read()
+            async with self._files:
+                with self._channel.scope:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._synthesise)
+                        await self._read()
         finally:
             await self._channel.close()
 
@@ -192,10 +198,21 @@ class SpeechSession:
         if self._utterance_characters:
             raise InvalidRequest("session.config is not allowed within an utterance; send input.done first", "type")
         config.check()
-        self._voice = await self._find_voice(config.voice_name)
+        self._voice = await self._reference(config) or await self._find_voice(config.voice_name)
         self._config = config
         self._record.voice = self._voice.name
         self._segmenter = Segmenter(Cut.CLAUSE if config.split_granularity == "clause" else Cut.SENTENCE)
+
+    async def _reference(self, config: SessionConfig) -> Voice | None:
+        """The voice of the recording in a message, which is kept until the session ends."""
+        if config.ref_audio is None:
+            return None
+        if self._references >= _MAX_REFERENCES:
+            raise InvalidRequest(f"a session may send at most {_MAX_REFERENCES} recordings", "ref_audio")
+        recording = self._requests.references.voice(config.ref_audio, (config.ref_text or "").strip())
+        voice = await self._files.enter_async_context(recording)
+        self._references += 1
+        return voice
 
     def _append(self, text: str) -> None:
         assert self._config is not None

@@ -1,4 +1,4 @@
-"""The routes of the task dialect, ``/api/v1``: upload a voice, submit a text, poll, download."""
+"""The task dialect, ``/api/v1``: upload a voice, submit a text, poll, download."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _MAX_NAME = 255
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> TaskError:
-    """The dialect's shape."""
+    """Return an error in the dialect's shape."""
     return {"success": False, "message": message}
 
 
@@ -57,7 +57,7 @@ SHAPES = {"/api/v1": ErrorShape(error_body, TaskError)}
 
 @dataclass(frozen=True, slots=True)
 class TasksDialect(Dialect):
-    """The routes over one service and its jobs."""
+    """The task routes of one service."""
 
     service: SpeechService
     voices: VoiceLibrary
@@ -87,7 +87,7 @@ class TasksDialect(Dialect):
 
     async def submit(self, request: Request) -> Response:
         speech = await self._speech_request(request)
-        if not self.settings.celery_broker_url:  # with a broker the workers' engines count, which may start later
+        if not self.settings.celery_broker_url:  # with a broker, the workers have the engines and may start later
             self._check_ready()
         job = await self.jobs.submit(speech)
         record = self._record(job)
@@ -130,9 +130,9 @@ class TasksDialect(Dialect):
         given, pieces = await file_part(request, "file", self.settings.upload_max_mb * 1024 * 1024)
         filename = re.split(r"[/\\]", given)[-1]  # some clients send a path
         if not 0 < len(filename) <= _MAX_NAME or forbidden_character(filename):
-            raise InvalidRequest(f"the file's name must have 1 to {_MAX_NAME} printable characters", "file")
+            raise InvalidRequest(f"the file name must have 1 to {_MAX_NAME} printable characters", "file")
         if not filename.lower().endswith(_SUFFIXES):
-            raise InvalidRequest(f"the file's name must end in one of {', '.join(_SUFFIXES)}", "file")
+            raise InvalidRequest(f"the file name must end in one of {', '.join(_SUFFIXES)}", "file")
         upload, is_duplicate = await self.uploads.receive(filename, pieces)
         body: Uploaded = {**_file_record(upload), "is_duplicate": is_duplicate}
         return JSONResponse(body)
@@ -158,11 +158,11 @@ class TasksDialect(Dialect):
             raise EngineNotReady
 
     async def _speech_request(self, request: Request) -> SpeechRequest:
-        """The request of a body.
+        """Build the request of a body.
 
         Raises:
-            InvalidRequest: a field cannot be used, or the emotion's method lacks its field.
-            UploadNotFound: the id of a file that does not exist.
+            InvalidRequest: a field is invalid, or the field that the emotion's method requires is missing.
+            UploadNotFound: the file of an id does not exist.
         """
         body = await parse_body(request, TaskBody)
         fields = EmotionFields(
@@ -182,11 +182,11 @@ class TasksDialect(Dialect):
         )
 
     async def _voice(self, name: str, field: str) -> Voice:
-        """The voice of an upload's id or of a name.
+        """Find a voice by the id of an upload or by name.
 
         Raises:
-            UploadNotFound: it is the id of a file that does not exist.
-            VoiceUnknown: it is neither.
+            UploadNotFound: the file of the id does not exist.
+            VoiceUnknown: there is no voice of that name.
         """
         voice = await self.voices.find(name)
         if voice is None and is_upload_id(name):

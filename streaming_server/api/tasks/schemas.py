@@ -1,4 +1,4 @@
-"""Bodies, answers and operations of the task dialect; ``/openapi.json`` is made from them."""
+"""Bodies, answers and operations of the task dialect."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ _STATUSES: Mapping[JobState, TaskStatus] = {
 
 class TaskBody(SamplingBody):
     text: Annotated[Text, Field(examples=["你好，欢迎使用语音合成。"])]
-    """Not blank."""
+    """Text to synthesise; must not be blank."""
     prompt_audio_id: Annotated[Name, Field(examples=["voice_01"])]
     """The voice to clone: a `file_id` of an upload, or the name of a voice of the server."""
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
-    """Emotion: 0 as in the voice itself, 1 as in `emo_audio_id`, 2 by `emo_vector`, 3 by `emo_text`."""
+    """Source of the emotion: 0 the voice itself, 1 `emo_audio_id`, 2 `emo_vector`, 3 `emo_text`."""
     emo_audio_id: Name | None = None
-    """The recording whose emotion to take, for method 1; as `prompt_audio_id`."""
+    """Recording that provides the emotion, for method 1; values as for `prompt_audio_id`."""
     emo_audio_path: Name | None = None
-    """Another name of `emo_audio_id`, used where that is missing; an id, not a path."""
+    """Alternative name of `emo_audio_id`, used if that is missing; an id, not a path."""
     emo_weight: Share = 1.0
     """Strength of the emotion."""
     emo_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm, for method 2."""
     emo_text: Description | None = None
-    """The emotion in words, for method 3."""
+    """Description of the emotion, for method 3."""
     emo_random: bool = False
     """Sample the rendering of the emotion at random."""
     max_text_tokens_per_segment: PositiveInt = 120
-    """Longest segment; a longer sentence is split."""
+    """Maximum number of tokens per segment; longer sentences are split."""
 
     @property
     def emotion_audio(self) -> tuple[str, str | None]:
-        """The field that the client sent for the emotion's recording, and its value."""
+        """The name and value of the field for the emotion's recording."""
         if self.emo_audio_id is None and "emo_audio_path" in self.model_fields_set:
             return "emo_audio_path", self.emo_audio_path
         return "emo_audio_id", self.emo_audio_id
@@ -115,15 +115,15 @@ class TaskRecord(TypedDict):
     progress: float
     """0.0-1.0."""
     message: str
-    """What the task does, why it waits, or why it failed."""
+    """The current step, or why the task waits or failed."""
     text_preview: str
-    """The beginning of the text."""
+    """Beginning of the text."""
     created_at: str
     started_at: str | None
     completed_at: str | None
     """Null until the task has ended, completed or failed."""
     expires_at: str | None
-    """When the task and its audio are removed; null until the task has ended."""
+    """Time at which the task and its audio are deleted; null until the task has ended."""
 
 
 class Task(TaskRecord):
@@ -151,7 +151,7 @@ class FileRecord(TypedDict):
     size: int
     """In bytes."""
     format: str
-    """`wav`, `mp3`, `m4a` or `flac`, as the content has it."""
+    """`wav`, `mp3`, `m4a` or `flac`, detected from the content."""
     sample_rate: int
     """In Hz."""
     duration: float
@@ -165,7 +165,7 @@ class Uploaded(FileRecord):
 
 
 def task_record(job: Job, keep_s: float) -> TaskRecord:
-    """The record of a job that is kept for ``keep_s`` after its end."""
+    """Return the record of a job that is kept for ``keep_s`` after its end."""
     return {
         "task_id": job.id,
         "status": _STATUSES[job.state],
@@ -180,7 +180,7 @@ def task_record(job: Job, keep_s: float) -> TaskRecord:
 
 
 def iso(unix_s: float) -> str:
-    """ISO 8601, UTC, to the millisecond."""
+    """Format a time as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,4 +1,4 @@
-"""The messages of the workflow dialect: bodies become plans, jobs become results. HTTP and Celery share them."""
+"""The messages of the workflow dialect, shared by HTTP and Celery: bodies to plans, jobs to results."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _BY_CODE: Mapping[str, tuple[int, ErrorCode]] = {
     errors.StorageFull.code: (507, "INSUFFICIENT_STORAGE"),
     errors.StorageUnavailable.code: (507, "INSUFFICIENT_STORAGE"),
 }
-"""Status of a failed task and its code, by the code of the error."""
+"""HTTP status and error code of a failed task, by the code of the exception."""
 _EMOTION_FIELDS = {
     Capability.EMOTION_REFERENCE: "emotion_reference",
     Capability.EMOTION_VECTOR: "emotion_vector",
     Capability.EMOTION_TEXT: "emotion_text",
     Capability.EMOTION_RANDOM: "use_random",
 }
-"""The fields that need a capability of the engine."""
+"""Fields that require a capability of the engine."""
 _PRESETS = {
     DEFAULT: ("Default Voice", "默认语音"),
     "male_01": ("Male Voice", "男声"),
@@ -63,7 +63,7 @@ _PRESETS = {
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> WorkflowError:
-    """The dialect's error shape, for a request that did not become a task."""
+    """Return the error of a request that was not accepted, in the dialect's shape."""
     code = _BY_CODE[error.code][1] if error and error.code in _BY_CODE else _BY_STATUS.get(status)
     if isinstance(error, StorageUnavailable):
         code = "QUEUE_FULL"  # retryable, unlike the failure of a task that waited for the storage in vain
@@ -85,28 +85,28 @@ def error_of(
 
 
 def failure_of(job: Job) -> tuple[int, ErrorCode]:
-    """HTTP status and code of a task that failed."""
+    """Return the HTTP status and the error code of a failed task."""
     return _BY_CODE.get(job.error_code or "", (500, "PROCESSING_ERROR"))
 
 
 def processing_time(job: Job) -> float:
-    """Seconds for which a task ran, or has been running."""
+    """Return the seconds for which a task ran or has been running."""
     return round(max(0.0, (job.ended_s or time.time()) - (job.started_s or 0.0)), 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """As `WorkflowMessages`, and the plan of a whole body."""
+    """Implements `WorkflowMessages`, and plans complete bodies."""
 
     planner: OrderPlanner
     max_text_characters: int
 
     async def plan(self, body: WorkflowBody) -> Plan:
-        """The chain of a body.
+        """Return the plan of a body.
 
         Raises:
-            InvalidRequest: a field that cannot be used.
-            FileMissing: a recording that does not exist.
+            InvalidRequest: a field is invalid.
+            FileMissing: a recording does not exist.
         """
         chain = body.workflow_config.workflow_chain
         for name in chain:
@@ -116,13 +116,13 @@ class Messages:
         return Plan(chain, await self._speech(body) if SPEECH in chain else None)
 
     async def parse(self, message: object) -> SpeechJob:
-        """The payload of ``generate_speech`` in a message from another program, whatever else its chain has."""
+        """Return the payload of ``generate_speech`` in a message of another program."""
         if isinstance(message, Mapping) and isinstance(config := message.get("workflow_config"), Mapping):
             message = {**message, "workflow_config": {**config, "workflow_chain": [SPEECH]}}
         return await self._speech(validated(WorkflowBody, message, "body"))
 
     def result(self, job: Job) -> Mapping[str, Any]:
-        """The result of a completed task, as the contract has it."""
+        """Return the result of a completed task."""
         made = json.loads(job.result or "{}")
         return _ANSWERS[job.name](made) if job.name in _ANSWERS else _speech_result(job, made)
 
@@ -136,7 +136,7 @@ class Messages:
     async def _speech(self, body: WorkflowBody) -> SpeechJob:
         config = body.workflow_config.indextts_config
         if config is None:
-            raise InvalidRequest(f"indextts_config is required where the chain has {SPEECH}", "indextts_config")
+            raise InvalidRequest(f"indextts_config is required if the chain contains {SPEECH}", "indextts_config")
         if found := forbidden_character(body.video_path):
             raise InvalidRequest(f"video_path has {found[0]} at position {found[1]}", "video_path")
         given = EmotionFields(
@@ -191,7 +191,7 @@ def _speech_result(job: Job, made: Mapping[str, Any]) -> SpeechResult:
 
 
 def _emotion_notes(request: SpeechRequest, unused: Sequence[str], made: Mapping[str, Any]) -> dict[str, Any]:
-    """What read the description of an emotion, and which of its fields had no effect."""
+    """Return what interpreted the description of the emotion, and which fields were ignored."""
     notes: dict[str, Any] = {}
     ignored = [*unused, *(_EMOTION_FIELDS[name] for name in made.get("emotion_ignored", ()))]
     if ignored:
@@ -222,7 +222,7 @@ def _model_info(made: Mapping[str, Any]) -> dict[str, Any]:
             **made["model"],
             "model_path": made["model_path"],
             "status": made["engine_state"],
-            # The file of a job can be fetched only when it is complete.
+            # A job's file is available only after the job is complete.
             "capabilities": {**capabilities, "real_time": False},
         },
     }
@@ -246,4 +246,4 @@ _ANSWERS = {
     "indextts.get_model_info": _model_info,
     "indextts.list_voice_presets": _presets,
 }
-"""The wire form of each question's answer, by the name of its task."""
+"""Formats the answers of the information tasks, by task name."""

@@ -1,4 +1,4 @@
-"""The monitoring routes of the workflow dialect: locks, heartbeats and statistics of the workers."""
+"""The monitoring routes of the workflow dialect: locks, heartbeats and statistics of workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MIN_SUCCESS_RATE, _MAX_TIMEOUT_RATE = 0.8, 0.2
 
 @dataclass(frozen=True, slots=True)
 class Monitoring(Dialect):
-    """The routes over one database."""
+    """The monitoring routes of one database."""
 
     registry: WorkerRegistry
     threads: StorageThreads
@@ -99,7 +99,7 @@ class Monitoring(Dialect):
         }
 
     def _is_busy(self, worker: Worker) -> bool:
-        # The heartbeats of other workers are some seconds old; this process knows its own slot.
+        # Heartbeats are some seconds old; the state of this process is read directly.
         return self.slot.status().holder is not None if worker.id == self.own_id else worker.is_busy
 
 

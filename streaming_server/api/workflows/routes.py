@@ -1,4 +1,4 @@
-"""The routes of the workflow dialect: ``/v1/workflows`` runs a chain of tasks and tells how far it is."""
+"""The workflow dialect: ``/v1/workflows`` runs a chain of tasks and reports its status."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SHAPES = dict.fromkeys(("/v1/workflows", "/api/v1/monitoring"), SHAPE)
 
 @dataclass(frozen=True, slots=True)
 class WorkflowsDialect(Dialect):
-    """The routes over the jobs."""
+    """The workflow routes of one service."""
 
     service: SpeechService
     jobs: JobService
@@ -62,7 +62,7 @@ class WorkflowsDialect(Dialect):
             raise InvalidRequest("wait must be true or false", "wait", "query")
         plan = await self.messages.plan(await parse_body(request, WorkflowBody))
         if not self.settings.celery_broker_url and self.service.state is not EngineState.READY:
-            raise EngineNotReady  # with a broker the workers' engines count, which may start later
+            raise EngineNotReady  # with a broker, the workers have the engines and may start later
         jobs = await self.jobs.submit_chain(plan)
         workflow_id, task_id = str(jobs[0].workflow_id), jobs[-1].id
         if wait in {"false", "0"}:
@@ -71,7 +71,7 @@ class WorkflowsDialect(Dialect):
         limit_s = self.settings.workflow_wait_s
         try:
             ended = await self.jobs.ended(workflow_id, limit_s, request.is_disconnected)
-        except SpeechServerError as error:  # such as an expiry: the body was accepted, so the error has its ids
+        except SpeechServerError as error:  # such as a timeout: the body was accepted, so the error has its ids
             refusal = {**self.messages.refusal(error), "task_id": task_id, "workflow_id": workflow_id}
             return JSONResponse(refusal, status_of(error, SHAPE))
         if ended is None:

@@ -1,4 +1,4 @@
-"""Bodies, answers and operations of the workflow dialect; ``/openapi.json`` is made from them."""
+"""Bodies, answers and operations of the workflow dialect."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ Path = Annotated[str, Field(max_length=4096)]
 
 class SpeechConfig(Body):
     text: Text
-    """Not blank."""
+    """Text to synthesise; must not be blank."""
     output_path: Path
-    """The file to write below the server's `WORKFLOW_ROOT`, for which a leading `/share` stands. It is WAV under any
-    name."""
+    """Output file below the server's `WORKFLOW_ROOT`; a leading `/share` stands for that folder. The format is WAV for
+    any name."""
     reference_audio: Path | None = None
-    """The voice: a file below that folder, the name of a voice or preset, or the id of an upload; null: `default`."""
+    """Voice: a file below that folder, the name of a voice or preset, or the id of an upload; null: `default`."""
     emotion_reference: Path | None = None
-    """A recording whose emotion to take; as `reference_audio`."""
+    """Recording that provides the emotion; values as for `reference_audio`."""
     emotion_alpha: Share = 0.65
     """Strength of the emotion."""
     emotion_vector: EmotionNumbers | None = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm."""
     emotion_text: Description | None = None
-    """The emotion in words. A text takes precedence over a vector, and a vector over a reference."""
+    """Description of the emotion. A text takes precedence over a vector, and a vector over a reference."""
     use_random: bool = False
     """Sample the rendering of the emotion at random."""
     max_text_tokens_per_segment: PositiveInt = 120
-    """Longest segment; a longer sentence is split."""
+    """Maximum number of tokens per segment; longer sentences are split."""
 
 
 class WorkflowConfig(Body):
     workflow_chain: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)]
-    """Names of tasks in their order."""
+    """Names of the tasks in order."""
     indextts_config: SpeechConfig | None = None
-    """Required where the chain has `indextts.generate_speech`; any other chain leaves it unread."""
+    """Required if the chain contains `indextts.generate_speech`; otherwise ignored."""
 
     @model_validator(mode="before")
     @classmethod
@@ -103,8 +103,8 @@ class Stage(TypedDict):
     status: str
     started_at: str | None
     output: dict[str, Any]
-    """`processing_time` of a stage that runs or is completed, `error` and `error_code` of one that failed, `message` of
-    one that waits to be tried again."""
+    """`processing_time` of a running or completed stage, `error` and `error_code` of a failed one, `message` of one
+    that waits for a retry."""
 
 
 @described
@@ -112,7 +112,7 @@ class WorkflowStatus(TypedDict):
     workflow_id: str
     status: Status
     current_stage: str
-    """The stage that runs or has failed, else the last one."""
+    """The stage that is running or has failed; otherwise the last one."""
     progress: int
     """0-100."""
     stages: list[Stage]

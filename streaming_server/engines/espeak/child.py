@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from itertools import chain, repeat
@@ -27,6 +28,10 @@ from streaming_server.engines.espeak.sandbox import confine_process, confine_wor
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 MAX_MESSAGE_BYTES = 65536
+COUNT, WORD = struct.Struct("=I"), struct.Struct("=III")
+"""The number of words in a message, and one of them."""
+_MAX_WORDS = 256
+"""In one message."""
 _CHUNKS_PER_MESSAGE = (1, 4, 14)
 """Of the first messages; all later ones have the last number. A chunk takes about 0.1 ms of work, and a message wakes
 the server."""
@@ -45,8 +50,11 @@ class Kind:
     """The library is loaded: its rate in Hz and its version, in JSON."""
     UNAVAILABLE = b"U"
     """The library does not load: the reason."""
+    WORDS = b"W"
+    """Beginnings of words in the samples that follow. Each is a `WORD`: the number of its utterance, the index of its
+    first character there, and its first sample in the request."""
     SAMPLES = b"S"
-    """Signed 16-bit samples in native order."""
+    """A 32-bit number of words, the words, and signed 16-bit samples, in native order."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
@@ -162,23 +170,33 @@ def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], objec
         EngineFailed: espeak-ng refuses one.
     """
     chunks: list[bytes] = []
+    words: list[bytes] = []
     sizes = chain(_CHUNKS_PER_MESSAGE, repeat(_CHUNKS_PER_MESSAGE[-1]))
     size = next(sizes)
+    samples_given = begin = number = 0
+
+    def receive_word(character: int, sample: int) -> None:
+        words.append(WORD.pack(number, max(character, 0), begin + max(sample, 0)))
 
     def receive(samples: bytes) -> None:
-        nonlocal size
+        nonlocal samples_given, size
+        samples_given += len(samples) // 2
         chunks.append(samples)
         if len(chunks) == size:
             flush()
             size = next(sizes)
 
     def flush() -> None:
-        send(Kind.SAMPLES + b"".join(chunks))
+        while len(words) > _MAX_WORDS:
+            send(Kind.WORDS + b"".join(words[:_MAX_WORDS]))
+            del words[:_MAX_WORDS]
+        send(Kind.SAMPLES + COUNT.pack(len(words)) + b"".join(words + chunks))
+        words.clear()
         chunks.clear()
 
-    for utterance in json.loads(request):
-        timbre = Timbre(**utterance["timbre"])
-        library.speak(utterance["text"], utterance["language"], timbre, receive, pause=utterance["pause"])
+    for number, utterance in enumerate(json.loads(request)):  # noqa: B007 - `receive_word` reads it
+        timbre, text, begin = Timbre(**utterance["timbre"]), utterance["text"], samples_given
+        library.speak(text, utterance["language"], timbre, receive, pause=utterance["pause"], receive_word=receive_word)
     if chunks:
         flush()
 

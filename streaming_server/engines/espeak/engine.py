@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from itertools import accumulate
 from random import Random
 
 import anyio
@@ -15,6 +16,7 @@ from streaming_server.domain import (
     Capability,
     Emotion,
     Generation,
+    Mark,
     SpeechRequest,
 )
 from streaming_server.engines.base import EngineInfo
@@ -23,7 +25,7 @@ from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import Timbre
-from streaming_server.engines.espeak.process import EspeakProcess, Utterance
+from streaming_server.engines.espeak.process import EspeakProcess, SpokenWord, Utterance
 from streaming_server.engines.espeak.voices import BY_NAME, PRESETS, VOICES, PresetCache
 
 log = logging.getLogger(__name__)
@@ -77,16 +79,43 @@ class EspeakEngine:
         preset = BY_NAME[voice.name] if voice.is_preset else await self._presets.find(voice.path)
         timbre = _with_emotion(preset.timbre, request.emotion, request.generation.seed)
         if len(request.text) > _MAX_ON_LOOP:
-            parts = await anyio.to_thread.run_sync(utterances, request.text, timbre)
+            parts, places = await anyio.to_thread.run_sync(_prepared, request.text, timbre)
         else:
-            parts = utterances(request.text, timbre)
+            parts, places = _prepared(request.text, timbre)
         async with aclosing(self._process.speak(parts)) as chunks:
-            async for samples in chunks:
-                yield AudioChunk(to_float32(samples))
+            async for chunk in chunks:
+                marks = places.marks(chunk.words, self.info.sample_rate_hz)
+                yield AudioChunk(to_float32(chunk.samples), marks)
 
     async def aclose(self) -> None:
         """End the child process."""
         await self._process.aclose()
+
+
+def _prepared(text: str, timbre: Timbre) -> tuple[list[Utterance], _Places]:
+    parts = utterances(text, timbre)
+    return parts, _Places(text, parts)
+
+
+class _Places:
+    """Finds the words of utterances in the text that these are made of."""
+
+    def __init__(self, text: str, parts: Sequence[Utterance]) -> None:
+        lengths = [len(part) for _, part in runs(text)]
+        self._begins = [0, *accumulate(lengths)]
+        # A part that was changed to fit espeak-ng's bounds is known by its beginning alone.
+        self._is_same = [len(part.text) == length for part, length in zip(parts, lengths, strict=True)]
+        self._last = -1
+
+    def marks(self, words: Iterable[SpokenWord], rate_hz: int) -> list[Mark]:
+        found = []
+        for word in words:
+            begin, end = self._begins[word.utterance : word.utterance + 2]
+            character = min(begin + word.character, end) if self._is_same[word.utterance] else begin
+            if character > self._last:  # a number is several words in one place
+                found.append(Mark(character, word.sample / rate_hz))
+                self._last = character
+        return found
 
 
 def utterances(text: str, timbre: Timbre) -> list[Utterance]:

@@ -21,7 +21,25 @@ _UTF8, _END_PAUSE = 0x1, 0x1000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CONTINUE, _STOP = 0, 1
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), ctypes.c_int, ctypes.c_void_p)
+_WORD_EVENT = 1
+
+
+class _Event(ctypes.Structure):
+    """``espeak_EVENT``."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +92,20 @@ class EspeakLibrary:
         self._library.espeak_Info.restype = ctypes.c_char_p
         self.version: str = self._library.espeak_Info(None).decode().split()[0]
         self._receive: Callable[[bytes], object] | None = None
+        self._receive_word: Callable[[int, int], object] = lambda *_: None
         self._error: BaseException | None = None
         self._callback = _Callback(self._on_samples)  # kept: espeak-ng holds its address
         self._library.espeak_SetSynthCallback(self._callback)
 
     def speak(
-        self, text: str, language: str, timbre: Timbre, receive: Callable[[bytes], object], *, pause: bool = False
+        self,
+        text: str,
+        language: str,
+        timbre: Timbre,
+        receive: Callable[[bytes], object],
+        *,
+        pause: bool = False,
+        receive_word: Callable[[int, int], object] = lambda *_: None,
     ) -> None:
         """Synthesise a text, blocking.
 
@@ -90,12 +116,14 @@ class EspeakLibrary:
             receive: takes chunks of `CHUNK_MS`, signed 16-bit samples in native order; its exception ends the
                 synthesis and is raised here.
             pause: end with the pause that the text's last punctuation asks for.
+            receive_word: takes the index of a word's first character and the sample at which it begins, before
+                ``receive`` takes that sample; its exception as that of ``receive``.
 
         Raises:
             EngineFailed: espeak-ng refuses the voice or the text.
         """
         self._set(language, timbre)
-        self._receive, self._error = receive, None
+        self._receive, self._receive_word, self._error = receive, receive_word, None
         encoded = text.encode() + b"\0"
         flags = _UTF8 | (_END_PAUSE if pause else 0)
         result = self._library.espeak_Synth(encoded, len(encoded), 0, 1, 0, flags, None, None)
@@ -121,10 +149,15 @@ class EspeakLibrary:
         for parameter, value in parameters:
             self._library.espeak_SetParameter(parameter, value, 0)
 
-    def _on_samples(self, samples: Any, count: int, _events: Any) -> int:
+    def _on_samples(self, samples: Any, count: int, events: Any) -> int:
         if not count or self._receive is None:
             return _CONTINUE
         try:
+            number = 0
+            while (event := events[number]).type:  # the list ends with an event of type 0
+                if event.type == _WORD_EVENT:
+                    self._receive_word(event.text_position - 1, event.sample)
+                number += 1
             self._receive(ctypes.string_at(samples, count * 2))
         except BaseException as error:  # an exception must not cross the C frames
             self._error = error

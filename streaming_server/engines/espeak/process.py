@@ -20,7 +20,7 @@ import anyio
 import numpy as np
 
 from streaming_server.domain import IntSamples
-from streaming_server.engines.espeak.child import MAX_MESSAGE_BYTES, Kind
+from streaming_server.engines.espeak.child import COUNT, MAX_MESSAGE_BYTES, WORD, Kind
 from streaming_server.engines.espeak.library import Timbre, find_files
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
@@ -46,6 +46,25 @@ class Utterance:
     """End with the pause that the text's last punctuation asks for."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """Where a word begins."""
+
+    utterance: int
+    character: int
+    """Index into the text of the utterance."""
+    sample: int
+    """From the start of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A chunk of a request."""
+
+    samples: IntSamples
+    words: Sequence[SpokenWord]
+
+
 class EspeakProcess:
     """espeak-ng in a child process. The same request gives the same samples, whatever was spoken before."""
 
@@ -59,8 +78,8 @@ class EspeakProcess:
         self.sample_rate_hz = self._child.sample_rate_hz
         self.version = self._child.version
 
-    async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[IntSamples, None]:
-        """A chunk of 100 ms, then chunks of up to 1.4 s, shape ``(n,)``. One request at a time, others wait.
+    async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[Spoken, None]:
+        """A chunk of 100 ms, then chunks of up to 1.4 s. One request at a time, others wait.
 
         ``aclose()`` kills the worker.
 
@@ -71,6 +90,7 @@ class EspeakProcess:
             if self._child.has_died():
                 self._child = await anyio.to_thread.run_sync(_Child)
             child, exit_code, refusal = self._child, None, ""
+            words: list[SpokenWord] = []
             child.number = (child.number + 1) % 256
             try:
                 content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
@@ -82,7 +102,12 @@ class EspeakProcess:
                     message = await child.receive()
                     kind, content = message[:1], message[1:]
                     if kind == Kind.SAMPLES:
-                        yield np.frombuffer(content, np.int16)
+                        samples_at = COUNT.size + WORD.size * COUNT.unpack_from(content)[0]
+                        words += words_in(content[COUNT.size : samples_at])
+                        spoken, words = Spoken(np.frombuffer(content, np.int16, offset=samples_at), words), []
+                        yield spoken
+                    elif kind == Kind.WORDS:
+                        words += words_in(content)
                     elif kind == Kind.FAILED:
                         refusal = content.decode()
                     else:
@@ -103,6 +128,10 @@ class EspeakProcess:
         """End the process."""
         with anyio.CancelScope(shield=True):
             await self._child.aclose()
+
+
+def words_in(content: bytes) -> list[SpokenWord]:
+    return [SpokenWord(*word) for word in WORD.iter_unpack(content)]
 
 
 class _Child:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -19,6 +19,7 @@ from streaming_server.domain import (
     Emotion,
     FloatSamples,
     Generation,
+    Mark,
     SpeechRequest,
     Voice,
 )
@@ -27,15 +28,17 @@ from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.voices import nearest_preset
 from streaming_server.engines.hibari.emotion import with_emotion
-from streaming_server.engines.hibari.joins import Levelled, pause_s, silence, trimmed
-from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, Frames, Network
+from streaming_server.engines.hibari.joins import Levelled, silence, sounding
+from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, SpeakerCache
+from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
+from streaming_server.text import pause_s
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,15 @@ _OPENING_PHONEMES = 40
 _MAX_ON_LOOP_CHARACTERS = 2000
 _LEAD_S = 0.02
 _SHOWN_CHARACTERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    phonemes: str
+    frames: Frames
+    """Those that are heard."""
+    marks: list[Mark]
+    """From the first of them on."""
 
 
 class HibariEngine:
@@ -119,17 +131,23 @@ class HibariEngine:
         rng = np.random.default_rng(request.generation.seed)
         level = Levelled(timbre.gain_db - speaker.timbre.gain_db)
         is_silent = True
+        characters = samples = 0  # before this part
         for number, (language, part) in enumerate(parts, 1):
             if language == _ENGLISH:
                 chunks = self._speak(part, timbre, rng, opening=is_silent)
             else:
                 chunks = self._speak_other(replace(request, text=part, voice=other_voice), level)
+            before_s = samples / SAMPLE_RATE_HZ
             async with aclosing(chunks):
                 async for chunk in chunks:
                     is_silent = False
-                    yield chunk
+                    samples += chunk.samples.size
+                    marks = [Mark(characters + mark.character, before_s + mark.time_s) for mark in chunk.marks]
+                    yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
-                yield AudioChunk(silence(pause_s(part)))
+                samples += (pause := silence(pause_s(part))).size
+                yield AudioChunk(pause)
+            characters += len(part)
         if is_silent:  # nothing in the text can be spoken; an empty file would be an error to most players
             yield AudioChunk(silence(pause_s(".")))
 
@@ -146,27 +164,38 @@ class HibariEngine:
         coming = self._ahead.submit(next, clause_frames, None)
         try:
             pause: FloatSamples = silence(_LEAD_S if opening else 0)
+            samples = 0
             while (clause := coming.result()) is not None:
                 coming = self._ahead.submit(next, clause_frames, None)
-                phonemes, frames = clause
-                for piece in render(frames, timbre, rng):
-                    if not emit(AudioChunk(np.concatenate([pause, piece]))):
+                begin_s = (samples + pause.size) / SAMPLE_RATE_HZ
+                marks = [Mark(mark.character, begin_s + mark.time_s / timbre.rate) for mark in clause.marks]
+                for piece in render(clause.frames, timbre, rng):
+                    chunk = AudioChunk(np.concatenate([pause, piece]), marks)
+                    samples += chunk.samples.size
+                    if not emit(chunk):
                         return
-                    pause = pause[:0]
-                pause = silence(pause_s(phonemes) / timbre.rate)
+                    pause, marks = pause[:0], []
+                pause = silence(pause_s(clause.phonemes) / timbre.rate)
         finally:
             _settle(coming)
 
-    def _clause_frames(self, text: str, opening: bool) -> Iterator[tuple[str, Frames]]:
+    def _clause_frames(self, text: str, opening: bool) -> Iterator[_Clause]:
         if self._english is None:
             raise EngineUnavailable("the hibari engine is used before it is warm")
+        at = 0
         for sentence in sentences(text):
+            at = text.index(sentence, at)
             phonemes = self._english(sentence)
+            words = spans_of_words(sentence, len(phoneme_words(phonemes)), self._english)
+            spans = iter([(at + begin, at + end) for begin, end in words])
             for clause in clauses(phonemes, _MAX_CLAUSE_PHONEMES, _OPENING_PHONEMES if opening else None):
-                frames = trimmed(self._network.run(clause))
-                if frames.f0_hz.size:
+                frames = self._network.run(clause)
+                kept = sounding(frames)
+                marks = _marks(clause, frames, kept.start, spans)
+                if kept.stop > kept.start:
                     opening = False
-                    yield clause, frames
+                    yield _Clause(clause, frames.take(kept), marks)
+            at += len(sentence)
 
     async def _speak_other(self, request: SpeechRequest, level: Levelled) -> AsyncGenerator[AudioChunk, None]:
         if self._espeak is None:
@@ -174,8 +203,9 @@ class HibariEngine:
         fitted = level.joined(self._espeak.info.sample_rate_hz)
         async with aclosing(self._espeak.stream(request)) as chunks:
             async for chunk in chunks:
-                if (samples := fitted.push(chunk.samples)).size:
-                    yield AudioChunk(samples)
+                samples = fitted.push(chunk.samples)
+                if samples.size or chunk.marks:
+                    yield AudioChunk(samples, chunk.marks)
         if (samples := fitted.finish()).size:
             yield AudioChunk(samples)
 
@@ -191,7 +221,25 @@ def _parts(text: str) -> list[tuple[str, str]]:
     return list(runs(text))
 
 
-def _settle(work: Future[tuple[str, Frames] | None]) -> None:
+def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int, int]]) -> list[Mark]:
+    """When the words of a clause are said, from its frame ``first`` on, at the network's own rate.
+
+    Args:
+        phonemes: of the clause.
+        frames: all of its frames.
+        first: the first frame that is heard.
+        spans: of the words in the text, one for each word of the phonemes.
+    """
+    if frames.ends is None:
+        return []
+    times: dict[int, float] = {}
+    for (begin, end), span in zip(phoneme_words(phonemes), spans, strict=False):
+        times.setdefault(span[0], max(int(frames.ends[begin]) - first, 0) * FRAME_S)
+        times[span[1]] = max(int(frames.ends[end]) - first, 0) * FRAME_S
+    return [Mark(character, time_s) for character, time_s in sorted(times.items())]
+
+
+def _settle(work: Future[_Clause | None]) -> None:
     """Wait for work that nobody needs any more: the engine is idle only then."""
     if not work.cancel():
         work.exception()

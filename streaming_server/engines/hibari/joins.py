@@ -15,9 +15,6 @@ _SILENT_DB = -55.0
 _MARGIN_BEFORE, _MARGIN_AFTER = 2, 4
 """Frames that are kept around the speech."""
 _BIN_STEP = 6
-_PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
-_WIDE = str.maketrans("，、；：。！？–", ",,;:.!?—")
-_CLOSING = "\"'”’)）」』 \n\t"
 _FADE_S = 0.005
 _MEASURED_S = 1.0
 _MAX_GAIN = 8.0
@@ -26,19 +23,18 @@ _PEAK = 0.97
 
 def trimmed(frames: Frames) -> Frames:
     """The frames without the silence at both ends; none where all is silent."""
+    return frames.take(sounding(frames))
+
+
+def sounding(frames: Frames) -> slice:
+    """The frames from the first that is not silent to the last, with a margin; empty where all is silent."""
     power = 2 * np.exp(2 * frames.noise[::_BIN_STEP]) + np.exp(2 * frames.free[::_BIN_STEP])
     power += np.exp(2 * frames.harmonic[::_BIN_STEP]) * (frames.f0_hz >= VOICED_HZ)
     level_db = 10 * np.log10(power.sum(axis=0) + 1e-20)
     loud = np.flatnonzero(level_db > level_db.max() + _SILENT_DB)
     if level_db.max() < _SILENT_DB:
-        return frames.take(slice(0, 0))
-    return frames.take(slice(max(loud[0] - _MARGIN_BEFORE, 0), loud[-1] + 1 + _MARGIN_AFTER))
-
-
-def pause_s(text: str) -> float:
-    """How long the pause is that the last punctuation of a text or of phonemes asks for."""
-    end = text.rstrip(_CLOSING)[-1:].translate(_WIDE)
-    return _PAUSES_S.get(end, 0.0)
+        return slice(0, 0)
+    return slice(max(loud[0] - _MARGIN_BEFORE, 0), loud[-1] + 1 + _MARGIN_AFTER)
 
 
 def silence(duration_s: float) -> FloatSamples:

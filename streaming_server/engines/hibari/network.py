@@ -19,10 +19,14 @@ from streaming_server.errors import EngineFailed, EngineUnavailable
 
 SAMPLE_RATE_HZ = 24000
 BINS = dsp.N_FFT // 2 + 1
+FRAME_S = dsp.HOP / SAMPLE_RATE_HZ
 VOICED_HZ = 40.0
 """The network marks an unvoiced frame by a fundamental frequency below this."""
 _ASSETS = Path(hibari.__file__).parent / "assets"
 _OUTPUTS = ["lh", "theta", "ln", "lr", "phi", "f0"]
+_DURATIONS = "/Cast_32_output_0"
+"""The value inside the network that says how long each phoneme lasts, in steps of `_STEP_FRAMES`."""
+_STEP_FRAMES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class Frames:
     """In radians."""
     f0_hz: FloatSamples
     """Shape ``(n,)``; below ``VOICED_HZ`` where nothing is voiced."""
+    ends: npt.NDArray[np.int64] | None = None
+    """Of a whole clause: the frame at which its first phoneme begins and each character of its phonemes ends, shape
+    ``(characters + 1,)``. None for a part of it, and where the network does not say."""
 
     @property
     def spectra(self) -> tuple[FloatSamples, ...]:
@@ -48,7 +55,7 @@ class Frames:
         return self.harmonic, self.harmonic_phase, self.noise, self.free, self.free_phase
 
     def take(self, columns: slice | npt.NDArray[np.intp]) -> Frames:
-        """Some of the frames."""
+        """Some of the frames, without ``ends``."""
         harmonic, harmonic_phase, noise, free, free_phase = (spectrum[:, columns] for spectrum in self.spectra)
         return Frames(harmonic, harmonic_phase, noise, free, free_phase, self.f0_hz[columns])
 
@@ -62,9 +69,12 @@ class Network:
             EngineUnavailable: the installed hibari-tts has other outputs than this engine renders.
         """
         self.version = version("hibari-tts")
-        self._session = open_session(_ASSETS / "hibari.onnx")
+        self._session = open_session(_ASSETS / "hibari.onnx", inner=_DURATIONS)
         self._ids: dict[str, int] = json.loads((_ASSETS / "vocab.json").read_text(encoding="utf-8"))
         outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = list(outputs)
+        if outputs[len(_OUTPUTS) :] == [_DURATIONS]:
+            outputs.pop()
         if outputs != _OUTPUTS or dsp.SR != SAMPLE_RATE_HZ or dsp.N_FFT != 4 * dsp.HOP:
             raise EngineUnavailable(
                 f"hibari-tts {self.version} does not fit the hibari engine: its network has the outputs {outputs}, "
@@ -79,9 +89,15 @@ class Network:
         """
         ids: Sequence[int] = [0, *(self._ids[character] for character in phonemes if character in self._ids), 0]
         inputs = {"ids": np.array([ids], np.int64), "speed": np.ones(1, np.float32)}
-        outputs = [np.asarray(output)[0] for output in self._session.run(_OUTPUTS, inputs)]
+        values = [np.asarray(value) for value in self._session.run(self._outputs, inputs)]
+        outputs = [value[0] for value in values[: len(_OUTPUTS)]]
         harmonic, harmonic_phase, noise, free, free_phase, f0_hz = outputs
-        frames = Frames(harmonic, harmonic_phase, noise, free, free_phase, f0_hz)
+        ends = None
+        if len(values) > len(_OUTPUTS) and values[-1].shape == (len(ids),):
+            # The first duration is of the silence before the clause.
+            last = np.cumsum([0, *(character in self._ids for character in phonemes)])
+            ends = _STEP_FRAMES * np.cumsum(values[-1])[last]
+        frames = Frames(harmonic, harmonic_phase, noise, free, free_phase, f0_hz, ends)
         n = frames.f0_hz.size
         if not n or any(spectrum.shape != (BINS, n) for spectrum in frames.spectra):
             raise EngineFailed(f"the hibari network returned the shapes {[output.shape for output in outputs]}")

@@ -35,7 +35,8 @@ _MIN_S, _MAX_S = 0.2, 60.0
 class HiggsEngine:
     """An ``Engine`` for one checkpoint.
 
-    A voice with a transcript, a text file with the same name as the recording, is an earlier turn of the conversation.
+    A voice with a transcript, its own or a text file with the same name as the recording, is an earlier turn of the
+    conversation.
     A voice without one is part of the scene.
     """
 
@@ -207,9 +208,10 @@ class Loaded:
         return decoder.codes if decoder.count else None
 
     def _voice(self, voice: Voice) -> AnalysedVoice:
-        transcript = voice.path.with_suffix(".txt")
+        beside, text = voice.path.with_suffix(".txt"), voice.transcript
         try:
-            text = transcript.read_text(encoding="utf-8", errors="replace").strip() if transcript.is_file() else ""
+            if not text and beside.is_file():
+                text = beside.read_text(encoding="utf-8", errors="replace").strip()
         except OSError as error:
             raise VoiceFileMissing(voice.path.name) from error
         return AnalysedVoice(self._voice_codes.get(voice.path, self._encode), text)

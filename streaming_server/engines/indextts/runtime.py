@@ -113,7 +113,7 @@ class Runtime:
 
     def record(self, windows: Sequence[int]) -> None:
         """Record the decoding step and the vocoder for windows of these lengths; without CUDA, run each once."""
-        self._writer.record(self._prompt(self.gpt.perceiver_encoder.latents, []))
+        self._writer.record()
         for length in windows:
             self._windows.record(length)
 

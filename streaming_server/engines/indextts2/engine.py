@@ -23,14 +23,14 @@ from streaming_server.engines.indextts2.chunks import CHUNK, Pace
 from streaming_server.engines.indextts2.description import Describer, describer
 from streaming_server.engines.indextts2.emotion import capped, weakened
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
-from streaming_server.engines.indextts2.folder import Checkpoint, External
+from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.languages import ROWS
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Reader
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
-from streaming_server.engines.indextts2.voices import MAX_S, AnalysedVoice, EmotionCache, VoiceCache
+from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineNotReady, EngineUnavailable
@@ -75,10 +75,7 @@ class IndexTTS2Engine(ModelEngine):
         if language not in {None, *ROWS}:
             raise EngineUnavailable(f"TTS_LANGUAGE={options.language}: one of auto, {', '.join(ROWS)} is needed")
         self._options = options
-        external = External(
-            options.w2vbert_dir, options.campplus_file, options.bigvgan_dir, options.semantic_codec_file
-        )  # fmt: skip
-        self._checkpoint = Checkpoint.open(options.model_dir, external)
+        self._checkpoint = Checkpoint.open(options.model_dir, options.external_models_dir)
         self._reader = self._checkpoint.reader(language)
 
     @property
@@ -139,7 +136,7 @@ class Loaded:
         self._narrator = Narrator(runtime, options.steps, self._pace)
         sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
-        self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, options.reference_s, sentence)
+        self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, sentence)
         self._emotions = EmotionCache(runtime, options.voice_cache, decode, digests)
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
@@ -166,7 +163,7 @@ class Loaded:
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
-            self._record(voice)
+            self._record()
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
         known = next(self._pace.code_counts(self._runtime.acoustics))
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
@@ -190,11 +187,11 @@ class Loaded:
         if self._runtime.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _record(self, voice: AnalysedVoice) -> None:
+    def _record(self) -> None:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel
-        self._runtime.record(voice.conditioning, voice.emotion)
+        self._runtime.record()
         longest = acoustics.frames(RECORDED_CODES)
-        for pace, seconds in ((self._pace, self._options.reference_s), (Pace(()), float(MAX_S))):
+        for pace, seconds in ((self._pace, STREAM_REFERENCE_S), (Pace(()), float(MAX_S))):
             record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest)
 
     def _emotion(self, emotion: Emotion, voice: AnalysedVoice, seed: int | None, check: Check) -> Tensor:

@@ -37,63 +37,46 @@ OWN_FILES = {
 
 
 @dataclass(frozen=True, slots=True)
-class External:
-    """Paths of external models; None selects the official implementation's location in the model folder."""
-
-    w2vbert: Path | None = None
-    """Folder of w2v-BERT 2.0."""
-    campplus: Path | None = None
-    """File of CAM++."""
-    bigvgan: Path | None = None
-    """Folder of BigVGAN v2."""
-    semantic_codec: Path | None = None
-    """File of the semantic codec: MaskGCT's in 2.0, the model's own in 2.5."""
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
-    """The path of an external file, with the setting that changes it and the command that downloads it."""
+    """The path of an external file, with the command that downloads it."""
 
     path: Path
-    setting: str
     download: str
+    is_shared: bool = True
+    """Whether it is in the folder of external models; else in the model folder."""
 
     def require(self) -> None:
         if not self.path.is_file():
-            raise EngineUnavailable(
-                f"{self.path} is missing; get it with `{self.download}`, or set {self.setting} to its path"
-            )
+            or_set = ", or set INDEXTTS2_EXTERNAL_MODELS_DIR to the folder that has it" if self.is_shared else ""
+            raise EngineUnavailable(f"{self.path} is missing; get it with `{self.download}`{or_set}")
 
 
-def places(folder: Path, external: External, version: str) -> dict[str, Place]:
-    cache = folder / CACHE
-    w2vbert = external.w2vbert or cache / "w2v-bert-2.0"
-    bigvgan = external.bigvgan or cache / "bigvgan"
+def places(folder: Path, external: Path | None, version: str) -> dict[str, Place]:
+    """The external files by name; ``external`` replaces the official implementation's folder below the model."""
+    cache = external or folder / CACHE
+    w2vbert, bigvgan = cache / "w2v-bert-2.0", cache / "bigvgan"
     get = "hf download"
     w2vbert_download = f"{get} facebook/w2v-bert-2.0 config.json model.safetensors --local-dir {w2vbert}"
     bigvgan_download = (
         f"{get} nvidia/bigvgan_v2_22khz_80band_256x config.json bigvgan_generator.pt --local-dir {bigvgan}"
     )
     found = {
-        "w2vbert_config": Place(w2vbert / "config.json", "W2VBERT_DIR", w2vbert_download),
-        "w2vbert": Place(w2vbert / "model.safetensors", "W2VBERT_DIR", w2vbert_download),
-        "bigvgan_config": Place(bigvgan / "config.json", "BIGVGAN_DIR", bigvgan_download),
-        "bigvgan": Place(bigvgan / "bigvgan_generator.pt", "BIGVGAN_DIR", bigvgan_download),
+        "w2vbert_config": Place(w2vbert / "config.json", w2vbert_download),
+        "w2vbert": Place(w2vbert / "model.safetensors", w2vbert_download),
+        "bigvgan_config": Place(bigvgan / "config.json", bigvgan_download),
+        "bigvgan": Place(bigvgan / "bigvgan_generator.pt", bigvgan_download),
         "campplus": Place(
-            external.campplus or cache / "campplus_cn_common.bin",
-            "CAMPPLUS_FILE",
-            f"{get} funasr/campplus campplus_cn_common.bin --local-dir {cache}",
+            cache / "campplus_cn_common.bin", f"{get} funasr/campplus campplus_cn_common.bin --local-dir {cache}"
         ),
     }
     if version == "2.5":
-        codec = external.semantic_codec or folder / "codec.pth"
         own = f"{get} IndexTeam/IndexTTS-2.5 codec.pth --local-dir {folder}"
-        return found | {"codec": Place(codec, "SEMANTIC_CODEC_FILE", own)}
-    codec = external.semantic_codec or cache / "semantic_codec_model.safetensors"
+        return found | {"codec": Place(folder / "codec.pth", own, is_shared=False)}
+    codec = cache / "semantic_codec_model.safetensors"
+    if not codec.exists():
+        codec = cache / "semantic_codec" / "model.safetensors"  # the path that the command uses
     maskgct = f"{get} amphion/MaskGCT semantic_codec/model.safetensors --local-dir {cache}"
-    if external.semantic_codec is None and not codec.exists():
-        codec = cache / "semantic_codec" / "model.safetensors"  # the path that the command above uses
-    return found | {"codec": Place(codec, "SEMANTIC_CODEC_FILE", maskgct)}
+    return found | {"codec": Place(codec, maskgct)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +91,8 @@ class Checkpoint:
     places: Mapping[str, Place]
 
     @classmethod
-    def open(cls, folder: Path, external: External = External()) -> Checkpoint:
-        """Check the folder without reading weights.
+    def open(cls, folder: Path, external: Path | None = None) -> Checkpoint:
+        """Check the folder without reading weights; ``external`` as in `places`.
 
         Raises:
             EngineUnavailable: a file is missing or invalid; the message names it and says how to get it.

@@ -41,10 +41,6 @@ class IndexTTS2Options(TorchOptions):
             "and increase the latency",
         ),
     ] = 16
-    reference_s: Annotated[
-        float,
-        Field(ge=0.5, le=15, description="Seconds of reference audio that each solve of the mode `chunk` uses"),
-    ] = 5.0
     emotion_cap: Annotated[
         bool,
         Field(
@@ -60,32 +56,10 @@ class IndexTTS2Options(TorchOptions):
             "`en`, `de`, `yue`",
         ),
     ] = "auto"
-    w2vbert_dir: Annotated[
+    external_models_dir: Annotated[
         Path | None,
         Field(
-            validation_alias="W2VBERT_DIR",
-            description="Folder of w2v-BERT 2.0 for IndexTTS 2; empty: `hf_cache/w2v-bert-2.0` below the model",
-        ),
-    ] = None
-    campplus_file: Annotated[
-        Path | None,
-        Field(
-            validation_alias="CAMPPLUS_FILE",
-            description="File of CAM++; empty: `hf_cache/campplus_cn_common.bin` below the model",
-        ),
-    ] = None
-    bigvgan_dir: Annotated[
-        Path | None,
-        Field(
-            validation_alias="BIGVGAN_DIR",
-            description="Folder of BigVGAN v2; empty: `hf_cache/bigvgan` below the model",
-        ),
-    ] = None
-    semantic_codec_file: Annotated[
-        Path | None,
-        Field(
-            validation_alias="SEMANTIC_CODEC_FILE",
-            description="File of the semantic codec; empty: `hf_cache/semantic_codec_model.safetensors` (2.0) or "
-            "`codec.pth` (2.5) below the model",
+            description="Folder of the external models of IndexTTS 2 (`w2v-bert-2.0`, `bigvgan`, CAM++ and the "
+            "semantic codec of 2.0); empty: `hf_cache` below the model"
         ),
     ] = None

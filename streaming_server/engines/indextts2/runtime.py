@@ -156,9 +156,9 @@ class Runtime(AcousticStages):
         prompts = [self.gpt.started(prefix) for prefix in prefixes]
         return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
 
-    def record(self, spk_cond: Tensor, emotion: Tensor) -> None:
-        """Record the decoding step; without CUDA, run it once."""
-        self._writer.record(self.gpt.started(self.prefix(spk_cond, emotion, [])))
+    def record(self) -> None:
+        """Record the decoding step and the prompts; without CUDA, run each once."""
+        self._writer.record()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

@@ -24,6 +24,9 @@ from streaming_server.errors import EngineFailed, VoiceUnreadable
 MAX_S = 15
 """Seconds of a recording that are analysed, as in the official implementation."""
 
+STREAM_REFERENCE_S = 5.0
+"""Seconds of the recording in ``AnalysedVoice.stream_reference``: more would cost time in every solve of a chunk."""
+
 MAX_STATISTICS_CODES = 100
 """Maximum number of codes of the sentence that provides a voice's regulator statistics."""
 
@@ -54,17 +57,14 @@ class VoiceCache:
         capacity: Maximum number of cached voices.
         decode: Decodes a file to samples and their rate.
         digests: The engine's file digests.
-        reference_s: Seconds of the recording in ``AnalysedVoice.stream_reference``.
         sentence: Decoded once per voice to compute its ``statistics``; None omits them.
     """
 
     def __init__(
-        self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests, reference_s: float,
-        sentence: Segment | None,
-    ) -> None:  # fmt: skip
+        self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests, sentence: Segment | None
+    ) -> None:
         self._runtime = runtime
         self._decode = decode
-        self._reference_s = reference_s
         self._sentence = sentence
         self._kept = ContentCache[AnalysedVoice](capacity, digests)
 
@@ -92,7 +92,7 @@ class VoiceCache:
         conditioning = runtime.spk_cond(style if runtime.gpt.speaks_by_style else features)
         emotion = runtime.emo(features)
         check()
-        frames = max(1, round(self._reference_s * mel_rate_hz / runtime.hearing.mel.hop))
+        frames = round(STREAM_REFERENCE_S * mel_rate_hz / runtime.hearing.mel.hop)
         whole = runtime.acoustics.reference(features, mel, style)
         part = runtime.acoustics.reference(features, mel, style, frames)
         return AnalysedVoice(

@@ -52,11 +52,8 @@ class _Piece:
 class KokoroEngine:
     """Engine over one Kokoro model."""
 
-    def __init__(
-        self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto", threads: int = 0
-    ) -> None:
-        """``threads``: of the CPU; 0 takes all cores.
-
+    def __init__(self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto") -> None:
+        """
         Raises:
             EngineUnavailable: the model, its voices or the device cannot be used.
         """
@@ -69,7 +66,7 @@ class KokoroEngine:
             )
         wanted = (precision,) if precision != "auto" else _PREFERRED["cuda" if device == "cuda" else "cpu"]
         chosen = next(name for name in wanted if name in models)
-        self._network = Network(models[chosen], device, threads)
+        self._network = Network(models[chosen], device)
         self._voices = voices
         self._styles = VoiceStyles(voices)
         self._recordings = RecordingVoices()

@@ -19,7 +19,7 @@ _ERRORS_ONLY = 3
 class Network:
     """One session of the model."""
 
-    def __init__(self, model: Path, device: str, threads: int) -> None:
+    def __init__(self, model: Path, device: str) -> None:
         """
         Raises:
             EngineUnavailable: the file or the device cannot be used.
@@ -32,7 +32,6 @@ class Network:
             )
         self.device = "cuda" if has_cuda and device != "cpu" else "cpu"
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         # Threads that wait by spinning take the CPU from the encoders of other streams.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY

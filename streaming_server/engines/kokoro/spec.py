@@ -24,18 +24,12 @@ class KokoroOptions(EngineOptions):
         Literal["auto", "fp32", "fp16", "int8"],
         Field(validation_alias="PRECISION", description="Which of the model's files is loaded"),
     ] = "auto"
-    threads: Annotated[
-        int,
-        Field(ge=0, le=256, validation_alias="KOKORO_THREADS", description="CPU threads of Kokoro; 0: all cores"),
-    ] = 0
 
 
 def create(options: KokoroOptions) -> Engine:
     from streaming_server.engines.kokoro.engine import KokoroEngine
 
-    return KokoroEngine(
-        model_dir=options.model_dir, device=options.device, precision=options.precision, threads=options.threads
-    )
+    return KokoroEngine(model_dir=options.model_dir, device=options.device, precision=options.precision)
 
 
 ENGINE = EngineSpec(

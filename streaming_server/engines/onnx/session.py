@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 
 _ERRORS_ONLY = 3
+# Field number and wire type: ValueInfoProto.name, GraphProto.output, ModelProto.graph.
+_NAME, _GRAPH_OUTPUT, _MODEL_GRAPH = b"\x0a", b"\x62", b"\x3a"
 
 
-def open_session(model: Path, threads: int = 1) -> InferenceSession:
-    """A session on the CPU. One thread each: streams, not one call, are what runs in parallel."""
+def open_session(model: Path, inner: str = "") -> InferenceSession:
+    """A session on the CPU. One thread each: streams, not one call, are what runs in parallel.
+
+    Args:
+        model: an ONNX file.
+        inner: a value inside the graph that becomes a further output, if the graph has it.
+    """
     options = SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    return InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    if inner:
+        with suppress(Fail, InvalidGraph):
+            return InferenceSession(model.read_bytes() + _output(inner), options, providers=providers)
+    return InferenceSession(model, options, providers=providers)
+
+
+def _output(name: str) -> bytes:
+    """A ``ModelProto`` with nothing but a graph of one output; appended to another one, protobuf merges the two."""
+    encoded = name.encode()
+    for tag in (_NAME, _GRAPH_OUTPUT, _MODEL_GRAPH):
+        encoded = tag + bytes([len(encoded)]) + encoded
+    return encoded

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streaming_server.engines.torch import beams
 from streaming_server.engines.torch.beams import Hypothesis
-from streaming_server.engines.torch.decoding import Decoder, PositionRule
+from streaming_server.engines.torch.decoding import Decoder, PositionRule, recorded_length
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
 
@@ -80,21 +80,17 @@ class CodeWriter:
             )
             return [(hypothesis.codes, hypothesis.latents) for hypothesis in found]
         codes: list[list[int]] = [[] for _ in prompts]
-        stopped = [False] * len(prompts)
         for step in decoder.run(prompts, max_codes, sampling, rngs):
             for row, code in enumerate(step):
-                stopped[row] = stopped[row] or code == self._gpt.shape.stop_mel
-                if not stopped[row]:
+                if code != self._gpt.shape.stop_mel:
                     codes[row].append(code)
             yield
-            if all(stopped):
-                break
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
-    def record(self, prompt: Tensor) -> None:
-        """Record the decoding step; without CUDA, run it once."""
+    def record(self) -> None:
+        """Record the decoding step and the prompts; without CUDA, run each once."""
         with self._decoder() as decoder:
-            decoder.record(prompt)
+            decoder.record(self._longest_prompt)
 
     def check(self, text_ids: Tensor) -> Tensor:
         """Return the ids unchanged.
@@ -106,6 +102,10 @@ class CodeWriter:
             raise ValueError(f"{text_ids.numel()} text tokens; the model takes at most {self._gpt.shape.max_text}")
         return text_ids
 
+    @property
+    def _longest_prompt(self) -> int:
+        return self._prefix_rows + self._gpt.shape.max_text + 3
+
     def _bounded(self, max_codes: int) -> int:
         return min(max_codes, self._gpt.shape.max_mel)
 
@@ -113,8 +113,8 @@ class CodeWriter:
     def _decoder(self) -> Iterator[Decoder]:
         """A one-row decoder that is not in use."""
         shape = self._gpt.shape
-        slots = self._prefix_rows + shape.max_text + 3 + shape.max_mel
-        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel + 1)
+        slots = recorded_length(self._longest_prompt) + shape.max_mel
+        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel)
         try:
             yield decoder
         finally:

@@ -47,9 +47,9 @@ class Cache:
     def slots(self) -> int:
         return self.layers.shape[4]
 
-    def clear(self, first: int, end: int) -> None:
-        """Zero the slots from ``first`` to ``end``."""
-        self.layers[:, :, :, :, first:end] = 0
+    def clear(self, row: int, first: int, end: int) -> None:
+        """Zero the slots of a row from ``first`` to ``end``."""
+        self.layers[:, :, row, :, first:end] = 0
 
     def reorder(self, rows: Tensor, used: int) -> None:
         """Copy the first ``used`` slots of row ``rows[i]`` to row ``i``."""
@@ -75,10 +75,16 @@ class Attention(nn.Module):
         self.c_attn = Projection(shape.width, 3 * shape.width)
         self.c_proj = Projection(shape.width, shape.width)
 
-    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
-        """Write ``x (B, T, width)`` to ``slots (T,)`` and attend to the slots of ``bias (B · heads, T, span)``."""
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+        """Write ``x (B, T, width)`` to the cache and attend to the slots of ``bias (B · heads, T, span)``.
+
+        One input per row is written to ``slot (B, 1)``; without it, the inputs are written to the first slots.
+        """
         qkv = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
-        cache.index_copy_(3, slots, qkv[1:])
+        if slot is None:
+            cache[:, :, :, : x.shape[1]].copy_(qkv[1:])
+        else:
+            cache.scatter_(3, slot[:, :, None, None].expand_as(qkv[1:]), qkv[1:])
         q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
         keys, values = cache[:, :, :, : bias.shape[-1]].flatten(1, 2)  # each (B · heads, span, d)
         weights = torch.baddbmm(bias, q, keys.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
@@ -106,8 +112,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.width)
         self.mlp = FeedForward(shape.width)
 
-    def forward(self, x: Tensor, cache: Tensor, slots: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache, slots, bias)
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, slot, bias)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -118,9 +124,9 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_f = nn.LayerNorm(shape.width)
 
-    def forward(self, x: Tensor, cache: Cache, slots: Tensor, bias: Tensor) -> Tensor:
-        for block, layer in zip(self.h, cache.layers, strict=True):
-            x = block(x, layer, slots, bias)
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+        for block, layer in zip(self.h, cache, strict=True):
+            x = block(x, layer, slot, bias)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -157,18 +163,22 @@ class CodeGpt(nn.Module):
         return torch.cat([prefix, start[None]])
 
     def codes(self, codes: Tensor, position: Tensor) -> Tensor:
-        """Codes ``(B,)`` at mel position ``(1,)`` → inputs ``(B, 1, width)``."""
+        """Codes ``(B,)`` at mel positions ``(B,)`` → inputs ``(B, 1, width)``."""
         x: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding.emb(position)
         return x[:, None]
 
-    def forward(self, inputs: Tensor, cache: Cache, slots: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, cache: Tensor, slot: Tensor | None, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs ``(B, T, width)`` → latent ``(B, width)`` and float32 logits ``(B, codes)`` of the last input.
 
-        The inputs are written to the cache at ``slots (T,)``; ``visible (B, T, span)`` is the attention mask.
+        Args:
+            inputs: The inputs.
+            cache: The ``B`` rows of a cache, ``(layers, 2, B, heads, slots, head width)``.
+            slot: Where the only input of each row is written, ``(B, 1)``; None writes all inputs to the first slots.
+            visible: The attention mask ``(B, T, span)``.
         """
         bias = torch.where(visible, 0.0, -torch.inf).to(inputs.dtype)
         bias = bias.repeat_interleave(self.shape.heads, dim=0)
-        latent: Tensor = self.final_norm(self.gpt(inputs, cache, slots, bias)[:, -1])
+        latent: Tensor = self.final_norm(self.gpt(inputs, cache, slot, bias)[:, -1])
         return latent, self.mel_head(latent).float()
 
 

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from streaming_server.engines.indextts2.checkpoint import build
-from streaming_server.engines.indextts2.folder import Checkpoint, External
+from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.registry import create_engine
 from streaming_server.errors import EngineUnavailable
@@ -169,12 +169,12 @@ CACHE = "hf_cache"
             (lambda f, name=name: (f / name).unlink(), rf"{name} is missing; download .*IndexTeam/IndexTTS-2 ")
             for name in ("bpe.model", "gpt.pth", "s2mel.pth", "feat1.pt", "feat2.pt", "wav2vec2bert_stats.pt")
         ],
-        (lambda f: shutil.rmtree(f / CACHE / "w2v-bert-2.0"), "facebook/w2v-bert-2.0 .* set W2VBERT_DIR"),
-        (lambda f: shutil.rmtree(f / CACHE / "bigvgan"), "nvidia/bigvgan_v2_22khz_80band_256x .* set BIGVGAN_DIR"),
-        (lambda f: (f / CACHE / "campplus_cn_common.bin").unlink(), "funasr/campplus .* set CAMPPLUS_FILE"),
+        (lambda f: shutil.rmtree(f / CACHE / "w2v-bert-2.0"), "facebook/w2v-bert-2.0 .* set INDEXTTS2_EXT"),
+        (lambda f: shutil.rmtree(f / CACHE / "bigvgan"), "nvidia/bigvgan_v2_22khz_80band_256x .* set INDEXTTS2_EXT"),
+        (lambda f: (f / CACHE / "campplus_cn_common.bin").unlink(), "funasr/campplus .* set INDEXTTS2_EXT"),
         (
             lambda f: (f / CACHE / "semantic_codec_model.safetensors").unlink(),
-            "amphion/MaskGCT .* set SEMANTIC_CODEC_FILE",
+            "amphion/MaskGCT .* set INDEXTTS2_EXT",
         ),
         (lambda f: truncate(f / "gpt.pth"), r"gpt\.pth is truncated or not a checkpoint"),
         (lambda f: truncate(f / CACHE / "w2v-bert-2.0" / "model.safetensors"), r"truncated or not a safetensors file"),
@@ -223,13 +223,9 @@ def test_25_wants_its_own_files(folders: dict[str, Path], tmp_path: Path) -> Non
 def test_external_models_may_lie_elsewhere(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["2.0"], tmp_path / "model"))
     elsewhere = Path(shutil.move(folder / CACHE, tmp_path / "elsewhere"))
-    with pytest.raises(EngineUnavailable, match="W2VBERT_DIR"):
+    with pytest.raises(EngineUnavailable, match="INDEXTTS2_EXTERNAL_MODELS_DIR"):
         Checkpoint.open(folder)
-    external = External(
-        elsewhere / "w2v-bert-2.0", elsewhere / "campplus_cn_common.bin", elsewhere / "bigvgan",
-        elsewhere / "semantic_codec_model.safetensors",
-    )  # fmt: skip
-    Checkpoint.open(folder, external).load(CPU, torch.float32)
+    Checkpoint.open(folder, elsewhere).load(CPU, torch.float32)
 
 
 def test_the_semantic_codec_may_lie_where_its_download_puts_it(folders: dict[str, Path], tmp_path: Path) -> None:

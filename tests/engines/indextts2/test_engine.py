@@ -353,7 +353,7 @@ SEGMENTS = [Segment([5, 20, 31, 7]), Segment([44, 12, 13]), Segment([90, 8, 17, 
 
 @pytest.fixture(scope="module")
 def delivery(tiny: Runtime) -> Delivery:
-    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), 5.0, SEGMENTS[0]).analyse(noise(1), SAMPLE_RATE_HZ)
+    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), SEGMENTS[0]).analyse(noise(1), SAMPLE_RATE_HZ)
     return Delivery(voice, voice.emotion, Generation(seed=1, num_beams=1))
 
 
@@ -447,9 +447,9 @@ def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery:
 
 
 def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> None:
-    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), 2.0, None).analyse(noise(20), SAMPLE_RATE_HZ)
+    voice = VoiceCache(tiny, 1, decode_native, FileDigests(), None).analyse(noise(20), SAMPLE_RATE_HZ)
     assert voice.full_reference.mel.shape[0] == 15 * SAMPLE_RATE_HZ // 256
-    assert voice.stream_reference.mel.shape[0] == round(2 * SAMPLE_RATE_HZ / 256)
+    assert voice.stream_reference.mel.shape[0] == round(5 * SAMPLE_RATE_HZ / 256)
     assert torch.equal(voice.full_reference.mel[-10:], voice.stream_reference.mel[-10:])
     assert voice.statistics is None
 
@@ -471,7 +471,7 @@ def test_a_voice_is_heard_at_22_050_hz_and_from_there_at_16(tiny: Runtime, monke
     for name in ("features", "mel22", "campplus_style"):
         watch(name)
     wav = noise(2)
-    VoiceCache(tiny, 1, decode_native, FileDigests(), 2.0, None).analyse(wav, 48_000)
+    VoiceCache(tiny, 1, decode_native, FileDigests(), None).analyse(wav, 48_000)
     wide = tiny.resample(torch.from_numpy(wav), 48_000, SAMPLE_RATE_HZ)
     assert torch.equal(heard_by["mel22"], wide)
     assert torch.equal(heard_by["features"], tiny.resample(wide, SAMPLE_RATE_HZ, 16_000))

@@ -1,0 +1,47 @@
+"""Which words of a sentence the words of its phonemes stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from streaming_server.text import word_spans
+
+
+def phoneme_words(phonemes: str) -> list[tuple[int, int]]:
+    """Where each word of phonemes begins and ends, without its punctuation."""
+    found = []
+    at = 0
+    for word in phonemes.split(" "):
+        spoken = [place for place, phoneme in enumerate(word) if phoneme.isalpha()]
+        if spoken:
+            found.append((at + spoken[0], at + spoken[-1] + 1))
+        at += len(word) + 1
+    return found
+
+
+def spans_of_words(sentence: str, count: int, convert: Callable[[str], str]) -> list[tuple[int, int]]:
+    """The span of the sentence that each of ``count`` words of its phonemes belongs to.
+
+    A number or an abbreviation is read as several words, which share its span; where even the conversion of each single
+    word does not add up, the words of the phonemes are spread over those of the sentence.
+
+    Args:
+        sentence: as it was converted.
+        count: how many words its phonemes have.
+        convert: text to phonemes.
+    """
+    spans = [span for span in word_spans(sentence) if any(map(str.isalnum, sentence[slice(*span)]))]
+    if len(spans) == count or not spans:
+        return spans[:count]
+    counts = [len(phoneme_words(convert(sentence[slice(*span)]))) for span in spans]
+    if sum(counts) != count:
+        counts = _spread(counts, count)
+    return [span for span, repeated in zip(spans, counts, strict=True) for _ in range(repeated)]
+
+
+def _spread(counts: Sequence[int], total: int) -> list[int]:
+    """Scale counts so that they sum up to ``total``."""
+    whole = sum(counts) or 1
+    ends = [round(end * total / whole) for end in accumulate(counts)]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]

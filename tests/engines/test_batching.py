@@ -1,0 +1,188 @@
+"""Rows that join and leave a decoder: what each decodes does not depend on the others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from streaming_server.engines.torch import decoding
+from streaming_server.engines.torch.decoding import MAX_UNTAKEN, Decoder
+from streaming_server.engines.torch.gpt import CodeGpt
+from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.rows import Row
+from streaming_server.engines.torch.sampling import RANKED, Sampling, Warp
+from tests.engines.indextts import parity
+from tests.support.graphs import EmulatedGraphs, substitute
+
+ROWS = 3
+MAX_CODES = 24
+SAMPLINGS = [
+    Sampling(),
+    Sampling(do_sample=False),
+    Sampling(top_k=0, top_p=0.7, temperature=1.4),
+    Sampling(top_k=5, top_p=0.5, temperature=0.6, repetition_penalty=1.3),
+]
+TEXTS = [[5, 9, 30, 7], [44, 3], [8, 8, 61, 100, 23, 4, 19, 2, 70], [90], list(range(20, 50))]
+
+
+@dataclass(frozen=True)
+class Request:
+    text: int
+    sampling: int
+    seed: int
+    codes: int
+    leaves_after: int
+    takes_every: int
+    """Steps between two looks at its codes."""
+
+
+REQUESTS = st.builds(
+    Request,
+    st.integers(0, len(TEXTS) - 1),
+    st.integers(0, len(SAMPLINGS) - 1),
+    st.integers(0, 2),
+    st.sampled_from([0, 1, 7, MAX_CODES]),
+    st.sampled_from([0, 1, 5, MAX_CODES, MAX_CODES]),
+    st.sampled_from([1, 1, 1, 2, 9]),
+)
+
+
+@cache
+def gpt() -> CodeGpt:
+    """The fixtures' model, but one that stops after some codes, differently for each text."""
+    model = parity.build_runtime().gpt
+    bias = model.mel_head.bias.data.clone()  # the weights themselves belong to the other runtimes too
+    bias[65] = 0.4
+    model.mel_head.bias.data = bias
+    return model
+
+
+def prompt(text: int) -> Tensor:
+    return gpt().started(
+        torch.cat([torch.from_numpy(parity.numbers()["cond"]), gpt().words(torch.tensor(TEXTS[text]))])
+    )
+
+
+@pytest.fixture(scope="module")
+def short_spans() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "SPAN", 16)
+        patch.setattr(decoding, "BUCKET", 16)
+        yield
+
+
+@pytest.fixture(scope="module", params=[Graphs, EmulatedGraphs])
+def decoder(request: pytest.FixtureRequest, short_spans: None) -> Iterator[Decoder]:
+    """One decoder for all examples: what a prompt leaves behind must not reach the next one."""
+    with pytest.MonkeyPatch.context() as patch:
+        substitute(patch, request.param)
+        made = Decoder(gpt(), ROWS, 100, MAX_CODES)
+        made.record(longest=50)
+        yield made
+
+
+@cache
+def alone(text: int, sampling: int, seed: int) -> tuple[list[int], Tensor]:
+    """Codes until STOP, and their latents, by a decoder of one row."""
+    decoder = Decoder(gpt(), 1, 100, MAX_CODES)
+    rng = torch.Generator().manual_seed(seed)
+    codes = [code for (code,) in decoder.run([prompt(text)], MAX_CODES, SAMPLINGS[sampling], [rng])]
+    return codes, decoder.latents[0, : len(codes)].clone()
+
+
+class Client:
+    """Joins, takes its codes from time to time, and leaves."""
+
+    def __init__(self, decoder: Decoder, request: Request) -> None:
+        self.request = request
+        self.codes: list[int] = []
+        self._decoder = decoder
+        rng = torch.Generator().manual_seed(request.seed)
+        self.row: Row = decoder.join(prompt(request.text), request.codes, SAMPLINGS[request.sampling], rng)
+
+    def look(self, step: int) -> bool:
+        """Take what is there; return whether it has left."""
+        if step % self.request.takes_every == 0:
+            while self.row.codes and len(self.codes) < self.request.leaves_after:
+                self.codes.append(self.row.codes.popleft())
+        if len(self.codes) < self.request.leaves_after and not (self.row.is_ended and not self.row.codes):
+            return False
+        self.compare()
+        self._decoder.leave(self.row)
+        return True
+
+    def compare(self) -> None:
+        codes, latents = alone(self.request.text, self.request.sampling, self.request.seed)
+        expected = min(self.request.codes, self.request.leaves_after)
+        assert self.codes == codes[:expected]
+        found = self._decoder.latents[self.row.index, : len(self.codes)]
+        torch.testing.assert_close(found, latents[: len(self.codes)], atol=1e-4, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(REQUESTS, st.integers(0, 3)), min_size=1, max_size=7))
+def test_each_request_decodes_what_it_decodes_alone(decoder: Decoder, arrivals: list[tuple[Request, int]]) -> None:
+    """Whoever joins and leaves meanwhile, after however many steps."""
+    waiting = deque(arrivals)
+    clients: list[Client] = []
+    step, pause = 0, waiting[0][1]
+    while waiting or clients:
+        if waiting and pause <= 0 and not decoder.is_full:
+            clients.append(Client(decoder, waiting.popleft()[0]))
+            pause = waiting[0][1] if waiting else 0
+        decoder.step()
+        clients = [client for client in clients if not client.look(step)]
+        step, pause = step + 1, pause - 1
+        assert step < 1000
+
+
+def test_a_row_pauses_while_nobody_takes_its_codes(decoder: Decoder) -> None:
+    slow, fast = (Client(decoder, Request(text, 0, 1, MAX_CODES, MAX_CODES, 1)) for text in (4, 2))
+    while not fast.row.is_ended:
+        decoder.step()
+        fast.codes += [fast.row.codes.popleft() for _ in range(len(fast.row.codes))]
+    assert len(slow.row.codes) == MAX_UNTAKEN < len(fast.codes)
+    decoder.leave(fast.row)
+    step = 0
+    while not slow.look(step):
+        decoder.step()
+        step += 1
+
+
+def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decoder) -> None:
+    client = Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))
+    broken = decoder.join(torch.full_like(prompt(4), torch.nan), 9, Sampling())
+    decoder.step()
+    assert not broken.finite.wait()
+    decoder.leave(broken)
+    step = 0
+    while not client.look(step):
+        decoder.step()
+        step += 1
+    later = Client(decoder, Request(1, 0, 2, MAX_CODES, MAX_CODES, 1))
+    while not later.look(0):
+        decoder.step()
+
+
+def test_ranking_a_few_logits_draws_what_ranking_all_draws() -> None:
+    rows, size = 64, 8194
+    rng = torch.Generator().manual_seed(5)
+    logits = 3 * torch.randn(rows, size, generator=rng)
+    seen = torch.rand(rows, size, generator=rng) < 0.01
+    noise = torch.empty(rows, size).exponential_(generator=rng)
+    for sampling in (Sampling(), Sampling(top_k=RANKED, top_p=0.95), Sampling(top_k=1), Sampling(do_sample=False)):
+        assert sampling.ranks_few
+        warp = Warp(torch.device("cpu"))
+        warp.set(sampling)
+        assert torch.equal(warp.truncate(logits, RANKED), warp.truncate(logits))
+        assert torch.equal(warp.draw(logits, seen, noise, RANKED), warp.draw(logits, seen, noise))
+    assert not Sampling(top_k=0).ranks_few
+    assert not Sampling(top_k=RANKED + 1).ranks_few
