@@ -22,6 +22,7 @@ from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
 from streaming_server.environment import InvalidSetting, meaning
 from streaming_server.errors import (
+    DeviceFailed,
     EngineUnavailable,
     InvalidRequest,
     SpeechServerError,
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InvalidSetting, InvalidRequest, EngineUnavailable) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
         return 2
+    except DeviceFailed as error:
+        print(f"streaming-server: {error}", file=sys.stderr)
+        return DeviceFailed.exit_status
     except (SpeechServerError, OSError) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
         return 1

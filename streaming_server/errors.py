@@ -10,6 +10,7 @@ SpeechServerError
 ├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine failed; the details are in the log
+│   └── DeviceFailed        the engine's device fails at everything until the process is restarted
 ├── EngineUnavailable       an engine that cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
 ├── ShuttingDown            the server is shutting down
@@ -137,6 +138,16 @@ class EngineFailed(SpeechServerError):
 
     def __init__(self, message: str = "the speech engine failed; the server's log has the details") -> None:
         super().__init__(message)
+
+
+class DeviceFailed(EngineFailed):
+    code = "device_failed"
+    retryable = True
+    exit_status = 75
+    """Of the process that ends because of it: EX_TEMPFAIL of sysexits.h."""
+
+    def __init__(self) -> None:
+        super().__init__("the device of the speech engine failed; the server restarts; try again later")
 
 
 class EngineUnavailable(SpeechServerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -25,7 +26,7 @@ from websockets.exceptions import InvalidState
 
 from streaming_server import logs
 from streaming_server.app import create_app
-from streaming_server.engines.base import Engine
+from streaming_server.errors import DeviceFailed
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
@@ -38,6 +39,10 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message of a WebSocket; a larger one closes it with 1009."""
 _FEED_BYTES = 16 * 1024
 """Given to the parser at once. The parser buffers an incomplete field itself, without a limit."""
+_FAILED_S = 1.0
+"""How long the server answers that its device has failed before it ends, so that gateways and clients can see it."""
+_BLOCKED_S = 10.0
+"""Longest time that a device that has failed may block the end of the process, beyond ``shutdown_timeout_s``."""
 _LINGER_S = 1.0
 """A refused connection is still read for this long, without parsing: a reset could overtake the answer."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
@@ -308,25 +313,40 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 class SpeechServer(uvicorn.Server):
-    """uvicorn's server, which reports what runs once it listens and the engine is warm."""
+    """uvicorn's server. It reports what runs once it listens and the engine is warm, and ends if the device fails."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self.exit_status = 0
+        """Not 0 after the device has failed."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once the server listens and the engine is warm."""
+        self.on_device_failure: Callable[[], None] = lambda: None
+        """Called before the shutdown begins, as a device that has failed may block it."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._report_task = asyncio.create_task(self._report())
+            self._tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._end_without_device())]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._report_task.cancel()
+        for task in self._tasks:
+            task.cancel()
         await super().shutdown(sockets)
+
+    async def _end_without_device(self) -> None:
+        await self.config.app.state.service.device_failed.wait()  # type: ignore[union-attr]
+        await asyncio.sleep(_FAILED_S)
+        log.error("server ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+        self.on_device_failure()
+        self.exit_status = DeviceFailed.exit_status
+        self.should_exit = True
 
     async def _report(self) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
         await state.ready.wait()
-        self._on_ready()
+        self.on_ready()
         info = state.service.engine.info
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
@@ -336,21 +356,14 @@ class SpeechServer(uvicorn.Server):
         log.info(summary(info, len(state.voices.all()), self.config.host, port))
 
 
-def create_server(
-    settings: Settings, *, engine: Engine | None = None, on_ready: Callable[[], None] = lambda: None
-) -> uvicorn.Server:
-    """A server that is not running yet.
-
-    Args:
-        settings: what is set.
-        engine: as for `create_app`.
-        on_ready: called once the server listens and the engine is warm.
+def create_server(settings: Settings, **options: object) -> SpeechServer:
+    """A server that is not running yet; ``options`` go to `create_app`.
 
     Raises:
         EngineUnavailable: the engine cannot start.
     """
     config = uvicorn.Config(
-        create_app(settings, engine=engine),
+        create_app(settings, **options),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         http=partial(SpeechProtocol, limits=connection_limits(settings)),  # type: ignore[arg-type]
@@ -364,11 +377,13 @@ def create_server(
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    return SpeechServer(config, on_ready)
+    return SpeechServer(config)
 
 
 def serve(settings: Settings, *, reload: bool = False) -> None:
     """Run until a signal ends it; running streams get ``shutdown_timeout_s``.
+
+    If the engine's device fails, the process ends with the exit status of `DeviceFailed`.
 
     Args:
         settings: what is set.
@@ -390,7 +405,14 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
-    create_server(settings, on_ready=_freeze).run(sockets)
+    server = create_server(settings)
+    server.on_ready = _freeze
+    limit_s = settings.shutdown_timeout_s + _BLOCKED_S
+    server.on_device_failure = lambda: faulthandler.dump_traceback_later(limit_s, exit=True)
+    server.run(sockets)
+    if server.exit_status:
+        logging.shutdown()
+        os._exit(server.exit_status)  # the CUDA runtime aborts where it is unloaded after a failure
 
 
 def _freeze() -> None:

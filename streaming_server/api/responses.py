@@ -280,3 +280,4 @@ def _summarise(stream: SpeechStream, record: RequestRecord) -> None:
     record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)
     record.audio_s = round(stats.audio_s, 3)
     record.real_time_factor = round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None
+    record.underruns = stats.underruns

@@ -44,6 +44,10 @@ class Metrics:
         self._first_audio = self._histogram("speech_first_audio_seconds", "Request to first audio", _LATENCIES_S)
         self._factor = self._histogram("speech_real_time_factor", "Seconds of synthesis a second of audio", _FACTORS)
         self._audio_s = Counter("speech_audio_seconds", "Audio that was made", ["kind"], registry=self.registry)
+        self._underruns = Counter(
+            "speech_underruns", "Times at which a playing client had nothing left to play", registry=self.registry
+        )
+        self._underrun_s = Counter("speech_underrun_seconds", "How long they lasted", registry=self.registry)
 
     def build(self, version: str, info: EngineInfo) -> None:
         """Add what runs: gauges of value 1 whose labels tell the version and the loaded model."""
@@ -108,6 +112,9 @@ class Metrics:
         if stats.audio_s:
             self._factor.labels(kind).observe(stats.synthesis_s / stats.audio_s)
             self._audio_s.labels(kind).inc(stats.audio_s)
+        if kind == "live":  # nobody plays a job while it is made
+            self._underruns.inc(stats.underruns)
+            self._underrun_s.inc(stats.underrun_s)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -16,7 +17,14 @@ from celery.worker import state
 
 from streaming_server.app import create_messages, create_worker
 from streaming_server.engines.base import Engine
-from streaming_server.errors import JobNotFound, JobQueueFull, SpeechServerError, StorageFull, StorageUnavailable
+from streaming_server.errors import (
+    DeviceFailed,
+    JobNotFound,
+    JobQueueFull,
+    SpeechServerError,
+    StorageFull,
+    StorageUnavailable,
+)
 from streaming_server.jobs.celery_client import RETRY_S, Sender
 from streaming_server.jobs.chains import WorkflowMessages
 from streaming_server.jobs.inspection import QUESTIONS, SPEECH
@@ -25,6 +33,7 @@ from streaming_server.jobs.service import new_job
 from streaming_server.jobs.store import UNFINISHED, JobState, NewJob
 from streaming_server.jobs.worker import Worker
 from streaming_server.settings import Settings
+from streaming_server.speech.service import SpeechService
 
 log = logging.getLogger(__name__)
 NAMES = (SPEECH, *QUESTIONS)
@@ -43,6 +52,7 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
     """Run tasks until a signal ends the process.
 
     Raises:
+        DeviceFailed: the engine's device has failed; a new process is needed.
         EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
     """
     with _Loop() as loop:
@@ -62,12 +72,26 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
                 time.sleep(RETRY_S)
         finally:
             loop.run(_end(worker, background))
+    if worker.service.device_failed.is_set():
+        raise DeviceFailed
 
 
 async def _begin(worker: Worker, sender: Sender) -> list[asyncio.Task[None]]:
     await worker.service.warm()
-    background = (worker.live(), worker.tidy(), sender.resend(worker.storage.workers))
+    background = (
+        worker.live(),
+        worker.tidy(),
+        sender.resend(worker.storage.workers),
+        _stop_without_device(worker.service),
+    )
     return [asyncio.create_task(work) for work in background]
+
+
+async def _stop_without_device(service: SpeechService) -> None:
+    """Let Celery end as SIGTERM does: after the tasks that run, of which the device's failure ends those that speak."""
+    await service.device_failed.wait()
+    log.error("worker ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+    state.should_stop = os.EX_OK
 
 
 async def _end(worker: Worker, background: list[asyncio.Task[None]]) -> None:

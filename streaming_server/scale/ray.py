@@ -7,6 +7,7 @@ slot orders them; with one request at a time the device would be idle between tw
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,10 +18,14 @@ from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
-from streaming_server.errors import EngineNotReady
+from streaming_server.errors import DeviceFailed, EngineNotReady
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 
+log = logging.getLogger(__name__)
+
+_FAILED_S = 1.0
+"""How long a replica whose device has failed answers so before it ends."""
 _MAX_ONGOING = 8
 """Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
 
@@ -62,6 +67,18 @@ def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextMa
                 await asyncio.sleep(0.05)
             if service.state is EngineState.FAILED:
                 raise EngineNotReady
-            yield
+            ending = asyncio.create_task(_end_without_device(service))
+            try:
+                yield
+            finally:
+                ending.cancel()
 
     return lifespan
+
+
+async def _end_without_device(service: SpeechService) -> None:
+    """End the replica's process, so that Ray starts another one, once its streams have passed on their error."""
+    await service.device_failed.wait()
+    log.error("replica ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
+    await asyncio.sleep(_FAILED_S)
+    os._exit(DeviceFailed.exit_status)

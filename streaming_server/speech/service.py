@@ -15,7 +15,7 @@ from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.stretch import stretched
 from streaming_server.domain import Capability, SpeechRequest
 from streaming_server.engines.base import Engine
-from streaming_server.errors import EngineNotReady, StreamNotFound
+from streaming_server.errors import DeviceFailed, EngineNotReady, StreamNotFound
 from streaming_server.speech.buffers import ByteBudget, ByteLimits
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.slot import Slot
@@ -70,6 +70,8 @@ class SpeechService:
         self.engine = engine
         self.slot = slot
         self.state = EngineState.LOADING
+        self.device_failed = asyncio.Event()
+        """Set when the engine's device has failed: the process must end, as only a new one can use the device."""
         self.budget = ByteBudget(limits)
         self._encoders = encoders
         self._resumption = resumption
@@ -104,6 +106,9 @@ class SpeechService:
         """
         try:
             await self.engine.warm()
+        except DeviceFailed as error:
+            self._fail(error)
+            raise
         except Exception:
             self.state = EngineState.FAILED
             raise
@@ -132,8 +137,8 @@ class SpeechService:
         """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
         Errors of the synthesis are raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`,
-        `VoiceUnreadable`, `EngineFailed`, `ReaderTooSlow`; of an incremental text also `ForbiddenCharacter` and
-        `TextTooLong`.
+        `VoiceUnreadable`, `InsufficientMemory`, `EngineFailed`, `ReaderTooSlow`; of an incremental text also
+        `ForbiddenCharacter` and `TextTooLong`.
 
         Args:
             request: the text, its voice and options.
@@ -169,6 +174,7 @@ class SpeechService:
             batch=batch,
             max_characters=self._max_characters,
             is_admitted=is_admitted,
+            on_device_failure=self._fail,
             tempo=tempo,
         )
         self._streams[stream.id] = stream
@@ -206,6 +212,13 @@ class SpeechService:
             raise StreamNotFound
         await stream.aclose()
         self.budget.discard(stream.buffer)
+
+    def _fail(self, error: DeviceFailed) -> None:
+        """Refuse further requests and end all that run or wait."""
+        self.state = EngineState.FAILED
+        self.device_failed.set()
+        for stream in self.streams:
+            stream.abort(error)
 
     @asynccontextmanager
     async def _reading(self, stream: SpeechStream, *, keep: bool) -> AsyncIterator[None]:

@@ -190,7 +190,17 @@ def test_the_log_is_one_json_object_a_line() -> None:
     records = [json.loads(line) for line in server.log]
     (record,) = [record for record in records if record.get("request_id") == "r1"]
     assert record["message"] == "request"
-    wanted = {"route", "voice", "characters", "wait_s", "first_audio_s", "audio_s", "real_time_factor", "outcome"}
+    wanted = {
+        "route",
+        "voice",
+        "characters",
+        "wait_s",
+        "first_audio_s",
+        "audio_s",
+        "real_time_factor",
+        "underruns",
+        "outcome",
+    }
     assert wanted <= set(record)
 
 

@@ -14,6 +14,7 @@ import anyio
 
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import EngineOptions, EngineSpec
+from streaming_server.errors import DeviceFailed
 from tests.support.fakes import FakeEngine, Step, tone
 
 _STEPS_A_SECOND = 20
@@ -47,6 +48,10 @@ async def load() -> None:
     _model.append([])
 
 
+BREAKS_THE_DEVICE = "device"
+"""A text at which the engine's device fails, after some audio."""
+
+
 def script(request: SpeechRequest) -> list[Step]:
     command, _, argument = request.text.partition(" ")
     if command == "takes":
@@ -68,6 +73,7 @@ def script(request: SpeechRequest) -> list[Step]:
         "killed": [exists, die],
         "collected": [tone(0.1), note],
     }
+    scripts[BREAKS_THE_DEVICE] = [tone(0.1), DeviceFailed()]
     return scripts.get(command, [tone(0.1)])
 
 

@@ -40,6 +40,7 @@ _BY_CODE: Mapping[str, tuple[int, ErrorCode]] = {
     errors.FileOutside.code: (400, "INVALID_INPUT"),
     errors.VoiceUnreadable.code: (400, "INVALID_INPUT"),
     errors.EngineNotReady.code: (503, "MODEL_NOT_READY"),
+    errors.DeviceFailed.code: (503, "GPU_UNAVAILABLE"),
     errors.ShuttingDown.code: (503, "MODEL_NOT_READY"),
     errors.JobQueueFull.code: (503, "QUEUE_FULL"),
     errors.QueueFull.code: (503, "QUEUE_FULL"),

@@ -37,7 +37,7 @@ _CHUNKS_PER_MESSAGE = (1, 4, 14)
 the server."""
 _WARM_UP = json.dumps(
     [
-        {"text": text, "language": language, "timbre": {}, "pause": False}
+        {"text": text, "language": language, "timbre": {}, "pause": False, "as_phonemes": False}
         for text, language in (("一", "cmn"), ("a", "en-us"))
     ]
 ).encode()
@@ -55,6 +55,8 @@ class Kind:
     first character there, and its first sample in the request."""
     SAMPLES = b"S"
     """A 32-bit number of words, the words, and signed 16-bit samples, in native order."""
+    PHONEMES = b"P"
+    """The phonemes of one utterance, in UTF-8."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
@@ -194,9 +196,14 @@ def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], objec
         words.clear()
         chunks.clear()
 
-    for number, utterance in enumerate(json.loads(request)):  # noqa: B007 - `receive_word` reads it
-        timbre, text, begin = Timbre(**utterance["timbre"]), utterance["text"], samples_given
-        library.speak(text, utterance["language"], timbre, receive, pause=utterance["pause"], receive_word=receive_word)
+    for utterance in json.loads(request):
+        text, language = utterance["text"], utterance["language"]
+        if utterance["as_phonemes"]:
+            send(Kind.PHONEMES + library.phonemes(text, language).encode())
+            continue
+        timbre, begin = Timbre(**utterance["timbre"]), samples_given
+        library.speak(text, language, timbre, receive, pause=utterance["pause"], receive_word=receive_word)
+        number += 1
     if chunks:
         flush()
 

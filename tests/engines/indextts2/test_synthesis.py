@@ -206,7 +206,7 @@ def test_recorded_shapes_give_the_same(acoustics: Acoustics) -> None:
     fixed = build(acoustics.decodes_ahead)
     for pace in (QUICK, SEGMENT):
         expected = spoken(acoustics, pace)
-        record(fixed, pace, reference_frames=47, longest=400)
+        record(fixed, pace, reference_frames=47, longest=100)
         assert (spoken(fixed, pace) - expected).abs().max() < 1e-5
 
 
