@@ -27,6 +27,7 @@ from websockets.exceptions import InvalidState
 from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.errors import DeviceFailed
+from streaming_server.joined_head import JoinedHead
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
@@ -202,6 +203,7 @@ class SpeechProtocol(HttpToolsProtocol):
         return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = JoinedHead(cycle.transport)  # type: ignore[assignment]
         is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
         super()._start_asgi_task(cycle, partial(_without_chunks, cycle, app) if is_old else app)
 

@@ -157,7 +157,9 @@ def test_the_normaliser_is_given_bounded_pieces(checkpoint: Path, monkeypatch: p
         assert max(map(len, given)) <= 100
         assert sum(map(len, given)) <= len(text)
     given.clear()
-    frontend.segments("。！…" * 2000, 60)
+    for text in ("。！…" * 2000, "‹" * 5000, "† " * 2500, "a‹" * 2500, "lower case " * 500):
+        frontend.segments(text, 60)
     assert not given
     monkeypatch.setattr(TextNormalizer, "_words", words)
     assert frontend.normalise("It is 5 km. " * 3).split() == ["It", "is", "five", "kilometers."] * 3
+    assert frontend.normalise("He said “it costs $5” to him.") == "He said 'it costs five dollars' to him."
