@@ -151,10 +151,10 @@ def test_the_normaliser_is_given_bounded_pieces(checkpoint: Path, monkeypatch: p
 
     monkeypatch.setattr(TextNormalizer, "_words", unchanged)
     frontend = Frontend(checkpoint / "bpe.model")
-    for text in ("1" * 5000, "a" * 5000, "1.2年" * 1250, TEXT, "# " * 2500, "xuan4 3 " * 600, "a-" * 2500):
+    for text in ("1" * 5000, "A" * 5000, "1.2年" * 1250, TEXT, "# " * 2500, "xuan4 3 " * 600, "A-" * 2500):
         given.clear()
         frontend.segments(text, 60)
-        assert max(map(len, given)) <= 100
+        assert max(map(len, given), default=0) <= 100
         assert sum(map(len, given)) <= len(text)
     given.clear()
     for text in ("。！…" * 2000, "‹" * 5000, "† " * 2500, "a‹" * 2500, "lower case " * 500):
