@@ -1,4 +1,4 @@
-"""Files in object storage with the S3 protocol, for machines that share no folder. Needs the extra ``[s3]``."""
+"""Files in S3 object storage, for machines without a shared folder. Requires the extra ``[s3]``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MISSING = {"404", "NoSuchKey", "NotFound"}
 _STAGED, _STAGED_S = "staged", 24 * 3600.0
 """Prefix of content that is not under its key yet, and the age at which it is taken for a dead process's."""
 _CACHE_S = 3600.0
-"""A local copy that has not been used for this long is removed; a process that has it open keeps reading."""
+"""A local copy is removed after this time without use; processes that have it open continue to read it."""
 
 
 class ObjectFiles:
-    """Files under one prefix of one bucket, with a cache of the files read on this machine."""
+    """Files below a prefix of a bucket, with a local cache of the files read."""
 
     def __init__(self, url: str, cache: Path) -> None:
         """
@@ -50,7 +50,7 @@ class ObjectFiles:
             raise StorageUnavailable(f"FILES_URL={url} cannot be used: {error}") from error
 
     def check(self, key: str) -> None:
-        """Every key is valid: there are neither links nor folders."""
+        """Every key is valid: there are no links or folders."""
 
     @contextmanager
     def staged(self, key: str, source: Path) -> Iterator[Callable[[], None]]:
@@ -108,13 +108,13 @@ class ObjectFiles:
             self.delete(key)
         latest_s = time.time() - _CACHE_S
         for path in self._cache.glob("*/*"):
-            with suppress(OSError):  # another process removed it first, or the folder holds a new copy
+            with suppress(OSError):  # removed by another process, or replaced by a new copy
                 if path.stat().st_mtime < latest_s:
                     path.unlink()
                     path.parent.rmdir()
 
     def _copy_of(self, key: str, answer: Mapping[str, Any]) -> Path:
-        # The tag is part of the name: a replaced object is another file, so no reader gets a mixture of two.
+        # The ETag is part of the name, so that a replaced object is a new file and no reader gets a mixture of two.
         return self._cache / str(answer["ETag"]).strip('"') / key.rpartition("/")[2]
 
 
@@ -125,4 +125,4 @@ def _translate_errors(key: str) -> Iterator[None]:
     except (ClientError, BotoCoreError, Boto3Error) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in _MISSING:
             raise FileMissing(key.rpartition("/")[2]) from None
-        raise StorageUnavailable(f"the store of files cannot be used at the moment: {type(error).__name__}") from error
+        raise StorageUnavailable(f"object storage unavailable: {type(error).__name__}") from error

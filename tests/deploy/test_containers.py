@@ -1,4 +1,4 @@
-"""The containers' descriptions, checked by linters and played through where no container engine is at hand."""
+"""Dockerfile and compose file, checked by linters and replayed without a container engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart, rendered: what its manifests refer to exists, and what its probes and variables name is the server's."""
+"""The rendered Helm chart: references resolve, and probes and variables exist in the server."""
 
 from __future__ import annotations
 

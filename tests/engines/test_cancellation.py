@@ -1,4 +1,4 @@
-"""A client that leaves stops the text front end, the voice's analysis, the flow and the vocoder between two steps."""
+"""Cancellation stops the text front end, the voice analysis, the flow and the vocoder between two pieces of work."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_ends_the_work_after_the_last_code(
 
 
 def test_the_normaliser_is_given_bounded_pieces(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time grows faster than its text, and nothing can interrupt it."""
+    """Its time grows faster than linearly, and it cannot be interrupted."""
     given: list[str] = []
     words = TextNormalizer._words
 

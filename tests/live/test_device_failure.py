@@ -1,4 +1,4 @@
-"""A device without memory, or one that fails: what clients get, what the next request gets, how the process ends."""
+"""Out of memory and device failures: the response, the next request, and the end of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for the process as a whole: nothing left over, an orderly end."""
+"""The server process: no leaks, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_garbage_collection_does_not_look_at_what_the_engine_has_loaded(tmp_path
 def test_a_port_that_is_taken_is_a_sentence_and_an_exit_status() -> None:
     with (
         server_process() as server,
-        pytest.raises(AssertionError, match="another process listens on it"),
+        pytest.raises(AssertionError, match="the port is in use"),
         server_process(PORT=str(server.port)),
     ):
         pass
