@@ -19,9 +19,10 @@ from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.flow import Slots
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.torch.vocoder import ResidualBlock
+from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 from tests.engines.indextts.tiny import make_checkpoint
 from tests.engines.indextts2 import tiny as tiny2
-from tests.support.server import RECORDINGS
+from tests.support.server import RECORDINGS, eventually
 
 TEXT = "It costs $12.50, and that is all there is to say. " * 100
 
@@ -88,8 +89,10 @@ def request_for(text: str, granularity: Granularity = Granularity.TOKEN) -> Spee
     return SpeechRequest(text, Voice("v", RECORDINGS / "voice_01.wav"), Generation(max_mel_tokens=12), granularity)
 
 
-async def leave(engine: Engine, request: SpeechRequest, gate: Gate) -> None:
-    """Listen until the gate is reached, leave, open the gate, and return when the engine is free."""
+async def leave(
+    engine: Engine, request: SpeechRequest, gate: Gate, is_noticed: Callable[[], bool] = lambda: True
+) -> None:
+    """Listen until the gate is reached, leave, open the gate once that is noticed, and return when the engine is free."""
 
     async def listen() -> None:
         async with aclosing(engine.stream(request)) as chunks:
@@ -101,6 +104,7 @@ async def leave(engine: Engine, request: SpeechRequest, gate: Gate) -> None:
     await asyncio.to_thread(gate.reached.wait, 60)
     listening.cancel()
     await asyncio.sleep(0)
+    await asyncio.to_thread(eventually, is_noticed)
     gate.opened.set()
     with pytest.raises(asyncio.CancelledError):
         await listening
@@ -122,6 +126,14 @@ def test_a_client_that_leaves_ends_the_work_after_the_last_code(
 ) -> None:
     """Nothing is left to decode, so that only the vocoder and the flow can notice that the client has left."""
     gate = Gate(monkeypatch, owner, name)
+    sessions: list[Vocoding] = []
+    session = VocoderThread.session
+
+    def noting(self: VocoderThread) -> Vocoding:
+        sessions.append(session(self))
+        return sessions[-1]
+
+    monkeypatch.setattr(VocoderThread, "session", noting)
 
     async def main() -> None:
         engine: Engine = (
@@ -131,7 +143,7 @@ def test_a_client_that_leaves_ends_the_work_after_the_last_code(
         )
         await engine.warm()
         request = request_for("One.", granularity)
-        await leave(engine, request, gate)
+        await leave(engine, request, gate, lambda: sessions[-1]._is_left)
         assert gate.calls == 2
         async with aclosing(engine.stream(request)) as chunks:
             assert (await anext(chunks)).samples.size
