@@ -92,7 +92,7 @@ def request_for(text: str, granularity: Granularity = Granularity.TOKEN) -> Spee
 async def leave(
     engine: Engine, request: SpeechRequest, gate: Gate, is_noticed: Callable[[], bool] = lambda: True
 ) -> None:
-    """Listen until the gate is reached, leave, open the gate once that is noticed, and wait until the engine is free."""
+    """Listen until the gate is reached, leave, open the gate once that is noticed, and wait for the engine."""
 
     async def listen() -> None:
         async with aclosing(engine.stream(request)) as chunks:
