@@ -8,6 +8,8 @@ need() { command -v "$1" >/dev/null || packages+=("$2"); }
 need opusinfo opus-tools
 need ffmpeg ffmpeg
 need chromium chromium
+need firefox-esr firefox-esr
+need pulseaudio pulseaudio
 need curl curl
 need haproxy haproxy
 need nginx nginx-light

@@ -1,7 +1,7 @@
-"""How fast is IndexTTS on this machine, and how near to what its memory allows?
+"""Speed of IndexTTS 1.5 on this machine, below HTTP, relative to its memory bandwidth.
 
-``python -m benchmarks.indextts`` takes the sizes of 1.5 with random weights; ``--tiny`` takes sizes that take no time.
-Speed does not depend on what the weights are, so no checkpoint is needed. This module measures the engine below HTTP.
+``python -m benchmarks.indextts`` uses the sizes of 1.5 with random weights, which do not affect the speed, so no
+checkpoint is needed; ``--tiny`` uses small sizes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PROBE_BYTES = 1 << 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="sizes that take no time, to try the benchmark itself")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test the benchmark itself")
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--precision", choices=list(DTYPES), default=None)
-    parser.add_argument("--codes", type=int, default=128, help="codes of each measured sentence")
+    parser.add_argument("--codes", type=int, default=128, help="number of codes of each measured sentence")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     dtype = DTYPES[arguments.precision or ("fp16" if device.type == "cuda" else "fp32")]
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def random_runtime(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Runtime:
-    """Random weights of these sizes, and a STOP that never comes."""
+    """Create a runtime with random weights that never samples STOP."""
     states = [{k: random_like(v) for k, v in module.state_dict().items()} for module in assemble(config, {}, {})]
     states[0]["mel_head.bias"][config["gpt"]["stop_mel_token"]] = -1e4
     return build(config, states[0], states[1], device, dtype)
@@ -83,13 +83,13 @@ def random_like(meta: Tensor) -> Tensor:
 
 
 def step_bytes(runtime: Runtime) -> int:
-    """What one decoding step must read: the projections of all layers and the head."""
+    """Return the bytes that a decoding step reads: the projections of all layers and the head."""
     read: Iterable[nn.Module] = [m for m in runtime.gpt.gpt.modules() if isinstance(m, Projection)]
     return sum(p.numel() * p.element_size() for m in [*read, runtime.gpt.mel_head] for p in m.parameters())
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second at which memory is read, the best of a few passes over one large tensor."""
+    """Return the memory bandwidth in bytes per second: the best of a few passes over a large tensor."""
     probe = torch.ones(PROBE_BYTES // 4, device=device)
     return PROBE_BYTES / min(seconds_of(device, probe.sum) for _ in range(5))
 
@@ -108,7 +108,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def decoding(runtime: Runtime, codes: int) -> float:
-    """Seconds a code, the prompt not counted."""
+    """Return the seconds per code, without the prompt."""
     conditioning = torch.randn(runtime.gpt.perceiver_encoder.latents.shape)
 
     def run() -> Iterator[float]:
@@ -120,7 +120,7 @@ def decoding(runtime: Runtime, codes: int) -> float:
 
 
 def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[float, float, float]:
-    """Seconds to the first audio and to the last, and seconds of audio; the second of two runs."""
+    """Return the seconds to the first and to the last audio, and the seconds of audio, of the second of two runs."""
     shape = runtime.gpt.shape
     speaker_width = runtime.vocoder.speaker_width
     voice = AnalysedVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
@@ -139,7 +139,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
 
 
 def memory_mb(device: torch.device) -> float:
-    """Most that was ever in use: of the GPU's memory, else of the process's."""
+    """Return the peak memory of the GPU, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

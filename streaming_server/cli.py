@@ -9,19 +9,21 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from streaming_server import client, logs
-from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.components import create_service, create_storage
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
 from streaming_server.environment import InvalidSetting, meaning
 from streaming_server.errors import (
+    DeviceFailed,
     EngineUnavailable,
     InvalidRequest,
     SpeechServerError,
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InvalidSetting, InvalidRequest, EngineUnavailable) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
         return 2
+    except DeviceFailed as error:
+        print(f"streaming-server: {error}", file=sys.stderr)
+        return DeviceFailed.exit_status
     except (SpeechServerError, OSError) as error:
         print(f"streaming-server: {error}", file=sys.stderr)
         return 1
@@ -242,6 +247,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     if not settings.celery_broker_url:
         raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server processes the tasks")
     try:
+        from streaming_server.api.workflows.messages import Messages
         from streaming_server.scale.celery_worker import run_worker
     except ModuleNotFoundError as error:
         raise StorageUnavailable(f"a worker requires {error.name}: run scripts/install celery") from error
@@ -251,7 +257,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     logs.configure(form=settings.log_format, level=settings.log_level)
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
-    run_worker(settings)
+    run_worker(settings, partial(Messages.for_worker, max_characters=settings.max_text_characters))
     return 0
 
 

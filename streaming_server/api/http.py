@@ -309,6 +309,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
     errors.UploadTooLarge: 413,
     RangeNotSatisfiable: 416,
     errors.EngineNotReady: 503,
+    errors.DeviceFailed: 503,
     errors.ShuttingDown: 503,
     errors.QueueFull: 503,
     errors.QueueTimeout: 503,

@@ -35,6 +35,7 @@ class RequestRecord:
     first_audio_s: float | None = None
     audio_s: float | None = None
     real_time_factor: float | None = None
+    underruns: int | None = None
     synthesis_s: float = field(default=0.0, metadata={"is_logged": False})
     sent_bytes: int = field(default=0, metadata={"is_logged": False})
     template: str = field(default="none", metadata={"is_logged": False})
@@ -47,6 +48,7 @@ class RequestRecord:
         if self.first_audio_s is None and stats.first_audio_s is not None:
             self.first_audio_s = round(stats.first_audio_s, 4)
         self.audio_s = round((self.audio_s or 0.0) + stats.audio_s, 3)
+        self.underruns = (self.underruns or 0) + stats.underruns
         self.synthesis_s += stats.synthesis_s
         self.real_time_factor = round(self.synthesis_s / self.audio_s, 5) if self.audio_s else None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import Field
 
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice
 from streaming_server.environment import SettingsGroup
@@ -49,6 +51,13 @@ class EngineInfo:
 
 class EngineOptions(SettingsGroup):
     """The settings of one engine. A subclass stands in the engine's folder and imports nothing heavy."""
+
+
+class CpuOptions(EngineOptions):
+    """Options of engines that run on the CPU with one precision: explicit values of other engines are errors."""
+
+    device: Annotated[Literal["auto", "cpu"], Field(validation_alias="DEVICE")] = "auto"
+    precision: Annotated[Literal["auto"], Field(validation_alias="PRECISION")] = "auto"
 
 
 class Engine(Protocol):

@@ -38,6 +38,12 @@ class LruCache(Generic[K, T]):
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
+    def shrink(self) -> None:
+        """Forget all values, and keep half as many from now on."""
+        with self._lock:
+            self._kept.clear()
+            self._capacity = max(1, self._capacity // 2)
+
     def get(self, key: K, compute: Callable[[], T]) -> T:
         """The value of a key, computed where it is not kept; what ``compute`` raises is not kept."""
         if (value := self.peek(key)) is not None:
@@ -110,6 +116,10 @@ class ContentCache(Generic[T]):
         """
         content = self._digests.peek(path)
         return None if content is None else self._kept.peek(content)
+
+    def shrink(self) -> None:
+        """Forget all analyses, and keep half as many from now on."""
+        self._kept.shrink()
 
     def get(self, path: Path, analyse: Callable[[Path], T]) -> T:
         """The analysis of a recording, made where its content is new.

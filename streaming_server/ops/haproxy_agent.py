@@ -1,6 +1,6 @@
-"""An agent check for HAProxy: how many requests the gateway may send to this server at once.
+"""An agent check for HAProxy, which reports how many concurrent requests this server accepts.
 
-That is one for the slot, and one for each request that drains: its synthesis has ended, so a slow reader must not keep
+That is one for the slot, and one for each draining request: its synthesis has ended, and a slow reader must not keep
 the next request from the free slot.
 """
 

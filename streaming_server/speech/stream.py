@@ -21,11 +21,20 @@ from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import FloatSamples, Mark, SpeechRequest
 from streaming_server.engines.base import Engine, Preparing
-from streaming_server.errors import ClientLeft, EngineFailed, InsufficientMemory, SpeechServerError, VoiceFileMissing
+from streaming_server.errors import (
+    ClientLeft,
+    DeviceFailed,
+    EngineFailed,
+    InsufficientMemory,
+    SpeechServerError,
+    VoiceFileMissing,
+)
 from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
+from streaming_server.speech.markup import without_pauses
+from streaming_server.speech.playback import PlaybackClock
 from streaming_server.speech.slot import Slot
 from streaming_server.speech.timeline import Passage
 from streaming_server.text import pause_s
@@ -65,6 +74,10 @@ class SpeechStats:
     """How long the slot was held."""
     audio_s: float = 0.0
     """Duration of the audio synthesised so far."""
+    underruns: int = 0
+    """How often a client that plays while it receives had nothing left to play, as `PlaybackClock` counts."""
+    underrun_s: float = 0.0
+    """How long all of them lasted."""
 
 
 class SpeechStream:
@@ -83,6 +96,7 @@ class SpeechStream:
         batch: bool,
         max_characters: int,
         is_admitted: bool,
+        on_device_failure: Callable[[DeviceFailed], None],
         tempo: float,
     ) -> None:
         """
@@ -97,6 +111,7 @@ class SpeechStream:
             batch: as for `Slot.enter`.
             max_characters: longest incremental text.
             is_admitted: as for `Slot.enter`, from the first segment on.
+            on_device_failure: called with the error that ends this synthesis where no other one can succeed either.
             tempo: how much faster than the engine's the encoder makes the speech.
         """
         self.request = request
@@ -108,7 +123,9 @@ class SpeechStream:
         self._samples = SampleQueue(_UNENCODED_LIMIT_S * self.rate_hz)
         self._max_characters = max_characters
         self._is_admitted = is_admitted
+        self._on_device_failure = on_device_failure
         self._tempo = tempo
+        self._playback = PlaybackClock()
         self._put_samples = 0
         self._pause_s = 0.0
         """To be put before the next segment."""
@@ -156,12 +173,14 @@ class SpeechStream:
         return self._readers > 0
 
     @property
-    def spoken_for_s(self) -> float:
+    def drained_for_s(self) -> float:
         """Seconds since the synthesis ended and released the slot; 0 before."""
         return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
     def attach(self) -> None:
         """Add a reader."""
+        if not self._readers:
+            self._playback.restart()
         self._readers += 1
         self._is_read.set()
         if self._patience:
@@ -178,6 +197,13 @@ class SpeechStream:
         else:
             await _cancelled(self._synthesis)
 
+    def abort(self, error: SpeechServerError) -> None:
+        """End a synthesis that runs or waits; the reader gets the error after what is encoded already."""
+        if not self._synthesis.done():
+            self.buffer.end(error)
+            self._synthesis.cancel()
+            self._encoding.cancel()
+
     async def aclose(self) -> None:
         """Stop both tasks; returns when the slot is free."""
         if self._patience:
@@ -189,6 +215,9 @@ class SpeechStream:
         """Pass the outcome of one task to the next."""
         try:
             await work()
+        except DeviceFailed as error:
+            self._on_device_failure(error)
+            end(error)
         except SpeechServerError as error:
             end(error)
         except asyncio.CancelledError:
@@ -205,8 +234,11 @@ class SpeechStream:
     async def _synthesise(self) -> None:
         try:
             async with aclosing(parts(self.request, self._max_characters)) as requests:
+                waiting_s = time.monotonic()
                 async for request in requests:
+                    self._playback.awaited_text(waiting_s, time.monotonic())
                     await self._synthesise_part(request)
+                    waiting_s = time.monotonic()
         finally:
             self._spoken_s = time.monotonic()
 
@@ -253,7 +285,7 @@ class SpeechStream:
             finally:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
         if begin >= 0 and not request.script:
-            self._end_passage(request.text, begin, marks)
+            self._end_passage(without_pauses(request.text), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
 
     async def _put(self, samples: FloatSamples) -> None:
@@ -293,6 +325,7 @@ class SpeechStream:
                     piece, header = header + piece, b""
                 if piece:
                     sent_s = time.monotonic()
+                    self._count_underrun(sent_s, encoded / rate_hz / self._tempo)
                     self.buffer.push(piece)
                     if self.stats.first_audio_s is None:
                         self.stats.first_audio_s = sent_s - self._text_s
@@ -302,6 +335,11 @@ class SpeechStream:
         except BaseException:
             self._synthesis.cancel()  # its samples have no consumer any more
             raise
+
+    def _count_underrun(self, now_s: float, audio_s: float) -> None:
+        if gap_s := self._playback.sent(now_s, audio_s, is_behind=self.buffer.unsent_bytes > 0):
+            self.stats.underruns += 1
+            self.stats.underrun_s += gap_s
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -35,6 +35,8 @@ from tests.engines.indextts2 import tiny as tiny2
 from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
 
 CODES = 30
+STEP_REPLAYS = CODES + CODES - 1
+"""A draw for each code, and what follows each but the last."""
 SETTINGS = [
     Sampling(),
     Sampling(do_sample=False),
@@ -62,11 +64,13 @@ def small_gpt(version: str) -> CodeGpt:
     return gpt.requires_grad_(requires_grad=False).eval()
 
 
-def decoded(gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
-    """Codes and latents of every setting by one decoder, one after the other."""
+def decoded(
+    gpt: CodeGpt, graphs: type[Graphs], monkeypatch: pytest.MonkeyPatch, longest: int = 0
+) -> list[tuple[list[int], Tensor]]:
+    """Codes and latents of every setting by one decoder, one after the other; ``longest``: as for `Decoder.record`."""
     substitute(monkeypatch, graphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(longest=20)
+    decoder.record(longest)
     found = []
     for sampling, text in zip(SETTINGS, itertools.cycle(TEXTS), strict=False):
         rng = torch.Generator().manual_seed(len(text))
@@ -84,7 +88,7 @@ def prompt(gpt: CodeGpt, text: list[int]) -> Tensor:
 def short_spans(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fake" not in request.node.name:
         monkeypatch.setattr(decoding, "SPAN", 16)
-        monkeypatch.setattr(decoding, "BUCKET", 16)
+        monkeypatch.setattr(decoding, "BUCKET", 8)
 
 
 def same(pairs: list[tuple[list[int], Tensor]], others: list[tuple[list[int], Tensor]]) -> bool:
@@ -100,10 +104,33 @@ def test_replayed_decoding_gives_the_same_codes_in_every_span(version: str, monk
     eager = decoded(gpt, Graphs, monkeypatch)
     replays = EmulatedGraphs.replays
     replayed = decoded(gpt, EmulatedGraphs, monkeypatch)
-    prompts, draws, advances = 1, CODES, CODES - 1
-    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (prompts + draws + advances)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * STEP_REPLAYS
     assert same(replayed, eager)
     assert len({tuple(codes) for codes, _ in eager}) == len(eager)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_replayed_prompts_are_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 13 and 21 inputs, padded to 16 and 24."""
+    gpt = small_gpt(version)
+    padded = decoded(gpt, Graphs, monkeypatch, longest=21)
+    replays = EmulatedGraphs.replays
+    assert same(decoded(gpt, EmulatedGraphs, monkeypatch, longest=21), padded)
+    assert EmulatedGraphs.replays - replays == len(SETTINGS) * (1 + STEP_REPLAYS)
+    for (codes, latents), (expected, exact) in zip(padded, decoded(gpt, Graphs, monkeypatch), strict=True):
+        assert codes == expected
+        assert torch.allclose(latents, exact, atol=1e-5)
+
+
+def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt = small_gpt("1.5")
+    substitute(monkeypatch, EmulatedGraphs)
+    decoder = Decoder(gpt, 1, 80, CODES + 1)
+    decoder.record(longest=9)
+    decoder.start([prompt(gpt, TEXTS[1])], Sampling())
+    assert decoder.used == 21
+    decoder.start([prompt(gpt, [])], Sampling())
+    assert decoder.used == 16
 
 
 def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,20 +201,21 @@ def test_replayed_windows_are_the_same(version: str, monkeypatch: pytest.MonkeyP
     def sounded(graphs: type[Graphs]) -> list[Tensor]:
         substitute(monkeypatch, graphs)
         windows, random = Windows(vocoder, *widths), torch.Generator().manual_seed(1)
-        for length in (5, 9):
+        wide = 2 * vocoder.shape.reach + 4
+        for length in (5, wide):
             windows.record(length)
         return [
             windows(
                 torch.randn(length, vocoder.shape.frame_width, generator=random),
                 *(torch.randn(width, generator=random) for width in widths),
             )
-            for length in (5, 9, 5, 9)
+            for length in (5, wide + 3, 5)
         ]
 
     replays = EmulatedGraphs.replays
     pairs = zip(sounded(EmulatedGraphs), sounded(Graphs), strict=True)
     assert all(torch.equal(found, expected) for found, expected in pairs)
-    assert EmulatedGraphs.replays - replays == 4
+    assert EmulatedGraphs.replays - replays == 1 + 2 + 1  # the second is run in two windows
 
 
 # Real sizes, without memory or a GPU
@@ -240,12 +268,12 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 
 def record_decoding(gpt: CodeGpt) -> None:
-    """The first span and one that is cut off."""
-    Decoder(gpt, 2, SPAN + 100, 16).record(longest=40)
+    """The first span, one that is cut off, and prompts of two lengths."""
+    Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
     assert FakeCudaGraphs.recorded.keys() == {
         *(("advance", rows, span) for rows in (1, 2) for span in (SPAN, SPAN + 100)),
         *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
-        ("prompt", BUCKET),
+        *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
     }
 
 

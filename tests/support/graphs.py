@@ -84,8 +84,8 @@ class EmulatedGraphs(Graphs):
         super().__init__(device, priority)
         self._tapes: dict[Hashable, Tape] = {}
 
-    def record(self, key: Hashable, function: Callable[[], None]) -> None:
-        super().record(key, function)
+    def record(self, key: Hashable, function: Callable[[], None], *, searches: bool = True) -> None:
+        super().record(key, function, searches=searches)
         for _ in range(WARM_UPS - 1):
             function()
         tape = Tape()
@@ -130,9 +130,9 @@ class FakeCudaGraphs(Graphs):
         assert device.type == "cuda", device
         super().__init__(torch.device("cpu"), priority)
 
-    def record(self, key: Hashable, function: Callable[[], None]) -> None:
+    def record(self, key: Hashable, function: Callable[[], None], *, searches: bool = True) -> None:
         with OnlyCuda() as checked:
-            super().record(key, function)
+            super().record(key, function, searches=searches)
         self.recorded[key] = checked.operators
 
 

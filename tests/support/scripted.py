@@ -13,6 +13,7 @@ import anyio
 
 from streaming_server.domain import SpeechRequest
 from streaming_server.engines.base import EngineOptions, EngineSpec
+from streaming_server.errors import DeviceFailed
 from tests.support.fakes import FakeEngine, Step, tone
 
 _STEPS_A_SECOND = 20
@@ -36,6 +37,10 @@ def killed_at(path: Path) -> str:
     return f"killed {path}"
 
 
+BREAKS_THE_DEVICE = "device"
+"""A text at which the engine's device fails, after some audio."""
+
+
 def script(request: SpeechRequest) -> list[Step]:
     command, _, argument = request.text.partition(" ")
     if command == "takes":
@@ -50,6 +55,7 @@ def script(request: SpeechRequest) -> list[Step]:
         os.kill(os.getpid(), signal.SIGKILL)
 
     scripts: dict[str, list[Step]] = {"until": [tone(0.1), exists, tone(0.1)], "killed": [exists, die]}
+    scripts[BREAKS_THE_DEVICE] = [tone(0.1), DeviceFailed()]
     return scripts.get(command, [tone(0.1)])
 
 

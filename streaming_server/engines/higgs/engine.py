@@ -22,8 +22,15 @@ from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, U
 from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, Said, text_of
 from streaming_server.engines.higgs.sampling import draw
 from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.torch.faults import device_errors
 from streaming_server.engines.torch.model_engine import digest_recordings, unused_gpu
-from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+from streaming_server.errors import (
+    EngineNotReady,
+    EngineUnavailable,
+    InsufficientMemory,
+    VoiceFileMissing,
+    VoiceUnreadable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +114,8 @@ class HiggsEngine:
 
         Raises:
             EngineNotReady: ``warm`` has not completed.
+            InsufficientMemory: the device has too little memory for the request.
+            DeviceFailed: the device computes nothing any more.
             VoiceFileMissing: the recording of a voice does not exist.
             VoiceUnreadable: a voice's recording cannot be decoded.
         """
@@ -115,7 +124,8 @@ class HiggsEngine:
             raise EngineNotReady
 
         def produce(emit: Emit[AudioChunk]) -> None:
-            loaded.speak(request, emit)
+            with device_errors(self._device, loaded.shrink):
+                loaded.speak(request, emit)
 
         async with aclosing(self._owner.iterate(produce)) as chunks:
             async for chunk in chunks:
@@ -127,13 +137,16 @@ class HiggsEngine:
 
     def _load(self) -> Loaded:
         try:
-            model, tokenizer, codec = self._checkpoint.load(self._device, self._dtype)
-            loaded = Loaded(
-                model, tokenizer, codec, self._device, self._look_ahead, self._voice_cache_size, self._digests
-            )
-            warm_up = SpeechRequest("Hello.", Voice("", Path()), Generation(max_mel_tokens=24, seed=0), own_voices=True)
-            loaded.speak(warm_up, Discard())
-        except torch.OutOfMemoryError as error:
+            with device_errors(self._device, lambda: None):
+                model, tokenizer, codec = self._checkpoint.load(self._device, self._dtype)
+                loaded = Loaded(
+                    model, tokenizer, codec, self._device, self._look_ahead, self._voice_cache_size, self._digests
+                )
+                warm_up = SpeechRequest(
+                    "Hello.", Voice("", Path()), Generation(max_mel_tokens=24, seed=0), own_voices=True
+                )
+                loaded.speak(warm_up, Discard())
+        except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
         return loaded
 
@@ -206,6 +219,10 @@ class Loaded:
             emit(AudioChunk(rest))
         emit.check()
         return decoder.codes if decoder.count else None
+
+    def shrink(self) -> None:
+        """Give back memory that later requests can do without."""
+        self._voice_codes.shrink()
 
     def _voice(self, voice: Voice) -> AnalysedVoice:
         beside, text = voice.path.with_suffix(".txt"), voice.transcript

@@ -18,6 +18,7 @@ from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
+from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineUnavailable
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 WARM_UP_TEXTS = ("你好。", "Hello.")
 """One text per language: the text normaliser of a language loads on first use."""
+WHOLE_CODES = 320
+"""Longest segment, in codes, that is vocoded whole in at most two recorded windows; longer ones take more of them."""
 
 
 class IndexTTSEngine(ModelEngine):
@@ -120,7 +123,7 @@ class Loaded:
         reach = self._runtime.vocoder.shape.reach
         look_ahead = self._runtime.look_ahead_codes(self._look_ahead)
         if self._runtime.device.type == "cuda":
-            self._runtime.record(window_sizes(reach, look_ahead))
+            self._runtime.record(window_sizes(reach, look_ahead), WHOLE_CODES)
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
@@ -129,7 +132,9 @@ class Loaded:
         for _ in self._narrator.speak_by_token(voice, segments, generation):
             pass
 
+    def shrink(self) -> None:
+        self._voices.shrink()
+
     def close(self) -> None:
         self._narrator.close()
-        if self._runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused(self._runtime.device)

@@ -70,7 +70,7 @@ class Runtime:
     def decode(
         self, conditioning: Array, text_ids: Array, max_codes: int, do_sample: bool = True, top_p: float = 0.8,
         top_k: int = 30, temperature: float = 1.0, repetition_penalty: float = 10.0,
-        positions: PositionRule = "aligned", generator: torch.Generator | None = None,
+        positions: PositionRule = "aligned", generator: torch.Generator | None = None, views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -78,7 +78,8 @@ class Runtime:
             ValueError: more text than the model has positions for.
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
-        return self._writer.write(self._prompt(conditioning, text_ids), max_codes, sampling, generator, positions)
+        prompt = self._prompt(conditioning, text_ids)
+        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
 
     def decode_batch(
         self, conditioning: Array, texts: Sequence[Array], max_codes: int, sampling: Sampling, num_beams: int = 1,
@@ -111,11 +112,17 @@ class Runtime:
 
     # Graphs
 
-    def record(self, windows: Sequence[int]) -> None:
-        """Record the decoding step and the vocoder for windows of these lengths; without CUDA, run each once."""
+    def record(self, windows: Sequence[int], longest: int = 0) -> None:
+        """Record the decoding step, the prompts and the vocoder; without CUDA, run each once.
+
+        Args:
+            windows: Lengths of the vocoder's windows in a stream.
+            longest: Segments of up to this many codes are vocoded in recorded windows.
+        """
         self._writer.record()
         for length in windows:
             self._windows.record(length)
+        self._windows.record_wholes(longest)
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

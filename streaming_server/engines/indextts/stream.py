@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, repeat
 from typing import TypeVar
 
@@ -66,16 +67,16 @@ class Narrator:
                 latents: list[Tensor] = []
                 pairs = self._runtime.decode(
                     voice.conditioning, segments[index], generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
-                    sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=generator,
+                    sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=generator, views=True,
                 )  # fmt: skip
                 for latent in without_long_silence(pairs):
                     if latent is not None:
                         latents.append(latent)
                     if len(latents) == size:
-                        vocoding.submit(audio.push, torch.stack(latents))
+                        vocoding.submit(audio.push, partial(torch.stack, latents), is_computed=True)
                         latents, size = [], next(sizes)
                     yield vocoding.ready()
-                vocoding.submit(audio.finish, torch.stack(latents) if latents else None)
+                vocoding.submit(audio.finish, partial(stacked, latents), is_computed=True)
             yield from vocoding.rest()
 
     def speak_by_sentence(self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
@@ -99,7 +100,8 @@ class Narrator:
                     spoken = without_long_silence(zip(codes, latents, strict=True))
                     kept = [latent for latent in spoken if latent is not None]
                     if kept:
-                        vocoding.submit(self._segment(voice, index, len(segments)).complete, torch.stack(kept))
+                        audio = self._segment(voice, index, len(segments))
+                        vocoding.submit(audio.complete, partial(torch.stack, kept))
             yield from vocoding.rest()
 
     def close(self) -> None:
@@ -159,6 +161,7 @@ class VocoderThread:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
         self._pending: deque[Future[FloatSamples]] = deque()
         self._is_left = False
@@ -186,12 +189,30 @@ class VocoderThread:
             if not future.cancelled():
                 future.exception()
 
-    def submit(self, vocode: Callable[[Given], Tensor], given: Given) -> None:
-        known = None
-        if self._stream is not None:
-            known = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            known.record(torch.cuda.current_stream(self._device))
-        self._pending.append(self._executor.submit(self._vocode, vocode, given, known))
+    def submit(
+        self, vocode: Callable[[Given], Tensor], copy: Callable[[], Given], *, is_computed: bool = False
+    ) -> None:
+        """Queue a job.
+
+        Args:
+            vocode: The job. It is called with what ``copy`` returned.
+            copy: Called at once. It copies the inputs, whose buffers may be overwritten before the job begins.
+            is_computed: The device has computed the inputs, as the host has read a later result of the same stream.
+                On CUDA the copy then does not wait for the decoding steps that are queued.
+        """
+        copied = None
+        if self._copies is None:
+            given = copy()
+        else:
+            decoding = torch.cuda.current_stream(self._device)
+            if not is_computed:
+                self._copies.wait_stream(decoding)
+            with torch.cuda.stream(self._copies):
+                given = copy()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(self._copies)
+            decoding.wait_event(copied)
+        self._pending.append(self._executor.submit(self._vocode, vocode, given, copied))
 
     def ready(self) -> FloatSamples | None:
         """The next audio if it is complete, else None; does not wait."""
@@ -206,12 +227,16 @@ class VocoderThread:
     def close(self) -> None:
         self._executor.shutdown()
 
-    def _vocode(self, vocode: Callable[[Given], Tensor], given: Given, known: torch.cuda.Event | None) -> FloatSamples:
+    def _vocode(self, vocode: Callable[[Given], Tensor], given: Given, copied: torch.cuda.Event | None) -> FloatSamples:
         with torch.cuda.stream(self._stream):
-            if self._stream is not None and known is not None:
-                self._stream.wait_event(known)
+            if self._stream is not None and copied is not None:
+                self._stream.wait_event(copied)
             samples: FloatSamples = vocode(given).cpu().numpy()
             return samples
+
+
+def stacked(latents: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(latents)) if latents else None
 
 
 def chunk_sizes(look_ahead: int) -> Iterator[int]:

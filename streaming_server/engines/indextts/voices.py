@@ -56,6 +56,10 @@ class VoiceCache:
         """
         return self._kept.get(path, lambda path: self._analyse(path, check))
 
+    def shrink(self) -> None:
+        """Forget all recordings, and keep half as many from now on."""
+        self._kept.shrink()
+
     def _analyse(self, path: Path, check: Check) -> AnalysedVoice:
         samples, rate_hz = self._decode(path)
         check()

@@ -32,6 +32,7 @@ from streaming_server.engines.indextts2.stream import Delivery, Narrator
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
+from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
@@ -182,10 +183,13 @@ class Loaded:
             modes.append(mode)
         return recommended(modes)
 
+    def shrink(self) -> None:
+        self._voices.shrink()
+        self._emotions.shrink()
+
     def close(self) -> None:
         self._narrator.close()
-        if self._runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused(self._runtime.device)
 
     def _record(self) -> None:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel

@@ -138,6 +138,7 @@ class Runtime(AcousticStages):
         self, spk_cond: Array, emotion: Array, text_ids: Array, max_codes: int, do_sample: bool = True,
         top_p: float = 0.8, top_k: int = 30, temperature: float = 0.8, repetition_penalty: float = 10.0,
         positions: PositionRule = "aligned", generator: torch.Generator | None = None, language: int | None = None,
+        views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -146,7 +147,7 @@ class Runtime(AcousticStages):
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
         prompt = self.gpt.started(self.prefix(spk_cond, emotion, text_ids, language))
-        return self._writer.write(prompt, max_codes, sampling, generator, positions)
+        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
 
     def decode_batch(
         self, prefixes: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Narrator:
                 pairs = runtime.decode(
                     voice.conditioning, delivery.emotion, segment.ids, generation.max_mel_tokens, sampling.do_sample,
                     sampling.top_p, sampling.top_k, sampling.temperature, sampling.repetition_penalty,
-                    generator=rng, language=segment.language,
+                    generator=rng, language=segment.language, views=True,
                 )  # fmt: skip
                 speech = self._synthesis(delivery, self._pace, rng.initial_seed())
                 audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
@@ -78,11 +79,11 @@ class Narrator:
                         codes.append(code)
                         latents.append(latent)
                     if known + len(codes) == end:
-                        vocoding.submit(audio.push, gathered(codes, latents))
+                        vocoding.submit(audio.push, partial(gathered, codes, latents), is_computed=True)
                         known, end = end, next(ends)
                         codes, latents = [], []
                     yield vocoding.ready()
-                vocoding.submit(audio.finish, gathered(codes, latents) if codes else None)
+                vocoding.submit(audio.finish, partial(remaining, codes, latents), is_computed=True)
             yield from vocoding.rest()
 
     def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
@@ -104,7 +105,7 @@ class Narrator:
                     if sounds.any():
                         speech = self._synthesis(delivery, SEGMENT, rngs[index].initial_seed())
                         audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
-                        vocoding.submit(audio.finish, (row[sounds], latents[sounds.to(latents.device)]))
+                        vocoding.submit(audio.finish, partial(selected, row, latents, sounds))
             yield from vocoding.rest()
 
     def close(self) -> None:
@@ -153,5 +154,13 @@ class SegmentAudio:
         return torch.cat([samples.new_zeros(round(PAUSE_S * SAMPLE_RATE_HZ)), samples * slope(samples, SAMPLE_RATE_HZ)])
 
 
+def selected(codes: Tensor, latents: Tensor, chosen: Tensor) -> Codes:
+    return codes[chosen], latents[chosen.to(latents.device)]
+
+
 def gathered(codes: Sequence[int], latents: Sequence[Tensor]) -> Codes:
     return torch.tensor(codes), torch.stack(list(latents))
+
+
+def remaining(codes: Sequence[int], latents: Sequence[Tensor]) -> Codes | None:
+    return gathered(codes, latents) if codes else None

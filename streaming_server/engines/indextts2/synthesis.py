@@ -67,7 +67,7 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         acoustics: The stages.
         pace: How utterances are split.
         reference_frames: Maximum number of frames of a reference.
-        longest: Frames of the longest segment to record, if segments are solved at once.
+        longest: Frames of the longest segment that is solved at once, and vocoded in at most two windows.
     """
     if pace.chunks:
         targets = pace.lengths(pace.past)
@@ -80,3 +80,4 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         acoustics.flow.record(reference_frames, target)
     for window in pace.lengths(acoustics.vocoder.shape.reach):
         acoustics.windows.record(window)
+    acoustics.windows.record_wholes(longest)

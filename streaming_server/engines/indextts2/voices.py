@@ -76,6 +76,10 @@ class VoiceCache:
         """
         return self._kept.get(path, lambda path: self._analyse(path, check))
 
+    def shrink(self) -> None:
+        """Forget all recordings, and keep half as many from now on."""
+        self._kept.shrink()
+
     def analyse(
         self, wav: Sequence[float] | FloatSamples, rate_hz: int, check: Check = never_cancelled
     ) -> AnalysedVoice:
@@ -152,6 +156,10 @@ class EmotionCache:
             VoiceUnreadable: it cannot be decoded or analysed.
         """
         return self._kept.get(path, lambda path: self._analyse(path, check))
+
+    def shrink(self) -> None:
+        """Forget all recordings, and keep half as many from now on."""
+        self._kept.shrink()
 
     def _analyse(self, path: Path, check: Check) -> Tensor:
         samples, rate_hz = decoded(self._decode, path)

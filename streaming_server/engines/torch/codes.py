@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streaming_server.engines.torch import beams
 from streaming_server.engines.torch.beams import Hypothesis
+from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.decoding import Decoder, PositionRule, recorded_length
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
@@ -28,25 +29,29 @@ class CodeWriter:
 
     def write(
         self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None,
-        positions: PositionRule = "aligned",
+        positions: PositionRule = "aligned", views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent ``(width,)``, until STOP or ``max_codes``.
 
         Without a generator, torch's global one is used. Closing the iterator stops the decoding. With ``cached``
         positions the latents come from a second pass with aligned positions, as in the official implementation.
+
+        With ``views`` the latents are views of the decoder's buffer. They are complete when the code is yielded, while
+        a copy on the same stream would wait for the steps that are queued, and valid until the next decoding begins.
         """
-        pairs = self._write(prompt, self._bounded(max_codes), sampling, generator, positions)
+        pairs = self._write(prompt, self._bounded(max_codes), sampling, generator, positions, views)
         return pairs if positions == "aligned" else self._second_pass(prompt, pairs)
 
     def _write(
         self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None,
-        positions: PositionRule,
+        positions: PositionRule, views: bool,
     ) -> CodesAndLatents:  # fmt: skip
         with self._decoder() as decoder:
             for count, (code,) in enumerate(decoder.run([prompt], max_codes, sampling, [generator], positions)):
                 if code == self._gpt.shape.stop_mel:
                     return
-                yield code, decoder.latents[0, count].clone()
+                latent = decoder.latents[0, count]
+                yield code, latent if views else latent.clone()
 
     def _second_pass(self, prompt: Tensor, pairs: CodesAndLatents) -> CodesAndLatents:
         with self._decoder() as decoder:
@@ -88,7 +93,9 @@ class CodeWriter:
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
     def record(self) -> None:
-        """Record the decoding step and the prompts; without CUDA, run each once."""
+        """Record the decoding step, compiled in parts, and the prompts; without CUDA, run each once."""
+        if self._gpt.mel_head.weight.device.type == "cuda":
+            compile_steps(self._gpt.gpt)
         with self._decoder() as decoder:
             decoder.record(self._longest_prompt)
 

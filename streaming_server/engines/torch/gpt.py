@@ -6,7 +6,9 @@ Attribute names are those of the checkpoint.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -80,17 +82,21 @@ class Attention(nn.Module):
 
         One input per row is written to ``slot (B, 1)``; without it, the inputs are written to the first slots.
         """
-        qkv = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
+        out: Tensor = self.c_proj(self.mix(self.c_attn(x), cache, slot, bias))
+        return out
+
+    def mix(self, projected: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+        """Queries, keys and values ``(B, T, 3 · width)`` → weighted values ``(B, T, width)``; else as ``forward``."""
+        qkv = torch.unflatten(projected, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
         if slot is None:
-            cache[:, :, :, : x.shape[1]].copy_(qkv[1:])
+            cache[:, :, :, : projected.shape[1]].copy_(qkv[1:])
         else:
             cache.scatter_(3, slot[:, :, None, None].expand_as(qkv[1:]), qkv[1:])
         q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
         keys, values = cache[:, :, :, : bias.shape[-1]].flatten(1, 2)  # each (B · heads, span, d)
         weights = torch.baddbmm(bias, q, keys.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
         mixed = torch.unflatten(torch.bmm(weights, values), 0, (-1, self.heads))  # (B, heads, T, d)
-        out: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -117,17 +123,72 @@ class Block(nn.Module):
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
+    @property
+    def weights_before(self) -> tuple[Tensor, ...]:
+        """What `between` needs of the block that follows."""
+        norm, projection = self.ln_1, self.attn.c_attn
+        return norm.weight, norm.bias, projection.weight, projection.bias
+
+    @property
+    def weights_after(self) -> tuple[Tensor, ...]:
+        """What `between` needs of the block that ends."""
+        out, norm, wide, narrow = self.attn.c_proj, self.ln_2, self.mlp.c_fc, self.mlp.c_proj
+        return (
+            out.weight, out.bias, norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias
+        )  # fmt: skip
+
+
+Between = Callable[..., tuple[Tensor, Tensor]]
+
+
+def between(
+    x: Tensor, mixed: Tensor,
+    out: Tensor, out_bias: Tensor, norm_2: Tensor, norm_2_bias: Tensor,
+    wide: Tensor, wide_bias: Tensor, narrow: Tensor, narrow_bias: Tensor,
+    norm_1: Tensor, norm_1_bias: Tensor, qkv: Tensor, qkv_bias: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """From the attention of one block to that of the next: the state ``x`` and weighted values, each ``(B, T, width)``.
+
+    Returns the state and the next block's queries, keys and values ``(B, T, 3 · width)``. The weights are arguments, so
+    that one compiled function serves all blocks.
+    """
+    size = x.shape[-1:]
+    x = x + F.linear(mixed, out.mT, out_bias)
+    hidden = F.gelu(F.linear(F.layer_norm(x, size, norm_2, norm_2_bias), wide.mT, wide_bias), approximate="tanh")
+    x = x + F.linear(hidden, narrow.mT, narrow_bias)
+    return x, F.linear(F.layer_norm(x, size, norm_1, norm_1_bias), qkv.mT, qkv_bias)
+
 
 class Transformer(nn.Module):
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
         self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_f = nn.LayerNorm(shape.width)
+        self.between: Between = between
+        """Computes all but the attentions of a decoding step; may be compiled."""
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.h))
 
     def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+        if slot is not None:
+            return self._step(x, cache, slot, bias)
         for block, layer in zip(self.h, cache, strict=True):
             x = block(x, layer, slot, bias)
         out: Tensor = self.ln_f(x)
+        return out
+
+    def _step(self, x: Tensor, cache: Tensor, slot: Tensor, bias: Tensor) -> Tensor:
+        """The same for one input per row, cut at the attentions in place of the blocks."""
+        blocks = self.blocks
+        projected = blocks[0].attn.c_attn(blocks[0].ln_1(x))
+        for block, following, layer in zip(blocks, blocks[1:], cache, strict=False):
+            mixed = block.attn.mix(projected, layer, slot, bias)
+            x, projected = self.between(x, mixed, *block.weights_after, *following.weights_before)
+        last = blocks[-1]
+        x = x + last.attn.c_proj(last.attn.mix(projected, cache[len(blocks) - 1], slot, bias))
+        out: Tensor = self.ln_f(x + last.mlp(last.ln_2(x)))
         return out
 
 

@@ -6,7 +6,7 @@ Without CUDA the same functions are called, so that all but the recording runs o
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -41,15 +41,20 @@ class Graphs:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._recorded
 
-    def record(self, key: Hashable, function: Callable[[], None]) -> None:
+    def record(self, key: Hashable, function: Callable[[], None], *, searches: bool = True) -> None:
         """Run the function, and on CUDA keep what it launched; it must read and write static buffers only.
+
+        Args:
+            key: Names the graph.
+            function: What to record.
+            searches: Whether cuDNN measures its algorithms, which takes seconds for a vocoder; else it estimates.
 
         Raises:
             ValueError: the key is recorded; its graph belongs to other buffers, and may be running.
         """
         if key in self._recorded:
             raise ValueError(f"the graph {key!r} is recorded already")
-        self._recorded[key] = self._record(function)
+        self._recorded[key] = self._record(function, searches)
 
     def run(self, key: Hashable, function: Callable[[], None]) -> None:
         graph = self._recorded.get(key)
@@ -58,16 +63,16 @@ class Graphs:
         else:
             graph.replay()
 
-    def _record(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    def _record(self, function: Callable[[], None], searches: bool) -> torch.cuda.CUDAGraph | None:
         if self._stream is None:
             function()
             return None
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
-        with searching_algorithms():
+        with searching_algorithms() if searches else nullcontext():
             with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
+                for _ in range(WARM_UPS if searches else 1):
                     function()
             # Other threads may use the device meanwhile.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):

@@ -18,8 +18,9 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.threads import Check, Emit, OwnerThread
+from streaming_server.engines.torch.faults import device_errors
 from streaming_server.engines.torch.options import Device, Precision
-from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing
+from streaming_server.errors import EngineNotReady, EngineUnavailable, InsufficientMemory, VoiceFileMissing
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ class Loaded(Protocol):
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
         """The request's audio; ``check`` is called between pieces of work that take long."""
+
+    def shrink(self) -> None:
+        """Give back memory that later requests can do without: called after one did not fit."""
 
     def close(self) -> None: ...
 
@@ -79,6 +83,8 @@ class ModelEngine(ABC):
 
         Raises:
             EngineNotReady: ``warm`` has not ended.
+            InsufficientMemory: the device has too little memory for the request.
+            DeviceFailed: the device computes nothing any more.
             VoiceFileMissing: the voice's recording is gone.
             VoiceUnreadable: the voice's recording cannot be decoded.
         """
@@ -87,7 +93,7 @@ class ModelEngine(ABC):
             raise EngineNotReady
 
         def produce(emit: Emit[AudioChunk]) -> None:
-            with closing(loaded.speak(request, emit.check)) as audio:
+            with device_errors(self._device, loaded.shrink), closing(loaded.speak(request, emit.check)) as audio:
                 for samples in audio:
                     emit.check()
                     if samples is not None and samples.size:
@@ -106,8 +112,9 @@ class ModelEngine(ABC):
     def _loaded_or_refused(self) -> Loaded:
         allow_tf32(self._dtype != torch.float32)
         try:
-            return self._load()
-        except torch.OutOfMemoryError as error:
+            with device_errors(self._device, lambda: None):
+                return self._load()
+        except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
 
 

@@ -32,6 +32,10 @@ ACTIVATION_REACH = 3
 """Samples to either side that affect an alias-free activation; the contribution of samples beyond is below 1e-6."""
 
 
+GROWTH = 1.25
+"""Ratio of two recorded lengths for wholes: larger ones need fewer graphs and compute more frames twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorShape:
     """Sizes of the generator from its configuration."""
@@ -210,11 +214,53 @@ class Vocoder(Generator):
         return self.cond_layer(speaker), [cond(speaker) for cond in self.conds]
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A recorded window of a longer sequence, and the frames whose samples are taken from it."""
+
+    start: int
+    length: int
+    first: int
+    end: int
+
+
+def cover(length: int, recorded: Sequence[int], reach: int) -> list[Window]:
+    """Windows of one recorded length that give the exact samples of ``length`` frames; empty if there are none.
+
+    Each frame is taken from a window in which ``reach`` frames, or the end of the sequence, are on either side of it.
+    Of the recorded lengths the one with the fewest frames in all is taken.
+    """
+    counts = {
+        size: 1 + math.ceil((length - size) / (size - 2 * reach))
+        for size in recorded
+        if size < length and size > 2 * reach
+    }
+    if length in recorded:
+        counts[length] = 1
+    if not counts:
+        return []
+    size = min(counts, key=lambda size: (counts[size] * size, counts[size]))
+    starts = [min(index * (size - 2 * reach), length - size) for index in range(counts[size])]
+    ends = [*(start + size - reach for start in starts[:-1]), length]
+    return [Window(start, size, first, end) for start, first, end in zip(starts, [0, *ends[:-1]], ends, strict=True)]
+
+
+def whole_lengths(recorded: Sequence[int], reach: int, longest: int) -> list[int]:
+    """Lengths to record beside ``recorded`` for at most two windows, of at most twice the frames, up to ``longest``."""
+    sizes = set(recorded)
+    for length in range(1, longest + 1):
+        near = [size for size in sizes if length / GROWTH < size <= length]
+        if not any(size == length or length <= 2 * (size - reach) for size in near):
+            sizes.add(length)
+    return sorted(sizes - set(recorded))
+
+
 class Windows:
     """Runs the generator for a few fixed lengths, each with static buffers and, on CUDA, a recorded graph."""
 
     def __init__(self, generator: Generator, *voice_widths: int) -> None:
         self._generator = generator
+        self._reach = generator.shape.reach
         weight = generator.conv_post.weight
         self._graphs = Graphs(weight.device)
         self._voice = [weight.new_zeros(1, width) for width in voice_widths]
@@ -231,8 +277,11 @@ class Windows:
         """
         return next((size for size in self.lengths if needed <= size <= available), needed)
 
-    def record(self, length: int) -> None:
-        """Allocate buffers and, on CUDA, record a graph for this length; does nothing if it is already recorded."""
+    def record(self, length: int, *, searches: bool = True) -> None:
+        """Allocate buffers and, on CUDA, record a graph for this length; does nothing if it is already recorded.
+
+        ``searches``: as for `Graphs.record`.
+        """
         if length in self._buffers:
             return
         shape = self._generator.shape
@@ -240,14 +289,35 @@ class Windows:
         frames = weight.new_zeros(1, length, shape.frame_width)
         samples = weight.new_zeros(1, length * shape.samples_per_frame)
         self._buffers[length] = frames, samples
-        self._graphs.record(length, lambda: self._fill(length))
+        self._graphs.record(length, lambda: self._fill(length), searches=searches)
+
+    def record_wholes(self, longest: int) -> None:
+        """Record what is missing for any number of frames up to ``longest`` to be run in at most two windows."""
+        for length in whole_lengths(self.lengths, self._reach, longest):
+            self.record(length, searches=False)
 
     def __call__(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
-        """Frames ``(n, width)`` and, in 1.5, the speaker embedding → samples ``(n · samples_per_frame,)``."""
+        """Frames ``(n, width)`` and, in 1.5, the speaker embedding → samples ``(n · samples_per_frame,)``.
+
+        A number of frames that is not recorded is run in recorded windows, whose samples are exact where they are used.
+        """
         length = frames.shape[0]
-        if length not in self._buffers:
+        if length in self._buffers:
+            return self._run(frames, *voice)
+        windows = cover(length, self.lengths, self._reach)
+        if not windows:
             output: Tensor = self._generator(frames[None], *(embedding[None] for embedding in voice), check=check)
             return output[0]
+        rate, pieces = self._generator.shape.samples_per_frame, []
+        for window in windows:
+            check()
+            samples = self._run(frames[window.start : window.start + window.length], *voice)
+            pieces.append(samples[(window.first - window.start) * rate : (window.end - window.start) * rate])
+        return torch.cat(pieces)
+
+    def _run(self, frames: Tensor, *voice: Tensor) -> Tensor:
+        """Run the recorded window of exactly these frames."""
+        length = frames.shape[0]
         inputs, samples = self._buffers[length]
         inputs[0] = frames
         for buffer, embedding in zip(self._voice, voice, strict=True):

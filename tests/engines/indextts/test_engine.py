@@ -76,7 +76,7 @@ def test_a_request_becomes_audio(checkpoint: Path, request_: SpeechRequest) -> N
 
 
 def test_the_stream_is_the_model_vocoded_whole(checkpoint: Path, request_: SpeechRequest) -> None:
-    """Away from the joints, no sample tells that the audio was made in pieces."""
+    """Except at the joins, the audio equals that of separate segments."""
 
     async def both(engine: IndexTTSEngine) -> tuple[FloatSamples, FloatSamples]:
         one_beam = replace(request_.generation, num_beams=1)
@@ -235,7 +235,7 @@ def test_closing_a_stream_stops_the_decoding_at_once(
     with_engine(checkpoint, use)
 
 
-# Below the engine: the narrator, with a runtime of its own.
+# Below the engine: the narrator with its own runtime.
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,7 @@ def test_a_closed_narration_decodes_no_more(
 
 
 def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> None:
-    """At a joint the audio comes from silence and goes to it; the outer ends are as the model made them."""
+    """The audio fades to and from silence at joins; the outer ends are unchanged."""
     narrator = Narrator(tiny)
     ends, position = [], 0
     for count in range(1, len(SEGMENTS)):

@@ -1,4 +1,4 @@
-"""Chunks of audio against the whole."""
+"""Chunked vocoding equals vocoding at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streaming_server.engines.indextts.checkpoint import build
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import window_sizes
+from streaming_server.engines.torch.vocoder import Window, cover, whole_lengths
 from tests.engines.indextts import parity
 from tests.engines.indextts.tiny import SIZES, random_states
 
@@ -78,6 +79,44 @@ def test_windows_with_fixed_buffers_give_the_same(whole: torch.Tensor) -> None:
         assert (samples - whole).abs().max() < 1e-5
     parity.check_greedy(runtime)
     parity.check_audio(runtime)
+
+
+@pytest.mark.parametrize(
+    ("windows", "reach", "longest"),
+    [([35, 43, 59, 91, 94], 31, 320), ([8, 16, 32, 59, 67], 31, 320), ([50, 119, 188], 34, 1032), ([], 2, 60)],
+    ids=str,
+)
+def test_any_whole_is_covered_by_recorded_windows(windows: list[int], reach: int, longest: int) -> None:
+    recorded = sorted([*windows, *whole_lengths(windows, reach, longest)])
+    assert len(recorded) < 100  # each takes time at the start, and memory
+    for length in range(1, 2 * longest):
+        found = cover(length, recorded, reach)
+        assert [window.first for window in found] == [0, *(window.end for window in found[:-1])]
+        assert found[-1].end == length
+        for window in found:
+            assert window.length in recorded
+            assert 0 <= window.start < window.first + 1 <= window.end <= window.start + window.length <= length
+            assert window.start == 0 or window.first - window.start >= reach
+            end = window.start + window.length
+            assert end == length or end - window.end >= reach
+        if length <= longest:
+            assert len(found) <= 3
+            assert sum(window.length for window in found) < 2 * length
+
+
+def test_without_a_window_wider_than_its_context_nothing_is_covered() -> None:
+    assert cover(100, [8, 62], 31) == []
+    assert cover(62, [8, 62], 31) == [Window(0, 62, 0, 62)]
+
+
+def test_a_whole_in_recorded_windows_has_the_same_samples(whole: torch.Tensor) -> None:
+    runtime = parity.build_runtime()
+    runtime.record([66, 80, 94])
+    lengths: list[int] = []
+    runtime._windows._generator.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    samples = runtime.vocode(some_latents(64), parity.numbers()["speaker"])
+    assert lengths == [80, 80, 80]
+    assert (samples - whole).abs().max() < 1e-5
 
 
 def other_sizes() -> dict[str, Any]:

@@ -52,7 +52,7 @@ def request_(voices: Sequence[Voice]) -> SpeechRequest:
 
 
 class Engines:
-    """Engines that are kept, since loading one takes longer than asking it."""
+    """Engines that are shared by the tests, because loading is slow."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -231,7 +231,7 @@ def test_a_drawn_emotion_comes_again_with_its_seed(folders: dict[str, Path], req
 
 
 def test_the_cap_is_a_setting(folders: dict[str, Path], request_: SpeechRequest) -> None:
-    """Uncapped, a full emotion leaves nothing of the voice's own."""
+    """Without the cap, a full emotion replaces that of the voice."""
     request = replace(request_, text="你好。", granularity=WHOLE, emotion=Emotion(vector=(1.0, *[0.0] * 7)))  # type: ignore[arg-type]
     [capped] = heard(folders["2.0"], [request])
     [full] = heard(folders["2.0"], [request], options=QUICK.model_copy(update={"emotion_cap": False}))
@@ -335,7 +335,7 @@ def test_an_unknown_language_is_refused(folders: dict[str, Path]) -> None:
         IndexTTS2Engine(QUICK.model_copy(update={"model_dir": folders["2.5"], "language": "xx"}))
 
 
-# Below the engine: the narrator, with a runtime of its own.
+# Below the engine: the narrator with its own runtime.
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

@@ -1,4 +1,4 @@
-"""Sound that comes while the codes still come, against the sound of the whole."""
+"""Audio of chunked synthesis compared with synthesis at once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spoken(
 
 
 def plain(acoustics: Acoustics, count: int = CODES, seed: int = 1, duration_factor: float = 1.0) -> Tensor:
-    """The public program's way: each stage over all of it."""
+    """The reference: each stage over the complete input."""
     codes, latents = some_codes(count)
     mu = acoustics.mu(codes, None if acoustics.decodes_ahead else latents, duration_factor)
     noise = Noise(acoustics.bands, seed)(0, len(mu))
@@ -206,7 +206,7 @@ def test_recorded_shapes_give_the_same(acoustics: Acoustics) -> None:
     fixed = build(acoustics.decodes_ahead)
     for pace in (QUICK, SEGMENT):
         expected = spoken(acoustics, pace)
-        record(fixed, pace, reference_frames=47, longest=400)
+        record(fixed, pace, reference_frames=47, longest=100)
         assert (spoken(fixed, pace) - expected).abs().max() < 1e-5
 
 
