@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from streaming_server import __version__
+from streaming_server.api.captioned import CaptionedDialect
 from streaming_server.api.channel import OpenSessions
 from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.elevenlabs import routes as elevenlabs
@@ -103,6 +104,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         Queue(service, settings, fleet),
         elevenlabs.ElevenLabsDialect(service, voices, requests, settings),
         player.PlayerDialect(service, voices, requests, settings),
+        CaptionedDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),

@@ -11,13 +11,14 @@ from starlette.types import Scope
 
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.responses import Connection, SpeechResponse
-from streaming_server.audio.encoders import AudioEncoder
+from streaming_server.audio.encoders import AudioEncoder, PcmEncoder
 from streaming_server.domain import SpeechRequest
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow
+from streaming_server.speech import captions
 from streaming_server.speech.incremental import by_sentences
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
-from streaming_server.speech.timeline import Passage
+from streaming_server.speech.timeline import Passage, precision_of
 
 Compose = Callable[[bytes, Sequence[Passage]], Mapping[str, Any]]
 """The object for a piece of audio and the passages that end with it."""
@@ -82,6 +83,32 @@ class TimedSpeechResponse(SpeechResponse):
             passages += [passage] if passage else []
         content = _line(self._compose(bytes(audio), passages))
         await connection.start(200, {**self.headers, "Content-Length": str(len(content))})
+        await connection.write(content)
+
+
+class SubtitleResponse(SpeechResponse):
+    """The subtitles of a text, without its audio."""
+
+    def __init__(self, service: SpeechService, request: SpeechRequest, name: str, send_timeout_s: float) -> None:
+        """``name``: one of `captions.FORMATS`."""
+        media_type, self._write = captions.FORMATS[name]
+        headers = {
+            "Content-Type": f"{media_type}; charset=utf-8",
+            "Content-Disposition": f"attachment; filename=synthesized_audio.{name}",
+        }
+        super().__init__(service, request, PcmEncoder(), headers, send_timeout_s, keep=False)
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        position, passages = 0, list[Passage]()
+        while True:
+            piece, passage = await stream.buffer.read_timed(position)
+            if not piece and passage is None:
+                break
+            position += len(piece)
+            passages += [passage] if passage else []
+        content = self._write(passages).encode()
+        precision = {"X-Alignment-Precision": precision_of(passages)}
+        await connection.start(200, {**self.headers, **precision, "Content-Length": str(len(content))})
         await connection.write(content)
 
 

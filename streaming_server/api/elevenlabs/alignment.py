@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from streaming_server.speech.timeline import Passage, Precision
+from streaming_server.speech.timeline import Passage
 
 
 class Alignment(TypedDict):
@@ -48,8 +48,3 @@ def milliseconds(passage: Passage, from_s: float) -> dict[str, Any]:
     times_ms = [round((float(time_s) - from_s) * 1000) for time_s in passage.times_s]
     durations_ms = [end - start for start, end in pairwise(times_ms)]
     return {"chars": [*passage.text, " "], "charStartTimesMs": times_ms, "charDurationsMs": [*durations_ms, 0]}
-
-
-def precision(passages: Sequence[Passage]) -> Precision:
-    """The lowest among several passages."""
-    return "engine" if all(passage.precision == "engine" for passage in passages) else "segment"

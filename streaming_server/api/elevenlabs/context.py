@@ -127,13 +127,13 @@ class Context:
             try:
                 async with self._service.open(self._request, self._encoder) as stream:
                     self._stream, self.stats = stream, stream.stats
-                    stream.buffer.on_give_up.add(self._give_up)
+                    stream.buffer.on_abort.add(self._abort)
                     await self._send(stream)
             except SpeechServerError as error:
                 return error
         return None
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         self._channel.end_slow("the unsent audio has reached its limit")
 
     def _put(self, piece: str | TextSignal) -> None:

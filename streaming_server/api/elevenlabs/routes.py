@@ -16,19 +16,19 @@ from starlette.websockets import WebSocket
 
 from streaming_server.api.channel import open_session
 from streaming_server.api.elevenlabs import schemas as operations
-from streaming_server.api.elevenlabs.alignment import precision, seconds
+from streaming_server.api.elevenlabs.alignment import seconds
 from streaming_server.api.elevenlabs.errors import ERRORS
 from streaming_server.api.elevenlabs.formats import DEFAULT_FORMAT, encoder_of
 from streaming_server.api.elevenlabs.schemas import (
     TAG,
-    ListedVoice,
-    Model,
-    SpeechBody,
+    ElevenLabsModel,
+    ElevenLabsVoice,
+    ElevenLabsVoices,
     Subscription,
+    TextToSpeechBody,
     TimedSpeech,
     VoicePage,
-    Voices,
-    VoicesQuery,
+    VoicePageQuery,
 )
 from streaming_server.api.elevenlabs.session import ElevenLabsSession
 from streaming_server.api.elevenlabs.settings import delivery
@@ -42,7 +42,7 @@ from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import VoiceUnknown
 from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
-from streaming_server.speech.timeline import Passage
+from streaming_server.speech.timeline import Passage, precision_of
 from streaming_server.speech.voices import VoiceLibrary
 
 _MODELS = ("eleven_flash_v2_5", "eleven_turbo_v2_5", "eleven_multilingual_v2")
@@ -121,19 +121,19 @@ class ElevenLabsDialect(Dialect):
             await session.run()
 
     async def list_voices(self, request: Request) -> Response:
-        body: Voices = {"voices": [_listed(voice) for voice in self.voices.all()]}
+        body: ElevenLabsVoices = {"voices": [_listed(voice) for voice in self.voices.all()]}
         return JSONResponse(body)
 
     async def voice(self, request: Request) -> Response:
         return JSONResponse(_listed(await self._voice(request.path_params["voice_id"])))
 
     async def voice_pages(self, request: Request) -> Response:
-        query = parse_query(request, VoicesQuery)
+        query = parse_query(request, VoicePageQuery)
         wanted = request.query_params.getlist("voice_ids")[: operations.MAX_PAGE]
         found = [
             voice
             for voice in map(_listed, self.voices.all())
-            if (not query.search or query.search.lower() in voice["name"].lower())
+            if (not query.search or query.search.lower() in f"{voice['voice_id']} {voice['name']}".lower())
             and (not query.category or query.category == voice["category"])
             and (not wanted or voice["voice_id"] in wanted)
         ]
@@ -186,7 +186,7 @@ class ElevenLabsDialect(Dialect):
         """
         encoder = encoder_of(request.query_params.get("output_format", DEFAULT_FORMAT))
         voice = await self._voice(request.path_params["voice_id"])
-        body = await parse_body(request, SpeechBody)
+        body = await parse_body(request, TextToSpeechBody)
         capabilities = self.service.engine.info.capabilities
         how = delivery(capabilities, body.voice_settings, body.seed, body.language_code)
         speech = self.requests.build(body.text, [voice], how.generation, None, speed=how.speed)
@@ -211,11 +211,11 @@ def _timed(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:
         "normalized_alignment": alignment,
     }
     if passages:
-        body["alignment_precision"] = precision(passages)
+        body["alignment_precision"] = precision_of(passages)
     return body
 
 
-def _listed(voice: Voice) -> ListedVoice:
+def _listed(voice: Voice) -> ElevenLabsVoice:
     labels = {"language": ", ".join(voice.languages), "gender": voice.gender or ""}
     return {
         "voice_id": voice.name,
@@ -228,7 +228,7 @@ def _listed(voice: Voice) -> ListedVoice:
     }
 
 
-def _model(name: str, max_characters: int) -> Model:
+def _model(name: str, max_characters: int) -> ElevenLabsModel:
     return {
         "model_id": name,
         "name": name,

@@ -26,7 +26,7 @@ TAG = Tag("ElevenLabs", "The API of ElevenLabs' clients; set their base URL to t
 MAX_PAGE = 100
 
 
-class SpeechBody(Body):
+class TextToSpeechBody(Body):
     text: Annotated[Text, Field(examples=["Hello from the server."])]
     """Not blank."""
     voice_settings: VoiceSettings | None = None
@@ -50,11 +50,11 @@ class SessionQuery(Body):
     seed: Seed | None = None
 
 
-class VoicesQuery(Body):
+class VoicePageQuery(Body):
     page_size: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 10
     next_page_token: Annotated[str, Field(max_length=20, pattern=r"^[0-9]*$")] | None = None
     search: Annotated[str, Field(max_length=256)] | None = None
-    """A part of the name."""
+    """A part of the id or the name."""
     category: Annotated[str, Field(max_length=64)] | None = None
     sort: Annotated[str, Field(max_length=64)] | None = None
     """`name`; any other value keeps the server's order."""
@@ -83,7 +83,7 @@ class TimedSpeech(TypedDict):
     """`engine`: measured; `segment`: the characters of a sentence share its time."""
 
 
-class ListedVoice(TypedDict):
+class ElevenLabsVoice(TypedDict):
     voice_id: str
     name: str
     category: Literal["premade", "cloned"]
@@ -93,24 +93,24 @@ class ListedVoice(TypedDict):
     settings: dict[str, Any] | None
 
 
-class Voices(TypedDict):
-    voices: list[ListedVoice]
+class ElevenLabsVoices(TypedDict):
+    voices: list[ElevenLabsVoice]
 
 
 @described
 class VoicePage(TypedDict):
-    voices: list[ListedVoice]
+    voices: list[ElevenLabsVoice]
     has_more: bool
     total_count: int
     next_page_token: str | None
 
 
-class Language(TypedDict):
+class ElevenLabsLanguage(TypedDict):
     language_id: str
     name: str
 
 
-class Model(TypedDict):
+class ElevenLabsModel(TypedDict):
     model_id: str
     name: str
     description: str
@@ -125,7 +125,7 @@ class Model(TypedDict):
     max_characters_request_free_user: int
     max_characters_request_subscribed_user: int
     maximum_text_length_per_request: int
-    languages: list[Language]
+    languages: list[ElevenLabsLanguage]
 
 
 class Subscription(TypedDict):
@@ -159,26 +159,25 @@ _REFUSALS = (*SPEECH_REFUSALS, 404, 422)
 SPEECH = Operation(
     "Synthesise a text",
     [Answer(f"The audio, streamed. {_IGNORED[IGNORED_HEADER]}", None, _MEDIA_TYPES, STREAM_HEADERS)],
-    SpeechBody,
+    TextToSpeechBody,
     parameters=[_VOICE, _FORMAT],
     refusals=_REFUSALS,
 )
 TIMED = Operation(
     "Synthesise a text, with the time of each character",
     [Answer("The audio and the times, after the last sample.", TimedSpeech)],
-    SpeechBody,
+    TextToSpeechBody,
     parameters=[_VOICE, _FORMAT],
     refusals=_REFUSALS,
 )
 TIMED_STREAM = Operation(
     "Stream a text, with the time of each character",
     [Answer("One such object a line, during the synthesis.", TimedSpeech)],
-    SpeechBody,
+    TextToSpeechBody,
     parameters=[_VOICE, _FORMAT],
     refusals=_REFUSALS,
 )
-VOICES = Operation("List the voices", [Answer("All of them.", Voices)])
-VOICE = Operation("Describe a voice", [Answer("The voice.", ListedVoice)], parameters=[_VOICE], refusals=[404])
-VOICE_PAGES = Operation("List the voices, page by page", [Answer("A page.", VoicePage)], VoicesQuery)
+VOICES = Operation("List the voices", [Answer("All of them.", ElevenLabsVoices)])
+VOICE = Operation("Describe a voice", [Answer("The voice.", ElevenLabsVoice)], parameters=[_VOICE], refusals=[404])
+VOICE_PAGES = Operation("List the voices, page by page", [Answer("A page.", VoicePage)], VoicePageQuery)
 SUBSCRIPTION = Operation("Describe the account", [Answer("One without limits of its own.", Subscription)])
-MODELS = Operation("List the models", [Answer("The loaded model and names of ElevenLabs' models.", list[Model])])

@@ -14,7 +14,7 @@ from streaming_server.audio.encoders import FORMATS, PcmEncoder, wav_header
 from streaming_server.domain import Emotion, Generation, Voice
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError
 from streaming_server.speech.stream import SpeechStats, SpeechStream
-from streaming_server.speech.timeline import Passage, Precision
+from streaming_server.speech.timeline import Passage, precision_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +139,12 @@ class SentenceAudio:
     async def _send_chunk(self, number: int, begin: int, piece: bytes, passages: Sequence[Passage] | None) -> None:
         timed: dict[str, Any] = {"timestamps": None}
         if passages is not None:
-            precision: Precision = "engine" if all(item.precision == "engine" for item in passages) else "segment"
             words = [
                 {"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
                 for passage in passages
                 for word in passage.words()
             ]
-            timed = {"timestamps": words, "alignment_precision": precision}
+            timed = {"timestamps": words, "alignment_precision": precision_of(passages)}
         await self._channel.send(
             {
                 "type": "audio.chunk",
