@@ -69,7 +69,7 @@ async def test_passages_come_with_the_bytes_that_they_end_with(speed: float) -> 
             found += [(position, passage)] if passage else []
     await service.aclose()
     (end, one), (_, two) = found
-    assert end == pytest.approx(48000 / speed, abs=0.1 * 48000)  # a change of tempo holds a tenth of a second back
+    assert end == pytest.approx(48000 / speed, abs=0.15 * 48000)  # a change of tempo holds its end back
     assert position == pytest.approx(2.38 / speed * 48000, rel=0.01)
     assert words(one) == [("One", 0.0, round(0.3 / speed, 3)), ("two.", round(0.4 / speed, 3), round(1.0 / speed, 3))]
     assert (two.text, round(two.start_s * speed, 2), round(two.words()[1].start_s * speed, 2)) == (
