@@ -319,7 +319,7 @@ def test_ssml_is_read_where_it_is_declared(server: LiveServer) -> None:
     [
         ({"input": "<speak>\n<break time='x'/></speak>", "ssml": True}, "line 2, column 1: time"),
         ({"input": "<speak><voice name='nobody'>a</voice></speak>", "ssml": True}, "nobody"),
-        ({"input": "<speak> </speak>", "ssml": True}, "文本不能为空"),
+        ({"input": "<speak> </speak>", "ssml": True}, "blank"),
         ({"input": "<speak>" + "a" * 4097 + "</speak>", "ssml": True}, "at most 4096"),
         ({"input": "a [pause 60s] b"}, "pause of 60 s"),
     ],
