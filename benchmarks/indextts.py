@@ -9,28 +9,34 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.common import percentile
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
 from streaming_server.engines.indextts.voices import AnalysedVoice
+from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
+from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts.tiny import SIZES
 
 REAL_SIZES = Path(__file__).parents[1] / "tests" / "data" / "indextts15" / "config_1.5.yaml"
 TEXT_TOKENS = 40
 LOOK_AHEADS: tuple[LookAhead, ...] = ("exact", 16, 8, 4)
 PROBE_BYTES = 1 << 30
+ROUNDS = 3
 
 
 def main() -> None:
@@ -119,6 +125,28 @@ def decoding(runtime: Runtime, codes: int) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
+def by_rows(runtime: Runtime, rows: Sequence[int], codes: int) -> dict[int, float]:
+    """Median seconds of a step by number of rows; the numbers take turns, so that other load hits all of them."""
+    latents = runtime.gpt.perceiver_encoder.latents
+    prompt = runtime.gpt.prompt(torch.randn_like(latents), torch.arange(2, 2 + TEXT_TOKENS, device=runtime.device))
+    decoders = {count: Decoder(runtime.gpt, count, len(prompt) + codes + 1, codes + 1) for count in rows}
+    if runtime.device.type == "cuda":
+        for decoder in decoders.values():
+            decoder.record()
+    times: dict[int, list[float]] = {count: [] for count in rows}
+    for count, decoder in chain.from_iterable(decoders.items() for _ in range(ROUNDS)):
+        generators = [torch.Generator(runtime.device).manual_seed(row) for row in range(count)]
+        joined = [decoder.join(prompt, codes + 1, Sampling(), generator) for generator in generators]
+        decoder.step()
+        for _ in range(codes):
+            times[count].append(seconds_of(runtime.device, decoder.step))
+            for row in joined:
+                row.codes.clear()
+        for row in joined:
+            decoder.leave(row)
+    return {count: percentile(spent, 50) for count, spent in times.items()}
+
+
 def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[float, float, float]:
     """Return the seconds to the first and to the last audio, and the seconds of audio, of the second of two runs."""
     shape = runtime.gpt.shape
@@ -130,7 +158,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
         begun = time.perf_counter()
         first, samples = 0.0, 0
         for chunk in narrator.speak_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
-            if chunk is not None:
+            if isinstance(chunk, np.ndarray):
                 first = first or time.perf_counter() - begun
                 samples += len(chunk)
         total = time.perf_counter() - begun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from streaming_server import __version__
+from streaming_server.api.captioned import CaptionedDialect
+from streaming_server.api.channel import OpenSessions
 from streaming_server.api.debug import DebugRoutes
+from streaming_server.api.elevenlabs import routes as elevenlabs
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
@@ -45,6 +48,7 @@ from streaming_server.engines.base import Engine
 from streaming_server.environment import InvalidSetting
 from streaming_server.errors import EngineNotReady, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.service import JobService
+from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.worker import Worker
 from streaming_server.ops.haproxy_agent import start_agent
 from streaming_server.ops.metrics import Metrics
@@ -56,6 +60,7 @@ from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
     from streaming_server.jobs.celery_client import Sender
+    from streaming_server.mcp.http import McpDialect
     from streaming_server.wyoming.server import WyomingServer
 
 log = logging.getLogger(__name__)
@@ -90,14 +95,17 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
     metrics.streams(service)
+    open_sessions = OpenSessions()
+    metrics.gauges("speech_sessions", "Open WebSocket sessions", lambda: open_sessions, "protocol")
     metrics.build(__version__, service.engine.info)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    references = References(storage.uploads, storage.scratch, settings.ref_audio_hosts)
-    requests = RequestBuilder(service, voices, settings, references)
+    requests = create_requests(settings, worker)
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
+        elevenlabs.ElevenLabsDialect(service, voices, requests, settings),
         player.PlayerDialect(service, voices, requests, settings),
+        CaptionedDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
@@ -108,6 +116,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
+    mcp = _mcp(settings, requests, storage)
+    dialects += [mcp] if mcp else []
     shapes = ErrorShapes(
         native.ERRORS,
         {prefix: shape for dialect in dialects for prefix, shape in dialect.shapes.items()},
@@ -150,7 +160,13 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
         lifespan=_lifespan(
-            worker, settings, fleet, background, _wyoming(settings, requests, metrics), wait_for_engine=wait_for_engine
+            worker,
+            settings,
+            fleet,
+            background,
+            _wyoming(settings, requests, metrics),
+            mcp,
+            wait_for_engine=wait_for_engine,
         ),
     )
     app.router.redirect_slashes = False
@@ -159,8 +175,16 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     app.state.voices = voices
     app.state.has_keys = bool(settings.api_keys)
     app.state.ready = asyncio.Event()
+    app.state.open_sessions = open_sessions
     app.state.parsing = CapacityLimiter(1)
     return app
+
+
+def create_requests(settings: Settings, worker: Worker) -> RequestBuilder:
+    """Create the builder of the requests of all dialects."""
+    storage = worker.storage
+    references = References(storage.uploads, storage.scratch, settings.ref_audio_hosts)
+    return RequestBuilder(worker.service, worker.voices, settings, references)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,7 +198,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _queue(slot: Slot) -> Mapping[str, float]:
     status = slot.status()
-    return {"holding": float(status.holder is not None), "waiting": float(len(status.waiting))}
+    return {"holding": float(len(status.holders)), "waiting": float(len(status.waiting))}
 
 
 def _sender(settings: Settings) -> Sender:
@@ -183,6 +207,16 @@ def _sender(settings: Settings) -> Sender:
     except ModuleNotFoundError as error:
         raise StorageUnavailable(f"CELERY_BROKER_URL needs {error.name}: run scripts/install celery") from error
     return Sender(settings.celery_broker_url)
+
+
+def _mcp(settings: Settings, requests: RequestBuilder, storage: Storage) -> McpDialect | None:
+    if not settings.mcp:
+        return None
+    try:
+        from streaming_server.mcp.http import McpDialect
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"MCP needs {error.name}: run scripts/install mcp") from error
+    return McpDialect(requests, storage)
 
 
 def _wyoming(settings: Settings, requests: RequestBuilder, metrics: Metrics) -> WyomingServer | None:
@@ -209,6 +243,7 @@ def _lifespan(
     fleet: Fleet | None,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     wyoming: WyomingServer | None,
+    mcp: McpDialect | None,
     *,
     wait_for_engine: bool,
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
@@ -232,7 +267,8 @@ def _lifespan(
                     raise EngineNotReady
             if wyoming:
                 await wyoming.start()
-            yield
+            async with mcp.run() if mcp else nullcontext():
+                yield
         finally:
             if wyoming:
                 await wyoming.aclose()

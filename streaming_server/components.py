@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Batching, Engine
 from streaming_server.engines.registry import create_engine
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.store import Job
@@ -21,6 +22,7 @@ from streaming_server.speech.slot import Slot
 from streaming_server.speech.stream import SpeechStats
 from streaming_server.speech.voices import VoiceLibrary
 
+log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 
 
@@ -34,13 +36,23 @@ def create_service(
     Raises:
         EngineUnavailable: the engine cannot start.
     """
+    engine = engine or create_engine(settings.engine, settings.engine_options)
+    capacity = min(settings.max_concurrent, engine.info.max_concurrency)
+    if capacity < settings.max_concurrent:
+        log.warning(
+            "MAX_CONCURRENT=%d limited to %d by the %s engine", settings.max_concurrent, capacity, engine.info.name
+        )
+    if isinstance(engine, Batching):
+        engine.reserve(capacity)
     return SpeechService(
-        engine or create_engine(settings.engine, settings.engine_options),
+        engine,
         Slot(
             settings.max_queue,
             settings.queue_timeout_s,
             live_first=settings.live_first,
             shows_text=settings.queue_preview,
+            capacity=capacity,
+            has_room=engine.has_room if isinstance(engine, Batching) else lambda _: True,
         ),
         EncoderPool(),
         ByteLimits.of(settings.unsent_total_mb * _MIB),

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 _FAILED_S = 1.0
 """Time for which a replica reports a failed device before it ends."""
-_MAX_ONGOING = 8
-"""Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
+_MAX_WAITING = 7
+"""Requests that wait in a replica's slot, beside those that run. Further requests wait in Ray, for any replica."""
 
 
 def application(options: Mapping[str, str]) -> serve.Application:
@@ -48,8 +48,12 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
     deploy = serve.deployment(
         name="speech",
-        max_ongoing_requests=_MAX_ONGOING,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+        max_ongoing_requests=settings.max_concurrent + _MAX_WAITING,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": 8,
+            "target_ongoing_requests": settings.max_concurrent + 1,
+        },
     )
     return deploy(serve.ingress(build)()).bind()
 

@@ -136,6 +136,12 @@ def test_an_upload_speaks_in_every_dialect_and_outlives_a_restart_and_its_expiry
         for path, body in bodies.items():
             assert live.post(path, body).status_code == 200, path
             assert live.engine.requests[-1].voice.path.read_bytes() == recording
+        spoken_as = live.post("/v1/text-to-speech/narrator", {"text": "Hello."})
+        assert spoken_as.status_code == 200
+        assert live.engine.requests[-1].voice.path.read_bytes() == recording
+        cloned = [voice["name"] for voice in live.get("/v1/voices").json()["voices"] if voice["category"] == "cloned"]
+        assert cloned == ["narrator"]
+        assert live.get("/v1/voices/narrator").json()["category"] == "cloned"
         task = live.post("/api/v1/tts", bodies["/api/v1/tts/sync"]).json()["task_id"]
         eventually(lambda: live.get(f"/api/v1/task/{task}").json()["status"] == "completed")
 
@@ -319,7 +325,7 @@ def test_ssml_is_read_where_it_is_declared(server: LiveServer) -> None:
     [
         ({"input": "<speak>\n<break time='x'/></speak>", "ssml": True}, "line 2, column 1: time"),
         ({"input": "<speak><voice name='nobody'>a</voice></speak>", "ssml": True}, "nobody"),
-        ({"input": "<speak> </speak>", "ssml": True}, "文本不能为空"),
+        ({"input": "<speak> </speak>", "ssml": True}, "blank"),
         ({"input": "<speak>" + "a" * 4097 + "</speak>", "ssml": True}, "at most 4096"),
         ({"input": "a [pause 60s] b"}, "pause of 60 s"),
     ],

@@ -1,4 +1,4 @@
-"""The voices of the OpenAI dialect: their names, uploads of further ones, and recordings of consent."""
+"""The voices of the OpenAI dialect: names, uploads, and recordings of consent."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ from streaming_server.speech.voices import VoiceLibrary
 
 _NUMBERED = {name: f"voice_{number:02}" for number, name in enumerate(VOICES, 1)}
 _ALIASES = {"marin": "coral", "cedar": "ash"}
-"""Newer names of OpenAI's; used where no voice has the name itself."""
+"""Newer names of OpenAI, used if no voice has that name."""
 _PIECE_BYTES = 1024 * 1024
 
 F = TypeVar("F", bound=Body)
 
 
 class VoiceNames:
-    """OpenAI's names of voices, and the server's own."""
+    """OpenAI's names of voices and the server's names."""
 
     def __init__(self, voices: VoiceLibrary) -> None:
         self._voices = voices
 
     async def find(self, name: str, field: str = "voice") -> Voice:
-        """The voice of an id.
+        """Find a voice by id.
 
         Raises:
-            VoiceUnknown: there is none; the sentence names those that there are.
+            VoiceUnknown: the voice does not exist; the message lists the valid ones.
         """
         known = {voice.name for voice in self._voices.all()}
         own = _ALIASES.get(name, name) if name not in known else name
@@ -71,7 +71,7 @@ class VoiceNames:
         return voice
 
     def shipped(self) -> list[str]:
-        """The names of all voices but uploads: OpenAI's first."""
+        """Return the names of all voices except uploads, OpenAI's first."""
         known = [voice.name for voice in self._voices.all()]
         named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
         named += [name for name, other in _ALIASES.items() if other in named or name in known]
@@ -117,18 +117,8 @@ class VoiceRoutes(Dialect):
 
     async def create(self, request: Request) -> Response:
         async with self._form(request, VoiceForm, "audio_sample") as (form, path):
-            name = form.name.strip()
-            if name in VoiceNames(self.voices).shipped() or is_reserved(name):
-                raise NameTaken(name)
-            upload = await self._received(path, name)
-        stored = await self._run(
-            self.storage.voices.add,
-            name,
-            upload,
-            form.consent.strip(),
-            (form.ref_text or "").strip(),
-            (form.speaker_description or "").strip(),
-        )
+            said, description = (form.ref_text or "").strip(), (form.speaker_description or "").strip()
+            stored = await add_voice(self.voices, self.storage, path, form.name, form.consent, said, description)
         created: CreatedVoice = {
             "id": stored.id,
             "object": "audio.voice",
@@ -158,7 +148,7 @@ class VoiceRoutes(Dialect):
 
     async def consent_to(self, request: Request) -> Response:
         async with self._form(request, ConsentForm, "recording") as (form, path):
-            upload = await self._received(path, form.name)
+            upload = await _received(self.storage, path, form.name)
         consent = await self._run(self.storage.voices.add_consent, form.name.strip(), form.language.strip(), upload)
         return JSONResponse(_consent(consent))
 
@@ -186,11 +176,11 @@ class VoiceRoutes(Dialect):
 
     @asynccontextmanager
     async def _form(self, request: Request, model: type[F], field: str) -> AsyncIterator[tuple[F, Path]]:
-        """A form with a recording, whose file exists until the ``with`` ends.
+        """Read a form with a recording, whose file is deleted at the end of the ``with``.
 
         Raises:
-            InvalidRequest: a field is missing or not valid.
-            UploadTooLarge: the recording is larger than `MAX_SAMPLE_BYTES`.
+            InvalidRequest: a field is missing or invalid.
+            UploadTooLarge: the recording exceeds `MAX_SAMPLE_BYTES`.
         """
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(
@@ -201,18 +191,42 @@ class VoiceRoutes(Dialect):
                 raise InvalidRequest(f"{field} is required: a part of the multipart body with a file name", field)
             yield checked, form.file
 
-    async def _received(self, path: Path, filename: str) -> Upload:
-        async def pieces() -> AsyncIterator[bytes]:
-            async with await anyio.open_file(path, "rb") as file:
-                while piece := await file.read(_PIECE_BYTES):
-                    yield piece
-
-        upload, _ = await self.storage.uploads.receive(filename, pieces())
-        return upload
-
     @property
     def _run(self) -> Any:
         return self.storage.request_threads.run
+
+
+async def add_voice(
+    voices: VoiceLibrary,
+    storage: Storage,
+    path: Path,
+    name: str,
+    consent: str,
+    ref_text: str = "",
+    description: str = "",
+) -> StoredVoice:
+    """Store a recording as a voice.
+
+    Raises:
+        NameTaken: another voice has the name.
+        RecordingRefused: the file is not a recording in an allowed format.
+        InvalidRequest, StorageFull, StorageUnavailable: as `VoiceStore.add`.
+    """
+    name = name.strip()
+    if name in VoiceNames(voices).shipped() or is_reserved(name):
+        raise NameTaken(name)
+    upload = await _received(storage, path, name)
+    return await storage.request_threads.run(storage.voices.add, name, upload, consent.strip(), ref_text, description)
+
+
+async def _received(storage: Storage, path: Path, filename: str) -> Upload:
+    async def pieces() -> AsyncIterator[bytes]:
+        async with await anyio.open_file(path, "rb") as file:
+            while piece := await file.read(_PIECE_BYTES):
+                yield piece
+
+    upload, _ = await storage.uploads.receive(filename, pieces())
+    return upload
 
 
 def _uploaded(voice: StoredVoice) -> UploadedVoice:

@@ -11,6 +11,4 @@ def create(options: CpuOptions) -> Engine:
     return EspeakEngine()
 
 
-ENGINE = EngineSpec(
-    name="espeak", title="espeak-ng, no model needed", options=CpuOptions, create=create, extra="espeak"
-)
+ENGINE = EngineSpec(name="espeak", title="espeak-ng, no download", options=CpuOptions, create=create, extra="espeak")

@@ -18,13 +18,13 @@ def create(options: CpuOptions) -> Engine:
     try:
         espeak = EspeakEngine()
     except EngineUnavailable as error:
-        log.info("espeak not available, only Latin script is spoken: %s", error)
+        log.info("espeak not available, only Latin script is supported: %s", error)
     return HibariEngine(espeak)
 
 
 ENGINE = EngineSpec(
     name="hibari",
-    title="a neural English voice, no model needed; other scripts by espeak-ng",
+    title="neural English, no download; other scripts by espeak-ng",
     options=CpuOptions,
     create=create,
     extra="hibari",

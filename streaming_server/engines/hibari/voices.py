@@ -1,25 +1,16 @@
-"""The eleven voices, all made from the network's one, and which of them answers for a recording."""
+"""The eleven voices derived from the network's voice, and the assignment of recordings to them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import anyio
-
-from streaming_server.audio.decode import decode_mono
-from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Voice
-from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.hibari.rendering import Timbre
+from streaming_server.engines.recording_voices import RecordingVoices, nearest_in_pitch
 
-_ANALYSIS_HZ = 16000
-_ANALYSIS_S = 30.0
-_MAX_CACHED = 256
 _MAX_PITCH_CHANGE = 1.35
-"""A preset's pitch is moved by no more than this factor towards a recording's."""
+"""Maximum factor by which the pitch of a preset is moved towards that of a recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +21,9 @@ class Preset:
     gender: Literal["male", "female"]
     register: str
     timbre: Timbre
-    """``gain_db`` brings all to one loudness."""
+    """``gain_db`` equalises the loudness of the voices."""
     median_pitch_hz: float
-    """Of its recording in ``reference_audios/``."""
+    """Median pitch of its recording in ``reference_audios/``."""
 
 
 PRESETS = (
@@ -51,17 +42,16 @@ PRESETS = (
     Preset("verse", "male", "poetic", Timbre(0.50, 0.93, pitch_range=1.3, rate=0.95, tilt_db=2.0, gain_db=0.5), 107),
 )
 BY_NAME = {preset.name: preset for preset in PRESETS}
-_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
 VOICES = tuple(
     Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
     for preset in PRESETS
 )
-"""The presets as voices that can be asked for."""
+"""The presets as voices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The preset that answers for a voice."""
+    """The preset that is used for a voice."""
 
     preset: Preset
     pitch: float = 1.0
@@ -78,36 +68,25 @@ class Speaker:
         return self.preset.median_pitch_hz * self.pitch
 
 
-class SpeakerCache:
-    """Who answers for a voice: a preset by its name, one of ``voice_01`` … ``voice_11``, or by a recording's pitch."""
+class Speakers:
+    """Assigns presets to voices: by name, otherwise as `RecordingVoices`."""
 
     def __init__(self) -> None:
-        self._kept = ContentCache[Speaker](_MAX_CACHED, FileDigests())
+        self._recordings = RecordingVoices([Speaker(preset) for preset in PRESETS], nearest)
 
     async def find(self, voice: Voice) -> Speaker:
         """
         Raises:
-            VoiceFileMissing: there is no such recording.
+            VoiceFileMissing: the recording does not exist.
             VoiceUnreadable: it cannot be decoded.
         """
-        if voice.is_preset:
-            return Speaker(BY_NAME[voice.name])
-        found = self._kept.peek(voice.path)
-        if preset := _BY_STEM.get(voice.path.stem):
-            return Speaker(preset)
-        if found is not None:
-            return found
-        return await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
-
-
-def _speaker_of(recording: Path) -> Speaker:
-    return nearest(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+        return Speaker(BY_NAME[voice.name]) if voice.is_preset else await self._recordings.find(voice.path)
 
 
 def nearest(pitch_hz: float | None) -> Speaker:
-    """The preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
+    """Return the preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
     if pitch_hz is None:
         return Speaker(PRESETS[0])
-    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+    preset = nearest_in_pitch(PRESETS, lambda preset: preset.median_pitch_hz, pitch_hz)
     factor = pitch_hz / preset.median_pitch_hz
     return Speaker(preset, min(max(factor, 1 / _MAX_PITCH_CHANGE), _MAX_PITCH_CHANGE))

@@ -13,6 +13,7 @@ import torch
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.torch import decoding
 from streaming_server.engines.torch.beams import Sentence
+from streaming_server.engines.torch.codes import DecodedBatch
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.sampling import Sampling, Warp
 from streaming_server.errors import EngineFailed
@@ -21,7 +22,7 @@ from tests.engines.indextts import parity
 TEXTS = [[5, 9, 30, 7], [44, 3], [8, 8, 61, 100, 23, 4, 19, 2, 70], [90]]
 
 
-def finish(steps: Generator[None, None, list[tuple[list[int], torch.Tensor]]]) -> list[tuple[list[int], torch.Tensor]]:
+def finish(steps: DecodedBatch) -> list[tuple[list[int], torch.Tensor]]:
     while True:
         try:
             next(steps)
