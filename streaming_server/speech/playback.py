@@ -1,13 +1,13 @@
-"""Underruns: what a client hears that plays a stream while it is sent."""
+"""Underruns of a client that plays a stream while it is sent."""
 
 from __future__ import annotations
 
 PREBUFFER_S = 0.1
-"""A client is assumed to start, and to start again after an underrun, this long after audio was sent."""
+"""Assumed delay between sending audio and playing it, at the start and after an underrun."""
 
 
 class PlaybackClock:
-    """When a client that plays one stream without pausing has played all that was sent to it."""
+    """Models a client that plays one stream continuously."""
 
     def __init__(self) -> None:
         self._audio_s = 0.0

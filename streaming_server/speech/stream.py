@@ -33,6 +33,7 @@ from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
+from streaming_server.speech.markup import without_pauses
 from streaming_server.speech.playback import PlaybackClock
 from streaming_server.speech.slot import Slot
 from streaming_server.speech.timeline import Passage
@@ -172,7 +173,7 @@ class SpeechStream:
         return self._readers > 0
 
     @property
-    def spoken_for_s(self) -> float:
+    def drained_for_s(self) -> float:
         """Seconds since the synthesis ended and released the slot; 0 before."""
         return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
@@ -284,7 +285,7 @@ class SpeechStream:
             finally:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
         if begin >= 0 and not request.script:
-            self._end_passage(request.text, begin, marks)
+            self._end_passage(without_pauses(request.text), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
 
     async def _put(self, samples: FloatSamples) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees of streams that do not get on."""
+"""Diagnostics of stalled streams."""
 
 from __future__ import annotations
 

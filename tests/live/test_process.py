@@ -1,4 +1,4 @@
-"""What holds for the process as a whole: nothing left over, an orderly end."""
+"""The server process: no leaks, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def refused(port: int) -> bool:
 def test_a_port_that_is_taken_is_a_sentence_and_an_exit_status() -> None:
     with (
         server_process() as server,
-        pytest.raises(AssertionError, match="another process listens on it"),
+        pytest.raises(AssertionError, match="the port is in use"),
         server_process(PORT=str(server.port)),
     ):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from streaming_server.engines.indextts.stream import Audio, Narrator, window_siz
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import ModelEngine
+from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, keeps_deadlines, run_alone
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineUnavailable
 
@@ -71,6 +72,7 @@ class IndexTTSEngine(ModelEngine):
             config_path=str(self._checkpoint.folder / CONFIG),
             model_dir=str(self._checkpoint.folder),
             max_mel_tokens=self._checkpoint.max_mel_tokens,
+            max_concurrency=MAX_ROWS,
             capabilities=frozenset(
                 {
                     Capability.TEXT_TO_SPEECH,
@@ -86,7 +88,8 @@ class IndexTTSEngine(ModelEngine):
     def _load(self) -> Loaded:
         runtime = self._checkpoint.load(self._device, self._dtype)
         voices = VoiceCache(runtime, self._voice_cache_size, partial(decode_native, limit_s=MAX_S), self._digests)
-        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, voices)
+        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, voices, self._owner.wake)
+        runtime.writer.open(self._rows)
         loaded.warm()
         return loaded
 
@@ -95,13 +98,14 @@ class Loaded:
     """The loaded model; used by the owner thread only."""
 
     def __init__(
-        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voices: VoiceCache
-    ) -> None:
+        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voices: VoiceCache,
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._version = version
         self._runtime = runtime
         self._frontend = frontend
         self._look_ahead = look_ahead
-        self._narrator = Narrator(runtime, look_ahead)
+        self._narrator = Narrator(runtime, look_ahead, wake)
         self._voices = voices
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
@@ -129,8 +133,14 @@ class Loaded:
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
         generation = Generation(max_mel_tokens=min(window_sizes(reach, look_ahead)), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
-        for _ in self._narrator.speak_by_token(voice, segments, generation):
-            pass
+        run_alone(self._narrator.speak_by_token(voice, segments, generation), self.step)
+
+    def step(self) -> bool:
+        return self._runtime.writer.step()
+
+    def has_room(self, active: int) -> bool:
+        code_s = self._runtime.samples_per_code / SAMPLE_RATE_HZ
+        return keeps_deadlines(self._runtime.writer, self._narrator.thread, active + 1, code_s)
 
     def shrink(self) -> None:
         self._voices.shrink()
