@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 
@@ -110,7 +111,9 @@ def measured(port: int, voice: str, speed: float, sentences: Sequence[str]) -> t
     recordings = [spoken(port, sentence, voice, speed) for sentence in sentences]
     errors = word_error_rate(zip(recordings, sentences, strict=True), RATE_HZ)
     level_db = 20 * np.log10(active_rms(np.concatenate(recordings)))
-    return voice, str(speed), f"{errors:.1%}", f"{level_db:.1f}", quality(recordings[:QUALITY_SENTENCES])
+    row = voice, str(speed), f"{errors:.1%}", f"{level_db:.1f}", quality(recordings[:QUALITY_SENTENCES])
+    print(*row, file=sys.stderr)  # a run over all voices takes minutes
+    return row
 
 
 def main() -> None:
