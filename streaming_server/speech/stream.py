@@ -142,6 +142,8 @@ class SpeechStream:
         self.id = secrets.token_urlsafe(16)
         self.media_type = encoder.media_type
         self.buffer = buffer
+        self.passages: list[Passage] = []
+        """What has been synthesised so far, with the times of its words; empty for a dialogue."""
         self.stats = SpeechStats(slot.position_of_newcomer, len(request.text))
         self._synthesis = asyncio.create_task(self._guard(self._synthesise, self._samples.end))
         self._encoding = asyncio.create_task(self._guard(self._encode, buffer.end))
@@ -297,7 +299,9 @@ class SpeechStream:
         self._pause_s = pause_s(text)
         start_s, end_s = (samples / self.rate_hz / self._tempo for samples in (begin, self._put_samples))
         timed = [Mark(mark.character, mark.time_s / self._tempo) for mark in marks]
-        self._samples.put_passage(Passage(text, start_s, end_s, timed))
+        passage = Passage(text, start_s, end_s, timed)
+        self.passages.append(passage)
+        self._samples.put_passage(passage)
 
     async def _encode(self) -> None:
         encoder, rate_hz = self._encoder, self.rate_hz
