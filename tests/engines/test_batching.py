@@ -88,7 +88,7 @@ def decoder(request: pytest.FixtureRequest, short_spans: None) -> Iterator[Decod
     """One decoder for all examples: what a prompt leaves behind must not reach the next one."""
     with pytest.MonkeyPatch.context() as patch:
         substitute(patch, request.param)
-        made = Decoder(gpt(), ROWS, 100, MAX_CODES)
+        made = Decoder(gpt(), ROWS, len(prompt(4)) + MAX_CODES, MAX_CODES)  # just enough for the longest request
         made.record(longest=50)
         yield made
 
@@ -162,17 +162,16 @@ def test_a_row_pauses_while_nobody_takes_its_codes(decoder: Decoder) -> None:
 
 
 def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decoder) -> None:
-    client = Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))
+    """Nor what it left in the cache the next prompt of its row, a shorter one."""
+    clients = [Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))]
     broken = decoder.join(torch.full_like(prompt(4), torch.nan), 9, Sampling())
     decoder.step()
     assert not broken.finite.wait()
     decoder.leave(broken)
-    step = 0
-    while not client.look(step):
-        decoder.step()
-        step += 1
-    later = Client(decoder, Request(1, 0, 2, MAX_CODES, MAX_CODES, 1))
-    while not later.look(0):
+    clients.append(Client(decoder, Request(1, 0, 2, MAX_CODES, MAX_CODES, 1)))
+    assert clients[-1].row.index == broken.index
+    while clients:
+        clients = [client for client in clients if not client.look(0)]
         decoder.step()
 
 
