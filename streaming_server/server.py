@@ -27,6 +27,7 @@ from websockets.exceptions import InvalidState
 from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.errors import DeviceFailed
+from streaming_server.joined_head import JoinedHead
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
@@ -202,6 +203,7 @@ class SpeechProtocol(HttpToolsProtocol):
         return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = JoinedHead(cycle.transport)  # type: ignore[assignment]
         is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
         super()._start_asgi_task(cycle, partial(_without_chunks, cycle, app) if is_old else app)
 
@@ -319,6 +321,8 @@ class SpeechServer(uvicorn.Server):
         super().__init__(config)
         self.exit_status = 0
         """Nonzero after a failure of the device."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once the server listens and the engine is warm."""
         self.on_device_failure: Callable[[], None] = lambda: None
         """Called before the shutdown, which a failed device may block."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -344,6 +348,7 @@ class SpeechServer(uvicorn.Server):
     async def _report(self) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
         await state.ready.wait()
+        self.on_ready()
         info = state.service.engine.info
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
@@ -403,12 +408,19 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
     server = create_server(settings)
-    # A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
-    gc.collect()
-    gc.freeze()
+    server.on_ready = _freeze
     limit_s = settings.shutdown_timeout_s + _BLOCKED_S
     server.on_device_failure = lambda: faulthandler.dump_traceback_later(limit_s, exit=True)
     server.run(sockets)
     if server.exit_status:
         logging.shutdown()
         os._exit(server.exit_status)  # the CUDA runtime aborts where it is unloaded after a failure
+
+
+def _freeze() -> None:
+    """Exempt what lives as long as the process, the model included, from garbage collection.
+
+    A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
+    """
+    gc.collect()
+    gc.freeze()

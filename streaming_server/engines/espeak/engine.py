@@ -72,7 +72,7 @@ class EspeakEngine:
                 pass
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 100 to 400 ms, as `Engine.stream`."""
+        """Chunks of 100 ms to 1.4 s, as `Engine.stream`."""
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=espeak")
         voice = request.voice
