@@ -46,6 +46,8 @@ _BLOCKED_S = 10.0
 """Time for which a failed device may block the end of the process, in addition to ``shutdown_timeout_s``."""
 _LINGER_S = 1.0
 """Time for which a rejected connection is still read, because a reset could overtake the response."""
+_SESSION_END_S = 2.0
+"""At shutdown, until a session is closed that has not ended by itself."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
 _RETRYABLE = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 
@@ -272,11 +274,28 @@ class SpeechProtocol(HttpToolsProtocol):
 class SessionProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; aborts a client that sends a message after its close frame."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._ending = asyncio.Event()
+        self.app_state = {**self.app_state, "ending": self._ending}
+
     def data_received(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except InvalidState:
             self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Let the session end by its own protocol; one that does not is closed."""
+        self._ending.set()
+        if self.handshake_complete and not self.close_sent:
+            self.loop.call_later(_SESSION_END_S, self._close)
+        else:
+            super().shutdown()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
 
 def _address(connection: object) -> str | None:
