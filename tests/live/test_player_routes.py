@@ -11,7 +11,7 @@ import pytest
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Granularity
-from tests.support.fakes import RATE_HZ, tone
+from tests.support.fakes import RATE_HZ, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, running, speaking
 
 PATH = "/player/speech"
@@ -48,8 +48,10 @@ def test_voices_are_listed_with_what_is_known_of_them(tmp_path: Path) -> None:
             "kind": "recording",
             "index": 0,
             "available": True,
+            "sample_url": "/download_reference_audio/0",
         }
         assert listed()[0] == described
+        assert live.get(listed()[0]["sample_url"]).content == (tmp_path / "b.wav").read_bytes()
         (tmp_path / "gone.wav").unlink()
         assert [voice["name"] for voice in listed()] == ["b", "voice_01"]
         table.write_text('[b]\ntitle = "Beatrice"\n')
@@ -131,3 +133,22 @@ def test_what_cannot_be_used_is_named(server: LiveServer, field: str, body: dict
     (problem,) = response.json()["detail"]
     assert field in problem["loc"]
     assert problem["msg"]
+
+
+def test_the_times_of_the_words_are_known() -> None:
+    gate = Gate()
+    with running(speaking(tone(2.0), gate)) as live:
+        with live.client.stream("POST", PATH, json={"text": "Two words."}) as response:
+            path = f"/player/streams/{response.headers['x-stream-id']}/words"
+            assert live.get(path).json() == {"complete": False, "precision": "segment", "words": []}
+            gate.open()
+            response.read()
+        known = live.get(path).json()
+        assert known["complete"]
+        first, second = known["words"]
+        assert (first["text"], first["start"]) == ("Two", 0)
+        assert (second["text"], second["end"]) == ("words.", 2)
+        assert 0.4 < first["end"] <= second["start"] < 1
+        missing = live.get("/player/streams/none/words")
+        assert missing.status_code == 404
+        assert missing.json()["detail"]

@@ -12,7 +12,7 @@ from streaming_server.api.http import Dialect, parse_body
 from streaming_server.api.openai.voices import VoiceNames
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.player import schemas as operations
-from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, VoiceKind
+from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, PlayerWords, VoiceKind
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
@@ -37,16 +37,18 @@ class PlayerDialect(Dialect):
         return [
             ApiRoute("/player/voices", self.list_voices, TAG, operations.VOICES),
             ApiRoute("/player/speech", self.speech, TAG, operations.SPEECH, methods=["POST"]),
+            ApiRoute("/player/streams/{stream_id}/words", self.words, TAG, operations.WORDS),
         ]
 
     async def list_voices(self, request: Request) -> Response:
         voices = self.voices.all()
         presets = [voice for voice in voices if voice.is_preset]
         if presets and Capability.VOICE_CLONING not in self.service.engine.info.capabilities:
-            listed = [_listed(voice, "preset") for voice in presets]
+            kinds: list[tuple[Voice, VoiceKind]] = [(voice, "preset") for voice in presets]
         else:
-            listed = [_listed(voice, "upload") for voice in await self.voices.uploaded()]
-            listed += [_listed(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+            kinds = [(voice, "upload") for voice in await self.voices.uploaded()]
+            kinds += [(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+        listed = [_listed(voice, kind, request.scope.get("root_path", "")) for voice, kind in kinds]
         body: PlayerVoices = {"voices": listed}
         return JSONResponse(body)
 
@@ -81,6 +83,22 @@ class PlayerDialect(Dialect):
         }
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 
+    async def words(self, request: Request) -> Response:
+        async with self.service.resume(request.path_params["stream_id"]) as stream:
+            passages = [*stream.passages]
+            is_complete = stream.buffer.ended
+        is_measured = bool(passages) and all(passage.precision == "engine" for passage in passages)
+        body: PlayerWords = {
+            "complete": is_complete,
+            "precision": "engine" if is_measured else "segment",
+            "words": [
+                {"text": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+                for passage in passages
+                for word in passage.words()
+            ],
+        }
+        return JSONResponse(body)
+
     async def _emotion(self, body: PlayerSpeechBody) -> Emotion | None:
         """
         Raises:
@@ -95,7 +113,9 @@ class PlayerDialect(Dialect):
         return await self.requests.emotion(fields, given[0] if given else None, VoiceNames(self.voices).find)
 
 
-def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
+def _listed(voice: Voice, kind: VoiceKind, root_path: str) -> PlayerVoice:
+    available = kind != "recording" or voice.path.is_file()
+    has_file = available and kind == "recording"
     return {
         "name": voice.name,
         "title": voice.title or voice.name,
@@ -103,5 +123,6 @@ def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
         "gender": voice.gender,
         "kind": kind,
         "index": voice.index,
-        "available": kind != "recording" or voice.path.is_file(),
+        "available": available,
+        "sample_url": f"{root_path}/download_reference_audio/{voice.index}" if has_file else None,
     }

@@ -21,7 +21,8 @@ from streaming_server.engines.kokoro.folder import find_models, find_voices, pro
 from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes
 from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, available_device
 from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
-from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, latin_language, presets
+from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
+from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -73,7 +74,7 @@ class KokoroEngine:
         self._network = Network(models[chosen], found_device)
         self._voices = voices
         self._styles = VoiceStyles(voices)
-        self._recordings = RecordingVoices()
+        self._recordings = RecordingVoices([*OPENAI.values()], voice_of_pitch)
         self._converters: dict[str, Convert] = {}
         self._espeak: EspeakPhonemes | None = None
         self._thread = OwnerThread("kokoro")

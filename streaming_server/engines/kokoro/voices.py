@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import numpy as np
 
-from streaming_server.audio.decode import decode_mono
-from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import FloatSamples, Gender, Voice, parse_blend
-from streaming_server.engines.content_cache import ContentCache, FileDigests
-from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnknown
+from streaming_server.engines.recording_voices import nearest_in_pitch
+from streaming_server.errors import EngineFailed, VoiceUnknown
 
 STYLES = 510
 """Number of rows of a voice, one per number of phonemes."""
@@ -55,10 +51,6 @@ OPENAI = {
 }
 _BY_PITCH_HZ = {95.0: "am_onyx", 120.0: "am_michael", 185.0: "af_heart", 220.0: "af_nova"}
 """Candidates for recordings of other speakers."""
-_BY_STEM = {f"voice_{number:02}": voice for number, voice in enumerate(OPENAI.values(), 1)}
-_ANALYSIS_HZ = 16000
-_ANALYSIS_S = 30.0
-_MAX_CACHED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,33 +141,8 @@ def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:
     )
 
 
-class RecordingVoices:
-    """Assigns voices to recordings: by the names ``voice_01`` … ``voice_11``, otherwise by pitch."""
-
-    def __init__(self) -> None:
-        self._kept = ContentCache[str](_MAX_CACHED, FileDigests())
-
-    async def find(self, recording: Path) -> str:
-        """
-        Raises:
-            VoiceFileMissing: the file does not exist.
-            VoiceUnreadable: it cannot be decoded.
-        """
-        if not await anyio.Path(recording).is_file():
-            raise VoiceFileMissing(recording.name)
-        if voice := _BY_STEM.get(recording.stem):
-            return voice
-        if (found := self._kept.peek(recording)) is not None:
-            return found
-        return await anyio.to_thread.run_sync(self._kept.get, recording, _by_pitch)
-
-
-def _by_pitch(recording: Path) -> str:
-    return voice_of_pitch(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
-
-
 def voice_of_pitch(pitch_hz: float | None) -> str:
     """Return the voice nearest in pitch; the default one for a recording without a pitch."""
     if pitch_hz is None:
         return _NATIVE["en-us", "f"]
-    return _BY_PITCH_HZ[min(_BY_PITCH_HZ, key=lambda hertz: abs(math.log(hertz / pitch_hz)))]
+    return _BY_PITCH_HZ[nearest_in_pitch(_BY_PITCH_HZ, lambda hertz: hertz, pitch_hz)]
