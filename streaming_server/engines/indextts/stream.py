@@ -51,18 +51,19 @@ Segments = Sequence[Sequence[int]]
 class Narrator:
     """Synthesises one request at a time with a runtime; must be called by the thread that owns the runtime."""
 
-    def __init__(self, runtime: Runtime, look_ahead: LookAhead = "exact") -> None:
+    def __init__(self, runtime: Runtime, look_ahead: LookAhead = "exact", first_chunk: int = CHUNKS[0]) -> None:
         self._runtime = runtime
         self._look_ahead = look_ahead
+        self._first_chunk = first_chunk
         self._vocoding = VocoderThread(runtime.device)
 
     def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
-        """Yield audio in chunks during decoding with one beam; the first chunk needs ``4 + look_ahead`` codes."""
+        """Yield audio in chunks during decoding with one beam; the first needs its size and the look-ahead in codes."""
         sampling = sampling_of(generation)
         with self._vocoding as vocoding:
             for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
                 audio = self._segment(voice, index, len(segments))
-                sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead))
+                sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
                 size = next(sizes)
                 latents: list[Tensor] = []
                 pairs = self._runtime.decode(
@@ -239,19 +240,24 @@ def stacked(latents: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(latents)) if latents else None
 
 
-def chunk_sizes(look_ahead: int) -> Iterator[int]:
+def chunks_from(first: int) -> list[int]:
+    """Sizes of the chunks, each twice the one before, up to the last of ``CHUNKS``."""
+    return [first, *(first << doubled for doubled in range(1, 6) if first << doubled <= CHUNKS[-1])]
+
+
+def chunk_sizes(look_ahead: int, first_chunk: int = CHUNKS[0]) -> Iterator[int]:
     """Number of codes before each push; the first includes the look-ahead."""
-    first, *growing = CHUNKS
+    first, *growing = chunks_from(first_chunk)
     return chain([first + look_ahead], growing, repeat(CHUNKS[-1]))
 
 
-def window_sizes(reach: int, look_ahead: int) -> list[int]:
+def window_sizes(reach: int, look_ahead: int, first_chunk: int = CHUNKS[0]) -> list[int]:
     """Lengths of the windows in which the chunks of a long segment are vocoded; graphs are recorded for these."""
     sizes, behind = [], 0
-    for chunk in (*CHUNKS, CHUNKS[-1]):
+    for chunk in (*chunks_from(first_chunk), CHUNKS[-1]):
         sizes.append(min(behind, reach) + chunk + look_ahead)
         behind += chunk
-    return sizes
+    return sorted(set(sizes))
 
 
 def without_long_silence(pairs: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor | None]:

@@ -18,8 +18,8 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.stream import Audio
-from streaming_server.engines.indextts2.calibration import Mode, calibrate, recommended
-from streaming_server.engines.indextts2.chunks import CHUNK, Pace
+from streaming_server.engines.indextts2.calibration import calibrate
+from streaming_server.engines.indextts2.chunks import Pace, chunk_pace
 from streaming_server.engines.indextts2.description import Describer, describer
 from streaming_server.engines.indextts2.emotion import capped, weakened
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
@@ -97,13 +97,8 @@ class IndexTTS2Engine(ModelEngine):
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
 
-    async def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
-        """Measure all streaming modes and return the recommended one.
-
-        Args:
-            recording: The recording of the voice.
-            text: The text; its first segment is synthesised.
-            report: Called with each mode, on another thread.
+    async def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
+        """Measure all streaming modes, as `engines.base.Calibrating` has it.
 
         Raises:
             EngineNotReady: ``warm`` has not completed.
@@ -133,7 +128,7 @@ class Loaded:
         self._reader = reader
         self._description = description
         self._options = options
-        self._pace = replace(CHUNK, look_ahead=options.look_ahead)
+        self._pace = chunk_pace(options.first_chunk, options.look_ahead)
         self._narrator = Narrator(runtime, options.steps, self._pace)
         sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
@@ -175,13 +170,9 @@ class Loaded:
             for _ in speech:
                 pass
 
-    def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
+    def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
-        modes = []
-        for mode in calibrate(self._runtime, self._voices.get(recording), segment):
-            report(mode)
-            modes.append(mode)
-        return recommended(modes)
+        return calibrate(self._runtime, self._voices.get(recording), segment, report)
 
     def shrink(self) -> None:
         self._voices.shrink()
