@@ -64,7 +64,7 @@ def calibrate(
     rng = torch.Generator(runtime.device).manual_seed(seed)
     utterance = decoded(runtime.decode(voice.conditioning, token_ids, MAX_CODES, generator=rng))
     reach = runtime.look_ahead_codes("exact")
-    if len(utterance.codes) <= CHUNKS[-1] + reach:
+    if len(utterance.codes) <= max(CHUNKS[0], *FIRST_CHUNKS) + reach:
         raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
     if runtime.device.type == "cuda":
         chosen = [(ahead, CHUNKS[0]) for ahead in LOOK_AHEADS] + [("exact", first) for first in FIRST_CHUNKS]
