@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +33,13 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mi
 class Server:
     port: int
     pid: int
+    log: list[str]
+    """What it has logged after its address, one JSON object a line."""
+
+    def logged(self, message: str) -> dict[str, object]:
+        """The first record with a message; without fields where there is none."""
+        records = (json.loads(line) for line in list(self.log) if line.startswith("{"))
+        return next((record for record in records if record["message"] == message), {})
 
 
 @contextmanager
@@ -53,15 +61,16 @@ def running_server(*command: str, **environment: str) -> Iterator[Server]:
                 break
         else:
             raise RuntimeError("the server did not start")
-        # Whoever leaves a pipe unread stops the writer.
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        log: list[str] = []
+        drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
+        drain.start()
         while asyncio.run(status_of(port, "/health")) != 200:
             time.sleep(0.02)
-        yield Server(port, process.pid)
+        yield Server(port, process.pid, log)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-    drain.wait(5)
+    drain.join(5)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from streaming_server.engines.indextts.stream import CHUNKS, Audio, Narrator, wi
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import ModelEngine
+from streaming_server.engines.torch.model_engine import ModelEngine, StartTimes
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
@@ -100,13 +100,14 @@ class IndexTTSEngine(ModelEngine):
             raise EngineNotReady
         return await self._owner.call(loaded.calibrate, recording, text, report)
 
-    def _load(self) -> Loaded:
-        runtime = self._checkpoint.load(self._device, self._dtype)
+    def _load(self, times: StartTimes) -> Loaded:
+        with times.phase("load"):
+            runtime = self._checkpoint.load(self._device, self._dtype)
         voices = VoiceCache(runtime, self._voice_cache_size, partial(decode_native, limit_s=MAX_S), self._digests)
         loaded = Loaded(
             self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._first_chunk, voices
         )  # fmt: skip
-        loaded.warm()
+        loaded.warm(times)
         return loaded
 
 
@@ -139,19 +140,21 @@ class Loaded:
         else:
             yield from self._narrator.speak_by_token(voice, segments, generation)
 
-    def warm(self) -> None:
+    def warm(self, times: StartTimes) -> None:
         """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""
         reach = self._runtime.vocoder.shape.reach
         windows = window_sizes(reach, self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
         if self._runtime.device.type == "cuda":
-            self._runtime.record(windows, WHOLE_CODES)
+            with times.phase("record"):
+                self._runtime.record(windows, WHOLE_CODES)
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
         generation = Generation(max_mel_tokens=min(windows), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
-        for _ in self._narrator.speak_by_token(voice, segments, generation):
-            pass
+        with times.phase("synthesis"):
+            for _ in self._narrator.speak_by_token(voice, segments, generation):
+                pass
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._frontend.segments(text, self._runtime.gpt.shape.max_text)

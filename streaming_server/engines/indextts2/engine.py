@@ -33,7 +33,7 @@ from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import ModelEngine
+from streaming_server.engines.torch.model_engine import ModelEngine, StartTimes
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -110,11 +110,12 @@ class IndexTTS2Engine(ModelEngine):
             raise EngineNotReady
         return await self._owner.call(lambda: loaded.calibrate(recording, text, report))
 
-    def _load(self) -> Loaded:
-        runtime = self._checkpoint.load(self._device, self._dtype)
-        description = describer(self._checkpoint.classifier, self._device)
+    def _load(self, times: StartTimes) -> Loaded:
+        with times.phase("load"):
+            runtime = self._checkpoint.load(self._device, self._dtype)
+            description = describer(self._checkpoint.classifier, self._device)
         loaded = Loaded(runtime, self._reader, description, self._options, self._digests)
-        loaded.warm()
+        loaded.warm(times)
         return loaded
 
 
@@ -154,21 +155,23 @@ class Loaded:
         else:
             yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
 
-    def warm(self) -> None:
+    def warm(self, times: StartTimes) -> None:
         """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
-            self._record()
+            with times.phase("record"):
+                self._record()
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
         known = next(self._pace.code_counts(self._runtime.acoustics))
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
-        for speech in (
-            self._narrator.speak_by_chunk(delivery, segments),
-            self._narrator.speak_by_segment(delivery, segments, 1),
-        ):
-            for _ in speech:
-                pass
+        with times.phase("synthesis"):
+            for speech in (
+                self._narrator.speak_by_chunk(delivery, segments),
+                self._narrator.speak_by_segment(delivery, segments, 1),
+            ):
+                for _ in speech:
+                    pass
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)

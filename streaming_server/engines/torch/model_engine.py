@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Protocol
 
 import pynvml
@@ -39,6 +40,19 @@ class Loaded(Protocol):
     def close(self) -> None: ...
 
 
+class StartTimes:
+    """How long the phases of a start take, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begun_s = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun_s
+
+
 class ModelEngine(ABC):
     """An ``Engine`` around one checkpoint.
 
@@ -67,8 +81,8 @@ class ModelEngine(ABC):
         """What is loaded; known before ``warm`` has ended."""
 
     @abstractmethod
-    def _load(self) -> Loaded:
-        """Read the weights and synthesise once. Runs on the owner thread."""
+    def _load(self, times: StartTimes) -> Loaded:
+        """Read the weights, record and synthesise once, each as a phase of ``times``. Runs on the owner thread."""
 
     async def warm(self) -> None:
         if self._loaded is None:
@@ -112,8 +126,12 @@ class ModelEngine(ABC):
     def _loaded_or_refused(self) -> Loaded:
         allow_tf32(self._dtype != torch.float32)
         try:
+            times = StartTimes()
             with device_errors(self._device, lambda: None):
-                return self._load()
+                loaded = self._load(times)
+            phases = {f"{name}_s": round(seconds, 2) for name, seconds in times.seconds.items()}
+            log.info("model loaded", extra={"fields": {"device": str(self._device), **phases}})
+            return loaded
         except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
 
