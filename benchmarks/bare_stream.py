@@ -1,4 +1,4 @@
-"""The floor of first audio: Starlette and an engine, with no slot, queue, encoder or dialect between them."""
+"""The floor of the first audio: Starlette and an engine without slot, queue, encoder or dialect."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How far is IndexTTS 2's mel from the whole's when it is made chunk by chunk? On the tiny model, with random weights.
+"""Distance of IndexTTS 2's mel in chunks from the exact solve, on the tiny model with random weights.
 
-``python -m benchmarks.chunk_distance`` needs no checkpoint, and ranks settings rather than telling what is heard; for
-that, ``streaming-server calibrate`` takes the real weights. This module knows the acoustics only.
+``python -m benchmarks.chunk_distance`` needs no checkpoint. It ranks settings but does not show what is audible;
+``streaming-server calibrate`` measures with the real weights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.engines.indextts2 import acoustic_parity
 
 STEPS = 25
 SILENT = 15
-"""Codes at the beginning of each utterance."""
+"""Number of codes at the beginning of each utterance."""
 
 
 def main() -> None:
-    """How far the mel of chunks is from that of the whole, on the fixtures' weights, in shares of a yardstick.
+    """Print the distance of the mel in chunks from the exact one, on the fixtures' weights.
 
-    The yardstick is the distance between two exact solves with different noise: what the model takes for the same.
+    It is relative to the distance between two exact solves with different noise.
     """
     print("| version | look-ahead, frames | own statistics | the voice's too |\n| --- | ---: | ---: | ---: |")
     for version, enhanced in (("2.0", False), ("2.5", True)):
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def some_codes(count: int, seed: int) -> Utterance:
-    """Codes and latents, those of the beginning all alike, as where one is silent first."""
+    """Return codes and latents; those of the beginning are equal, as in silence."""
     generator = torch.Generator().manual_seed(seed)
     codes, latents = torch.randint(64, (count,), generator=generator), torch.randn(count, 1280, generator=generator)
     codes[:SILENT], latents[:SILENT] = codes[0], 0.0

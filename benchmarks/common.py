@@ -1,7 +1,4 @@
-"""What the benchmarks share: a real server on loopback, a lean client, a table.
-
-Traffic goes to 127.0.0.1 only, to a server that the benchmark started and ends itself.
-"""
+"""Shared by the benchmarks: a real server on loopback, a minimal client, and tables."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class Server:
 
 @contextmanager
 def running_server(*command: str, **environment: str) -> Iterator[Server]:
-    """``streaming-server serve`` on a free port, or another module's server, in a process of its own."""
+    """Run ``streaming-server serve``, or another module's server, in its own process on a free port."""
     given = command or ("streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0")
     process = subprocess.Popen(
         [sys.executable, "-m", *given],
@@ -75,7 +72,7 @@ def running_server(*command: str, **environment: str) -> Iterator[Server]:
 
 @asynccontextmanager
 async def request(port: int, path: str, body: dict[str, object] | None = None) -> AsyncIterator[asyncio.StreamReader]:
-    """Send one request on a connection of its own; the connection is dropped on leaving."""
+    """Send one request on a new connection, which is closed at the end of the ``with``."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         content = json.dumps(body).encode() if body is not None else b""
@@ -89,14 +86,14 @@ async def request(port: int, path: str, body: dict[str, object] | None = None) -
 
 
 async def status_of(port: int, path: str) -> int:
-    """The status that a GET is answered with."""
+    """Return the status of a GET."""
     async with request(port, path) as reader:
         answer = await reader.read()
     return int(answer.split(b" ", 2)[1])
 
 
 async def get_json(port: int, path: str) -> dict[str, object]:
-    """The JSON object that a GET is answered with."""
+    """Return the JSON object of a GET."""
     async with request(port, path) as reader:
         answer = await reader.read()
     content: dict[str, object] = json.loads(answer.partition(b"\r\n\r\n")[2])
@@ -104,7 +101,7 @@ async def get_json(port: int, path: str) -> dict[str, object]:
 
 
 async def first_audio_ms(port: int, path: str, text: str = TEXT, *, to_the_end: bool = False) -> float:
-    """From the connection's first step to the first page of Opus audio, or the first PCM."""
+    """Return the time from connecting to the first page of Opus audio, or the first PCM."""
     began_s = time.perf_counter()
     async with request(port, path, {"text": text}) as reader:
         received = b""
@@ -121,18 +118,18 @@ async def first_audio_ms(port: int, path: str, text: str = TEXT, *, to_the_end: 
 
 def _has_audio(received: bytes, path: str) -> bool:
     if path.endswith("opus"):
-        return received.count(b"OggS") > 2  # two pages of headers come first
+        return received.count(b"OggS") > 2  # after two header pages
     return len(received.partition(b"\r\n\r\n")[2]) > 8
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """By the nearest rank."""
+    """Return a percentile by nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns."""
+    """Print rows as a table."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, ["-" * width for width in widths], *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,7 +1,7 @@
-"""How good and how early is the default voice? Word error rates, first audio and loudness, over HTTP in Ogg Opus.
+"""Word error rate, first audio and loudness of the default voice, over HTTP in Ogg Opus.
 
-Floor of the first audio: hibari's own call for the same sentence, made in turn with the requests. With the package
-speechmos installed it prints DNSMOS P.808 as well.
+The floor of the first audio is hibari's own call for the same sentence, alternating with the requests. If the package
+speechmos is installed, DNSMOS P.808 is printed too.
 
 Usage: python -m benchmarks.default_voice [--rounds N] [--sentences N] [--all-voices]
 """

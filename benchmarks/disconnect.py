@@ -1,7 +1,6 @@
-"""How soon is the slot free when a client goes away while it is being spoken to?
+"""Time from a client's disconnect during a stream until the slot is free.
 
-Measured from the client's close to the first `/opus_queue_status` that calls the slot free; the floor is what such a
-request takes by itself.
+It ends with the first `/opus_queue_status` that reports a free slot; the floor is the time of such a request.
 
 Usage: python -m benchmarks.disconnect [--rounds N]
 """
@@ -16,7 +15,7 @@ from benchmarks.common import TEXT, get_json, percentile, request, running_serve
 
 
 async def freed_ms(port: int, path: str, server: int | None = None) -> float:
-    """One client that hears the first bytes of a long text and goes; ``server``: who speaks behind that port."""
+    """Disconnect after the first bytes of a long text; ``server`` is the server behind ``port``, if different."""
     async with request(port, path, {"text": TEXT * 100}) as reader:
         await reader.read(200)
         while not (await get_json(server or port, "/opus_queue_status"))["is_processing"]:

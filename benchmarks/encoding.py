@@ -1,6 +1,6 @@
-"""How far is the encoder from libopus alone, and what do the Ogg pages add?
+"""Speed of the Ogg Opus encoder relative to libopus alone, and the size of the Ogg pages.
 
-Both sides encode the same speech in turn, in one run. The floor is a loop that does nothing but call libopus.
+Both encode the same speech alternately in one run. The floor is a loop that only calls libopus.
 
 Usage: python -m benchmarks.encoding [--rounds N]
 """
@@ -39,7 +39,7 @@ def speech(seconds: float) -> IntSamples:
 
 
 def bare_loop(samples: IntSamples, complexity: int) -> tuple[float, int]:
-    """Seconds, and bytes of audio."""
+    """Return seconds and bytes of audio of libopus alone."""
 
     state = encoder.create_state(RATE_HZ, 1, opuslib.APPLICATION_AUDIO)
     encoder.encoder_ctl(state, ctl.set_bitrate, 32000)
@@ -59,7 +59,7 @@ def bare_loop(samples: IntSamples, complexity: int) -> tuple[float, int]:
 
 
 def whole_encoder(samples: IntSamples, complexity: int) -> tuple[float, int]:
-    """Seconds and bytes of `OggOpusEncoder`, fed with chunks of 200 ms."""
+    """Return seconds and bytes of `OggOpusEncoder` for chunks of 200 ms."""
     encoder = OggOpusEncoder(32000, complexity)
     began_s = time.perf_counter()
     size = len(encoder.start(RATE_HZ))
@@ -81,7 +81,9 @@ def main() -> None:
         for _ in range(rounds):
             bare.append(bare_loop(samples, complexity))
             whole.append(whole_encoder(samples, complexity))
-        bare_s, whole_s = (min(elapsed for elapsed, _ in side) for side in (bare, whole))  # the least disturbed
+        bare_s, whole_s = (
+            min(elapsed for elapsed, _ in side) for side in (bare, whole)
+        )  # the run with the least interference
         audio, total = bare[0][1], whole[0][1]
         rows.append(
             [

@@ -1,6 +1,6 @@
-"""What does the child process cost? espeak-ng in this process and in its child, side by side, in turns.
+"""Cost of the child process: espeak-ng in this process and in a child process, alternately.
 
-The tenth percentile tells the cost itself, the median also what other processes on the machine take.
+The tenth percentile shows the cost itself; the median includes interference by other processes.
 
 Usage: python -m benchmarks.espeak_child [--rounds N]
 """
@@ -19,11 +19,11 @@ from streaming_server.engines.espeak.process import EspeakProcess, Utterance
 SENTENCES = 24
 """Two minutes of speech, for the throughput."""
 PAUSE_S = 0.02
-"""Between two requests."""
+"""Pause between two requests."""
 
 
 def in_process(library: EspeakLibrary, text: str) -> tuple[float, float]:
-    """Milliseconds to the first chunk and to the last."""
+    """Return the milliseconds to the first and to the last chunk."""
     began_s = time.perf_counter()
     arrivals_s: list[float] = []
     library.speak(text, "en-us", Timbre(), lambda _: arrivals_s.append(time.perf_counter()))
@@ -31,7 +31,7 @@ def in_process(library: EspeakLibrary, text: str) -> tuple[float, float]:
 
 
 async def in_child(process: EspeakProcess, text: str) -> tuple[float, float]:
-    """Milliseconds to the first chunk and to the last."""
+    """Return the milliseconds to the first and to the last chunk."""
     began_s = time.perf_counter()
     first_s = last_s = 0.0
     async with aclosing(process.speak([Utterance(text, "en-us")])) as chunks:

@@ -1,6 +1,6 @@
-"""How long until a client hears something? First audio over HTTP, one client and sixteen at once.
+"""Time to the first audio over HTTP, with one client and with sixteen concurrent clients.
 
-Floor: a bare Starlette stream of the same engine's chunks (`benchmarks.bare_stream`), asked in turn with the server.
+The floor is a bare Starlette stream of the same engine's chunks (`benchmarks.bare_stream`), requested alternately.
 
 Usage: python -m benchmarks.first_audio [--rounds N]
 """
@@ -16,11 +16,11 @@ from benchmarks.common import SENTENCE, TEXT, first_audio_ms, get_json, percenti
 CLIENTS = 16
 STATUS_EVERY_S = 0.01
 PAUSE_S = 0.05
-"""Between requests, in which the last one's synthesis ends."""
+"""Pause between requests, in which the previous synthesis ends."""
 
 
 async def one_client(bare: int, port: int, rounds: int) -> tuple[list[float], list[float], list[float]]:
-    """First audio of the bare stream, of Opus and of PCM, in turn, with time between requests."""
+    """Measure the first audio of the bare stream, of Opus and of PCM alternately."""
     paths = ((bare, "/bare"), (port, "/synthesize_stream_opus"), (port, "/synthesize_stream"))
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
     for number in range(rounds + 1):
@@ -33,7 +33,7 @@ async def one_client(bare: int, port: int, rounds: int) -> tuple[list[float], li
 
 
 async def many_clients(port: int, rounds: int, text: str) -> tuple[list[float], list[float]]:
-    """First audio of each client, and what `/opus_queue_status` took meanwhile."""
+    """Return the first audio of each client, and the times of `/opus_queue_status` meanwhile."""
     first: list[float] = []
     status: list[float] = []
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""What do HAProxy with ``deploy/haproxy.cfg`` and Ray Serve with ``deploy/ray.yaml`` cost, in front of one server?
+"""Overhead of HAProxy with ``deploy/haproxy.cfg`` and of Ray Serve with ``deploy/ray.yaml`` for one server.
 
-All ways in turn, in one run: first audio; from a client's close to a free slot; short texts one after the other, where
-the gateway's turn between two of them shows; and the next request behind a reader that reads nothing.
+All variants run alternately in one run: first audio, time from a disconnect to a free slot, throughput of short texts,
+and the next request after a client that reads nothing.
 
 Usage: python -m benchmarks.gateway [--rounds N] [--ray]
 """
@@ -28,12 +28,12 @@ from tests.support.serving import ray_serve
 OPUS, PCM = "/synthesize_stream_opus", "/synthesize_stream"
 CLIENTS = 16
 UNREAD = SENTENCE * 60
-"""Five minutes of speech, 14 MB of PCM: more than all buffers on the way hold."""
+"""Five minutes of speech, 14 MB of PCM: more than all buffers on the path hold."""
 PATIENCE_S = 5.0
 
 
 async def throughput(port: int, clients: int, requests: int) -> float:
-    """Sentences a second while so many clients ask all the time."""
+    """Return the sentences per second with this number of concurrent clients."""
 
     async def one() -> None:
         for _ in range(requests):
@@ -45,7 +45,7 @@ async def throughput(port: int, clients: int, requests: int) -> float:
 
 
 async def behind_a_sleeper_ms(port: int) -> str:
-    """First audio of one who comes when a client that reads nothing has been spoken to."""
+    """Return the first audio of a request after a client that reads nothing."""
     sleeper = RawClient(port, PCM, {"text": UNREAD}, receive_buffer=4096)
     await asyncio.sleep(1.0)
     try:
@@ -63,7 +63,7 @@ async def measure(ports: Mapping[str, int], rounds: int) -> None:
     for number in range(rounds + 1):
         for name, port in _in_turn(ports, number):
             took_ms = await first_audio_ms(port, OPUS, SENTENCE, to_the_end=True)
-            if number:  # the first is to warm them
+            if number:  # the first round warms them up
                 first[name].append(took_ms)
     for number in range(rounds // 2):
         for name, port in _in_turn(ports, number):
@@ -79,7 +79,7 @@ async def measure(ports: Mapping[str, int], rounds: int) -> None:
 
 
 def _in_turn(ports: Mapping[str, int], number: int) -> Iterator[tuple[str, int]]:
-    """Each time beginning with another: what one leaves behind must not always meet the same next."""
+    """Rotate the order, so that effects on the next variant do not always hit the same one."""
     names = list(ports)
     for at in range(len(names)):
         name = names[(at + number) % len(names)]
@@ -100,7 +100,7 @@ async def measure_throughput(ports: Mapping[str, int], haproxy: psutil.Process) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--ray", action="store_true", help="Ray Serve too")
+    parser.add_argument("--ray", action="store_true", help="include Ray Serve")
     options = parser.parse_args()
     agent, nobody = free_port(), (free_port(), free_port())
     with ExitStack() as stack:

@@ -186,6 +186,8 @@ def decoding(setup: Setup) -> Results:
     yield "1.5 decoding, recorded, codes/s", 1 / seconds
     yield "1.5 decoding, recorded, ms a step", seconds * 1e3
     yield "1.5 floor of a step (bytes over bandwidth), ms", floor_s * 1e3
+    for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else STREAMS, min(setup.codes, 64)).items():
+        yield f"1.5 decoding, {rows} rows, codes/s", rows / spent_s
     for look_ahead in setup.look_aheads:
         first_s, total_s, audio_s = indextts.streaming(runtime, look_ahead, setup.codes)
         yield f"1.5 first audio below HTTP, look-ahead {look_ahead}, ms", first_s * 1e3
@@ -227,7 +229,7 @@ def streams_over_http(setup: Setup) -> Results:
         for look_ahead in setup.look_aheads:
             environment = {
                 "ENGINE": "indextts", "MODEL_DIR": checkpoint, "DEVICE": setup.device.type, "PRECISION": precision,
-                "LOOK_AHEAD": str(look_ahead),
+                "LOOK_AHEAD": str(look_ahead), "MAX_CONCURRENT": str(2 if setup.is_tiny else max(STREAMS)),
             }  # fmt: skip
             begun_s = time.perf_counter()
             with running_server(**environment) as server:

@@ -1,7 +1,7 @@
-"""How fast is IndexTTS on this machine, and how near to what its memory allows?
+"""Speed of IndexTTS 1.5 on this machine, below HTTP, relative to its memory bandwidth.
 
-``python -m benchmarks.indextts`` takes the sizes of 1.5 with random weights; ``--tiny`` takes sizes that take no time.
-Speed does not depend on what the weights are, so no checkpoint is needed. This module measures the engine below HTTP.
+``python -m benchmarks.indextts`` uses the sizes of 1.5 with random weights, which do not affect the speed, so no
+checkpoint is needed; ``--tiny`` uses small sizes.
 """
 
 from __future__ import annotations
@@ -9,36 +9,42 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.common import percentile
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Narrator, window_sizes
 from streaming_server.engines.indextts.voices import AnalysedVoice
+from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
+from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts.tiny import SIZES
 
 REAL_SIZES = Path(__file__).parents[1] / "tests" / "data" / "indextts15" / "config_1.5.yaml"
 TEXT_TOKENS = 40
 LOOK_AHEADS: tuple[LookAhead, ...] = ("exact", 16, 8, 4)
 PROBE_BYTES = 1 << 30
+ROUNDS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="sizes that take no time, to try the benchmark itself")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test the benchmark itself")
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--precision", choices=list(DTYPES), default=None)
-    parser.add_argument("--codes", type=int, default=128, help="codes of each measured sentence")
+    parser.add_argument("--codes", type=int, default=128, help="number of codes of each measured sentence")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     dtype = DTYPES[arguments.precision or ("fp16" if device.type == "cuda" else "fp32")]
@@ -70,7 +76,7 @@ def main() -> None:
 
 
 def random_runtime(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Runtime:
-    """Random weights of these sizes, and a STOP that never comes."""
+    """Create a runtime with random weights that never samples STOP."""
     states = [{k: random_like(v) for k, v in module.state_dict().items()} for module in assemble(config, {}, {})]
     states[0]["mel_head.bias"][config["gpt"]["stop_mel_token"]] = -1e4
     return build(config, states[0], states[1], device, dtype)
@@ -83,13 +89,13 @@ def random_like(meta: Tensor) -> Tensor:
 
 
 def step_bytes(runtime: Runtime) -> int:
-    """What one decoding step must read: the projections of all layers and the head."""
+    """Return the bytes that a decoding step reads: the projections of all layers and the head."""
     read: Iterable[nn.Module] = [m for m in runtime.gpt.gpt.modules() if isinstance(m, Projection)]
     return sum(p.numel() * p.element_size() for m in [*read, runtime.gpt.mel_head] for p in m.parameters())
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second at which memory is read, the best of a few passes over one large tensor."""
+    """Return the memory bandwidth in bytes per second: the best of a few passes over a large tensor."""
     probe = torch.ones(PROBE_BYTES // 4, device=device)
     return PROBE_BYTES / min(seconds_of(device, probe.sum) for _ in range(5))
 
@@ -108,7 +114,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def decoding(runtime: Runtime, codes: int) -> float:
-    """Seconds a code, the prompt not counted."""
+    """Return the seconds per code, without the prompt."""
     conditioning = torch.randn(runtime.gpt.perceiver_encoder.latents.shape)
 
     def run() -> Iterator[float]:
@@ -119,8 +125,30 @@ def decoding(runtime: Runtime, codes: int) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
+def by_rows(runtime: Runtime, rows: Sequence[int], codes: int) -> dict[int, float]:
+    """Median seconds of a step by number of rows; the numbers take turns, so that other load hits all of them."""
+    latents = runtime.gpt.perceiver_encoder.latents
+    prompt = runtime.gpt.prompt(torch.randn_like(latents), torch.arange(2, 2 + TEXT_TOKENS, device=runtime.device))
+    decoders = {count: Decoder(runtime.gpt, count, len(prompt) + codes + 1, codes + 1) for count in rows}
+    if runtime.device.type == "cuda":
+        for decoder in decoders.values():
+            decoder.record()
+    times: dict[int, list[float]] = {count: [] for count in rows}
+    for count, decoder in chain.from_iterable(decoders.items() for _ in range(ROUNDS)):
+        generators = [torch.Generator(runtime.device).manual_seed(row) for row in range(count)]
+        joined = [decoder.join(prompt, codes + 1, Sampling(), generator) for generator in generators]
+        decoder.step()
+        for _ in range(codes):
+            times[count].append(seconds_of(runtime.device, decoder.step))
+            for row in joined:
+                row.codes.clear()
+        for row in joined:
+            decoder.leave(row)
+    return {count: percentile(spent, 50) for count, spent in times.items()}
+
+
 def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[float, float, float]:
-    """Seconds to the first audio and to the last, and seconds of audio; the second of two runs."""
+    """Return the seconds to the first and to the last audio, and the seconds of audio, of the second of two runs."""
     shape = runtime.gpt.shape
     speaker_width = runtime.vocoder.speaker_width
     voice = AnalysedVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
@@ -130,7 +158,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
         begun = time.perf_counter()
         first, samples = 0.0, 0
         for chunk in narrator.speak_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
-            if chunk is not None:
+            if isinstance(chunk, np.ndarray):
                 first = first or time.perf_counter() - begun
                 samples += len(chunk)
         total = time.perf_counter() - begun
@@ -139,7 +167,7 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
 
 
 def memory_mb(device: torch.device) -> float:
-    """Most that was ever in use: of the GPU's memory, else of the process's."""
+    """Return the peak memory of the GPU, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -1,8 +1,7 @@
-"""How fast are IndexTTS 2.0 and 2.5 on this machine, stage by stage, and how near to what the machine allows?
+"""Speed of IndexTTS 2.0 and 2.5 on this machine by stage, below HTTP, relative to the machine's limits.
 
-``python -m benchmarks.indextts2`` takes the real sizes with random weights; ``--tiny`` takes sizes that take no time.
-Speed does not depend on what the weights are, so no checkpoint is needed. This module measures the models below HTTP,
-one stage after the other.
+``python -m benchmarks.indextts2`` uses the real sizes with random weights, which do not affect the speed, so no
+checkpoint is needed; ``--tiny`` uses small sizes. Stages run one after the other.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ REFERENCE_S = 5
 REFERENCE_FRAMES = round(REFERENCE_S * SAMPLE_RATE_HZ / 256)
 STEPS = (25, 12, 8)
 PROBE = 4096
-"""Side of the matrices whose product tells what arithmetic the machine has."""
+"""Size of the square matrices whose product measures the arithmetic rate."""
 PACES: Mapping[str, Pace] = {"chunk": CHUNK, "segment": SEGMENT}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="sizes that take no time, to try the benchmark itself")
-    parser.add_argument("--version", choices=published.VERSIONS, action="append", help="both where none is given")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test the benchmark itself")
+    parser.add_argument("--version", choices=published.VERSIONS, action="append", help="default: both")
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--precision", choices=list(DTYPES), default=None)
-    parser.add_argument("--steps", type=int, action="append", help="25, 12 and 8 where none is given")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of speech in the measured sentence")
+    parser.add_argument("--steps", type=int, action="append", help="default: 25, 12 and 8")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of speech in the measured sentence")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     dtype = DTYPES[arguments.precision or ("bf16" if device.type == "cuda" else "fp32")]
@@ -87,7 +86,7 @@ def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmet
 def stages(
     acoustics: Acoustics, reference: Reference, utterance: Utterance, arithmetic: float, memory: float, read: int
 ) -> None:
-    """One row a stage; its floor is its arithmetic, or for the GPT its weights, at what this machine reaches."""
+    """Print one row per stage. The floor is its arithmetic, or for the GPT its weights, at the rate of this machine."""
     print("| stage | ms | floor, ms | times the floor |\n| --- | ---: | ---: | ---: |")
     first, *later = utterance.times_s
     row("text and first code", first, 0.0)
@@ -118,7 +117,7 @@ def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: o
 
 
 UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-"""What torch's counter leaves out."""
+"""Return the operations of attention, which torch's counter omits."""
 
 
 def row(name: str, seconds: float, floor: float) -> None:
@@ -127,7 +126,7 @@ def row(name: str, seconds: float, floor: float) -> None:
 
 
 def spoken_codes(runtime: Runtime, count: int) -> Utterance:
-    """As many codes, the second of two runs on a GPU."""
+    """Return this number of codes; on a GPU from the second of two runs."""
     gpt = runtime.gpt
     width = gpt.mel_head.weight.shape[1]
     speaker = torch.randn(gpt.perceiver_encoder.latents.shape[0] if isinstance(gpt, Gpt20) else 1, width)
@@ -137,7 +136,7 @@ def spoken_codes(runtime: Runtime, count: int) -> Utterance:
 
 
 def random_runtime(version: str, device: torch.device, dtype: torch.dtype, small: bool) -> Runtime:
-    """Random weights of the real sizes or of small ones, and a STOP that never comes."""
+    """Create a runtime with random weights that never samples STOP."""
     if small:
         config = tiny.config_of(version) | {"bigvgan": tiny.BIGVGAN, "w2vbert": tiny.W2VBERT}
         states: dict[str, Any] = tiny.random_states(config, version)
@@ -161,13 +160,13 @@ def random_like(shape: Sequence[int]) -> Tensor:
 
 
 def step_bytes(runtime: Runtime) -> int:
-    """What one decoding step must read: the projections of all layers and the head."""
+    """Return the bytes that a decoding step reads: the projections of all layers and the head."""
     read = [module for module in runtime.gpt.gpt.modules() if isinstance(module, Projection)]
     return sum(p.numel() * p.element_size() for module in [*read, runtime.gpt.mel_head] for p in module.parameters())
 
 
 def flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second in a product of large matrices, the best of a few."""
+    """Return the operations per second in a product of large matrices, the best of a few."""
     a = torch.randn(PROBE, PROBE, device=device).to(dtype)
     return float(2 * PROBE**3 / min(seconds_of(device, lambda: a @ a) for _ in range(3)))
 

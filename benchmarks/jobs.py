@@ -1,7 +1,7 @@
-"""How fast is the job store, and how does that grow with the number of tasks in the table?
+"""Times of the job store by the number of tasks in the table.
 
-Straight at the store, without HTTP; one client. Of the tasks one in twenty is pending, the rest has ended. The floor is
-what the disk takes to keep one page. PostgreSQL is measured where a URL of an empty database is given.
+One client calls the store directly, without HTTP. One task in twenty is pending, the others have ended. The floor is
+the time to sync one page to disk. PostgreSQL is measured if the URL of an empty database is given.
 
 Usage: python -m benchmarks.jobs [--rounds N] [--postgresql URL]
 """
@@ -30,7 +30,7 @@ _PENDING_SHARE = 20
 
 
 def fill(database: Database, size: int) -> None:
-    """Add tasks until there are so many."""
+    """Add tasks up to the given number."""
     with database.write() as connection:
         there = connection.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one()
         rows = [
@@ -62,7 +62,7 @@ def times_ms(work: Callable[[], object], rounds: int) -> list[float]:
 
 
 def measured(store: JobStore, size: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call; the table is as large after it as before."""
+    """Return the milliseconds of each call; the table has the same size before and after."""
     found = {
         "list 50": times_ms(lambda: store.page(50), rounds),
         "list 50, the last": times_ms(lambda: store.page(50, size - 50), rounds),
@@ -83,7 +83,7 @@ def measured(store: JobStore, size: int, rounds: int) -> dict[str, list[float]]:
 
 
 def sync_ms(rounds: int) -> list[float]:
-    """What the disk takes to keep four kilobytes."""
+    """Return the milliseconds to sync four kilobytes to disk."""
     with TemporaryFile(buffering=0) as file:
 
         def keep() -> None:

@@ -1,7 +1,7 @@
-"""How long does a request body of the allowed size hold up other requests?
+"""Longest delay of other requests by a request body of the maximum size.
 
-Posts bodies of the allowed size that are as expensive as possible to every JSON route, while another client asks for
-`/health` without a pause; the longest of those answers is the stall. The floor is the same while nothing else is sent.
+Posts bodies of the maximum size that are as expensive as possible to every JSON route, while another client requests
+`/health` continuously; the longest response is the stall. The floor is the longest response without other requests.
 
 Usage: python -m benchmarks.large_bodies [--rounds N]
 """
@@ -40,7 +40,7 @@ TEXTS = {
 
 
 def bodies(path: str) -> Iterator[tuple[str, bytes]]:
-    """By name, bodies of at most `LIMIT_BYTES`, some with as many values as are parsed."""
+    """Return bodies of at most `LIMIT_BYTES` by name, some with the maximum number of values."""
     template = {**ROUTES[path], LISTS.get(path, "other"): "?"}
     before, after = json.dumps(template).rsplit('"?"', 1)
 
@@ -72,7 +72,7 @@ async def post(port: int, path: str, content: bytes) -> int:
 
 
 async def longest_ms(port: int, done: asyncio.Event) -> float:
-    """The longest answer of `/health` until then."""
+    """Return the longest response time of `/health` until then."""
     longest_s = 0.0
     while not done.is_set():
         began_s = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long after a click does a person hear something? The player page in a real Chromium, beside the stream itself.
+"""Time from a click to the first sound of the player page in a real Chromium, compared with the stream itself.
 
 Usage: python -m benchmarks.player [--rounds N]
 """
@@ -17,11 +17,11 @@ WITHOUT = {
     "mediasource": ("AudioDecoder",),
     "pcm": ("AudioDecoder", "MediaSource", "ManagedMediaSource"),
 }
-"""For each way to play, what the browser must lack."""
+"""The browser features that are removed for each playback method."""
 
 
 async def floor_ms(port: int, rounds: int) -> list[float]:
-    """First audio over HTTP."""
+    """Return the first audio over HTTP."""
     return [await first_audio_ms(port, "/synthesize_stream_opus", TEXT) for _ in range(rounds)]
 
 

@@ -1,7 +1,7 @@
-"""Does a server that is used hard for minutes keep its memory, descriptors and threads, and log no error?
+"""Soak test: memory, descriptors, threads and logged errors of a server under load for minutes.
 
-Clients of every dialect speak, leave in the middle, upload, send what is refused and read the status, all at once.
-Every ten seconds a line shows the process; at the end its last third is compared with its second fifth.
+Concurrent clients of every dialect synthesise, disconnect, upload, send invalid requests and read the status. Every ten
+seconds a line shows the process; at the end the last third of the samples is compared with the second fifth.
 
 Usage: scripts/soak [SECONDS (600)]
 """
@@ -67,14 +67,14 @@ WATCHED: dict[str, tuple[Callable[[Sample], float], float]] = {
     "descriptors": (lambda one: one.descriptors, 0),
     "threads": (lambda one: one.threads, 0),
 }
-"""How a figure is read, and by how much it may grow."""
+"""How each figure is read, and its maximum growth."""
 
 
 def sample(process: psutil.Process, began_s: float) -> Sample:
-    """Of the server and the processes that it started."""
+    """Return a sample of the server and its child processes."""
     found = []
     for one in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):  # the engine's process was replaced in this moment
+        with suppress(psutil.NoSuchProcess):  # the engine's process was being replaced
             found.append((one.memory_info().rss / 2**20, one.num_fds(), one.num_threads()))
     memory, descriptors, threads = zip(*found, strict=True)
     return Sample(time.monotonic() - began_s, sum(memory), sum(descriptors), sum(threads))
@@ -155,7 +155,7 @@ def main() -> int:
     for name, (value, allowed) in WATCHED.items():
         before, after = [value(one) for one in early], [value(one) for one in late]
         rows.append([name, f"{min(before):.0f}-{max(before):.0f}", f"{min(after):.0f}-{max(after):.0f}"])
-        # The smallest of the late samples against the largest of the early ones: load makes them vary.
+        # The minimum of the late samples against the maximum of the early ones, because load makes them vary.
         grown[name] = min(after) - max(before) > allowed
     table(["", "early", "late"], rows)
     print("answers:", ", ".join(f"{count} x {answer}" for answer, count in sorted(answers.items())))

@@ -1,7 +1,7 @@
-"""How the time of text processing grows: every front end at 5 000 and at 20 000 characters of its worst inputs.
+"""Growth of text processing: the time of every front end for 5 000 and 20 000 characters of its worst inputs.
 
-``python -m benchmarks.text [--quick]``. Linear processing has a ratio of about 4, quadratic of about 16. The models are
-tiny; their vocabularies are real, and of the tokenisers only the speed differs.
+``python -m benchmarks.text [--quick]``. The ratio is about 4 for linear and about 16 for quadratic time. The models are
+tiny; their vocabularies have the real size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.engines.indextts2 import tiny as tiny2
 
 SHORT, LONG = 5_000, 20_000
 LINEAR = 8.0
-"""Largest ratio that is taken for linear: 4, and as much again for a noisy machine and a logarithm."""
+"""Maximum ratio that counts as linear: 4, doubled for noise and logarithmic factors."""
 VOCABULARY = "multilingual_zh_ja_yue_char_del.tiktoken"
 
 UNITS = {
@@ -51,7 +51,7 @@ UNITS = {
     "negations": "not  ",
     "Chinese negations": "不要",
 }
-"""What a text repeats."""
+"""The repeated parts of the texts."""
 QUICK = ("dots", "letters", "numbers with units", "marks")
 
 
@@ -97,9 +97,9 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for front_end, process in front_ends(Path(folder)):
             for text in ("你好 3.", "hi 3."):
-                process(text)  # loads what is loaded when it is first used
+                process(text)  # triggers lazy loading
             for name, short_s, long_s in measure(process, units):
-                ratio = long_s / max(short_s, 0.01)  # below 10 ms there is more noise than time
+                ratio = long_s / max(short_s, 0.01)  # times below 10 ms are mostly noise
                 worst = max(worst, ratio)
                 rows.append((front_end, name, f"{short_s:.3f}", f"{long_s:.3f}", f"{ratio:.1f}"))
     table(("front end", "input", f"{SHORT} s", f"{LONG} s", "ratio"), rows)

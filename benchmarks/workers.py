@@ -1,6 +1,6 @@
-"""How much more do more workers do? Tasks a second with 1, 2 and 4 workers over a real Redis.
+"""Scaling of workers: tasks per second with 1, 2 and 4 workers over a real Redis.
 
-The engine takes a fixed time for a task and computes nothing: what is measured is what lies between two tasks.
+The engine takes a fixed time per task and computes nothing, so the overhead between two tasks is measured.
 
 Usage: python -m benchmarks.workers [--seconds S] [--tasks N]
 """
@@ -21,7 +21,7 @@ COUNTS = (1, 2, 4)
 
 
 def rate(many: Fleet, workers: int, tasks: int, seconds: float) -> tuple[float, float]:
-    """Tasks a second from the first one's start to the last one's end; median seconds that a task was in hand."""
+    """Return the tasks per second from the first start to the last end, and the median seconds per task."""
     many.start(workers - len(many.workers))
     before = len(many.rows("id"))
     for index in range(tasks):
@@ -51,7 +51,7 @@ def main(seconds: float, tasks: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="what the engine needs for a task (1)")
-    parser.add_argument("--tasks", type=int, default=15, help="tasks for each worker (15)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per task (1)")
+    parser.add_argument("--tasks", type=int, default=15, help="tasks per worker (15)")
     options = parser.parse_args()
     main(options.seconds, options.tasks)

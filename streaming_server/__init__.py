@@ -1,3 +1,3 @@
 """A streaming text-to-speech server around the IndexTTS family."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

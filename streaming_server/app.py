@@ -1,12 +1,11 @@
-"""Where the parts are put together. The only module that knows them all."""
+"""The ASGI application: all dialects over one engine."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from streaming_server.api.native.queue import Queue
 from streaming_server.api.openai import routes as openai
 from streaming_server.api.openai.voices import VoiceRoutes
 from streaming_server.api.openapi import Docs
+from streaming_server.api.player import routes as player
 from streaming_server.api.probes import Probes
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.references import References
@@ -40,127 +40,40 @@ from streaming_server.api.tasks import routes as tasks
 from streaming_server.api.workflows import routes as workflows
 from streaming_server.api.workflows.messages import Messages
 from streaming_server.api.workflows.monitoring import Monitoring
+from streaming_server.components import create_worker
 from streaming_server.engines.base import Engine
-from streaming_server.engines.registry import create_engine
 from streaming_server.environment import InvalidSetting
-from streaming_server.errors import SpeechServerError, StorageUnavailable
-from streaming_server.jobs.chains import OrderPlanner
+from streaming_server.errors import EngineNotReady, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.service import JobService
-from streaming_server.jobs.storage import Storage, StorageOptions
-from streaming_server.jobs.store import Job
-from streaming_server.jobs.uploads import UploadLimits
+from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.worker import Worker
-from streaming_server.ops.gpu import gpus
 from streaming_server.ops.haproxy_agent import start_agent
 from streaming_server.ops.metrics import Metrics
 from streaming_server.settings import Settings
-from streaming_server.speech.buffers import ByteLimits
-from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.scenes import SceneLibrary
-from streaming_server.speech.service import Resumption, SpeechService
+from streaming_server.speech.service import EngineState
 from streaming_server.speech.slot import Slot
-from streaming_server.speech.stream import SpeechStats
 from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
     from streaming_server.jobs.celery_client import Sender
+    from streaming_server.mcp.http import McpDialect
     from streaming_server.wyoming.server import WyomingServer
 
 log = logging.getLogger(__name__)
-_MIB = 1024 * 1024
 
 
-def create_service(
-    settings: Settings,
-    engine: Engine | None = None,
-    observe: Callable[[str, SpeechStats], None] = lambda *_: None,
-) -> SpeechService:
-    """The engine behind its slot, not warm yet; ``observe`` as for `SpeechService`.
-
-    Raises:
-        EngineUnavailable: the engine cannot start.
-    """
-    return SpeechService(
-        engine or create_engine(settings.engine, settings.engine_options),
-        Slot(
-            settings.max_queue,
-            settings.queue_timeout_s,
-            live_first=settings.live_first,
-            shows_text=settings.queue_preview,
-        ),
-        EncoderPool(),
-        ByteLimits.of(settings.unsent_total_mb * _MIB),
-        Resumption(settings.resume_keep_s, settings.resume_grace_s),
-        settings.max_text_characters,
-        observe,
-    )
-
-
-def create_storage(settings: Settings) -> Storage:
-    """What outlives the process, opened.
-
-    Raises:
-        StorageUnavailable: it cannot be used.
-    """
-    uploads = UploadLimits(
-        settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s, settings.max_task_attempts
-    )
-    return Storage(
-        StorageOptions(
-            settings.data_dir,
-            settings.database_url,
-            uploads,
-            settings.audio_keep_s,
-            settings.max_pending_tasks,
-            settings.task_lease_s,
-            settings.max_task_attempts,
-            settings.storage_wait_s,
-            settings.workflow_root,
-            settings.files_url,
-        )
-    )
-
-
-def _devices() -> list[dict[str, Any]]:
-    return [asdict(gpu) for gpu in gpus()]
-
-
-def create_worker(
-    settings: Settings,
-    announce: Callable[[Job], None] | None = None,
-    engine: Engine | None = None,
-    observe: Callable[[str, SpeechStats], None] = lambda *_: None,
-) -> Worker:
-    """An engine, and what it needs to do jobs; ``announce`` as for `JobRunner`, ``observe`` as for `SpeechService`.
-
-    Raises:
-        EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
-    """
-    service = create_service(settings, engine, observe)
-    storage = create_storage(settings)
-    info = service.engine.info
-    voices = VoiceLibrary(
-        settings.reference_audio_dir, storage.voices.find, storage.voices.named, info.presets, blends=info.blends
-    )
-    return Worker(service, storage, voices, _devices, announce)
-
-
-def create_messages(settings: Settings, worker: Worker) -> Messages:
-    """The messages of workflows, for their routes and for Celery."""
-    planner = OrderPlanner(worker.presets, worker.storage.files, worker.storage.workflow_root)
-    return Messages(planner, settings.max_text_characters)
-
-
-def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette:
-    """The ASGI application; two of them in one process share nothing.
+def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_engine: bool = False) -> Starlette:
+    """Create the ASGI application. Two applications in one process share no state.
 
     Args:
-        settings: what is set.
-        engine: used instead of the one that the settings name.
+        settings: the settings.
+        engine: replaces the engine of the settings.
+        wait_for_engine: the startup ends when the engine is ready, and fails if the engine does.
 
     Raises:
-        EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
-        InvalidSetting: a fleet of what are no base URLs.
+        EngineUnavailable, StorageUnavailable: the engine cannot start, or the storage cannot be used.
+        InvalidSetting: `FLEET` contains an invalid base URL.
     """
     fleet = Fleet(settings.fleet) if settings.fleet else None
     metrics = Metrics()
@@ -175,17 +88,17 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]
     jobs = JobService(storage, announce, worker.runner.interrupt)
-    messages = create_messages(settings, worker)
+    messages = Messages.for_worker(worker, settings.max_text_characters)
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
     metrics.streams(service)
     metrics.build(__version__, service.engine.info)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
-    references = References(storage.uploads, storage.scratch, settings.ref_audio_hosts)
-    requests = RequestBuilder(service, voices, settings, references)
+    requests = create_requests(settings, worker)
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
+        player.PlayerDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
@@ -196,6 +109,8 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         DebugRoutes(service, bool(settings.api_keys)),
         higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
     ]
+    mcp = _mcp(settings, requests, storage)
+    dialects += [mcp] if mcp else []
     shapes = ErrorShapes(
         native.ERRORS,
         {prefix: shape for dialect in dialects for prefix, shape in dialect.shapes.items()},
@@ -207,7 +122,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
         if isinstance(error, SpeechServerError):
             RequestRecord.of(request.scope).outcome = error.code
         if isinstance(error, HTTPException) and error.status_code == 405:
-            # A route knows its own methods only; a path may have several routes.
+            # A path may have several routes, each with its own methods.
             here = [
                 route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path)
             ]
@@ -237,7 +152,15 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
             Middleware(UnexpectedErrors, shapes=shapes),
         ],
         exception_handlers={SpeechServerError: refuse, HTTPException: refuse},
-        lifespan=_lifespan(worker, settings, fleet, background, _wyoming(settings, requests, metrics)),
+        lifespan=_lifespan(
+            worker,
+            settings,
+            fleet,
+            background,
+            _wyoming(settings, requests, metrics),
+            mcp,
+            wait_for_engine=wait_for_engine,
+        ),
     )
     app.router.redirect_slashes = False
     app.router.default = _not_found
@@ -249,8 +172,15 @@ def create_app(settings: Settings, *, engine: Engine | None = None) -> Starlette
     return app
 
 
+def create_requests(settings: Settings, worker: Worker) -> RequestBuilder:
+    """Create the builder of the requests of all dialects."""
+    storage = worker.storage
+    references = References(storage.uploads, storage.scratch, settings.ref_audio_hosts)
+    return RequestBuilder(worker.service, worker.voices, settings, references)
+
+
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Starlette's own closes a WebSocket with 403.
+    """Starlette's default closes a WebSocket with 403.
 
     Raises:
         HTTPException: 404.
@@ -260,7 +190,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _queue(slot: Slot) -> Mapping[str, float]:
     status = slot.status()
-    return {"holding": float(status.holder is not None), "waiting": float(len(status.waiting))}
+    return {"holding": float(len(status.holders)), "waiting": float(len(status.waiting))}
 
 
 def _sender(settings: Settings) -> Sender:
@@ -269,6 +199,16 @@ def _sender(settings: Settings) -> Sender:
     except ModuleNotFoundError as error:
         raise StorageUnavailable(f"CELERY_BROKER_URL needs {error.name}: run scripts/install celery") from error
     return Sender(settings.celery_broker_url)
+
+
+def _mcp(settings: Settings, requests: RequestBuilder, storage: Storage) -> McpDialect | None:
+    if not settings.mcp:
+        return None
+    try:
+        from streaming_server.mcp.http import McpDialect
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"MCP needs {error.name}: run scripts/install mcp") from error
+    return McpDialect(requests, storage)
 
 
 def _wyoming(settings: Settings, requests: RequestBuilder, metrics: Metrics) -> WyomingServer | None:
@@ -295,24 +235,32 @@ def _lifespan(
     fleet: Fleet | None,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     wyoming: WyomingServer | None,
+    mcp: McpDialect | None,
+    *,
+    wait_for_engine: bool,
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     async def warm(app: Starlette) -> None:
         try:
             await worker.service.warm()
         except Exception:
-            log.exception("the engine cannot be used")
+            log.exception("engine failed to start")
         else:
             app.state.ready.set()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # In the background: while the model loads the server answers that it does.
+        # In the background, so that the server answers requests while the model loads.
         running = [asyncio.create_task(warm(app)), *(asyncio.create_task(work()) for work in background)]
         agent = await start_agent(worker.service, settings.host, settings.agent_port) if settings.agent_port else None
         try:
+            if wait_for_engine:
+                await running[0]
+                if worker.service.state is EngineState.FAILED:
+                    raise EngineNotReady
             if wyoming:
                 await wyoming.start()
-            yield
+            async with mcp.run() if mcp else nullcontext():
+                yield
         finally:
             if wyoming:
                 await wyoming.aclose()

@@ -1,4 +1,4 @@
-"""The command line: ``streaming-server serve | worker | say | voices | jobs | test | calibrate | download``."""
+"""The command line: ``streaming-server serve | worker | mcp | say | voices | jobs | test | calibrate | download``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from streaming_server import client, logs
-from streaming_server.app import create_service, create_storage
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.components import create_service, create_storage, create_worker
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
@@ -107,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     say.add_argument("-v", "--voice", type=int, default=0, help="index of a reference recording, see `voices` (0)")
     say.set_defaults(command=_say)
+
+    mcp = commands.add_parser(
+        "mcp", parents=[model], allow_abbrev=False, help="serve the Model Context Protocol on standard input and output"
+    )
+    mcp.add_argument("--output", type=Path, default=Path(), help="folder of the audio files (the current folder)")
+    mcp.set_defaults(command=_mcp)
 
     worker = commands.add_parser(
         "worker", parents=[model], allow_abbrev=False, help="process tasks from CELERY_BROKER_URL"
@@ -237,9 +244,34 @@ def _extras(settings: Settings, options: argparse.Namespace) -> int:
         "celery": bool(settings.celery_broker_url),
         "postgresql": settings.database_url.startswith("postgres"),
         "wyoming": bool(settings.wyoming_port),
+        "mcp": settings.mcp,
         "s3": settings.files_url.startswith("s3:"),
     }
     print(*(extra for extra, is_needed in needed.items() if extra and is_needed))
+    return 0
+
+
+def _mcp(settings: Settings, options: argparse.Namespace) -> int:
+    from streaming_server.app import create_requests
+
+    try:
+        from streaming_server.mcp.stdio import run_stdio
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(f"mcp requires {error.name}: run scripts/install mcp") from error
+    if not options.output.is_dir():
+        raise InvalidSetting(f"--output {options.output}: the folder does not exist")
+    check_writable(settings.data_dir)
+    logging.basicConfig(level=logging.WARNING)  # to standard error: standard output belongs to the protocol
+
+    async def run() -> None:
+        worker = create_worker(settings)
+        try:
+            await worker.service.warm()
+            await run_stdio(create_requests(settings, worker), worker.storage, options.output)
+        finally:
+            await worker.aclose()
+
+    asyncio.run(run())
     return 0
 
 
@@ -247,6 +279,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     if not settings.celery_broker_url:
         raise StorageUnavailable("CELERY_BROKER_URL is not set: without a broker the server processes the tasks")
     try:
+        from streaming_server.api.workflows.messages import Messages
         from streaming_server.scale.celery_worker import run_worker
     except ModuleNotFoundError as error:
         raise StorageUnavailable(f"a worker requires {error.name}: run scripts/install celery") from error
@@ -256,7 +289,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     logs.configure(form=settings.log_format, level=settings.log_level)
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
-    run_worker(settings)
+    run_worker(settings, partial(Messages.for_worker, max_characters=settings.max_text_characters))
     return 0
 
 

@@ -25,7 +25,7 @@ class TestFailed(SpeechServerError):
 
 
 def basic(url: str) -> Iterator[str]:
-    """What runs, and a sentence in a voice of the server's choice."""
+    """Report the configuration and synthesise a sentence in the default voice."""
     info = _json(url, "/info")
     yield f"model {info['model_name']} on {info['device']}: {', '.join(info['supported_features'])}"
     yield f"{_json(url, '/voices')['count']} voices, {_json(url, '/scenes')['count']} scenes"
@@ -33,7 +33,7 @@ def basic(url: str) -> Iterator[str]:
 
 
 def voice_clone(url: str) -> Iterator[str]:
-    """A sentence in the first voice of the list."""
+    """Synthesise a sentence in the first voice of the list."""
     voices = _json(url, "/voices")["voices"]
     if not voices:
         raise TestFailed(f"{url} has no voices")
@@ -43,7 +43,7 @@ def voice_clone(url: str) -> Iterator[str]:
 
 
 def streaming(url: str) -> Iterator[str]:
-    """A sentence as events."""
+    """Synthesise a sentence as events."""
     began_s = time.monotonic()
     size, count = 0, 0
     with _opened(url, "/generate-stream", {"text": _TEXT}) as response:
@@ -69,7 +69,7 @@ TESTS: Mapping[str, Callable[[str], Iterator[str]]] = {
     "voice-clone": voice_clone,
     "streaming": streaming,
 }
-"""By name: given the server's address, each yields lines to show; `TestFailed` where something is wrong."""
+"""Tests by name: each takes the server's URL, yields lines of output and raises `TestFailed` on an error."""
 
 
 def _described(answer: Mapping[str, Any]) -> str:

@@ -22,14 +22,14 @@ IntSamples = npt.NDArray[np.int16]
 
 
 class Capability(StrEnum):
-    """Something that a request may ask for and not every engine can do."""
+    """An optional feature of an engine."""
 
     TEXT_TO_SPEECH = "text_to_speech"
     VOICE_CLONING = "voice_cloning"
-    """Speaks in the voice of a recording."""
+    """Synthesises in the voice of a recording."""
     MULTI_LANGUAGE = "multi_language"
     GENERATION_PARAMETERS = "generation_parameters"
-    """Honours the sampling parameters of `Generation`."""
+    """Uses the sampling parameters of `Generation`."""
     TOKEN_STREAMING = "token_streaming"
     """Yields audio before a sentence is complete."""
     SEED = "seed"
@@ -42,24 +42,24 @@ class Capability(StrEnum):
     EMOTION_REFERENCE = "emotion_reference"
     EMOTION_RANDOM = "emotion_random"
     DIALOGUE = "dialogue"
-    """Takes a script as a whole."""
+    """Synthesises a complete script."""
     SCENE = "scene"
     SMART_VOICE = "smart_voice"
     """Chooses the speakers' voices itself."""
 
 
 class Granularity(StrEnum):
-    """How early a stream emits its audio."""
+    """The granularity of streaming."""
 
     TOKEN = "token"
-    """While the model decodes, below the sentence, with a single beam."""
+    """Audio while the model decodes, with a single beam."""
     SENTENCE = "sentence"
-    """One whole sentence at a time; ``num_beams`` is honoured."""
+    """One complete sentence at a time; ``num_beams`` applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Sampling parameters of an autoregressive model; an engine without one ignores them."""
+    """Sampling parameters of autoregressive models; other engines ignore them."""
 
     do_sample: bool = True
     top_p: float = 0.95
@@ -76,9 +76,9 @@ class Generation:
     ras_window: int = 7
     """Repetition-aware sampling: window in codes; 0 disables it."""
     ras_repeats: int = 2
-    """Repetition-aware sampling: a code that occurs more often in the window is drawn again."""
+    """Repetition-aware sampling: a code that occurs more often in the window is resampled."""
     context_pieces: int | None = 2
-    """Number of earlier pieces of a script that stay in the model's context; None: all."""
+    """Number of previous pieces of a script in the model's context; None: all."""
 
 
 Gender = Literal["male", "female"]
@@ -86,29 +86,29 @@ Gender = Literal["male", "female"]
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice that can be asked for: a reference recording, or a preset that the engine owns."""
+    """A voice: a reference recording, or a preset of the engine."""
 
     name: str
     """Its id: the stem of a file in the reference folder, the id of an upload, or the engine's name of a preset."""
     path: Path = Path()
     """The recording; empty for a preset."""
     index: int | None = None
-    """Place in the reference folder; None for a voice that is no file of it."""
+    """Index in the reference folder; None for other voices."""
     is_preset: bool = False
     title: str = ""
-    """The name to show; empty where it is ``name``."""
+    """Display name; empty if it is ``name``."""
     languages: tuple[str, ...] = ()
-    """BCP 47 codes of the languages that it is made for; empty where it has none in particular."""
+    """BCP 47 codes of its languages; empty if it is not specific to languages."""
     gender: Gender | None = None
-    """None where it is not known."""
+    """None if unknown."""
     transcript: str = ""
     """What the recording says; empty where that is not known."""
 
 
 def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
-    """The voices in a name such as ``a``, ``a+b`` or ``a:0.7+b:0.3``, and their weights; 1 where none is given.
+    """Parse a name such as ``a``, ``a+b`` or ``a:0.7+b:0.3`` into voices and weights; the default weight is 1.
 
-    A part whose weight is not a positive number is a voice's name as a whole.
+    A part whose weight is not a positive number is the name of a voice.
     """
     blend = []
     for part in name.split("+"):
@@ -132,10 +132,10 @@ class Emotion:
     """The emotion of a text, from a recording, a vector or a description; without any, the voice's own."""
 
     reference: Voice | None = None
-    """A recording whose emotion is used, not its voice."""
+    """A recording that provides the emotion, not the voice."""
     vector: EmotionVector | None = None
     text: str | None = None
-    """A description in words."""
+    """A description."""
     weight: float = 1.0
     """Strength, 0-1."""
     random: bool = False
@@ -168,18 +168,36 @@ Script = tuple[tuple[Turn, ...], ...]
 """A dialogue in pieces. An engine with ``Capability.DIALOGUE`` synthesises the turns of a piece together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text that sounds the same throughout, and the pause behind it."""
+
+    text: str
+    pause_s: float = 0.0
+    start: int = 0
+    """Where its text begins in the text of the request."""
+    voice: Voice | None = None
+    """None: the request's."""
+    rate: float = 1.0
+    """Factor of the request's speed."""
+    pitch: float = 1.0
+    """Factor of the voice's pitch."""
+    gain_db: float = 0.0
+    """Change of the volume."""
+
+
 class TextSignal(Enum):
-    """What may stand between the pieces of an incremental text."""
+    """A signal between the pieces of an incremental text."""
 
     FLUSH = "flush"
-    """The text so far is complete: it is synthesised without waiting for what follows."""
+    """The text so far is complete and is synthesised without waiting for more."""
 
 
 if TYPE_CHECKING:
     TextPieces = AsyncGenerator[str | TextSignal, None]
 else:
     TextPieces = object  # jobs are stored through pydantic, which has no schema of an asynchronous generator
-"""A text that is still being written. Its end is the text's end; the stream that reads it closes it."""
+"""A text that arrives in pieces. The stream that reads it closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +210,7 @@ class SpeechRequest:
     """With a script, the voice of its first turn."""
     generation: Generation = field(default_factory=Generation)
     granularity: Granularity | None = None
-    """None: the engine's setting."""
+    """None: the engine's default."""
     sentence_batch: int = 1
     """Maximum number of sentences decoded together; only with ``Granularity.SENTENCE``."""
     verbose: bool = False
@@ -209,9 +227,12 @@ class SpeechRequest:
     """Description of the scene, for engines with ``Capability.SCENE``."""
     own_voices: bool = False
     """An engine with ``Capability.SMART_VOICE`` chooses the speakers' voices itself and ignores ``voice``."""
+    spans: tuple[Span, ...] = ()
+    """The text with its pauses and prosody, of which ``text`` is then the plain form. Engines never see them: each
+    gets a request with the text of one span."""
     pieces: TextPieces | None = field(default=None, compare=False, repr=False)
-    """The text, where it arrives in pieces; for one stream only, and not with a script. Engines never see it: each
-    gets a request with the text of one segment."""
+    """The text, if it arrives in pieces; for one stream only, and not with a script. Engines receive one request per
+    segment instead."""
 
     def __post_init__(self) -> None:
         """
@@ -224,7 +245,8 @@ class SpeechRequest:
     @property
     def voices(self) -> list[Voice]:
         """The distinct voices, in the order of their first turns."""
-        return list(dict.fromkeys(turn.voice for piece in self.script for turn in piece)) or [self.voice]
+        speakers = [turn.voice for piece in self.script for turn in piece]
+        return list(dict.fromkeys([*speakers, *(span.voice or self.voice for span in self.spans)])) or [self.voice]
 
 
 @dataclass(frozen=True, slots=True)

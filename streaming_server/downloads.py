@@ -24,11 +24,11 @@ class Part:
 
     repository: str
     folder: str = "."
-    """Where the repository's root is placed, relative to the model's folder."""
+    """Target folder of the repository's root, relative to the model's folder."""
     files: tuple[str, ...] = ("*",)
     """Glob patterns of repository paths; a pattern without ``*`` is a file that must exist."""
     revision: str | None = None
-    """A commit; None is the newest."""
+    """Commit; None for the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Model:
     start: str = "--model_dir {folder}"
     """The arguments of ``start_api.sh`` that load the model."""
     variants: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    """Further files by the name of the variant; the first one is the default."""
+    """Additional files by variant; the first variant is the default."""
 
     def parts_of(self, variant: str | None) -> tuple[Part, ...]:
-        """All files, with those of one variant.
+        """Return all files, including those of a variant.
 
         Raises:
             DownloadFailed: there is no such variant.
@@ -137,7 +137,7 @@ MODELS: Mapping[str, Model] = {
 
 
 def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
-    """Download into ``folder`` what is missing or damaged there.
+    """Download missing or damaged files to ``folder``.
 
     The next call resumes an interrupted download. As for all clients of the hub, ``HF_ENDPOINT`` names another hub or a
     mirror and ``HF_TOKEN`` an access token.
@@ -145,10 +145,10 @@ def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
     Args:
         parts: the files of the model.
         folder: created as needed.
-        report: receives one line a repository.
+        report: called with one line per repository.
 
     Raises:
-        DownloadFailed: the hub cannot be reached, lacks a file, or delivers one whose checksum is wrong.
+        DownloadFailed: the hub cannot be reached, a file does not exist, or a checksum is wrong.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError
@@ -163,7 +163,7 @@ def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
                 f"{part.repository}: accept the publisher's terms at {constants.ENDPOINT}/{part.repository}, then run "
                 "the same command again with HF_TOKEN set to an access token of that account."
             ) from error
-        except Exception as error:  # the client's own, httpx's and the file system's share no base class
+        except Exception as error:  # there is no common base class of what the client raises
             raise DownloadFailed(
                 f"{part.repository}: download from {constants.ENDPOINT} failed: {error}. Run the same command again to "
                 "resume, or set HF_ENDPOINT to a mirror."
@@ -188,7 +188,7 @@ def _fetch(part: Part, folder: Path, report: Report) -> None:
 
 
 def _problems(part: Part, folder: Path, hub: object) -> tuple[list[str], list[str]]:
-    """Returns the paths whose checksums differ from the hub's, and those that are missing."""
+    """Return the paths that are missing or whose checksums differ from the hub's."""
     found = hub.verify_repo_checksums(part.repository, revision=part.revision, local_dir=folder)  # type: ignore[attr-defined]
     damaged = [problem["path"] for problem in found.mismatches if _wanted(part, problem["path"])]
     missing = [path for path in found.missing_paths if _wanted(part, path)]

@@ -1,4 +1,4 @@
-"""Reads settings from environment variables and words the error for a value that is not valid."""
+"""Reads settings from environment variables and formats the errors of invalid values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class InvalidSetting(SpeechServerError):
 
 
 class SettingsGroup(BaseSettings):
-    """Settings that belong together.
+    """A group of settings.
 
-    The variable of a field is its ``validation_alias``, or ``env_prefix`` and its name in capitals; its description is
-    the text of ``--help`` and of the table in the documentation.
+    The variable of a field is its ``validation_alias``, or ``env_prefix`` and its name in upper case. Its description
+    is used in ``--help`` and in the table of the documentation.
     """
 
     model_config = SettingsConfigDict(
@@ -37,12 +37,12 @@ class SettingsGroup(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the caller gives; `from_env` is given the environment."""
+        """Use the values of the caller only; `from_env` reads the environment."""
         return (init_settings,)
 
     @classmethod
     def variables(cls) -> dict[str, FieldInfo]:
-        """The fields by the names of their variables."""
+        """Return the fields by variable."""
         prefix = cls.model_config.get("env_prefix", "")
         return {
             str(item.validation_alias or f"{prefix}{name}".upper()): item
@@ -55,7 +55,7 @@ class SettingsGroup(BaseSettings):
         """Read the variables; an empty one counts as not set.
 
         Raises:
-            InvalidSetting: a value is not valid; the sentence names the variable, the value and what is valid.
+            InvalidSetting: a value is invalid; the message has the variable, the value and the valid range.
         """
         fields = [name for name, item in cls.model_fields.items() if not item.exclude]
         variables = dict(zip(cls.variables(), fields, strict=True))
@@ -70,12 +70,12 @@ class SettingsGroup(BaseSettings):
 
 
 def meaning(item: FieldInfo) -> str:
-    """The description in one line, without its full stop."""
+    """Return the description in one line without the final full stop."""
     return " ".join(str(item.description).split()).removesuffix(".")
 
 
 def choices_of(item: FieldInfo) -> list[str]:
-    """The words that a setting may be."""
+    """Return the valid words of a setting."""
     return [
         str(value)
         for kind, _ in _kinds(item.annotation, item.metadata)
@@ -85,7 +85,7 @@ def choices_of(item: FieldInfo) -> list[str]:
 
 
 def valid_values(item: FieldInfo) -> str:
-    """What a setting may be, as ``one of a, b`` or ``exact or a whole number from 1 to 31``."""
+    """Describe the valid values, such as ``one of a, b`` or ``exact or a whole number from 1 to 31``."""
     numbers = [_number(kind, limits) for kind, limits in _kinds(item.annotation, item.metadata) if kind in (int, float)]
     if numbers:
         return " or ".join([*choices_of(item), *numbers])
@@ -93,7 +93,7 @@ def valid_values(item: FieldInfo) -> str:
 
 
 def _kinds(annotation: Any, limits: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    """The alternatives of an annotation, each with its limits."""
+    """Iterate over the alternatives of an annotation, each with its limits."""
     if get_origin(annotation) is Annotated:
         kind, *metadata = get_args(annotation)
         yield from _kinds(kind, [limit for item in metadata for limit in getattr(item, "metadata", [item])])
@@ -105,9 +105,9 @@ def _kinds(annotation: Any, limits: list[Any]) -> Iterator[tuple[Any, list[Any]]
 
 
 def _number(kind: type, limits: list[Any]) -> str:
-    least = next((limit.ge for limit in limits if hasattr(limit, "ge")), None)
+    minimum = next((limit.ge for limit in limits if hasattr(limit, "ge")), None)
     if any(hasattr(limit, "gt") for limit in limits):  # PositiveInt
-        least = 1
-    most = next((limit.le for limit in limits if hasattr(limit, "le")), None)
-    bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+        minimum = 1
+    maximum = next((limit.le for limit in limits if hasattr(limit, "le")), None)
+    bounds = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
     return f"a {'' if kind is float else 'whole '}number {bounds}"

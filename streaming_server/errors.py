@@ -6,37 +6,37 @@ SpeechServerError
 │   ├── VoiceIndexOutOfRange
 │   ├── VoiceUnknown
 │   └── TextTooLong
-├── VoiceFileMissing        a reference recording that was listed is gone
-├── VoiceUnreadable         a reference recording that cannot be decoded or analysed
+├── VoiceFileMissing        a reference recording does not exist any more
+├── VoiceUnreadable         a reference recording cannot be decoded or analysed
 ├── EngineNotReady          the model is still loading
 ├── EngineFailed            the engine failed; the details are in the log
-│   └── DeviceFailed        the engine's device fails at everything until the process is restarted
-├── EngineUnavailable       an engine that cannot start: a missing file, package or device
+│   └── DeviceFailed        the device fails every request until the process is restarted
+├── EngineUnavailable       an engine cannot start: a missing file, package or device
 ├── Unauthorized            an API key is missing or wrong
 ├── ShuttingDown            the server is shutting down
 ├── QueueFull               the queue holds its maximum of waiting requests
 ├── QueueTimeout            a request waited for the slot longer than the limit
 ├── RecordingRefused        an upload is not a recording of an allowed format
-├── UploadNotFound          an upload that does not exist or has expired
-├── VoiceNotFound           a stored voice that does not exist
-├── ConsentNotFound         a stored consent that does not exist
-├── UploadTooLarge          an upload larger than the limit
+├── UploadNotFound          an upload does not exist or has expired
+├── VoiceNotFound           a stored voice does not exist
+├── ConsentNotFound         a stored consent does not exist
+├── UploadTooLarge          an upload exceeds the limit
 ├── UploadTimeout           an upload took longer than the limit
 ├── TooManyUploads          the maximum number of uploads is being received
-├── LoopbackOnly            a route that only the same machine may use
-├── OriginRefused           an upload sent by a page of an origin that is not allowed
-├── JobNotFound             a job that does not exist or has expired
+├── LoopbackOnly            the route is restricted to this machine
+├── OriginRefused           an upload comes from an origin that is not allowed
+├── JobNotFound             a job does not exist or has expired
 ├── JobQueueFull            the maximum number of tasks is pending
 ├── LeaseLost               a job was cancelled, deleted or taken over while it ran
 ├── FileMissing             a stored file does not exist any more
 ├── FileOutside             a path resolves outside its folder, or cannot name a file
 ├── InsufficientMemory      the device has not enough memory for this text
 ├── StorageFull             the disk or the database has no space left
-├── StorageUnavailable      a database or folder that cannot be used, or not now
+├── StorageUnavailable      a database or folder cannot be used
 ├── AudioTooLarge           a whole file would exceed the limit of unsent audio
 ├── ReaderTooSlow           unsent audio reached its limit
 ├── ClientLeft              the synthesis ended with its last reader
-└── StreamNotFound          no stream of that id, or it has expired
+└── StreamNotFound          a stream does not exist or has expired
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ from collections.abc import Sequence
 
 
 class SpeechServerError(Exception):
-    """Root of the tree; its text is a sentence that may be shown to a client."""
+    """Root of the tree. Its message may be shown to a client; ``message`` is the default."""
 
     code = "server_error"
+    message = ""
     retryable = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.message)
 
 
 class InvalidRequest(SpeechServerError):
@@ -67,7 +71,7 @@ class BlankText(InvalidRequest):
     code = "blank_text"
 
     def __init__(self, field: str = "text") -> None:
-        super().__init__("文本不能为空", field)
+        super().__init__(f"{field} must not be blank", field)
 
 
 class TextTooLong(InvalidRequest):
@@ -93,8 +97,11 @@ class VoiceIndexOutOfRange(InvalidRequest):
     code = "voice_index_out_of_range"
 
     def __init__(self, index: int, count: int) -> None:
-        valid = f"有效范围: 0-{count - 1}" if count else "参考音频目录为空"
-        super().__init__(f"参考音频序号无效: {index}. {valid}", "reference_audio_index")
+        field = "reference_audio_index"
+        valid = f"valid: 0-{count - 1}" if count else "the reference folder has no recordings"
+        super().__init__(f"{field} {index} is out of range; {valid}", field)
+        self.index = index
+        self.count = count
 
 
 class VoiceUnknown(InvalidRequest):
@@ -108,7 +115,8 @@ class VoiceFileMissing(SpeechServerError):
     code = "voice_file_missing"
 
     def __init__(self, filename: str) -> None:
-        super().__init__(f"参考音频文件不存在: {filename}")
+        super().__init__(f"the reference audio {filename} does not exist")
+        self.filename = filename
 
 
 class VoiceUnreadable(SpeechServerError):
@@ -121,9 +129,7 @@ class VoiceUnreadable(SpeechServerError):
 class EngineNotReady(SpeechServerError):
     code = "engine_not_ready"
     retryable = True
-
-    def __init__(self) -> None:
-        super().__init__("模型未加载")
+    message = "the model is not loaded"
 
 
 class SessionTimeout(SpeechServerError):
@@ -135,9 +141,7 @@ class SessionTimeout(SpeechServerError):
 
 class EngineFailed(SpeechServerError):
     code = "engine_failed"
-
-    def __init__(self, message: str = "the speech engine failed; the server's log has the details") -> None:
-        super().__init__(message)
+    message = "the speech engine failed; see the server's log"
 
 
 class DeviceFailed(EngineFailed):
@@ -156,24 +160,18 @@ class EngineUnavailable(SpeechServerError):
 
 class Unauthorized(SpeechServerError):
     code = "invalid_api_key"
-
-    def __init__(self) -> None:
-        super().__init__("a valid API key is required: Authorization: Bearer <key>, or X-API-Key: <key>")
+    message = "a valid API key is required: Authorization: Bearer <key>, or X-API-Key: <key>"
 
 
 class ShuttingDown(SpeechServerError):
     code = "shutting_down"
     retryable = True
-
-    def __init__(self) -> None:
-        super().__init__("the server is shutting down; try again later")
+    message = "the server is shutting down; try again later"
 
 
 class AudioTooLarge(SpeechServerError):
     code = "audio_too_large"
-
-    def __init__(self) -> None:
-        super().__init__("the audio is too large to be returned as a whole; request a stream")
+    message = "the audio is too large to be returned as a whole; request a stream"
 
 
 class QueueFull(SpeechServerError):
@@ -195,22 +193,15 @@ class QueueTimeout(SpeechServerError):
 class ReaderTooSlow(SpeechServerError):
     code = "reader_too_slow"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-
 
 class ClientLeft(SpeechServerError):
     code = "client_left"
-
-    def __init__(self) -> None:
-        super().__init__("the synthesis ended when its client left")
+    message = "the client disconnected"
 
 
 class StreamNotFound(SpeechServerError):
     code = "stream_not_found"
-
-    def __init__(self) -> None:
-        super().__init__("stream not found or expired")
+    message = "stream not found or expired"
 
 
 class RecordingRefused(SpeechServerError):
@@ -265,14 +256,12 @@ class OriginRefused(SpeechServerError):
     code = "origin_refused"
 
     def __init__(self, origin: str) -> None:
-        super().__init__(f"pages of the origin {origin[:80]!r} are not allowed; CORS_ORIGINS names those that are")
+        super().__init__(f"the origin {origin[:80]!r} is not allowed; CORS_ORIGINS lists the allowed origins")
 
 
 class LoopbackOnly(SpeechServerError):
     code = "loopback_only"
-
-    def __init__(self) -> None:
-        super().__init__("without API_KEYS this route answers direct requests from this machine alone")
+    message = "without API_KEYS this route is restricted to direct requests from this machine"
 
 
 class JobNotFound(SpeechServerError):
@@ -306,24 +295,18 @@ class FileMissing(SpeechServerError):
 
 class FileOutside(SpeechServerError):
     code = "file_outside"
-
-    def __init__(self) -> None:
-        super().__init__("the path resolves outside its folder, is a folder, or is not a valid file name")
+    message = "the path resolves outside its folder, is a folder, or is not a valid file name"
 
 
 class InsufficientMemory(SpeechServerError):
     code = "insufficient_memory"
     retryable = True
-
-    def __init__(self) -> None:
-        super().__init__("the device has not enough memory for this text; try a shorter text, or try again later")
+    message = "the device has not enough memory for this text; try a shorter text, or try again later"
 
 
 class StorageFull(SpeechServerError):
     code = "storage_full"
-
-    def __init__(self) -> None:
-        super().__init__("no space left on the server's disk; try again later")
+    message = "no space left on the server's disk; try again later"
 
 
 class StorageUnavailable(SpeechServerError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 _FILE_BYTES = 64 * 1024 * 1024
-"""At this size the file is renamed to ``.1``, which replaces an earlier one."""
+"""Size at which the file is rotated to ``.1``."""
 log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -72,7 +72,7 @@ class LogFile(RotatingFileHandler):
             return
         self._has_failed = True
         if not self._is_failing:
-            self._is_failing = True  # before the line, which comes here too
+            self._is_failing = True  # before logging, which may fail as well
             log.error("log file not written: %s: %s", self.baseFilename, error.strerror)
             self._has_failed = True
 
@@ -97,4 +97,4 @@ def configure(
         handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     if level != "debug":
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # requests to other servers are not requests of this one
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # outgoing requests are not logged

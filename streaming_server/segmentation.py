@@ -1,4 +1,4 @@
-"""Sentences of a text, and segments of a text that is still arriving. The time taken is linear in the text's length."""
+"""Splits a text into sentences, and incremental text into segments. The time is linear in the length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 MAX_SENTENCE_CHARACTERS = 300
-"""A longer sentence is cut at the last clause, word or character that fits."""
+"""Longer sentences are split at the last clause, word or character that fits."""
 
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n\s*""")
 _ABBREVIATIONS = frozenset(
@@ -16,12 +16,12 @@ _ABBREVIATIONS = frozenset(
     jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun""".split()  # noqa: SIM905
 )
 _ONLY_BEFORE_A_NUMBER = frozenset({"no", "nos", "fig", "ch", "pp", "vol", "mon", "sun", "sat", "fri", "mar"})
-"""Abbreviations that are words as well: ``No. He left.``"""
+"""Abbreviations that are also words: ``No. He left.``"""
 _WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
 _CLAUSE_END = re.compile(r"[,;:—–，、；：](?=\s|[^\x00-\x7f])")
 _OPENING_END = re.compile(r"[,;:—–](?=\s+\S)|[，、；：](?=.)")
 _OPENING_CHARACTERS = 24
-"""A segment that ends at a clause is at least this long: shorter ones sound detached."""
+"""Minimum length of a segment that ends at a clause; shorter ones sound detached."""
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -35,7 +35,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 class Cut(StrEnum):
-    """Where a `Segmenter` cuts."""
+    """Where a `Segmenter` splits the text."""
 
     EARLY = "early"
     """At sentences; the first segment may also be a clause, for an early first audio."""
@@ -45,10 +45,10 @@ class Cut(StrEnum):
 
 
 class Segmenter:
-    """Cuts text that arrives in pieces into segments that no further text can change.
+    """Splits text that arrives in pieces into segments that further text cannot change.
 
-    A sentence is complete when the first character of the next one has arrived: until then a number, an abbreviation
-    or a word may still grow.
+    A sentence is complete when the first character of the next one has arrived; until then a number, an abbreviation
+    or a word may continue.
     """
 
     def __init__(self, cut: Cut = Cut.EARLY) -> None:
@@ -58,7 +58,7 @@ class Segmenter:
 
     @property
     def pending_characters(self) -> int:
-        """Characters that belong to no segment yet."""
+        """Number of characters that are not part of a segment yet."""
         return len(self._rest)
 
     def push(self, piece: str) -> list[str]:
@@ -81,7 +81,7 @@ class Segmenter:
         return found
 
     def flush(self) -> list[str]:
-        """Return what is left as segments; the text that follows begins a new one."""
+        """Return the remaining text as segments."""
         found = list(sentences(self._rest))
         if self._cut is Cut.CLAUSE:
             found = [clause for part in found for clause in _clauses(part)]

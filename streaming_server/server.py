@@ -1,4 +1,4 @@
-"""The application under uvicorn: the HTTP/1.1 protocol with its limits, and the server's start."""
+"""Runs the application under uvicorn, with limits on connections and incomplete requests."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ from streaming_server.startup import open_access, summary, unused_gpu
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Largest request head: the request line and the headers, trailers included."""
+"""Maximum size of the request line and the headers, including trailers."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Largest message of a WebSocket; a larger one closes it with 1009."""
+"""Maximum size of a WebSocket message; a larger one closes the connection with 1009."""
 _FEED_BYTES = 16 * 1024
-"""Given to the parser at once. The parser buffers an incomplete field itself, without a limit."""
+"""Number of bytes passed to the parser at once, because it buffers an incomplete field without a limit."""
 _FAILED_S = 1.0
-"""How long the server answers that its device has failed before it ends, so that gateways and clients can see it."""
+"""Time for which the server reports a failed device before it ends, so that gateways and clients can detect it."""
 _BLOCKED_S = 10.0
-"""Longest time that a device that has failed may block the end of the process, beyond ``shutdown_timeout_s``."""
+"""Time for which a failed device may block the end of the process, in addition to ``shutdown_timeout_s``."""
 _LINGER_S = 1.0
-"""A refused connection is still read for this long, without parsing: a reset could overtake the answer."""
+"""Time for which a rejected connection is still read, because a reset could overtake the response."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
 _RETRYABLE = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits on connections and on requests that are not complete."""
+    """Limits on connections and on incomplete requests."""
 
     connections: int
-    """Open at once, from everywhere."""
+    """Maximum number of open connections."""
     connections_per_address: int
     header_timeout_s: float
     """From the connection, or the first byte of a further request, to the end of the headers."""
     body_timeout_s: float
-    """Longest time without a byte of the body."""
+    """Maximum time without a byte of the body."""
     body_min_rate: int
-    """Bytes a second, on average, of a body that takes longer than ``body_timeout_s``."""
+    """Minimum average rate of a body that takes longer than ``body_timeout_s``, in bytes per second."""
 
 
 class SpeechProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, no upgrade but that to WebSocket, and access to the transport for responses.
+    """uvicorn's protocol with limits, without upgrades other than to WebSocket, and with access to the transport.
 
-    The request's state has ``transport``, to abort a connection whose reader is too slow, and ``ending``, an event that
-    is set when the server shuts down, for responses without an end.
+    The request's state has ``transport``, to abort the connection of a slow reader, and ``ending``, an event that is
+    set when the server shuts down, for endless responses.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
@@ -76,11 +76,11 @@ class SpeechProtocol(HttpToolsProtocol):
         self._limits = limits
         self._ending = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        """Runs from the beginning of a head to the end of its body."""
+        """Runs from the first byte of a request to the end of its body."""
         self._is_refused = False
         self._head_bytes = 0
         self._unparsed_bytes = 0
-        """Given to the parser since its last callback."""
+        """Bytes passed to the parser since its last callback."""
         self._body_bytes = 0
         self._body_began_s = self._body_s = 0.0
 
@@ -150,7 +150,7 @@ class SpeechProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.BAD_REQUEST, "invalid HTTP request")
 
     def _head_without_upgrade(self) -> bytes:
-        """The parsed head without its ``Upgrade``, with which the parser takes no body."""
+        """Return the parsed head without ``Upgrade``, with which the parser would accept no body."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -198,7 +198,7 @@ class SpeechProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _ignores_message(self) -> bool:
-        """Whether the message is refused, or is parsed once more without its ``Upgrade``."""
+        """Whether the message is rejected, or will be parsed again without ``Upgrade``."""
         return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -216,7 +216,7 @@ class SpeechProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         if self._is_answering():
-            # A line break after the last body, or the beginning of another request.
+            # a line break after the last body, or the start of another request
             self._arm(self._limits.header_timeout_s, self._check_head)
         else:
             seconds = self._limits.header_timeout_s
@@ -224,13 +224,13 @@ class SpeechProtocol(HttpToolsProtocol):
 
     def _check_body(self) -> None:
         limits, now_s = self._limits, self.loop.time()
-        if self.flow.read_paused:  # the application does not read, so the client cannot go on
+        if self.flow.read_paused:  # the application does not read, so the client cannot continue
             self._body_began_s = self._body_s = now_s
             self._body_bytes = 0
         if now_s - self._body_s >= limits.body_timeout_s:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no byte of the body came for {limits.body_timeout_s:g} s")
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no body data was received for {limits.body_timeout_s:g} s")
         elif self._body_bytes < limits.body_min_rate * (now_s - self._body_began_s):
-            message = f"the body came at less than {limits.body_min_rate} bytes a second"
+            message = f"the body was received at less than {limits.body_min_rate} bytes per second"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
         else:
             self._arm(self._body_s + limits.body_timeout_s - now_s, self._check_body)
@@ -239,7 +239,7 @@ class SpeechProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Close the connection, with an answer where none has begun; the application is not asked."""
+        """Close the connection, after an error response if none has started, without calling the application."""
         if self._is_refused:
             return
         self._is_refused = True
@@ -247,7 +247,7 @@ class SpeechProtocol(HttpToolsProtocol):
         log.info("connection refused: %s", message, extra={"fields": {"status": status, "client": self.client}})
         in_body = self.cycle is not None and self.cycle.more_body
         if self._is_answering() and not in_body:
-            self.cycle.keep_alive = False  # what is refused follows a request whose answer is under way
+            self.cycle.keep_alive = False  # the rejected message follows a request whose response is being sent
             return
         if not (in_body and self.cycle.response_started):
             body = message.encode()
@@ -268,7 +268,7 @@ class SpeechProtocol(HttpToolsProtocol):
 
 
 class SessionProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol; a client that sends a message after its own close frame is aborted."""
+    """uvicorn's WebSocket protocol; aborts a client that sends a message after its close frame."""
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -278,13 +278,13 @@ class SessionProtocol(WebSocketsSansIOProtocol):
 
 
 def _address(connection: object) -> str | None:
-    """The client's address of an HTTP or a WebSocket connection; None on a Unix socket."""
+    """Return the client address of an HTTP or WebSocket connection; None for a Unix socket."""
     client = getattr(connection, "client", None)
     return str(client[0]) if client else None
 
 
 async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Serve HTTP/1.0, whose clients take no chunks: a body without a length ends with the connection."""
+    """Serve HTTP/1.0, which has no chunked encoding: a body without a length ends with the connection."""
     is_unframed = False
 
     async def unframed_send(message: Any) -> None:
@@ -301,7 +301,7 @@ async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, rec
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
-    """The settings' limits; the connections leave a quarter of the process's descriptors for all else."""
+    """Return the limits of the settings; a quarter of the file descriptors is reserved for other uses."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ConnectionLimits(
         connections=min(settings.max_connections, descriptors * 3 // 4),
@@ -313,14 +313,14 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 class SpeechServer(uvicorn.Server):
-    """uvicorn's server. It reports what runs once it listens and the engine is warm, and ends if the device fails."""
+    """uvicorn's server. Reports the configuration when the engine is ready, and ends if the device fails."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.exit_status = 0
-        """Not 0 after the device has failed."""
+        """Nonzero after a failure of the device."""
         self.on_device_failure: Callable[[], None] = lambda: None
-        """Called before the shutdown begins, as a device that has failed may block it."""
+        """Called before the shutdown, which a failed device may block."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -354,7 +354,7 @@ class SpeechServer(uvicorn.Server):
 
 
 def create_server(settings: Settings, **options: object) -> SpeechServer:
-    """A server that is not running yet; ``options`` go to `create_app`.
+    """Create a server; ``options`` are passed to `create_app`.
 
     Raises:
         EngineUnavailable: the engine cannot start.
@@ -366,8 +366,8 @@ def create_server(settings: Settings, **options: object) -> SpeechServer:
         http=partial(SpeechProtocol, limits=connection_limits(settings)),  # type: ignore[arg-type]
         ws=SessionProtocol,
         ws_max_size=MAX_MESSAGE_BYTES,
-        ws_ping_timeout=settings.send_timeout_s,  # a client that plays what it has received may not read for long
-        ws_per_message_deflate=False,  # encoded audio does not shrink
+        ws_ping_timeout=settings.send_timeout_s,  # a client may not read for long while it plays buffered audio
+        ws_per_message_deflate=False,  # encoded audio is not compressible
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -378,13 +378,13 @@ def create_server(settings: Settings, **options: object) -> SpeechServer:
 
 
 def serve(settings: Settings, *, reload: bool = False) -> None:
-    """Run until a signal ends it; running streams get ``shutdown_timeout_s``.
+    """Run until a signal; running streams then have ``shutdown_timeout_s`` to end.
 
     If the engine's device fails, the process ends with the exit status of `DeviceFailed`.
 
     Args:
-        settings: what is set.
-        reload: begin again in a new process whenever a file of the package changes.
+        settings: the settings.
+        reload: restart in a new process when a file of the package changes.
     """
     if not reload:
         _run(settings, None)
@@ -397,13 +397,13 @@ def serve(settings: Settings, *, reload: bool = False) -> None:
 
 
 def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
-    # Set here, as a process that is begun again inherits neither.
+    # Set here, because a restarted process inherits neither.
     sys.setswitchinterval(0.0005)
     logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
     server = create_server(settings)
-    # A full collection stops all threads; without what lives as long as the process it takes 1 ms in place of 50.
+    # A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
     gc.collect()
     gc.freeze()
     limit_s = settings.shutdown_timeout_s + _BLOCKED_S

@@ -40,6 +40,8 @@ class ServerSettings(SettingsGroup):
     """Allowed CORS origins, separated by commas."""
     agent_port: Port = 0
     """Port of HAProxy's `agent-check`, which reports how many requests a gateway may send; 0 disables it."""
+    mcp: bool = False
+    """`true`: serve the Model Context Protocol at `/mcp`."""
     wyoming_port: Port = 0
     """Port of the Wyoming server for Home Assistant, on `HOST`; 0 disables it. It has no authentication."""
     wyoming_zeroconf: bool = False
@@ -106,6 +108,9 @@ class StreamSettings(SettingsGroup):
 class QueueSettings(SettingsGroup):
     """Waiting for the engine."""
 
+    max_concurrent: Annotated[int, Field(ge=1, le=64)] = 1
+    """Maximum number of requests synthesised at the same time. Only IndexTTS supports more than 1; a further request
+    starts only if the measured speed is sufficient for all, and it waits otherwise."""
     max_queue: NonNegativeInt = 32
     """Maximum number of requests that wait for the slot."""
     queue_timeout_s: Seconds = 120.0

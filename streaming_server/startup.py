@@ -1,9 +1,8 @@
-"""What is checked before the server starts, and the line that its start ends with."""
+"""Checks before the start of the server, and the messages at its end."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import subprocess
 import sys
@@ -35,9 +34,10 @@ def version() -> str:
 
 
 def check_address(host: str, port: int) -> None:
-    """
+    """Check that the address is available.
+
     Raises:
-        InvalidSetting: nothing can listen there; the sentence names the setting.
+        InvalidSetting: it is not; the message names the setting.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -49,18 +49,18 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen()
     except PermissionError:
-        raise InvalidSetting(f"PORT={port}: this user may not listen on it; take one of 1024 to 65535") from None
+        raise InvalidSetting(f"PORT={port}: permission denied; use a port from 1024 to 65535") from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise InvalidSetting(f"HOST={host}: not an address of this machine") from None
-        raise InvalidSetting(f"PORT={port}: another process listens on it; take another port, or 0") from None
+        raise InvalidSetting(f"PORT={port}: the port is in use; choose another port, or 0") from None
 
 
 def check_writable(folder: Path) -> None:
-    """Make the data directory.
+    """Create the data directory.
 
     Raises:
-        InvalidSetting: it cannot be written.
+        InvalidSetting: it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,9 +71,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_recordings(folder: Path) -> None:
-    """
+    """Check the folder of reference recordings.
+
     Raises:
-        InvalidSetting: there is no such folder of reference recordings, or it cannot be read.
+        InvalidSetting: it does not exist or cannot be read.
     """
     try:
         next(folder.iterdir(), None)
@@ -82,7 +83,7 @@ def check_recordings(folder: Path) -> None:
 
 
 def summary(info: EngineInfo, voices: int, host: str, port: int) -> str:
-    """What runs, in one line."""
+    """Return the line that reports the running configuration."""
     shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
     facts = {
         "engine": info.name,
@@ -96,30 +97,25 @@ def summary(info: EngineInfo, voices: int, host: str, port: int) -> str:
 
 
 def open_access(host: str, has_keys: bool) -> str:
-    """A warning that every machine of the network may use the server; empty where that is not so."""
+    """Return a warning if every machine of the network may use the server, otherwise an empty string."""
     if has_keys or host not in {"0.0.0.0", "::"}:
         return ""
     return f"no API_KEYS set and HOST={host}: every machine that reaches this one can use the server"
 
 
 def unused_gpu(info: EngineInfo) -> str:
-    """Why a GPU that the driver shows is not used, as a sentence; empty where there is none or it is used.
+    """Return a warning that a GPU is not used by choice; empty if there is none, or it is used.
 
-    Asks the driver, which blocks the thread for some milliseconds.
+    If torch cannot use the GPU, the engine logs the reason. The call blocks for some milliseconds.
     """
     found = gpus()
     if not found or not info.device.startswith("cpu"):
         return ""
-    torch = sys.modules.get("torch")  # imported by the engine, or not needed by it
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    torch = sys.modules.get("torch")
     if torch is None:
         reason = f"the {info.name} engine runs on the CPU"
-    elif torch.version.cuda is None:
-        reason = f"torch {torch.__version__} is built without CUDA"
     elif torch.cuda.is_available():
         reason = "DEVICE=cpu"
-    elif visible is not None:
-        reason = f"CUDA_VISIBLE_DEVICES={visible} hides it"
     else:
-        reason = f"torch {torch.__version__} needs a driver for CUDA {torch.version.cuda}"
+        return ""
     return f"GPU not used: {found[0].name}: {reason}"

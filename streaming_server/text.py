@@ -1,4 +1,4 @@
-"""Text that is to be spoken: allowed characters, preview, duration, and cuts. Every function is linear in the text."""
+"""Functions on text: allowed characters, preview, duration and splitting, all in linear time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟]|\n")
 _CLAUSE_END = re.compile(r"[,;:](?=\s[^\s\d])|[，、；：](?!\d)")
 _WORD_END = re.compile(rf"(?<=[^\W\d_])\s(?=[^\W\d_])|[{_WIDE_RANGES}](?!\d)")
 _LOOK_AHEAD = 2
-"""Characters that the patterns see behind a boundary."""
+"""Number of characters after a boundary that the patterns need."""
 _BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RANGES}]"))
 _WIDE_S, _NARROW_S = 0.25, 0.065
 _PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
@@ -24,9 +24,9 @@ _CLOSING = "\"'”’)）」』 \n\t"
 
 
 def forbidden_character(text: str) -> tuple[str, int] | None:
-    """The first character that no text has a use for, as ``U+XXXX``, and its place; None where all is well.
+    """Return the first character that is not allowed, as ``U+XXXX``, and its position; None if there is none.
 
-    Control characters other than tab and line breaks, and surrogates, which no UTF-8 can hold.
+    Not allowed are control characters other than tab and line breaks, and surrogates, which UTF-8 cannot encode.
     """
     if found := _FORBIDDEN.search(text):
         return f"U+{ord(found[0]):04X}", found.start()
@@ -34,21 +34,21 @@ def forbidden_character(text: str) -> tuple[str, int] | None:
 
 
 def preview(text: str) -> str:
-    """The beginning of a text, marked where it is cut."""
+    """Return the beginning of a text, with an ellipsis if it is shortened."""
     return text[:_PREVIEW_CHARACTERS] + ("..." if len(text) > _PREVIEW_CHARACTERS else "")
 
 
 def estimated_duration_s(text: str) -> float:
-    """About how long speaking takes: a Han character or a syllable block at 0.25 s, any other at 0.065 s."""
+    """Estimate the duration of speech: 0.25 s per Han character or syllable block, 0.065 s per other character."""
     wide = len(_WIDE.findall(text))
     return wide * _WIDE_S + (len(text) - wide) * _NARROW_S
 
 
 def pieces(text: str, max_characters: int) -> Iterator[str]:
-    """Cut a text into pieces of at most so many characters; the pieces joined are the text.
+    """Split a text into pieces of limited length, whose concatenation is the text.
 
-    Each piece ends behind the last sentence that it can hold. Where it can hold none it ends behind a clause, else
-    between two words that are not numbers, else behind any blank or Han character, else at its full length.
+    Each piece ends after the last sentence that fits; if none fits, after a clause, between two words that are not
+    numbers, after a blank or a Han character, or at its full length.
     """
     start = 0
     while len(text) - start > max_characters:
@@ -72,12 +72,12 @@ def pause_s(text: str) -> float:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where each word begins and ends, its punctuation included; a Han character counts as a word."""
+    """Return start and end of each word, including punctuation; a Han character counts as a word."""
     return [word.span() for word in _WORD.finditer(text)]
 
 
 def cut_by_words(text: str, max_words: int) -> list[str]:
-    """Pieces of at most so many words, at ends of sentences where they have any; a Han character counts as a word."""
+    """Split into pieces of limited numbers of words, at sentence ends if possible; a Han character counts as a word."""
     pieces: list[str] = []
     words = list(_WORD.finditer(text))
     first = 0
@@ -91,7 +91,7 @@ def cut_by_words(text: str, max_words: int) -> list[str]:
 
 
 def _ends_sentence(word: str) -> bool:
-    """Whether the punctuation at the end of a word has a mark that ends a sentence."""
+    """Whether a word ends with sentence punctuation."""
     for character in reversed(word):
         if character in _SENTENCE_MARKS:
             return True

@@ -28,19 +28,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than the cores, since tests wait as often as they compute."""
+    """One more than the number of cores, because tests often wait."""
     return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker is left with one of them at the end."""
+    """Run the slowest files first, so that no worker runs one of them alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.parent.name != "scale", item.path not in slow))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Fail a run that leaves processes behind, name them, and kill them."""
+    """Fail the run if it leaves processes behind, and kill them."""
     yield
     left = [] if _is_worker(session.config) else children.end_leftovers(float(os.environ.get("TEST_LEFTOVERS_S", "30")))
     if not left:

@@ -5,31 +5,48 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streaming_server"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+BASE = {"domain", "errors", "text", "logs"}
 ALLOWED = {
-    "domain": set[str](),
-    "errors": set[str](),
-    "text": set[str](),
+    **{name: set[str]() for name in BASE},
     "segmentation": set[str](),
-    "logs": set[str](),
     "environment": {"errors"},
     "settings": {"engines.registry", "environment"},
     "audio": {"audio", "domain", "errors"},
-    "engines": {"engines", "environment", "audio", "domain", "errors", "text", "segmentation"},
+    "engines": {"engines", "environment", "segmentation", "audio", "domain", "errors", "text"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
     "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
-    "ops": {"ops", "speech", "jobs", "engines.base", "errors", "domain"},
-    "scale": {"scale", "jobs", "app", "settings", "errors", "logs", "speech.service", "engines.base"},
-    "wyoming": {"wyoming", "api.http", "api.record", "api.requests", "speech", "ops", "engines.base", "audio", "domain"}
-    | {"errors", "logs"},
-    "api": {"api", "speech", "jobs", "ops", "domain", "errors", "audio", "settings", "environment", "text", "logs"}
-    | {"segmentation"},
+    "ops": {"ops", "speech", "jobs", "engines.base", "domain", "errors"},
+    "api": {"api", "speech", "jobs", "ops", "audio", "settings", "environment", "segmentation"} | BASE,
+    "mcp": {"mcp", "api", "jobs", "audio", "domain", "errors"},
+    "wyoming": {"wyoming", "api.http", "api.record", "api.requests", "speech", "ops", "engines.base", "audio"} | BASE,
+    "components": {"engines.base", "engines.registry", "speech", "jobs", "ops", "settings"},
+    "scale": {"scale", "jobs", "components", "app", "settings", "errors", "logs"},
+    "app": {
+        "components",
+        "api",
+        "mcp",
+        "wyoming",
+        "environment",
+        "engines.base",
+        "speech",
+        "jobs",
+        "ops",
+        "settings",
+        "errors",
+    },
+    "startup": {"engines.base", "ops", "environment"},
+    "server": {"app", "ops", "settings", "startup", "errors", "logs"},
+    "downloads": {"errors"},
+    "client": {"errors"},
 }
+"""What the modules of a layer may import; ``cli`` may import everything."""
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
 
 
@@ -44,18 +61,39 @@ def imports_of(module: Path) -> set[str]:
     return found
 
 
+def loaded_by(code: str) -> set[str]:
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_follow_the_layout(module: Path) -> None:
     layer = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
     imports = imports_of(module)
     ours = {name.removeprefix("streaming_server.") for name in imports if name.startswith("streaming_server.")}
-    if layer in ALLOWED:
+    if layer not in {"cli", "__init__"}:
         for name in ours - {"__version__"}:
             assert any(name == allowed or name.startswith(allowed + ".") for allowed in ALLOWED[layer]), name
     if layer == "api":
         assert not [name for name in imports | ours if name.split(".")[0] in NEVER_IN_API]
     if layer == "audio":
         assert not [name for name in imports if name.split(".")[0] in {"asyncio", "anyio", "torch", "socket"}]
+
+
+def test_there_are_no_cycles() -> None:
+    names = {
+        ".".join(("streaming_server", *module.relative_to(PACKAGE).with_suffix("").parts)): module for module in MODULES
+    }
+    graph = {name: imports_of(module) & names.keys() - {name} for name, module in names.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_a_worker_loads_no_routes() -> None:
+    """It imports the messages of the workflow dialect, which other programs send, and nothing else of HTTP."""
+    modules = "cli", "scale.celery_worker", "api.workflows.messages"
+    imports = ", ".join(f"streaming_server.{module}" for module in modules)
+    loaded = loaded_by(f"import sys, {imports}; print(*sys.modules)")
+    assert "streaming_server.scale.celery_worker" in loaded
+    assert not [name for name in loaded if name.startswith("streaming_server.") and name.endswith((".routes", ".app"))]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -66,7 +104,6 @@ def test_a_module_has_a_docstring_and_a_size_one_can_read(module: Path) -> None:
 
 
 def test_the_app_loads_nothing_heavy() -> None:
-    code = "import sys, streaming_server.app; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    loaded = loaded_by("import sys, streaming_server.app; print(*sys.modules)")
     assert "streaming_server.api.native.routes" in loaded
-    assert not {"torch", "celery", "ray", "transformers", "espeakng_loader", "onnxruntime", "hibari"} & set(loaded)
+    assert not {"torch", "celery", "ray", "transformers", "espeakng_loader", "onnxruntime", "hibari"} & loaded

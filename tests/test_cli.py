@@ -105,7 +105,7 @@ def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("serve", "--host", "127.0.0.1", "--port", str(port), DATA_DIR=str(tmp_path))
-    refused(result, f"PORT={port}: another process listens on it")
+    refused(result, f"PORT={port}: the port is in use")
 
 
 def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:

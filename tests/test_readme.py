@@ -31,7 +31,7 @@ def commands(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(data_dir: Path) -> Iterator[ServerProcess]:
-    with server_process(DATA_DIR=str(data_dir)) as running:
+    with server_process(DATA_DIR=str(data_dir), MCP="true") as running:
         yield running
 
 

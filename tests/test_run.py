@@ -36,7 +36,7 @@ def test_ends():
 
 
 def run(folder: Path, test: str, *before: str, workers: str) -> subprocess.CompletedProcess[str]:
-    """Run a test in a run of its own; ``before`` is what starts it."""
+    """Run a test in a separate run; ``before`` is the command prefix."""
     (folder / "test_one.py").write_text(test)
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", workers, "--rootdir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

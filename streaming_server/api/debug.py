@@ -38,6 +38,8 @@ class LiveStream(TypedDict):
     first_audio_seconds: float | None
     audio_seconds: float
     """Audio synthesised so far."""
+    underruns: int
+    """Times at which a client that plays the audio as it is sent had nothing left to play; 0 for a task."""
     unencoded_seconds: float
     """Audio that waits for the encoder."""
     unsent_bytes: int
@@ -111,6 +113,7 @@ def _described(stream: SpeechStream) -> LiveStream:
         "wait_seconds": stats.wait_s,
         "first_audio_seconds": stats.first_audio_s,
         "audio_seconds": round(stats.audio_s, 3),
+        "underruns": 0 if stream.is_batch else stats.underruns,
         "unencoded_seconds": round(stream.unencoded_s, 3),
         "unsent_bytes": stream.buffer.unsent_bytes,
         "kept_bytes": stream.buffer.kept_bytes,

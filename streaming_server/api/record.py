@@ -33,6 +33,7 @@ class RequestRecord:
     first_audio_s: float | None = None
     audio_s: float | None = None
     real_time_factor: float | None = None
+    underruns: int | None = None
     sent_bytes: int = field(default=0, metadata={"is_logged": False})
     template: str = field(default="none", metadata={"is_logged": False})
     """The matched route, the label of the metrics; ``none`` if no route matched."""

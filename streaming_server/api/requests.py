@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from streaming_server.domain import (
     EmotionVector,
     Generation,
     Granularity,
+    Span,
     SpeechRequest,
     TextPieces,
     Voice,
@@ -25,7 +26,9 @@ from streaming_server.errors import InvalidRequest
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, Cutting, as_dialogue, is_dialogue, script_of
+from streaming_server.speech.markup import check_pauses, with_pauses
 from streaming_server.speech.service import SpeechService
+from streaming_server.speech.ssml import parse
 from streaming_server.speech.voices import VoiceLibrary
 
 MAX_SPEAKERS = 64
@@ -67,6 +70,11 @@ class SamplingBody(Body):
     repetition_penalty: PositiveFloat = 10.0
     max_mel_tokens: PositiveInt = 600
     """Maximum number of audio codes per sentence, up to the model's own limit."""
+
+    def generation(self) -> Generation:
+        """The fields of the body that `Generation` has."""
+        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
+        return Generation(**{name: getattr(self, name) for name in names})
 
 
 def voice_names(names: str, field: str) -> list[str]:
@@ -121,7 +129,7 @@ class RequestBuilder:
 
     def build(
         self,
-        text: str | TextPieces,
+        text: str | TextPieces | Sequence[Span],
         voices: Sequence[Voice],
         generation: Generation,
         granularity: Granularity | None = Granularity.SENTENCE,
@@ -142,9 +150,9 @@ class RequestBuilder:
         """Build a request within the engine's limits.
 
         Args:
-            text: the text; an incremental text is neither checked here nor split into turns.
+            text: the text, or the result of `ssml`; an incremental text is neither checked here nor split into turns.
             voices: the voice, or those of ``[SPEAKER0]``, ``[SPEAKER1]`` … in order.
-            generation: sampling parameters; the number of codes is limited to the model's maximum.
+            generation: sampling parameters.
             granularity: None for the engine's default.
             field: the dialect's name of the text field.
             place: location of the fields, ``body`` or ``query``.
@@ -165,15 +173,28 @@ class RequestBuilder:
             InvalidRequest: the text cannot be synthesised, a speaker has no voice, or the number of codes is too large.
         """
         limit = self.settings.max_text_characters
-        whole, pieces = (text, None) if isinstance(text, str) else ("", text)
+        spans: tuple[Span, ...] = ()
+        pieces: TextPieces | None = None
+        if isinstance(text, str):
+            whole = text
+        elif isinstance(text, AsyncGenerator):
+            whole, pieces = "", text
+        else:
+            spans = tuple(text)
+            whole = "".join(span.text for span in spans)
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
-        is_script = cutting is not None or len(voices) > 1
+            check_pauses(whole, field)
+        max_codes = self.service.engine.info.max_mel_tokens
+        if max_codes_field and max_codes is not None and generation.max_mel_tokens > max_codes:
+            message = f"{max_codes_field} must be from 1 to {max_codes}, the model's own limit"
+            raise InvalidRequest(message, max_codes_field, place)
+        is_script = (cutting is not None or len(voices) > 1) and not spans
         script = script_of(whole, voices, cutting or PLAIN, field) if is_script else ()
         request = SpeechRequest(
             whole,
             script[0][0].voice if cutting else voices[0],
-            self._within_limit(generation, max_codes_field, place),
+            generation,
             granularity,
             sentence_batch,
             verbose,
@@ -183,15 +204,37 @@ class RequestBuilder:
             script,
             scene,
             own_voices,
+            spans,
             pieces,
         )
-        if with_tags and not script and self.settings.dialogue:
+        if with_tags and not script and not spans and self.settings.dialogue:
             return as_dialogue(request, self.voices.list(), field)
         return request
 
     def has_speakers(self, text: str) -> bool:
         """Whether a text is a dialogue under the setting ``dialogue``."""
         return self.settings.dialogue and is_dialogue(text)
+
+    async def ssml(
+        self, text: str, find: Callable[[str, str], Awaitable[Voice]], field: str = "text"
+    ) -> Sequence[Span]:
+        """Parse a text that is declared to be SSML, for `build`.
+
+        Args:
+            text: an SSML document.
+            find: finds a voice by name; its second argument is the field.
+            field: the dialect's name of the text field.
+
+        Raises:
+            InvalidRequest: the text is not valid SSML, names too many voices or one that does not exist.
+        """
+        check_text(text, self.settings.max_text_characters, field)
+        passages = parse(text, field)
+        names = dict.fromkeys(passage.voice for passage in passages if passage.voice)
+        if len(names) > MAX_SPEAKERS:
+            raise InvalidRequest(f"{field} names {len(names)} voices; at most {MAX_SPEAKERS} are allowed", field)
+        voices = {name: await find(name, field) for name in names}
+        return with_pauses([replace(passage.span, voice=voices.get(passage.voice)) for passage in passages])
 
     async def emotion(
         self, fields: EmotionFields, field: str | None, find: Callable[[str, str], Awaitable[Voice]]
@@ -219,14 +262,6 @@ class RequestBuilder:
             fields.weight,
             fields.random,
         )
-
-    def _within_limit(self, generation: Generation, field: str | None, place: str) -> Generation:
-        limit = self.service.engine.info.max_mel_tokens
-        if limit is None or generation.max_mel_tokens <= limit:
-            return generation
-        if field:
-            raise InvalidRequest(f"{field} must be from 1 to {limit}, the model's own limit", field, place)
-        return replace(generation, max_mel_tokens=limit)
 
 
 def emotion_vector(numbers: Sequence[float]) -> EmotionVector:

@@ -66,13 +66,13 @@ class StreamResponse(ABC):
         async with self._resources, _until_disconnect(receive) as gone, self.open(scope) as stream:
             record.outcome = DISCONNECTED
 
-            def give_up() -> None:
+            def abort() -> None:
                 if connection.started:  # otherwise reading raises the error, which becomes a status
                     record.outcome = ReaderTooSlow.code
                     connection.abort()
                     gone.cancel()
 
-            stream.buffer.on_give_up.add(give_up)
+            stream.buffer.on_abort.add(abort)
             try:
                 outcome = await self.respond(stream, connection)
                 await connection.write(b"", last=True)
@@ -84,7 +84,7 @@ class StreamResponse(ABC):
                 log.warning("stream aborted: %s", error)
                 await connection.cut(gone, at_once=isinstance(error, ReaderTooSlow))
             finally:
-                stream.buffer.on_give_up.discard(give_up)
+                stream.buffer.on_abort.discard(abort)
                 _summarise(stream, record)
 
 
@@ -280,3 +280,4 @@ def _summarise(stream: SpeechStream, record: RequestRecord) -> None:
     record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)
     record.audio_s = round(stats.audio_s, 3)
     record.real_time_factor = round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None
+    record.underruns = stats.underruns

@@ -12,27 +12,38 @@ _VOICED = 0.5
 
 
 def median_pitch_hz(samples: FloatSamples, sample_rate_hz: int) -> float | None:
-    """Median fundamental frequency of the voiced frames.
+    """Median fundamental frequency of the voiced frames; None where nothing is voiced.
 
-    The normalised autocorrelation of 50 ms frames, corrected for the window (Boersma 1993, "Accurate short-term
-    analysis of the fundamental frequency"), without its path search: a median needs none.
+    Arguments as for `pitch_hz`.
+    """
+    found = pitch_hz(samples, sample_rate_hz)
+    return float(np.median(found[found > 0])) if found.any() else None
+
+
+def pitch_hz(samples: FloatSamples, sample_rate_hz: int) -> npt.NDArray[np.floating]:
+    """Fundamental frequency of each frame of 50 ms, one every 10 ms, shape ``(frames,)``.
+
+    The normalised autocorrelation, corrected for the window (Boersma 1993, "Accurate short-term analysis of the
+    fundamental frequency"), without its path search: a median needs none.
 
     Args:
         samples: shape ``(n,)``.
         sample_rate_hz: at least 2000.
 
     Returns:
-        Hz, between 60 and 420; None where nothing is voiced.
+        Hz, between 60 and 420; 0 where a frame is quiet or not voiced.
     """
     size, hop = sample_rate_hz // 20, sample_rate_hz // 100
     if samples.size < size:
-        return None
+        return np.empty(0)
     frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+    found = np.zeros(len(frames))
     window = np.hanning(size)
-    loud = np.sqrt(np.mean(np.square(frames), axis=1))
-    frames = frames[loud > 0.1 * np.percentile(loud, 95)]
-    if not frames.size:
-        return None
+    loudness = np.sqrt(np.mean(np.square(frames), axis=1))
+    loud = np.flatnonzero(loudness > 0.1 * np.percentile(loudness, 95))
+    if not loud.size:
+        return found
+    frames = frames[loud]
     correlation = _autocorrelation((frames - frames.mean(axis=1, keepdims=True)) * window)
     correlation /= _autocorrelation(window[np.newaxis])
     lags = np.arange(int(sample_rate_hz / _HIGHEST_HZ), int(sample_rate_hz / _LOWEST_HZ) + 1)
@@ -42,9 +53,8 @@ def median_pitch_hz(samples: FloatSamples, sample_rate_hz: int) -> float | None:
     good = candidates >= 0.9 * best[:, np.newaxis]
     peaks = good & (candidates >= correlation[:, lags - 1]) & (candidates >= correlation[:, lags + 1])
     voiced = (best > _VOICED) & peaks.any(axis=1)
-    if not voiced.any():
-        return None
-    return float(np.median(sample_rate_hz / lags[peaks[voiced].argmax(axis=1)]))
+    found[loud[voiced]] = sample_rate_hz / lags[peaks[voiced].argmax(axis=1)]
+    return found
 
 
 def _autocorrelation(frames: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -1,11 +1,13 @@
-"""The protocol of a speech engine, and what the registry has to know of one before it is imported."""
+"""The protocol of a speech engine, and its entry in the registry."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import Field
 
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice
 from streaming_server.environment import SettingsGroup
@@ -13,35 +15,35 @@ from streaming_server.environment import SettingsGroup
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is really loaded, for ``GET /model_info``."""
+    """The loaded model, for ``GET /model_info``."""
 
     name: str
     model_version: str
     sample_rate_hz: int
     model_type: str = ""
-    """Family of the model, as ``get_model_info`` names it; empty where it is the name."""
+    """Family of the model in ``get_model_info``; empty if it equals ``name``."""
     device: str = "cpu"
     precision: str = ""
-    """``fp16``, ``bf16``, ``fp32`` or ``int8``; empty where the engine has none to choose."""
+    """``fp16``, ``bf16``, ``fp32`` or ``int8``; empty if the engine has no choice."""
     use_cuda_kernel: bool = False
     config_path: str = ""
-    """Empty where the engine reads no configuration file."""
+    """Empty if the engine reads no configuration file."""
     model_dir: str = ""
-    """Empty where the engine loads no model folder."""
+    """Empty if the engine loads no model folder."""
     max_mel_tokens: int | None = None
-    """The model's own limit of audio codes a sentence; None where it has none."""
+    """Maximum number of audio codes per sentence; None if the model has no limit."""
     capabilities: frozenset[Capability] = frozenset()
-    """What of a request is honoured. The rest is ignored, and the log says so for each such request; only the speed
-    and the turns of a dialogue are then made up for elsewhere."""
+    """The supported features. Options without support are ignored and logged, except that the server itself applies the
+    speed and splits dialogues into turns."""
 
     emotion_text_by: Literal["", "classifier", "words"] = ""
-    """What reads the description of an emotion: a model, or a list of words. Empty where nothing does."""
+    """What interprets the description of an emotion: a model or a word list; empty if nothing does."""
     presets: tuple[Voice, ...] = ()
-    """Voices of the engine itself, which need no recording."""
+    """Voices of the engine, which require no recording."""
     blends: bool = False
-    """A request may also name a blend of presets, as in `domain.parse_blend`."""
+    """Whether requests may name a blend of presets, as in `domain.parse_blend`."""
     max_concurrency: int = 1
-    """Requests that `Engine.stream` can serve at the same time."""
+    """Maximum number of concurrent calls of `Engine.stream`."""
 
     @property
     def is_fp16(self) -> bool:
@@ -49,39 +51,46 @@ class EngineInfo:
 
 
 class EngineOptions(SettingsGroup):
-    """The settings of one engine. A subclass stands in the engine's folder and imports nothing heavy."""
+    """The settings of one engine. The module of a subclass must not import the model's libraries."""
+
+
+class CpuOptions(EngineOptions):
+    """Options of engines that run on the CPU with one precision: explicit values of other engines are errors."""
+
+    device: Annotated[Literal["auto", "cpu"], Field(validation_alias="DEVICE")] = "auto"
+    precision: Annotated[Literal["auto"], Field(validation_alias="PRECISION")] = "auto"
 
 
 class Engine(Protocol):
-    """A source of speech. The slot calls it for at most ``info.max_concurrency`` requests at a time."""
+    """A speech engine. At most ``info.max_concurrency`` requests are synthesised concurrently."""
 
     @property
     def info(self) -> EngineInfo:
-        """What is loaded; known before ``warm`` has ended."""
+        """The loaded model; available before ``warm`` has ended."""
 
     async def warm(self) -> None:
-        """Load and run once, so that the first request is as fast as the next.
+        """Load the model and run it once, so that the first request is not slower.
 
         Raises:
-            EngineUnavailable: the engine cannot start; the sentence says what to do.
+            EngineUnavailable: the engine cannot start.
         """
 
     def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Yield float32 mono chunks at ``info.sample_rate_hz`` as they are made.
+        """Yield float32 mono chunks at ``info.sample_rate_hz`` as they are generated.
 
-        ``aclose()`` stops the synthesis within one chunk and returns when the engine is idle again.
+        ``aclose()`` stops the synthesis within one chunk and returns when the engine is idle.
 
         Raises:
             VoiceUnreadable: the voice's recording cannot be decoded.
         """
 
     async def aclose(self) -> None:
-        """Give back threads, files and device memory."""
+        """Release threads, files and device memory."""
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """An engine with work to do before the slot is entered: what needs no device, such as hashing recordings."""
+    """An engine with work that needs no device and runs before the slot is entered, such as hashing recordings."""
 
     async def prepare(self, request: SpeechRequest) -> None: ...
 
@@ -105,30 +114,41 @@ class Calibrating(Protocol):
         """
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """An engine that allocates memory for each of the requests that it serves at the same time."""
+
+    def reserve(self, requests: int) -> None:
+        """The most requests at a time, at most ``info.max_concurrency``; called before ``warm``."""
+
+    def has_room(self, active: int) -> bool:
+        """Whether one more request than ``active`` can be served without gaps in any; may be called at any time."""
+
+
 Options = TypeVar("Options", bound=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec(Generic[Options]):
-    """An entry of the registry; importing it imports nothing that the engine needs."""
+    """An entry of the registry. Importing it does not import the model's libraries."""
 
     name: str
-    """As ``--engine`` names it."""
+    """The name for ``--engine``."""
     title: str
-    """For ``--help``."""
+    """The description for ``--help``."""
     options: type[Options]
     create: Callable[[Options], Engine]
-    """Imports the engine and makes it; raises `EngineUnavailable`."""
+    """Imports and creates the engine; raises `EngineUnavailable`."""
     recognises: Callable[[Options], bool] = lambda _: False
-    """Whether the options name a model of this engine; ``auto`` takes the first engine that says so."""
+    """Whether the options refer to a model of this engine; ``auto`` selects the first such engine."""
     problem: Callable[[Options], str] = lambda _: ""
-    """Why the model cannot be loaded, as far as that can be told before anything is installed: a sentence with its
-    folder and the command that gets it. Empty where nothing is wrong."""
+    """Why the model cannot be loaded, checked before packages are installed: a sentence with the folder and the command
+    that downloads the model. Empty if there is no problem."""
     model_variable: str = ""
-    """The variable that names the model. Where it is set, ``auto`` takes no engine without a model."""
+    """The variable of the model. If it is set, ``auto`` selects no engine without a model."""
     extra: str = ""
-    """The extra of this project that installs what it needs; empty where it needs nothing more."""
+    """The extra of this project that installs its packages; empty if it requires none."""
     companions: tuple[str, ...] = ()
-    """Extras that start_api.sh installs with it, though it starts without them."""
+    """Optional extras that start_api.sh installs too."""
     family: str = ""
-    """Another value of ``--engine`` that means this engine where it recognises its model."""
+    """Another value of ``--engine`` that selects this engine if it recognises its model."""

@@ -1,8 +1,6 @@
-"""Analyses of recordings, kept by the content of their files.
+"""A cache of analysed recordings by file content, for all engines that analyse recordings.
 
-One `ContentCache` serves every engine that analyses recordings. A file is hashed once per version, on whichever thread
-asks first, so that this can be done before the engine's slot is entered. An analysis belongs to the content: a copy of
-a file needs no new one.
+A file is hashed once per version, which can happen before the slot is entered. Copies of a file share an analysis.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 Version = tuple[Path, int, int, int]
-"""A file, its inode, its size and its time of modification in nanoseconds."""
+"""Path, inode, size and modification time in nanoseconds of a file."""
 
 
 class LruCache(Generic[K, T]):
-    """The ``capacity`` values that were used last. Thread-safe; two threads may compute the same value."""
+    """Caches the ``capacity`` most recently used values. Thread-safe; two threads may compute the same value."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -32,20 +30,20 @@ class LruCache(Generic[K, T]):
         self._kept: OrderedDict[K, T] = OrderedDict()
 
     def peek(self, key: K) -> T | None:
-        """The value of a key that is kept."""
+        """Return the value of a key if it is cached."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def shrink(self) -> None:
-        """Forget all values, and keep half as many from now on."""
+        """Remove all values and halve the capacity."""
         with self._lock:
             self._kept.clear()
             self._capacity = max(1, self._capacity // 2)
 
     def get(self, key: K, compute: Callable[[], T]) -> T:
-        """The value of a key, computed where it is not kept; what ``compute`` raises is not kept."""
+        """Return the value of a key, computed if it is not cached; exceptions are not cached."""
         if (value := self.peek(key)) is not None:
             return value
         value = compute()
@@ -75,10 +73,10 @@ class FileDigests:
             raise VoiceFileMissing(path.name) from error
 
     def peek(self, path: Path) -> bytes | None:
-        """The digest of a file whose present version has been hashed.
+        """Return the digest of a file if its current version has been hashed.
 
         Raises:
-            VoiceFileMissing: there is no such file.
+            VoiceFileMissing: the file does not exist.
         """
         try:
             return self._kept.peek(version(path))
@@ -97,11 +95,11 @@ def digest(path: Path) -> bytes:
 
 
 class ContentCache(Generic[T]):
-    """Analyses of the ``capacity`` recordings that were used last.
+    """Caches the analyses of the ``capacity`` most recently used recordings.
 
     Args:
-        capacity: Analyses that are kept.
-        digests: Shared by the caches of one engine.
+        capacity: Maximum number of analyses.
+        digests: The file digests, shared by the caches of an engine.
     """
 
     def __init__(self, capacity: int, digests: FileDigests) -> None:
@@ -109,23 +107,23 @@ class ContentCache(Generic[T]):
         self._kept = LruCache[bytes, T](capacity)
 
     def peek(self, path: Path) -> T | None:
-        """The analysis of a recording where it is kept, without reading the file.
+        """Return the analysis of a recording if it is cached, without reading the file.
 
         Raises:
-            VoiceFileMissing: there is no such file.
+            VoiceFileMissing: the file does not exist.
         """
         content = self._digests.peek(path)
         return None if content is None else self._kept.peek(content)
 
     def shrink(self) -> None:
-        """Forget all analyses, and keep half as many from now on."""
+        """Remove all analyses and halve the capacity."""
         self._kept.shrink()
 
     def get(self, path: Path, analyse: Callable[[Path], T]) -> T:
-        """The analysis of a recording, made where its content is new.
+        """Return the analysis of a recording, computed if its content is new.
 
         Raises:
-            VoiceFileMissing: there is no such file.
+            VoiceFileMissing: the file does not exist.
             VoiceUnreadable: ``analyse`` cannot decode or analyse it.
         """
         return self._kept.get(self._digests.of(path), lambda: analyse(path))

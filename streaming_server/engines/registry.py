@@ -1,4 +1,4 @@
-"""The engines by name: the built-in ones and those of installed packages.
+"""The registry of engines: built-in ones and those of installed packages.
 
 A package adds an engine with an entry point in the group ``streaming_server.engines`` that names an `EngineSpec`.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 GROUP = "streaming_server.engines"
 AUTO = "auto"
 FALLBACK = "hibari"
-"""What ``auto`` takes where no engine recognises a model."""
+"""The engine that ``auto`` selects if no engine recognises a model."""
 
 BUILT_IN = {
     "indextts2": "streaming_server.engines.indextts2.spec:ENGINE",
@@ -33,21 +33,21 @@ BUILT_IN = {
     "hibari": "streaming_server.engines.hibari.spec:ENGINE",
     "espeak": "streaming_server.engines.espeak.spec:ENGINE",
 }
-"""In the order in which ``auto`` asks them; those of other packages come behind."""
+"""In the order in which ``auto`` tries them, followed by those of other packages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine that was chosen, with its options."""
+    """A selected engine with its options."""
 
     spec: EngineSpec[Any]
     options: EngineOptions
 
     def create(self) -> Engine:
-        """Import the engine and make it.
+        """Import and create the engine.
 
         Raises:
-            EngineUnavailable: it cannot start, or something that it needs is not installed.
+            EngineUnavailable: it cannot start, or a package is not installed.
         """
         try:
             return self.spec.create(self.options)
@@ -58,7 +58,7 @@ class Choice:
 
 
 def engines() -> dict[str, EngineSpec[Any]]:
-    """All engines by name. A package whose entry point cannot be loaded is left out, with a warning."""
+    """Return all engines by name. Entry points that cannot be loaded are skipped with a warning."""
     found: dict[str, EngineSpec[Any]] = {
         name: EntryPoint(name, value, GROUP).load() for name, value in BUILT_IN.items()
     }
@@ -76,13 +76,13 @@ def engines() -> dict[str, EngineSpec[Any]]:
 
 
 def names() -> list[str]:
-    """The valid values of ``ENGINE``."""
+    """Return the valid values of ``ENGINE``."""
     found = engines().values()
     return [AUTO, *sorted({spec.name for spec in found} | {spec.family for spec in found if spec.family})]
 
 
 def variables() -> dict[str, FieldInfo]:
-    """The options of all engines by the names of their environment variables."""
+    """Return the options of all engines by environment variable."""
     found: dict[str, FieldInfo] = {}
     for spec in engines().values():
         found |= {name: option for name, option in spec.options.variables().items() if name not in found}
@@ -90,11 +90,11 @@ def variables() -> dict[str, FieldInfo]:
 
 
 def choose(name: str, environment: Mapping[str, str]) -> Choice:
-    """The engine that a value of ``ENGINE`` means, with its options out of environment variables.
+    """Select the engine for a value of ``ENGINE``, with its options from environment variables.
 
     Raises:
-        EngineUnavailable: its model is not there.
-        InvalidSetting: there is no engine of that name, or an option is not valid.
+        EngineUnavailable: its model does not exist.
+        InvalidSetting: there is no engine of that name, or an option is invalid.
     """
     found = engines()
     if name not in names():
@@ -112,11 +112,11 @@ def choose(name: str, environment: Mapping[str, str]) -> Choice:
 
 
 def create_engine(name: str, environment: Mapping[str, str]) -> Engine:
-    """The engine that a value of ``ENGINE`` means; nothing else takes its place.
+    """Create the engine for a value of ``ENGINE``, without a fallback to another one.
 
     Raises:
-        EngineUnavailable: it cannot start; the sentence says what to do.
-        InvalidSetting: there is no engine of that name, or an option is not valid.
+        EngineUnavailable: it cannot start.
+        InvalidSetting: there is no engine of that name, or an option is invalid.
     """
     return choose(name, environment).create()
 

@@ -1,14 +1,19 @@
-"""Runs a blocking producer on a thread and exposes it as a bounded, cancellable async iterator."""
+"""Runs producers on a thread and exposes them as bounded, cancellable async iterators.
+
+`OwnerThread.iterate` runs one blocking producer after another. `OwnerThread.interleave` runs several generators at the
+same time, each one step in turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from contextlib import aclosing
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
@@ -40,17 +45,76 @@ class Emit(Protocol[T_contra]):
         """
 
 
-class OwnerThread:
-    """The only thread that uses an engine: engines and their devices are bound to one thread."""
+class Waiting(Enum):
+    """What an interleaved generator yields where it can do nothing before the next `step` or `OwnerThread.wake`."""
 
-    def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    WAITING = "waiting"
+
+
+WAITING = Waiting.WAITING
+
+Steps = Generator[T | Waiting | None, None, None]
+"""Yields items; None after a step of work without one; and ``WAITING``."""
+
+
+class OwnerThread:
+    """The only thread that uses an engine: engines and their devices are bound to one thread.
+
+    Args:
+        name: Of the thread.
+        step: Work for all interleaved generators together, called after each of them had a turn; returns whether there
+            was any. An exception ends all of them.
+    """
+
+    def __init__(self, name: str, step: Callable[[], bool] = lambda: False) -> None:
+        self._step = step
+        self._changed = threading.Condition()
+        self._work: deque[Callable[[], None] | None] = deque()
+        self._is_awake = False
+        self._streams: list[_Stream[Any]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def wake(self) -> None:
+        """Give every interleaved generator a turn soon; may be called on any thread."""
+        with self._changed:
+            self._is_awake = True
+            self._changed.notify()
+
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+        is_busy = False
+        while True:
+            with self._changed:
+                while not (is_busy or self._is_awake or self._work):
+                    self._changed.wait()
+                self._is_awake = False
+                has_work = bool(self._work)
+                work = self._work.popleft() if has_work else None
+            if work is not None:
+                work()
+            elif has_work:
+                return
+            is_busy = self._turn()
+
+    def _put(self, work: Callable[[], None] | None) -> None:
+        with self._changed:
+            self._work.append(work)
+            self._changed.notify()
+
+    def _turn(self) -> bool:
+        """Advance every stream and then all of them together; return whether another turn is worthwhile at once."""
+        if not self._streams:
+            return False
+        is_busy = False
+        for stream in list(self._streams):
+            is_busy |= stream.advance()
+        try:
+            is_busy |= self._step()
+        except BaseException as error:
+            for stream in self._streams:
+                stream.fail(error)
+        self._streams = [stream for stream in self._streams if not stream.is_ended]
+        return is_busy
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function on the thread and return its result or raise its exception.
@@ -68,7 +132,7 @@ class OwnerThread:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._work.put(work)
+        self._put(work)
         return await asyncio.wrap_future(future)
 
     async def iterate(
@@ -84,7 +148,28 @@ class OwnerThread:
             stop: called on the loop before the wait for ``produce``, to interrupt what it is doing.
         """
         bridge = _Bridge[T](limit)
-        self._work.put(lambda: bridge.run(produce))
+        self._put(lambda: bridge.run(produce))
+        async with aclosing(self._items(bridge, stop)) as items:
+            async for item in items:
+                yield item
+
+    async def interleave(self, begin: Callable[[Check], Steps[T]], limit: int = 64) -> AsyncGenerator[T, None]:
+        """Run a generator on the thread together with others, one step of each in turn, and yield its items.
+
+        A generator whose items are not read has no turn, and the others continue. ``aclose()`` closes the generator
+        before its next step.
+
+        Args:
+            begin: Called on the thread; its argument raises `Cancelled` once the iterator is closed.
+            limit: maximum number of unread items.
+        """
+        bridge = _Bridge[T](limit, self.wake)
+        self._put(lambda: self._streams.append(_Stream(bridge, begin)))
+        async with aclosing(self._items(bridge, self.wake)) as items:
+            async for item in items:
+                yield item
+
+    async def _items(self, bridge: _Bridge[T], stop: Callable[[], None]) -> AsyncGenerator[T, None]:
         try:
             async for item in bridge.read():
                 yield item
@@ -98,16 +183,58 @@ class OwnerThread:
         """Stop the thread after all submitted work."""
         with anyio.CancelScope(shield=True):
             await self.call(lambda: None)
-        self._work.put(None)
+        self._put(None)
         self._thread.join()
+
+
+class _Stream(Generic[T]):
+    """An interleaved generator and where its items go."""
+
+    def __init__(self, bridge: _Bridge[T], begin: Callable[[Check], Steps[T]]) -> None:
+        self._bridge = bridge
+        self._steps = begin(bridge.check)
+        self.is_ended = False
+
+    def advance(self) -> bool:
+        """Run one step; return whether the next one is worthwhile at once."""
+        if self._bridge.is_cancelled:
+            self._end(None)
+        elif self._bridge.is_full:
+            return False
+        else:
+            try:
+                item = next(self._steps)
+            except (StopIteration, Cancelled):
+                self._end(None)
+            except BaseException as error:
+                self._end(error)
+            else:
+                if item is not None and not isinstance(item, Waiting):
+                    self._bridge(item)
+                return not isinstance(item, Waiting)
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        if not self.is_ended:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.is_ended = True
+        try:
+            self._steps.close()
+        except BaseException as closing:
+            error = error or closing
+        self._bridge.end(error)
 
 
 class _Bridge(Generic[T]):
     """Passes items from the thread to the event loop, with one wake-up for several items."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, has_room: Callable[[], None] = lambda: None) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
+        self._has_room = has_room
+        """Called on the loop when items were read after it was full."""
         self._changed = threading.Condition()
         self._items: deque[T] = deque()
         self._cancelled = False
@@ -117,14 +244,28 @@ class _Bridge(Generic[T]):
         self._awake = asyncio.Event()
         self.stopped = asyncio.Event()
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._items) >= self._limit
+
     def run(self, produce: Callable[[Emit[T]], None]) -> None:
+        error: BaseException | None = None
         try:
             if not self._cancelled:
                 produce(self)
         except Cancelled:
             pass
-        except BaseException as error:
-            self._error = error
+        except BaseException as raised:
+            error = raised
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """No more items follow; ``error`` is raised to the reader."""
+        self._error = error
         self._ended = True
         self._tell(self._stop)
 
@@ -163,9 +304,12 @@ class _Bridge(Generic[T]):
         while True:
             self._awake.clear()
             with self._changed:
+                was_full = self.is_full
                 items, self._items = self._items, deque()
                 self._wake_pending = False
                 self._changed.notify()
+            if was_full:
+                self._has_room()
             for item in items:
                 yield item
             if items:

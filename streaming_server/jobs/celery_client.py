@@ -1,7 +1,7 @@
-"""The Celery application, and the messages by which workers hear of jobs. Needs the extra ``[celery]``.
+"""The Celery application, and the messages that notify workers of jobs. Requires the extra ``[celery]``.
 
-The truth is the job's row and its lease; a message only says that there is something to do. A lost message is sent
-again, and a repeated one finds nothing to claim.
+The job's row and its lease are the source of truth; a message only wakes a worker. Lost messages are sent again, and
+for repeated messages there is nothing to claim.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from streaming_server.jobs.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
 RETRY_S = 2
-"""Pause before an attempt that failed is repeated."""
+"""Pause before a retry."""
 _LOOK_S = 1.0
 _CONNECT_S = 2
 _VISIBILITY_S = 20
 """After this time Redis delivers an unacknowledged message again. A job's row prevents a second start, so this only
-bounds how long another program's chain rests after the worker of one of its tasks was killed."""
+bounds the delay of another program's chain after the worker of one of its tasks was killed."""
 
 
 def create_celery(url: str) -> Celery:
-    """The Celery application of the server and its workers; ``url`` names the broker."""
+    """Create the Celery application of the server and its workers; ``url`` is the broker."""
     is_redis = url.startswith("redis")
-    # One attempt at a broker that is away, since a client waits for it; `resend` makes the others.
+    # A single attempt, because a client waits for it; `resend` makes further ones.
     transport: dict[str, Any] = {"max_retries": 0, "interval_start": 0}
     if is_redis:
-        # Keys of our own: other programs on the same database keep their own visibility timeout.
+        # Separate keys: other programs on the same database keep their visibility timeout.
         own = {name: f"streaming_server.{name}" for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
         often = {"unacked_restore_interval": RETRY_S, "unacked_restore_throttle": 1}  # else every 100 s
         transport |= {"visibility_timeout": _VISIBILITY_S, "socket_connect_timeout": _CONNECT_S, **often, **own}
     celery = Celery("streaming_server", broker=url, backend=url if is_redis else "rpc://")
     celery.conf.update(
-        # Acknowledged when done, one at a time: a busy worker holds no message that an idle one could take.
+        # Acknowledged at the end, one at a time, so that a busy worker holds no message that an idle one could take.
         task_acks_late=True,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -54,7 +54,7 @@ def create_celery(url: str) -> Celery:
 
 
 class Sender:
-    """Sends the workers messages about jobs."""
+    """Sends messages about jobs to the workers."""
 
     def __init__(self, url: str) -> None:
         self.celery = create_celery(url)
@@ -79,5 +79,5 @@ class Sender:
         message = {"workflow_id": workflow_id, "task_id": job_id}
         try:
             self.celery.send_task(name, args=[message], task_id=job_id, retry=False, ignore_result=True)
-        except Exception as error:  # a transport raises what it likes when its broker is away
+        except Exception as error:  # transports raise various exceptions if the broker is unavailable
             log.warning("send failed: id=%s reason=%r", job_id, str(error))

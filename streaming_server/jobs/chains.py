@@ -1,4 +1,4 @@
-"""Workflows as data: what a chain says, resolved to jobs, and what a protocol has to translate."""
+"""Workflows as data: the order of a chain, the jobs that it becomes, and the interface to its protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streaming_server.jobs.store import Job
 
 @dataclass(frozen=True, slots=True)
 class SpeechOrder:
-    """What a workflow says: checked values, with names and paths as the client gave them."""
+    """The speech request of a workflow: validated values, with the client's names and paths."""
 
     text: str
     output_path: str
@@ -40,24 +40,24 @@ class Plan:
 
     names: Sequence[str]
     speech: SpeechJob | None
-    """The payload of those that speak."""
+    """The payload of the speech jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderPlanner:
-    """Resolves the voices and paths of an order."""
+    """Resolves voices and paths of an order."""
 
     presets: VoicePresets
     files: Files
     root: Path
-    """Folder below which workflows read and write."""
+    """Folder in which workflows read and write."""
 
     async def speech(self, order: SpeechOrder, memo: dict[str, Any]) -> SpeechJob:
-        """The payload of a job that speaks; ``memo`` as in `SpeechJob`.
+        """Return the payload of a speech job; ``memo`` as in `SpeechJob`.
 
         Raises:
-            InvalidRequest: a path outside the root.
-            FileMissing: a recording that does not exist.
+            InvalidRequest: a path is outside the root.
+            FileMissing: a recording does not exist.
         """
         output = await self._key(order.output_path, "output_path")
         emotion = None
@@ -97,20 +97,20 @@ class OrderPlanner:
 
 
 class WorkflowMessages(Protocol):
-    """Translates between messages of a workflow's protocol and jobs."""
+    """Translates between the messages of a workflow protocol and jobs."""
 
     async def parse(self, message: object) -> SpeechJob:
-        """The payload that a message asks for.
+        """Return the payload for a message.
 
         Raises:
-            SpeechServerError: it cannot be used; the sentence says why.
+            SpeechServerError: the message is invalid.
         """
 
     def result(self, job: Job) -> Mapping[str, Any]:
-        """The result of a completed job."""
+        """Return the result of a completed job."""
 
     def failure(self, job: Job) -> Mapping[str, Any]:
-        """The error of a job that failed."""
+        """Return the error of a failed job."""
 
     def refusal(self, error: Exception) -> Mapping[str, Any]:
-        """The error of a message that did not become a job."""
+        """Return the error of a rejected message."""

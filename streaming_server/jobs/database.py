@@ -20,10 +20,10 @@ from streaming_server.errors import StorageFull, StorageUnavailable
 log = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_MS = 3000
-"""How long a transaction waits for a lock: short enough that a request is answered within five seconds."""
+"""Lock timeout of a transaction, short enough to answer a request within five seconds."""
 _CONNECT_TIMEOUT_S = 3
 _MIGRATION_LOCK = 0x5350454543480001
-"""Any number that no other program on the same PostgreSQL takes for its own."""
+"""Key of the advisory lock; an arbitrary number that is unlikely to collide."""
 _MIGRATIONS: Sequence[Sequence[str]] = (
     (
         "ALTER TABLE jobs ADD COLUMN name VARCHAR(64) NOT NULL DEFAULT 'indextts.generate_speech'",
@@ -53,12 +53,12 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX consents_upload ON consents (upload)",
     ),
 )
-"""The statements that bring a database from version 1 to 2, from 2 to 3 and so on, in SQL that both kinds read;
+"""Statements that migrate a database from version 1 to 2, from 2 to 3 and so on, valid in both databases;
 ``{number}`` stands for the type of a primary key that counts up."""
 _NUMBERS = {"sqlite": "INTEGER NOT NULL PRIMARY KEY", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
 _metadata = sa.MetaData()
-_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only what it calls INTEGER
+_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite autoincrements INTEGER only
 
 versions = sa.Table("schema_version", _metadata, sa.Column("version", sa.Integer, nullable=False))
 jobs = sa.Table(
@@ -110,7 +110,7 @@ job_uploads = sa.Table(
     sa.Column("upload", sa.String(64), primary_key=True),
     sa.Index("job_uploads_upload", "upload"),
 )
-"""Which uploads a job needs."""
+"""The uploads that a job uses."""
 workers = sa.Table(
     "workers",
     _metadata,
@@ -120,7 +120,7 @@ workers = sa.Table(
     sa.Column("is_busy", sa.Boolean, nullable=False),
     sa.Column("device", sa.Text, nullable=False),
 )
-"""The processes that run jobs, with the state of their slots at the last heartbeat."""
+"""Processes that run jobs, with the state of their slots at the last heartbeat."""
 probes = sa.Table(
     "probes",
     _metadata,
@@ -129,7 +129,7 @@ probes = sa.Table(
     sa.Column("is_dead", sa.Boolean, nullable=False),
     sa.Column("started_s", sa.Float, nullable=False),
 )
-"""Uploads that a process examines, or examined when it died."""
+"""Uploads that a process is examining, or was examining when it died."""
 voices = sa.Table(
     "voices",
     _metadata,
@@ -159,16 +159,16 @@ consents = sa.Table(
 
 
 class Database:
-    """Short transactions, safe among threads and processes."""
+    """Short transactions; safe to use from several threads and processes."""
 
     def __init__(self, url: str) -> None:
-        """Connect, and bring the schema up to date.
+        """Connect and migrate the schema.
 
         Args:
-            url: as SQLAlchemy reads it; ``sqlite:///file`` or ``postgresql://user@host/name``.
+            url: an SQLAlchemy URL; ``sqlite:///file`` or ``postgresql://user@host/name``.
 
         Raises:
-            StorageUnavailable: it cannot be reached or used; the sentence says why.
+            StorageUnavailable: the database cannot be reached or used.
         """
         try:
             parsed = make_url(url)
@@ -189,7 +189,7 @@ class Database:
                 self.close()
                 raise
         except ArgumentError:
-            raise StorageUnavailable("DATABASE_URL is no database URL, such as postgresql://user@host/name") from None
+            raise StorageUnavailable("DATABASE_URL is not a database URL such as postgresql://user@host/name") from None
         except ModuleNotFoundError as error:
             raise StorageUnavailable(f"PostgreSQL needs {error.name}: run scripts/install postgresql") from error
         except DBAPIError as error:
@@ -201,14 +201,14 @@ class Database:
         return self._engine.dialect.name == "sqlite"
 
     def now(self) -> sa.ColumnElement[float]:
-        """UNIX seconds by the one clock that all who share the database read."""
-        if self.is_sqlite:  # a file: they are on this machine
+        """Return UNIX seconds by the clock of the database."""
+        if self.is_sqlite:  # a local file: all processes use this clock
             return sa.literal(time.time(), sa.Float)
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads; all of it sees one moment.
+        """A read-only transaction with a consistent snapshot.
 
         Raises:
             StorageUnavailable: the database cannot be used, or stays locked.
@@ -218,10 +218,10 @@ class Database:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
-        """A transaction that writes; it holds SQLite's one write lock from its beginning.
+        """A read-write transaction; it holds SQLite's write lock from the beginning.
 
         Args:
-            durable: it outlives a power cut. Without that it outlives the process alone, and waits for no disk.
+            durable: survives a power failure. Otherwise it survives the process only and does not wait for the disk.
 
         Raises:
             StorageFull: there is no space left.
@@ -231,7 +231,7 @@ class Database:
             yield connection
 
     def insert_if_new(self, table: sa.Table, values: Mapping[str, Any]) -> postgresql.Insert | sqlite.Insert:
-        """Insert a row unless one of that key is there; then nothing is returned."""
+        """Insert a row unless its key exists; nothing is returned then."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         return insert(table).values(values).on_conflict_do_nothing()
 
@@ -252,7 +252,7 @@ class Database:
 
     def _migrate(self, connection: sa.Connection) -> None:
         if not self.is_sqlite:
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another process's migration may take longer
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # a migration by another process may take longer
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         newest = len(_MIGRATIONS) + 1
         if not sa.inspect(connection).has_table(versions.name):
@@ -271,7 +271,7 @@ class Database:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # the driver begins no transaction by itself
+    connection.isolation_level = None  # the driver starts no transactions itself
     connection.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT_MS}")
     _use_wal(connection)
     connection.execute("PRAGMA foreign_keys = ON")
@@ -283,14 +283,14 @@ def _use_wal(connection: Any) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError:  # the change of mode heeds no busy timeout
+        except sqlite3.OperationalError:  # changing the mode ignores the busy timeout
             if time.monotonic() > until_s:
                 raise
             time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later would fail, not wait, where another wrote in between.
+    # A transaction that reads first and writes later would fail instead of waiting if another one wrote in between.
     options = connection.get_execution_options()
     if options["write"]:
         connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options['durable'] else 'NORMAL'}")
@@ -304,7 +304,7 @@ def _translate_errors() -> Iterator[None]:
     except DBAPIError as error:
         if _is_full(error):
             raise StorageFull from error
-        # `DatabaseError` itself is what SQLite raises for a damaged file; its other subclasses are mistakes of ours.
+        # SQLite raises `DatabaseError` itself for a damaged file; its other subclasses are programming errors.
         if isinstance(error, OperationalError | InterfaceError | InternalError) or type(error) is DatabaseError:
             log.warning("database unavailable: %s", error.orig)
             raise StorageUnavailable("the database cannot be used at the moment; try again later") from error

@@ -15,23 +15,20 @@ from typing import Protocol
 from streaming_server.errors import FileMissing, FileOutside, StorageFull, StorageUnavailable
 
 _PATH_ERRORS = {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-"""What the system says of a path that it takes for no path, whatever the state of the storage."""
+"""Error numbers of invalid paths, as opposed to unavailable storage."""
 
 
 class Files(Protocol):
-    """Files that several processes share. Every method blocks its thread.
-
-    Every method may raise `StorageUnavailable`: the storage cannot be used at the moment.
-    """
+    """Files shared by several processes. Every method blocks and may raise `StorageUnavailable`."""
 
     def check(self, key: str) -> None:
         """
         Raises:
-            FileOutside: the key leads elsewhere by a link, to a folder, or below a file.
+            FileOutside: the key resolves outside the folder, to a folder, or below a file.
         """
 
     def stage(self, key: str, source: Path) -> Path:
-        """Move a local file to the file system of its key, so that `put` is quick; returns its path there.
+        """Move a local file to the file system of its key, so that `put` is fast, and return the new path.
 
         Raises:
             FileOutside: as `check`.
@@ -39,7 +36,7 @@ class Files(Protocol):
         """
 
     def put(self, key: str, source: Path) -> None:
-        """Move a local file to its key, replacing what is there.
+        """Move a local file to its key, replacing an existing file.
 
         Raises:
             FileOutside: as `check`.
@@ -47,7 +44,7 @@ class Files(Protocol):
         """
 
     def local(self, key: str) -> Path:
-        """A local path at which the file can be read.
+        """Return a local path of the file.
 
         Raises:
             FileMissing: it does not exist.
@@ -57,7 +54,7 @@ class Files(Protocol):
         """Remove a file if it exists."""
 
     def older_than(self, prefix: str, age_s: float) -> list[str]:
-        """The keys of files directly below a prefix that were written at least ``age_s`` ago."""
+        """Return the keys of files directly below a prefix that were written at least ``age_s`` ago."""
 
     def tidy(self) -> None:
         """Remove local copies that have not been used for a while."""
@@ -67,18 +64,18 @@ class FolderFiles:
     """Files in folders of this machine; the first part of a key names the folder."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
-        """``folders``: by the first part of a key."""
+        """``folders``: the folders by the first part of a key."""
         self._folders = folders
 
     def check(self, key: str) -> None:
         path, root = self._path(key), self._folders[PurePosixPath(key).parts[0]]
         with storage_errors():
             if any(folder.exists() and not folder.is_dir() for folder in (root, *root.parents)):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # not the fault of the key
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             try:
                 is_inside = path.resolve().is_relative_to(root.resolve()) and not path.is_dir()
                 is_inside &= not any(parent.exists() and not parent.is_dir() for parent in path.parents)
-            except RuntimeError:  # a circle of links
+            except RuntimeError:  # a loop of links
                 is_inside = False
             except OSError as error:
                 if error.errno not in _PATH_ERRORS:
@@ -103,7 +100,7 @@ class FolderFiles:
         staged = self.stage(key, source)
         with storage_errors():
             staged.replace(target)
-            _sync(target.parent)  # the name survives a power cut before the client hears of it
+            _sync(target.parent)  # the name survives a power failure before the client is answered
 
     def local(self, key: str) -> Path:
         self.check(key)
@@ -127,7 +124,7 @@ class FolderFiles:
             return [f"{prefix}/{entry.name}" for entry in found if entry.stat().st_mtime < latest_s]
 
     def tidy(self) -> None:
-        """Nothing to do: there are no copies."""
+        """Does nothing: there are no copies."""
 
     def _path(self, key: str) -> Path:
         first, *rest = PurePosixPath(key).parts
@@ -136,11 +133,11 @@ class FolderFiles:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate the system's errors of a file.
+    """Translate operating system errors.
 
     Raises:
         StorageFull: there is no space left.
-        StorageUnavailable: any other error: a read-only or broken file system, missing rights, a folder that is a file.
+        StorageUnavailable: any other error, such as a read-only file system or missing permissions.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Jobs that ask a question about the engine, and the voice presets. Answers are plain data; a dialect words them."""
+"""Jobs that return information about the engine, and voice presets. Results are plain data, formatted by a dialect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from streaming_server.speech.voices import VoiceLibrary
 
 SPEECH = "indextts.generate_speech"
 QUESTIONS = ("indextts.health_check", "indextts.get_model_info", "indextts.list_voice_presets")
-"""Names of the jobs that do not speak."""
+"""Names of the jobs without speech."""
 DEFAULT = "default"
 PRESETS: Mapping[str, Gender] = {"male_01": "male", "female_01": "female"}
-"""Names for the first voice of a gender."""
+"""Names of the first voice of each gender."""
 CAPABILITIES = (
     Capability.TEXT_TO_SPEECH,
     Capability.VOICE_CLONING,
@@ -28,13 +28,13 @@ CAPABILITIES = (
     Capability.MULTI_LANGUAGE,
 )
 _GENDERS_MEET_HZ = 165.0
-"""Between the pitches of most men and of most women."""
+"""Threshold in Hz between typical male and female pitch."""
 _LISTENED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A voice under a name that requests may use."""
+    """A voice with a name that requests may use."""
 
     name: str
     voice: Voice
@@ -42,15 +42,15 @@ class Preset:
 
 
 class VoicePresets:
-    """Names of voices: each recording's own, the default, and the first voice of each gender."""
+    """Names of voices: those of the recordings, the default, and the first voice of each gender."""
 
     def __init__(self, voices: VoiceLibrary) -> None:
         self.voices = voices
         self._genders: dict[tuple[Path, int], Gender | None] = {}
-        """By a recording and its time of change; None where it cannot be decoded."""
+        """Genders by recording and modification time; None if it cannot be decoded."""
 
     async def find(self, name: str | None) -> Voice | None:
-        """The voice of a name or of an upload's id; None for the default voice's name means the first recording."""
+        """Find a voice by name or by the id of an upload; the name None means the default voice."""
         if name is not None and (found := await self.voices.find(name)):
             return found
         if name in {None, DEFAULT}:
@@ -58,7 +58,7 @@ class VoicePresets:
         return await asyncio.to_thread(self._first, PRESETS[name]) if name in PRESETS else None
 
     def list(self) -> list[Preset]:
-        """All presets, the default first. Blocks its thread while it decodes recordings that are new."""
+        """Return all presets, the default first. Blocks while new recordings are decoded."""
         voices = self.voices.list() or self.voices.all()
         known = [Preset(voice.name, voice, gender) for voice in voices if (gender := self._gender(voice))]
         if not known:
@@ -74,7 +74,7 @@ class VoicePresets:
         return next((voice for voice in self.voices.all() if self._gender(voice) == gender), self.voices.default)
 
     def _gender(self, voice: Voice) -> Gender | None:
-        if voice.is_preset:
+        if voice.is_preset or voice.gender:
             return voice.gender or "male"
         try:
             key = voice.path, voice.path.stat().st_mtime_ns
@@ -94,12 +94,12 @@ def _gender(path: Path) -> Gender | None:
 
 
 class Inspector:
-    """Answers questions about one engine."""
+    """Returns information about one engine."""
 
     def __init__(
         self, service: SpeechService, presets: VoicePresets, devices: Callable[[], Sequence[Mapping[str, Any]]]
     ) -> None:
-        """``devices``: the GPUs of this machine, each with its ``name``. It may block its thread."""
+        """``devices``: returns the GPUs of this machine, each with its ``name``; may block."""
         self._service = service
         self._presets = presets
         self._devices = devices
@@ -108,11 +108,11 @@ class Inspector:
         )
 
     async def answer(self, question: str) -> dict[str, Any]:
-        """The answer to one of `QUESTIONS`."""
+        """Return the result of one of `QUESTIONS`."""
         return await self._answers[question]()
 
     def model(self) -> dict[str, str]:
-        """The model and its device."""
+        """Return the model and its device."""
         info = self._service.engine.info
         return {"model_type": info.model_type or info.name, "model_version": info.model_version, "device": info.device}
 

@@ -1,4 +1,4 @@
-"""Client paths as keys of the file store. Pure: nothing is opened and no link is followed."""
+"""Converts client paths to keys of the file store, without opening files or following links."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ WORKFLOWS = "workflows"
 """Prefix of the keys of files that clients name."""
 _SHARE = PurePosixPath("/share")
 _MAX_BYTES, _MAX_PART_BYTES = 1024, 200
-"""Of a path and of each of its parts. File systems allow 255, but a temporary name is longer than the name."""
+"""Maximum lengths of a path and of each part. File systems allow 255, but temporary names are longer."""
 
 
 def workflow_key(path: str, root: Path) -> str:
-    """The key of a client's path: one below ``/share``, which stands for the root, below the root itself, or relative.
+    """Return the key of a client path: relative, below the root, or below ``/share``, which stands for the root.
 
     Raises:
-        FileOutside: it leads outside the root, or is no valid path.
+        FileOutside: it resolves outside the root, or is not a valid path.
     """
     if not path or len(path.encode(errors="replace")) > _MAX_BYTES or forbidden_character(path):
         raise FileOutside

@@ -42,25 +42,25 @@ from streaming_server.text import estimated_duration_s
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-"""How often to look for jobs that other processes accepted or left."""
+"""Interval of polling for jobs of other processes."""
 _REPORT_S = 0.25
-"""How often the progress is written, and a job that was cancelled elsewhere is noticed."""
+"""Interval of progress updates, which also detect cancelled jobs."""
 _MAX_PAUSE_S = 8.0
-"""Longest pause between attempts to reach a database that cannot be used."""
+"""Maximum pause between attempts while the database is unavailable."""
 _NOT_RETRIED = (InvalidRequest, VoiceFileMissing, VoiceUnreadable, FileMissing, FileOutside)
-"""Errors of the job itself, which another attempt would repeat."""
+"""Errors caused by the job itself, which are not retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechJob:
-    """The payload of a job that speaks."""
+    """The payload of a speech job."""
 
     request: SpeechRequest
     """The path of a voice without an index is a key of the file store; others are found by name."""
     output: str
-    """Key of the WAV file to be made."""
+    """Key of the output file, a WAV file."""
     memo: dict[str, Any] | None = None
-    """Fields that the dialect needs for its answer; not interpreted here."""
+    """Fields that the dialect needs for its response; not interpreted here."""
 
     def to_json(self) -> str:
         return _PAYLOAD.dump_json(self).decode()
@@ -84,8 +84,7 @@ class JobRunner:
         inspector: Inspector,
         announce: Callable[[Job], None] | None = None,
     ) -> None:
-        """``announce``: called in a thread with the next job of a workflow once it can begin; None where `run` finds
-        it."""
+        """``announce``: called in a thread with the next job of a workflow when it is ready; None if `run` polls."""
         self._store = storage.jobs
         self._files = storage.files
         self._scratch = storage.scratch
@@ -100,17 +99,17 @@ class JobRunner:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def announce(self, job: Job) -> None:
-        """Wake `run` for a job that was accepted. May be called from any thread."""
+        """Wake `run` for an accepted job. May be called from any thread."""
         if self._loop:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def interrupt(self, job_id: str) -> None:
-        """Stop a job that was cancelled or deleted, if it runs here."""
+        """Stop a cancelled or deleted job if it runs in this process."""
         if task := self._running.get(job_id):
             task.cancel()
 
     async def run(self) -> None:
-        """Run jobs until cancelled; the job that runs then is queued again."""
+        """Run jobs until cancelled; a running job is then requeued."""
         self._loop = asyncio.get_running_loop()
         try:
             while True:
@@ -123,12 +122,12 @@ class JobRunner:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the running jobs and queue them again."""
+        """Stop the running jobs and requeue them."""
         if running := list(self._running.values()):
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
-        with suppress(StorageFull, StorageUnavailable):  # then their leases expire
+        with suppress(StorageFull, StorageUnavailable):  # the jobs are requeued when their leases expire
             await self._threads.run(self._store.release_all, self._scratch.owner)
 
     async def run_next(self, job_id: str | None = None) -> bool:
@@ -175,14 +174,14 @@ class JobRunner:
             await self._record(job, self._store.retry, str(error), error.code)
         except Exception:
             log.exception("job attempt failed: id=%s", job.id)
-            message = "unexpected error; the server's log has the details under the task's id"
+            message = "unexpected error; see the server's log for this task's id"
             await self._record(job, self._store.retry, message, SpeechServerError.code)
         else:
             if following and self._announce:
                 await self._threads.run(self._announce, following)
 
     async def _record(self, job: Job, change: Callable[..., None], *arguments: str) -> None:
-        """Write the outcome of an attempt, however long the database is away."""
+        """Record the outcome of an attempt, retrying while the database is unavailable."""
         pause_s = _POLL_S
         while True:
             try:
@@ -200,19 +199,15 @@ class JobRunner:
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     async def _perform(self, job: Job) -> Job | None:
-        """Do what a job says; returns the next job of its workflow."""
+        """Run a job and return the next job of its workflow."""
         if job.name == SPEECH:
             return await self._speak(job, SpeechJob.from_json(job.payload))
         answer = await self._inspector.answer(job.name)
         return await self._threads.run_to_end(self._store.finish, job, json.dumps(answer))
 
     async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
-        """Synthesise a speech job into its file; returns the next job of its workflow."""
-        generation = speech.request.generation
-        if limit := self._service.engine.info.max_mel_tokens:
-            generation = replace(generation, max_mel_tokens=min(limit, generation.max_mel_tokens))
-        voice = await self._local(speech.request.voice)
-        request = replace(speech.request, voice=voice, generation=generation, request_id=job.id)
+        """Synthesise a speech job to its file and return the next job of its workflow."""
+        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
@@ -247,7 +242,7 @@ class JobRunner:
             self._scratch.remove(path)
 
     def _ignored(self, emotion: Emotion | None) -> list[Capability]:
-        """The capabilities that an emotion needs and the engine lacks."""
+        """Return the capabilities that an emotion requires and the engine lacks."""
         if emotion is None:
             return []
         capabilities = self._service.engine.info.capabilities
@@ -265,13 +260,13 @@ class JobRunner:
         while True:
             await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
             progress = min(0.99, stream.stats.audio_s / expected_s)
-            with suppress(StorageFull, StorageUnavailable):  # a renewal that fails is not yet a lost lease
+            with suppress(StorageFull, StorageUnavailable):  # a failed renewal does not lose the lease yet
                 await self._threads.run(self._store.renew, job, progress)
 
     async def _write(self, stream: SpeechStream, path: Path) -> int:
-        """Write the samples into a WAV file; returns its size in bytes."""
+        """Write the samples to a WAV file and return its size in bytes."""
         position = 0
-        with storage_errors(), path.open("w+b") as file:  # closing may find the disk full too
+        with storage_errors(), path.open("w+b") as file:  # closing can fail on a full disk too
             file.write(wav_header(stream.rate_hz, 0))
             while piece := await stream.buffer.read(position):
                 position += len(piece)
@@ -280,10 +275,10 @@ class JobRunner:
             return file.seek(0, os.SEEK_END)
 
     async def _local(self, voice: Voice) -> Voice:
-        """The voice with the path of its file on this machine.
+        """Return the voice with the local path of its file.
 
         Raises:
-            FileMissing, VoiceFileMissing: the file is gone.
+            FileMissing, VoiceFileMissing: the file does not exist.
         """
         if voice.is_preset:
             return voice

@@ -1,4 +1,4 @@
-"""Files in object storage with the S3 protocol, for machines that share no folder. Needs the extra ``[s3]``."""
+"""Files in S3 object storage, for machines without a shared folder. Requires the extra ``[s3]``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from streaming_server.jobs.file_store import storage_errors
 _CONFIG = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CACHE_S = 3600.0
-"""A local copy that has not been used for this long is removed; a process that has it open keeps reading."""
+"""A local copy is removed after this time without use; processes that have it open continue to read it."""
 
 
 class ObjectFiles:
-    """Files under one prefix of one bucket, with a cache of the files read on this machine."""
+    """Files below a prefix of a bucket, with a local cache of the files read."""
 
     def __init__(self, url: str, cache: Path) -> None:
         """
@@ -48,10 +48,10 @@ class ObjectFiles:
             raise StorageUnavailable(f"FILES_URL={url} cannot be used: {error}") from error
 
     def check(self, key: str) -> None:
-        """Every key is valid: there are neither links nor folders."""
+        """Every key is valid: there are no links or folders."""
 
     def stage(self, key: str, source: Path) -> Path:
-        """Nothing to do: an upload cannot be prepared."""
+        """Does nothing: an upload cannot be prepared."""
         return source
 
     def put(self, key: str, source: Path) -> None:
@@ -97,13 +97,13 @@ class ObjectFiles:
     def tidy(self) -> None:
         latest_s = time.time() - _CACHE_S
         for path in self._cache.glob("*/*"):
-            with suppress(OSError):  # another process removed it first, or the folder holds a new copy
+            with suppress(OSError):  # removed by another process, or replaced by a new copy
                 if path.stat().st_mtime < latest_s:
                     path.unlink()
                     path.parent.rmdir()
 
     def _copy_of(self, key: str, answer: Mapping[str, Any]) -> Path:
-        # The tag is part of the name: a replaced object is another file, so no reader gets a mixture of two.
+        # The ETag is part of the name, so that a replaced object is a new file and no reader gets a mixture of two.
         return self._cache / str(answer["ETag"]).strip('"') / key.rpartition("/")[2]
 
 
@@ -114,4 +114,4 @@ def _translate_errors(key: str) -> Iterator[None]:
     except (ClientError, BotoCoreError, Boto3Error) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in _MISSING:
             raise FileMissing(key.rpartition("/")[2]) from None
-        raise StorageUnavailable(f"the store of files cannot be used at the moment: {type(error).__name__}") from error
+        raise StorageUnavailable(f"object storage unavailable: {type(error).__name__}") from error

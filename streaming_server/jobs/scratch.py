@@ -1,6 +1,6 @@
-"""A folder for each process for unfinished files, and the folders that dead processes have left.
+"""Folders for unfinished files, one per process, and the cleanup of those of dead processes.
 
-A folder belongs to the process that holds the lock on it. The system releases a lock when its process dies.
+A folder belongs to the process that holds its lock. The operating system releases the lock when the process dies.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from pathlib import Path
 
 
 class Scratch:
-    """One process's folder below a folder that several processes share."""
+    """The folder of this process, below a folder shared by several processes."""
 
     def __init__(self, folder: Path) -> None:
         """
         Args:
-            folder: the shared folder; it is made if it does not exist.
+            folder: the shared folder, created if necessary.
 
         Raises:
             OSError: it cannot be written.
         """
         self._folder = folder
         self.owner = f"worker@{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
-        """A name that is unique over machines and time; the process is known by it."""
+        """The id of the process, unique over machines and time."""
         self.path = folder / self.owner
         self._take()
 
     def new(self) -> Path:
-        """A path for a new file; ``os.replace`` moves the file to its place once it is complete.
+        """Return a path for a new file, which ``os.replace`` moves into place when it is complete.
 
         Raises:
-            OSError: the folder is gone and cannot be made again.
+            OSError: the folder does not exist and cannot be created.
         """
         if not self.path.is_dir():
             self._lock.close()
-            self._take()  # an outage of the storage took the folder with it
+            self._take()  # the folder was lost in a storage outage
         return self.path / secrets.token_hex(8)
 
     def remove(self, path: Path) -> None:
-        """Remove an unfinished file, if it exists and the storage allows it."""
+        """Remove an unfinished file if possible."""
         with suppress(OSError):
             path.unlink()
 
     def dead(self) -> list[str]:
-        """The owners whose processes have died; each is listed until `sweep` has removed its folder."""
+        """Return the owners whose processes have died, until `sweep` has removed their folders."""
         with _locked(self._folder / ".lock"):
             return [path.name for path in sorted(self._folder.iterdir()) if path.is_dir() and not _is_held(path)]
 
@@ -59,7 +59,7 @@ class Scratch:
             shutil.rmtree(self._folder / owner, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the folder and all in it, if the storage allows it."""
+        """Remove the folder with its content if possible."""
         with suppress(OSError):
             self.sweep(self.owner)
         self._lock.close()

@@ -1,4 +1,4 @@
-"""Jobs as the dialects use them: submit, look up, fetch and delete, single or as the chain of a workflow."""
+"""The interface to jobs for the dialects: submit, look up, fetch and delete jobs and chains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streaming_server.text import preview
 _ID = re.compile("[0-9a-f]{32}")
 _WORKFLOW_ID = re.compile("workflow_[0-9a-f-]{32,36}")
 _POLLS_S = (0.02, 0.5)
-"""Shortest and longest interval at which a chain is polled."""
+"""Minimum and maximum polling interval of a chain."""
 
 
 class JobService:
@@ -32,9 +32,9 @@ class JobService:
     def __init__(self, storage: Storage, announce: Callable[[Job], None], interrupt: Callable[[str], None]) -> None:
         """
         Args:
-            storage: holds them.
-            announce: called with a job that can begin. It may block its thread.
-            interrupt: called with the id of a deleted job, which it stops if it runs in this process.
+            storage: the storage of the jobs.
+            announce: called with a job that is ready; may block.
+            interrupt: called with the id of a deleted job, to stop it if it runs in this process.
         """
         self._storage = storage
         self._run = storage.request_threads.run
@@ -42,7 +42,7 @@ class JobService:
         self._interrupt = interrupt
 
     async def submit(self, request: SpeechRequest) -> Job:
-        """Accept a text. The job is on disk when this returns.
+        """Accept a text. The job is stored durably on return.
 
         Raises:
             JobQueueFull, UploadNotFound, StorageFull, StorageUnavailable: as `JobStore.submit`.
@@ -51,7 +51,7 @@ class JobService:
         return (await self._submit([new_job(job_id, SPEECH, SpeechJob(request, audio_key(job_id)))], None))[0]
 
     async def submit_chain(self, plan: Plan) -> list[Job]:
-        """Accept jobs that run one after another and stop at the first that fails.
+        """Accept jobs that run one after another until one fails.
 
         Raises:
             JobQueueFull, UploadNotFound, StorageFull, StorageUnavailable: as `JobStore.submit`.
@@ -83,7 +83,7 @@ class JobService:
     async def ended(
         self, workflow_id: str, timeout_s: float, is_left: Callable[[], Awaitable[bool]]
     ) -> list[Job] | None:
-        """The jobs of a workflow once all have ended; None after the timeout or when the client has left.
+        """Wait until all jobs of a workflow have ended and return them; None after the timeout or on a disconnect.
 
         Raises:
             JobNotFound: as `chain`.
@@ -91,7 +91,7 @@ class JobService:
         loop = asyncio.get_running_loop()
         until_s, pause_s = loop.time() + timeout_s, _POLLS_S[0]
         while True:
-            with suppress(StorageUnavailable):  # the workflow goes on, and so does the wait
+            with suppress(StorageUnavailable):  # the workflow continues, and so does the wait
                 jobs = await self.chain(workflow_id)
                 if not any(job.state in UNFINISHED for job in jobs):
                     return jobs
@@ -105,10 +105,10 @@ class JobService:
         return await self._run(self._storage.jobs.page, limit, offset, states)
 
     async def audio(self, job: Job) -> Path:
-        """The WAV file of a completed job.
+        """Return the WAV file of a completed job.
 
         Raises:
-            FileMissing: it is gone.
+            FileMissing: it does not exist any more.
         """
         return await self._run(self._storage.files.local, audio_key(job.id))
 
@@ -134,7 +134,7 @@ class JobService:
 
 
 def new_job(job_id: str, name: str, speech: SpeechJob | None) -> NewJob:
-    """A job for the store; ``speech`` is the payload of one that speaks."""
+    """Create a job for the store; ``speech`` is the payload of a speech job."""
     if name != SPEECH or speech is None:
         return NewJob(job_id, name, "{}")
     request, emotion = speech.request, speech.request.emotion
@@ -149,7 +149,7 @@ def new_job(job_id: str, name: str, speech: SpeechJob | None) -> NewJob:
 
 
 def _by_key(voice: Voice) -> Voice:
-    """An upload's voice with its key for a path, which is the same on every machine."""
+    """Return the voice of an upload with the key as its path, which is the same on every machine."""
     return replace(voice, path=Path(upload_key(voice.name))) if _is_upload(voice) else voice
 
 

@@ -1,4 +1,4 @@
-"""Everything that outlives a process, opened together: the database, the files, the jobs and the uploads."""
+"""Persistent storage: the database, files, jobs and uploads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StorageOptions:
     """Empty for SQLite in the data directory."""
     uploads: UploadLimits
     audio_keep_s: float
-    """Jobs and their audio are removed this long after their end."""
+    """Retention of jobs and their audio."""
     max_pending: int
     lease_s: float
     max_attempts: int = 5
@@ -45,16 +45,16 @@ class StorageOptions:
 
 _REQUEST_THREADS, _JOB_THREADS = 8, 4
 _START_TIMEOUT_S = 1.5
-"""Together with the database's lock timeout below the five seconds in which a request is answered."""
+"""With the database's lock timeout below five seconds, the limit for answering a request."""
 
 
 class Storage:
-    """One process's access to what several processes may share."""
+    """Access of one process to the shared storage."""
 
     def __init__(self, options: StorageOptions) -> None:
         """
         Raises:
-            StorageUnavailable: the folder or the database cannot be used; the sentence says why.
+            StorageUnavailable: the folder or the database cannot be used.
         """
         folder = options.data_dir.resolve()
         try:
@@ -80,11 +80,11 @@ class Storage:
         self.voices = VoiceStore(self.database, self.files, self.uploads)
         self.audio_keep_s = options.audio_keep_s
         self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
-        """The shortest time for which anything is kept."""
+        """The minimum retention time."""
         self.request_threads = StorageThreads(_REQUEST_THREADS, _START_TIMEOUT_S)
         self.job_threads = StorageThreads(_JOB_THREADS)
         try:
-            self.take_over()  # before this process works on anything that may have killed another
+            self.take_over()  # before this process works on a job that may have killed another one
         except (StorageFull, StorageUnavailable) as error:
             log.warning("takeover failed: %s", error)
 
@@ -92,7 +92,7 @@ class Storage:
         if not url:
             return FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO, WORKFLOWS: self.workflow_root})
         if not url.startswith("s3://"):
-            raise StorageUnavailable(f"FILES_URL={url}: s3://bucket/prefix is needed, or nothing")
+            raise StorageUnavailable(f"FILES_URL={url}: must be s3://bucket/prefix or empty")
         try:
             from streaming_server.jobs.s3_store import ObjectFiles
         except ModuleNotFoundError as error:
@@ -100,10 +100,10 @@ class Storage:
         return ObjectFiles(url, folder / "cache")
 
     def take_over(self) -> None:
-        """Queue the jobs of dead processes again and remove their unfinished files.
+        """Requeue the jobs of dead processes and remove their unfinished files.
 
         Raises:
-            StorageFull, StorageUnavailable: it has to be tried again.
+            StorageFull, StorageUnavailable: the storage failed; call again later.
         """
         with storage_errors():
             for owner in self.scratch.dead():
@@ -112,22 +112,22 @@ class Storage:
                 self.scratch.sweep(owner)
 
     def tidy(self) -> None:
-        """Take over from dead processes and remove what has expired.
+        """Take over the jobs of dead processes and remove expired data.
 
         Raises:
-            StorageFull, StorageUnavailable: it has to be tried again.
+            StorageFull, StorageUnavailable: the storage failed; call again later.
         """
         self.take_over()
         self.files.tidy()
         self.uploads.delete_expired()
         self._delete_ended(self.audio_keep_s)
         for key in self.files.older_than(AUDIO, self.audio_keep_s):
-            # The audio of a job that was deleted just before the process died.
+            # the audio of a job that was deleted just before its process died
             if self.jobs.get(Path(key).stem) is None:
                 self.files.delete(key)
 
     def clear(self) -> int:
-        """Delete all jobs that have ended, and their audio; returns their number."""
+        """Delete all ended jobs and their audio, and return their number."""
         return self._delete_ended(0.0)
 
     def _delete_ended(self, age_s: float) -> int:

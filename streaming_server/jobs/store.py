@@ -21,14 +21,14 @@ from streaming_server.jobs.database import Database, consents, job_uploads, jobs
 log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_S = 0.5
-"""Before the third attempt; it doubles with each further one."""
+"""Pause before the third attempt; doubled for each further one."""
 _STORAGE_PAUSES_S = (1.0, 10.0)
-"""Shortest and longest pause between attempts during a storage outage."""
+"""Minimum and maximum pause between attempts during a storage outage."""
 
 
 class JobState(StrEnum):
     BLOCKED = "blocked"
-    """Part of a workflow, behind a job that is not completed yet."""
+    """Part of a workflow, waiting for the completion of a previous job."""
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -37,22 +37,22 @@ class JobState(StrEnum):
 
 
 PROCESS_DIED = "process_died"
-"""Error code of a job whose process died at its last attempt."""
+"""Error code of a job whose process died in the last attempt."""
 UNFINISHED = (JobState.BLOCKED, JobState.PENDING, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be accepted."""
+    """A job to submit."""
 
     id: str
     name: str
     """The kind of job, such as ``indextts.generate_speech``."""
     payload: str
     uploads: Collection[str] = ()
-    """Ids of the uploads that it needs."""
+    """Ids of the uploads that it uses."""
     preview: str = ""
-    """The beginning of the text, for lists."""
+    """Beginning of the text, for lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Job:
     name: str
     workflow_id: str | None
     position: int
-    """Place in the workflow."""
+    """Position in the workflow."""
     state: JobState
     payload: str
     preview: str
@@ -75,19 +75,19 @@ class Job:
     progress: float
     """0.0-1.0."""
     attempts: int
-    """How often it was claimed."""
+    """Number of claims."""
     failures: int
-    """How many attempts ended with a failure of the engine or the death of the process."""
+    """Number of attempts that ended with an engine failure or the death of the process."""
     retry_at_s: float | None
-    """A pending job is not claimed before this time."""
+    """Earliest time of the next claim."""
     waiting_since_s: float | None
-    """When the storage outage began that the job waits for."""
+    """Start of the storage outage for whose end the job waits."""
     owner: str | None
-    """The process that runs it, or ran it last."""
+    """The process that runs it or ran it last."""
     lease_until_s: float | None
     created_s: float
     sent_s: float | None
-    """When a message was last sent to a worker."""
+    """Time of the last message to a worker."""
     started_s: float | None
     ended_s: float | None
 
@@ -106,11 +106,11 @@ class JobStore:
     ) -> None:
         """
         Args:
-            database: holds the jobs.
-            max_pending: `submit` refuses jobs while this many are pending.
-            lease_s: how long a claim holds without a renewal.
-            max_attempts: a job fails after this many failed attempts.
-            storage_wait_s: how long the job of a workflow waits for a storage outage to end; others wait without limit.
+            database: the database of the jobs.
+            max_pending: maximum number of pending jobs.
+            lease_s: duration of a lease.
+            max_attempts: maximum number of failed attempts of a job.
+            storage_wait_s: maximum wait of a workflow's job for the end of a storage outage; others wait without limit.
         """
         self._database = database
         self._max_pending = max_pending
@@ -119,11 +119,11 @@ class JobStore:
         self.lease_s = lease_s
 
     def submit(self, chain: Sequence[NewJob], workflow_id: str | None = None) -> list[Job]:
-        """Accept jobs that run one after another. They are on disk when this returns.
+        """Accept jobs that run one after another. They are stored durably on return.
 
         Raises:
             JobQueueFull: the number of pending jobs is at its limit.
-            UploadNotFound: an upload that they need does not exist or has expired.
+            UploadNotFound: an upload that they use does not exist or has expired.
             StorageFull, StorageUnavailable: they cannot be stored.
         """
         accepted = []
@@ -156,20 +156,20 @@ class JobStore:
         return _job(row) if row else None
 
     def chain(self, workflow_id: str) -> list[Job]:
-        """The jobs of a workflow in their order; empty for an unknown id."""
+        """Return the jobs of a workflow in order; empty for an unknown id."""
         query = sa.select(jobs).where(jobs.c.workflow_id == workflow_id).order_by(jobs.c.number)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def page(self, limit: int, offset: int = 0, states: Sequence[JobState] = ()) -> tuple[list[Job], int]:
-        """A page of the jobs outside workflows, newest first, and their number; ``states`` filters both."""
+        """Return a page of the jobs outside workflows, newest first, and the total; ``states`` filters both."""
         chosen = sa.and_(jobs.c.workflow_id.is_(None), jobs.c.state.in_(states) if states else sa.true())
         query = sa.select(jobs).where(chosen).order_by(jobs.c.number.desc()).limit(limit).offset(offset)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)], _count(connection, chosen)
 
     def counts(self) -> Mapping[str, int]:
-        """How many jobs are in each state."""
+        """Return the number of jobs by state."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         with self._database.read() as connection:
             found = {str(state): int(count) for state, count in connection.execute(query)}
@@ -191,7 +191,7 @@ class JobStore:
             "message": "running",
         }
         wanted = sa.true() if job_id is None else jobs.c.id == job_id
-        with self._database.write(durable=False) as connection:  # a claim that a power cut undoes is made again
+        with self._database.write(durable=False) as connection:  # a claim that is lost in a power failure is repeated
             self.requeue_expired(connection)
             oldest = (
                 sa.select(jobs.c.number).where(wanted, is_due(self._database.now())).order_by(jobs.c.number).limit(1)
@@ -204,13 +204,13 @@ class JobStore:
         """Extend the lease of a claimed job and record its progress.
 
         Raises:
-            LeaseLost: it was cancelled, deleted or taken over.
+            LeaseLost: the job was cancelled, deleted or taken over.
         """
         with self._database.write(durable=False) as connection:
             _change(connection, job, progress=progress, lease_until_s=self._database.now() + self.lease_s)
 
     def release(self, job: Job, message: str) -> None:
-        """Queue a claimed job again, in its old place. It does not count as a failed attempt.
+        """Requeue a claimed job at its old position. Does not count as a failed attempt.
 
         Raises:
             LeaseLost: as `renew`.
@@ -219,23 +219,23 @@ class JobStore:
             _change(connection, job, **_RELEASED, message=message)
 
     def release_all(self, owner: str) -> int:
-        """Queue the jobs of an owner that shuts down; returns their number. It does not count as a failed attempt."""
+        """Requeue the jobs of an owner that shuts down and return their number. Does not count as a failed attempt."""
         with self._database.write() as connection:
             released = {**_RELEASED, "message": "interrupted by a shutdown"}
             return connection.execute(jobs.update().where(_is_held_by(owner)).values(released)).rowcount
 
     def requeue_dead(self, owner: str) -> int:
-        """Queue the jobs of an owner that has died; returns their number. It counts as a failed attempt."""
+        """Requeue the jobs of a dead owner and return their number. Counts as a failed attempt."""
         with self._database.write() as connection:
             return len(self._requeue(connection, _is_held_by(owner)))
 
     def requeue_expired(self, connection: sa.Connection) -> Sequence[sa.Row[Any]]:
-        """Queue jobs whose lease has expired; returns their rows. It counts as a failed attempt."""
+        """Requeue jobs whose lease has expired and return their rows. Counts as a failed attempt."""
         expired = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_s < self._database.now())
         return self._requeue(connection, expired)
 
     def retry(self, job: Job, reason: str, code: str) -> None:
-        """Count a failed attempt of a claimed job: it is pending again, or fails at the last attempt.
+        """Count a failed attempt of a claimed job: requeue it, or fail it after the last attempt.
 
         Raises:
             LeaseLost: as `renew`.
@@ -246,9 +246,9 @@ class JobStore:
                 self._cancel_following(connection, job)
 
     def postpone(self, job: Job, reason: str, code: str) -> None:
-        """Queue a claimed job until a storage outage is over. It does not count as a failed attempt.
+        """Postpone a claimed job until the end of a storage outage. Does not count as a failed attempt.
 
-        The job of a workflow fails once the outage has lasted for ``storage_wait_s``.
+        A workflow's job fails when the outage has lasted for ``storage_wait_s``.
 
         Raises:
             LeaseLost: as `renew`.
@@ -270,13 +270,13 @@ class JobStore:
         """Complete a claimed job.
 
         Args:
-            job: as it was claimed.
+            job: the job as claimed.
             result: its result as JSON.
-            deliver: moves the output into place, within the transaction: a takeover or a deletion comes before all of
-                it or after.
+            deliver: moves the output into place, within the transaction, so that a takeover or a deletion happens
+                either before or after it.
 
         Returns:
-            The next job of its workflow, which can begin now.
+            The next job of its workflow, which is ready now.
 
         Raises:
             LeaseLost: as `renew`; nothing was delivered.
@@ -292,7 +292,7 @@ class JobStore:
         return _job(row) if row else None
 
     def fail(self, job: Job, message: str, code: str) -> None:
-        """Fail a claimed job at once and cancel what follows it in its workflow.
+        """Fail a claimed job and cancel the following jobs of its workflow.
 
         Raises:
             LeaseLost: as `renew`.
@@ -302,9 +302,9 @@ class JobStore:
             self._cancel_following(connection, job)
 
     def cancel(self, job_id: str) -> Job | None:
-        """Cancel an unfinished job and what follows it; None for an unknown id.
+        """Cancel an unfinished job and the following ones; None for an unknown id.
 
-        The process that runs it gets `LeaseLost` from its next `renew`.
+        The next `renew` of the process that runs it raises `LeaseLost`.
         """
         with self._database.write() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
@@ -320,7 +320,7 @@ class JobStore:
             return connection.execute(jobs.delete().where(jobs.c.id == job_id)).rowcount > 0
 
     def delete_ended(self, age_s: float) -> list[str]:
-        """Delete jobs that ended at least ``age_s`` ago and whose workflow has ended; returns their ids."""
+        """Delete jobs that ended at least ``age_s`` ago and whose workflow has ended, and return their ids."""
         others = jobs.alias()
         unfinished = sa.select(others.c.workflow_id).where(
             others.c.workflow_id == jobs.c.workflow_id, others.c.state.in_(UNFINISHED)
@@ -331,7 +331,7 @@ class JobStore:
 
     def _hold(self, connection: sa.Connection, number: int, needed: Collection[str]) -> None:
         for upload in sorted(needed):
-            # An update that changes nothing locks the row: the upload is not removed before the job is committed.
+            # An update without a change locks the row, so that the upload is not removed before the job is committed.
             there = sa.and_(uploads.c.id == upload, is_kept(self._database.now()))
             if not connection.execute(uploads.update().where(there).values(id=upload)).rowcount:
                 raise UploadNotFound(upload)
@@ -341,7 +341,7 @@ class JobStore:
         return {"ended_s": self._database.now(), "lease_until_s": None, "retry_at_s": None, "waiting_since_s": None}
 
     def _requeue(self, connection: sa.Connection, lost: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
-        """Count a failed attempt of jobs whose process died; returns the rows of those that are pending again."""
+        """Count a failed attempt of jobs whose process died and return the rows of the requeued ones."""
         rows = connection.execute(sa.select(jobs).where(lost).with_for_update(skip_locked=True)).all()
         pending = []
         for row in rows:
@@ -355,13 +355,13 @@ class JobStore:
         return pending
 
     def _counted(self, job: Job | sa.Row[Any], reason: str, code: str) -> dict[str, Any]:
-        """The values of a job after one more failed attempt."""
+        """Return the values of a job after another failed attempt."""
         failures = job.failures + 1
         message = f"{reason} (attempt {failures} of {self._max_attempts})"
         if failures >= self._max_attempts:
             failed = {"state": JobState.FAILED, "message": message, "error_code": code}
             return {**self._ended(), **failed, "failures": failures}
-        # The first retry is immediate: most failures are a restart and pass.
+        # The first retry is immediate, because most failures are restarts.
         pause_s = _RETRY_PAUSE_S * 2.0 ** (failures - 2)
         retry_at_s = self._database.now() + pause_s if failures > 1 else None
         waiting = {"message": f"to be retried: {message}", "retry_at_s": retry_at_s, "waiting_since_s": None}
@@ -400,7 +400,7 @@ def _is_held_by(owner: str) -> sa.ColumnElement[bool]:
 
 
 def _change(connection: sa.Connection, job: Job, **values: Any) -> None:
-    # ``attempts`` distinguishes two claims of one owner. ``id`` is compared since a deleted row's number is reused.
+    # ``attempts`` distinguishes two claims of one owner; ``id`` is compared because numbers of deleted rows are reused.
     own = sa.and_(
         jobs.c.id == job.id,
         jobs.c.state == JobState.RUNNING,
@@ -412,7 +412,7 @@ def _change(connection: sa.Connection, job: Job, **values: Any) -> None:
 
 
 def _after(workflow_id: str | None, position: int) -> sa.ColumnElement[bool]:
-    """The later jobs of a workflow; none for a job outside one."""
+    """Select the following jobs of a workflow; none for a job outside a workflow."""
     if workflow_id is None:
         return sa.false()
     return sa.and_(jobs.c.workflow_id == workflow_id, jobs.c.position > position)

@@ -1,4 +1,4 @@
-"""Threads of their own for calls that block on the database, so that a lock there occupies no thread of live speech."""
+"""Dedicated threads for blocking database calls, so that a locked database blocks no thread of live speech."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ T = TypeVar("T")
 
 
 class StorageThreads:
-    """A few threads, and a bound on how long a call waits for one."""
+    """A thread pool with a limit on the wait for a thread."""
 
     def __init__(self, count: int, start_timeout_s: float | None = None) -> None:
-        """``start_timeout_s``: a call that no thread has taken by then fails; None lets it wait."""
+        """``start_timeout_s``: maximum wait for a thread; None for no limit."""
         self._executor = ThreadPoolExecutor(count, "storage")
         self._start_timeout_s = start_timeout_s
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run ``work`` in a thread. A cancellation does not wait for it.
+        """Run ``work`` in a thread. Cancellation does not wait for it.
 
         Raises:
-            StorageUnavailable: every thread is busy for longer than ``start_timeout_s``.
+            StorageUnavailable: no thread was free within ``start_timeout_s``.
         """
         future = self._executor.submit(contextvars.copy_context().run, work, *arguments)
         return await self._outcome(future)
 
     async def run_to_end(self, work: Callable[..., T], *arguments: object) -> T:
-        """As `run`, but a cancellation waits until the thread has finished."""
+        """Like `run`, but cancellation waits for the end of ``work``."""
         task = asyncio.create_task(self.run(work, *arguments))
         try:
             return await asyncio.shield(task)

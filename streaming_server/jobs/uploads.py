@@ -36,7 +36,7 @@ _ID = re.compile("[0-9a-f]{64}")
 _BATCH_BYTES = 1024 * 1024
 _LOOKUP_TIMEOUT_S = 0.2
 _MAX_REMOVED = 10_000
-"""In one statement, whose number of values databases limit."""
+"""Batch size of a statement, because databases limit the number of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Upload:
     id: str
     """SHA-256 of the content, 64 hex digits."""
     filename: str
-    """The name that the first client gave it. Never part of a path."""
+    """File name of the first client; never used in a path."""
     size: int
     """In bytes."""
     format: str
@@ -62,29 +62,29 @@ class UploadLimits:
     max_bytes: int
     max_s: float
     keep_s: float
-    """An upload is removed this long after its last upload, unless a job needs it."""
+    """Retention after the last upload, unless a job uses it."""
     max_attempts: int = 5
-    """An upload is refused after this many processes died while they examined it."""
+    """Maximum number of processes that may die while examining an upload before it is rejected."""
 
 
 class Uploads:
-    """All uploads of one database and one store of files."""
+    """All uploads of one database and one file store."""
 
     def __init__(self, database: Database, files: Files, scratch: Scratch, limits: UploadLimits) -> None:
         self._database = database
         self._files = files
         self._scratch = scratch
         self._limits = limits
-        # One at a time in a thread of its own, since a file can be made to take long.
+        # One at a time in a dedicated thread, because a crafted file can take long.
         self._probing = ThreadPoolExecutor(1, "probe")
         self._looking_up = ThreadPoolExecutor(2, "uploads")
 
     async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
-        """Store a recording as it arrives; its record, and whether the same content was stored already.
+        """Store a recording while it is received; returns its record, and whether the content was stored already.
 
         Raises:
-            RecordingRefused: it is not a recording of an allowed kind, or examining it has killed processes before.
-            UploadTooLarge: it is larger than the limit.
+            RecordingRefused: it is not a recording in an allowed format, or processes died while examining it.
+            UploadTooLarge: it exceeds the limit.
             StorageFull, StorageUnavailable: it cannot be stored.
         """
         with storage_errors():
@@ -110,16 +110,16 @@ class Uploads:
         self._looking_up.shutdown(cancel_futures=True)
 
     def get(self, upload_id: str) -> Upload | None:
-        """The record of an upload that has not expired or that an unfinished job needs."""
+        """Return the record of an upload that has not expired or that an unfinished job uses."""
         chosen = sa.and_(uploads.c.id == upload_id, is_kept(self._database.now()))
         with self._database.read() as connection:
             row = connection.execute(sa.select(uploads).where(chosen)).one_or_none()
         return _upload(row) if row else None
 
     def voice(self, upload_id: str) -> Voice | None:
-        """An upload as a voice; None for an unknown or expired id.
+        """Return an upload as a voice; None for an unknown or expired id.
 
-        While the database is locked or away the file alone decides, so that live speech does not wait for it.
+        If the database is locked or unavailable, only the file is checked, so that live speech does not wait.
         """
         if not is_upload_id(upload_id):
             return None
@@ -132,11 +132,11 @@ class Uploads:
             return None
 
     def delete_expired(self) -> int:
-        """Remove expired uploads that no unfinished job needs, and files without a record; returns their number."""
+        """Remove expired uploads that no unfinished job uses, and files without a record; returns their number."""
         useless = ~is_kept(self._database.now())
         with self._database.write() as connection:
             connection.execute(probes.delete().where(probes.c.started_s < self._database.now() - self._limits.keep_s))
-            # The rows are locked first and then checked again: a job that is submitted meanwhile waits for the end.
+            # The rows are locked and then checked again; a job that is submitted meanwhile waits for the end.
             found = sa.select(uploads.c.id).where(useless).limit(_MAX_REMOVED).with_for_update(skip_locked=True)
             held = list(connection.execute(found).scalars())
             chosen = sa.and_(uploads.c.id.in_(held), useless)
@@ -146,12 +146,12 @@ class Uploads:
         return len(removed) + self._delete_orphans()
 
     def mark_dead(self, owner: str) -> None:
-        """Remember the uploads that a process examined when it died."""
+        """Record the uploads that a process was examining when it died."""
         with self._database.write() as connection:
             connection.execute(probes.update().where(probes.c.owner == owner).values(is_dead=True))
 
     def _delete_orphans(self) -> int:
-        """Remove files that a process moved into place before it died without writing the record."""
+        """Remove files that were moved into place by a process that died before it wrote the record."""
         keys = self._files.older_than(PREFIX, self._limits.keep_s)
         with self._database.read() as connection:
             recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if keys else set()
@@ -159,7 +159,7 @@ class Uploads:
         return sum(self._delete_orphan(upload_id) for upload_id in orphans)
 
     def _delete_orphan(self, upload_id: str) -> bool:
-        # The inserted row is a lock: an upload of this content has finished, or waits until the row is gone.
+        # The inserted row is a lock: an upload of this content has finished, or waits for its removal.
         unknown = Recording("", 0, 0.0)
         with self._database.write() as connection:
             holding = self._database.insert_if_new(uploads, self._values(upload_id, 0, "", unknown))
@@ -193,7 +193,7 @@ class Uploads:
         with self._database.write(durable=False) as connection:
             deaths = connection.execute(sa.select(sa.func.count()).select_from(probes).where(died)).scalar_one()
             if deaths >= self._limits.max_attempts:
-                raise RecordingRefused(f"{deaths} processes died while they examined this file; it is not tried again")
+                raise RecordingRefused(f"{deaths} processes died while examining this file; it is rejected")
             started = {**values, "started_s": self._database.now()}
             connection.execute(self._database.insert_if_new(probes, started))
         try:
@@ -214,7 +214,7 @@ class Uploads:
                 row, is_duplicate = connection.execute(again.returning(uploads)).one_or_none(), True
                 if row is None:
                     row, is_duplicate = connection.execute(insert).one_or_none(), False
-            # Inside the transaction: the removal of an expired upload of this content comes before all of it or after.
+            # Inside the transaction: an expired upload of this content is removed before or after it.
             self._files.put(upload_key(upload_id), path)
         return _upload(row), is_duplicate
 
@@ -233,12 +233,12 @@ class Uploads:
 
 
 def upload_key(upload_id: str) -> str:
-    """The key of an upload's file."""
+    """Return the key of an upload's file."""
     return f"{PREFIX}/{upload_id}"
 
 
 def is_upload_id(text: str) -> bool:
-    """Whether a text has the form of an upload's id."""
+    """Whether a string has the format of an upload's id."""
     return _ID.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""A process with an engine: its heartbeat, and the takeover from processes that have died."""
+"""A process with an engine: its heartbeat, and the takeover from dead processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streaming_server.speech.voices import VoiceLibrary
 log = logging.getLogger(__name__)
 
 _TIDY_S = 60.0
-"""How often expired jobs and files are removed, or sooner where they are kept for less."""
+"""Maximum interval of cleanups; shorter if the retention is shorter."""
 
 
 class Worker:
@@ -65,7 +65,7 @@ class Worker:
                 await threads.run(registry.leave, self.id)
 
     async def tidy(self) -> None:
-        """Take over from dead processes and remove what has expired, until cancelled."""
+        """Take over the jobs of dead processes and remove expired data, until cancelled."""
         while True:
             try:
                 await self.storage.job_threads.run(self.storage.tidy)

@@ -1,6 +1,6 @@
-"""The processes that run jobs, by their heartbeats, and the jobs whose messages a broker has lost.
+"""The registry of workers by heartbeat, and the jobs whose messages were lost by the broker.
 
-Every method is one short transaction and blocks its thread.
+Every method is one short, blocking transaction.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from streaming_server.jobs.database import Database, jobs, workers
 from streaming_server.jobs.store import JobState, JobStore, is_due
 
 _MISSED_LEASES = 2
-"""A worker without a heartbeat for this many leases is gone."""
+"""Number of leases without a heartbeat after which a worker counts as dead."""
 _UNTAKEN_S = 2.0
-"""An idle worker takes a message sooner than that."""
+"""Time after which a message that no idle worker has taken counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Worker:
     seen_s: float
     """Time of its last heartbeat."""
     entered_s: float | None
-    """When its slot was last entered."""
+    """Time at which its slot was last entered."""
     is_busy: bool
     """Whether its slot was held at the last heartbeat, or it owns a running job."""
     device: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Statistics:
     completed: int
     failed: int
     retried: int
-    """Jobs that were claimed more than once."""
+    """Number of jobs that were claimed more than once."""
     average_s: float
     """Mean duration of the completed jobs."""
 
@@ -87,7 +87,7 @@ class WorkerRegistry:
             connection.execute(workers.delete().where(workers.c.id == worker_id))
 
     def alive(self) -> list[Worker]:
-        """The workers with a recent heartbeat, by name."""
+        """Return the workers with a recent heartbeat, by name."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(workers).where(self._is_alive()).order_by(workers.c.id)).all()
             owners = sa.select(jobs.c.owner).where(jobs.c.state == JobState.RUNNING)
@@ -98,7 +98,7 @@ class WorkerRegistry:
         ]
 
     def activity(self, limit: int) -> list[Activity]:
-        """The latest claimed jobs, running ones first."""
+        """Return the most recently claimed jobs, running ones first."""
         claimed = (
             sa.select(jobs)
             .where(jobs.c.owner.is_not(None))
@@ -118,7 +118,7 @@ class WorkerRegistry:
             ]
 
     def statistics(self) -> Statistics:
-        """Numbers over the jobs that are kept."""
+        """Return statistics of the stored jobs."""
 
         def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
             return sa.func.count(sa.case((condition, 1)))
@@ -136,10 +136,10 @@ class WorkerRegistry:
         return Statistics(total, done, failed, retried, average or 0.0)
 
     def take_unsent(self) -> Sequence[tuple[str, str, str | None]]:
-        """Id, name and workflow of the jobs whose message must be sent again; they are marked as sent.
+        """Return id, name and workflow of the jobs whose message must be sent again, and mark them as sent.
 
-        These are the jobs whose lease has expired and, up to the number of idle workers, the jobs that have
-        not been taken for a while: had their messages arrived, those workers would not be idle.
+        These are the jobs with an expired lease and, up to the number of idle workers, jobs that have waited for a
+        while: if their messages had arrived, those workers would not be idle.
         """
         now = self._database.now()
         columns = (jobs.c.id, jobs.c.name, jobs.c.workflow_id)

@@ -1,4 +1,4 @@
-"""Means to look into a running server: the stacks of its threads, on a signal."""
+"""Stack dumps of a running server on a signal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import signal
 
 
 def dump_stacks_on_signal() -> None:
-    """Write the stacks of all threads to stderr at each SIGUSR1, also while the event loop is blocked."""
+    """Write the stacks of all threads to stderr at each SIGUSR1, even if the event loop is blocked."""
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that this process may use, as the driver reports them (NVML)."""
+"""The NVIDIA GPUs that are visible to this process, as reported by the driver (NVML)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs of ``CUDA_VISIBLE_DEVICES``, in its order, or all; none without a driver. Blocks for milliseconds."""
+    """Return the GPUs of ``CUDA_VISIBLE_DEVICES`` in order, or all; none without a driver. Blocks for milliseconds."""
     try:
         with _nvml():
             handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -34,10 +34,10 @@ def gpus() -> list[Gpu]:
 
 
 def visible(uuids: Sequence[str], setting: str | None) -> list[int]:
-    """The indices that a value of ``CUDA_VISIBLE_DEVICES`` names among the GPUs of a machine.
+    """Return the indices of the GPUs selected by a value of ``CUDA_VISIBLE_DEVICES``.
 
-    As in CUDA, a GPU is named by its index or by the beginning of its UUID, and a name that fits none, or more than
-    one, ends the list.
+    As in CUDA, an entry is an index or the beginning of a UUID, and an entry that matches no GPU, or more than one,
+    ends the list.
     """
     if setting is None:
         return list(range(len(uuids)))
@@ -74,7 +74,7 @@ def _gpu(handle: Any) -> Gpu:
 
 
 def _known(read: Callable[[Any], Any], handle: Any) -> Any:
-    """A value of a GPU; None where this kind of GPU reports none."""
+    """Return a value of a GPU; None if this type of GPU does not report it."""
     try:
         return read(handle)
     except pynvml.NVMLError_NotSupported:

@@ -1,7 +1,7 @@
-"""An agent check for HAProxy: how many requests the gateway may send to this server at once.
+"""An agent check for HAProxy, which reports how many concurrent requests this server accepts.
 
-That is one for the slot, and one for each request that drains: its synthesis has ended, so a slow reader must not keep
-the next request from the free slot.
+That is what the slot accepts, one or up to ``MAX_CONCURRENT``, and one for each draining request: its synthesis has
+ended, and a slow reader must not keep the next request from the free slot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ async def start_agent(service: SpeechService, host: str, port: int) -> asyncio.S
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"maxconn:{service.draining + 1}\n".encode())
+        writer.write(f"maxconn:{service.draining + service.slot.accepted}\n".encode())
         writer.close()
 
     return await asyncio.start_server(answer, host, port)

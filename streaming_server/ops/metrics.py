@@ -1,4 +1,4 @@
-"""The metrics of a server, for Prometheus: counters, histograms, and gauges that are read on demand."""
+"""Prometheus metrics of a server: counters, histograms, and gauges that are read on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FACTORS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5
 
 
 class Metrics:
-    """The counters of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,6 +44,10 @@ class Metrics:
         self._first_audio = self._histogram("speech_first_audio_seconds", "Request to first audio", _LATENCIES_S)
         self._factor = self._histogram("speech_real_time_factor", "Seconds of synthesis a second of audio", _FACTORS)
         self._audio_s = Counter("speech_audio_seconds", "Audio that was made", ["kind"], registry=self.registry)
+        self._underruns = Counter(
+            "speech_underruns", "Times at which a playing client had nothing left to play", registry=self.registry
+        )
+        self._underrun_s = Counter("speech_underrun_seconds", "How long they lasted", registry=self.registry)
 
     def build(self, version: str, info: EngineInfo) -> None:
         """Add what runs: gauges of value 1 whose labels tell the version and the loaded model."""
@@ -61,15 +65,15 @@ class Metrics:
             Gauge(name, text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a number that is read when it is asked for."""
+        """Add a gauge that is read on demand."""
         self.registry.register(_Gauge(name, text, lambda: {"": read()}, ""))
 
     def gauges(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
-        """Add numbers that are read when they are asked for, by the values of a label."""
+        """Add a gauge with a label that is read on demand."""
         self.registry.register(_Gauge(name, text, read, label))
 
     def streams(self, service: SpeechService) -> None:
-        """Add what shows a stalled stream."""
+        """Add the gauges that show a stalled stream."""
 
         def by_state() -> Mapping[str, float]:
             counts = Counting(stream.state for stream in service.streams)
@@ -93,14 +97,14 @@ class Metrics:
         self.gauge("speech_oldest_stream_seconds", "Age of the oldest stream that is not merely kept", oldest_s)
 
     def request(self, method: str, route: str, status: int | None, sent_bytes: int, *, left: bool) -> None:
-        """Count a request at its end; ``left``: its client disconnected earlier, ``status`` None: without an answer."""
+        """Count a completed request; ``left``: its client disconnected before, ``status`` None: no response."""
         self._requests.labels(method, route, "none" if status is None else status).inc()
         self._bytes.labels(route).inc(sent_bytes)
         if left:
             self._disconnects.labels(route).inc()
 
     def speech(self, kind: str, stats: SpeechStats) -> None:
-        """Count a stream at its end; ``kind``: ``live`` or ``job``."""
+        """Count a completed stream; ``kind``: ``live`` or ``job``."""
         if stats.wait_s is not None:
             self._waits.labels(kind).observe(stats.wait_s)
         if stats.first_audio_s is not None:
@@ -108,9 +112,12 @@ class Metrics:
         if stats.audio_s:
             self._factor.labels(kind).observe(stats.synthesis_s / stats.audio_s)
             self._audio_s.labels(kind).inc(stats.audio_s)
+        if kind == "live":  # nobody plays a job while it is made
+            self._underruns.inc(stats.underruns)
+            self._underrun_s.inc(stats.underrun_s)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -128,5 +135,5 @@ class _Gauge(Collector):
         yield family
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing: without this method the registry would read the numbers at once."""
+        """Return nothing; without this method the registry would read the gauges on registration."""
         return []

@@ -1,4 +1,4 @@
-"""The Celery worker: runs the jobs that messages name, and the tasks of other programs."""
+"""The Celery worker: runs the jobs named by messages, and tasks sent by other programs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeGuard, TypeVar
 
 from celery import Celery
 from celery.worker import state
 
-from streaming_server.app import create_messages, create_worker
-from streaming_server.engines.base import Engine
+from streaming_server.components import create_worker
 from streaming_server.errors import (
     DeviceFailed,
     JobNotFound,
@@ -30,10 +29,9 @@ from streaming_server.jobs.chains import WorkflowMessages
 from streaming_server.jobs.inspection import QUESTIONS, SPEECH
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.service import new_job
-from streaming_server.jobs.store import UNFINISHED, JobState, NewJob
+from streaming_server.jobs.store import UNFINISHED, Job, JobState, NewJob
 from streaming_server.jobs.worker import Worker
 from streaming_server.settings import Settings
-from streaming_server.speech.service import SpeechService
 
 log = logging.getLogger(__name__)
 NAMES = (SPEECH, *QUESTIONS)
@@ -41,25 +39,34 @@ T = TypeVar("T")
 
 
 class TaskFailed(Exception):
-    """A task of another program has failed; the text is the error as JSON."""
+    """A task of another program failed; the message is the error as JSON."""
 
 
 class _NotYet(Exception):
-    """Another worker has the task, or it waits to be tried again."""
+    """The task runs in another worker, or waits for a retry."""
 
 
-def run_worker(settings: Settings, engine: Engine | None = None) -> None:
+def run_worker(
+    settings: Settings,
+    messages: Callable[[Worker], WorkflowMessages],
+    create: Callable[[Settings, Callable[[Job], None]], Worker] = create_worker,
+) -> None:
     """Run tasks until a signal ends the process.
 
+    Args:
+        settings: the settings.
+        messages: creates the translation of messages for the worker.
+        create: creates the worker.
+
     Raises:
-        DeviceFailed: the engine's device has failed; a new process is needed.
-        EngineUnavailable, StorageUnavailable: the engine cannot start, the storage cannot be used.
+        DeviceFailed: the device failed; a new process is required.
+        EngineUnavailable, StorageUnavailable: the engine cannot start, or the storage cannot be used.
     """
     with _Loop() as loop:
         sender = Sender(settings.celery_broker_url)
-        worker = create_worker(settings, sender.announce, engine)
+        worker = create(settings, sender.announce)
         background = loop.run(_begin(worker, sender))
-        _register(sender.celery, worker, create_messages(settings, worker), loop)
+        _register(sender.celery, worker, messages(worker), loop)
         try:
             options = f"--pool=threads --concurrency=1 --hostname={worker.id} --loglevel=WARNING"
             arguments = ["--quiet", "worker", *options.split(), "--without-gossip", "--without-mingle"]
@@ -67,8 +74,8 @@ def run_worker(settings: Settings, engine: Engine | None = None) -> None:
                 sender.celery.worker_main(arguments)
                 if state.should_stop is not None or state.should_terminate is not None:
                     break
-                # RabbitMQ closes the channel of a worker that runs one task for half an hour, and then Celery ends.
-                log.warning("broker connection lost: Celery is restarted")
+                # RabbitMQ closes the channel of a worker that runs one task for half an hour; Celery then exits.
+                log.warning("broker connection lost: restarting Celery")
                 time.sleep(RETRY_S)
         finally:
             loop.run(_end(worker, background))
@@ -82,14 +89,14 @@ async def _begin(worker: Worker, sender: Sender) -> list[asyncio.Task[None]]:
         worker.live(),
         worker.tidy(),
         sender.resend(worker.storage.workers),
-        _stop_without_device(worker.service),
+        _stop_without_device(worker.service.device_failed),
     )
     return [asyncio.create_task(work) for work in background]
 
 
-async def _stop_without_device(service: SpeechService) -> None:
-    """Let Celery end as SIGTERM does: after the tasks that run, of which the device's failure ends those that speak."""
-    await service.device_failed.wait()
+async def _stop_without_device(failed: asyncio.Event) -> None:
+    """Stop Celery as on SIGTERM, after the running tasks; speech tasks end because of the failure."""
+    await failed.wait()
     log.error("worker ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
     state.should_stop = os.EX_OK
 
@@ -108,7 +115,7 @@ def _register(celery: Celery, worker: Worker, messages: WorkflowMessages, loop: 
         def task(self: Any, message: object = None, *, name: str = name) -> Mapping[str, Any] | None:
             if _is_ours(message):
                 return loop.run(_run(worker, messages, str(message["task_id"])))
-            own, root = self.request.id, self.request.root_id  # known in this thread, not in the loop's
+            own, root = self.request.id, self.request.root_id  # available in this thread only
             try:
                 return loop.run(_answer(worker, messages, name, message, (own, root or own)))
             except _NotYet:
@@ -118,12 +125,12 @@ def _register(celery: Celery, worker: Worker, messages: WorkflowMessages, loop: 
 
 
 def _is_ours(message: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether a message only names a job. A result has a status, and a body its configuration."""
+    """Whether a message only names a job, unlike a body or the result of a previous task."""
     return isinstance(message, Mapping) and "task_id" in message and not {"status", "workflow_config"} & set(message)
 
 
 async def _run(worker: Worker, messages: WorkflowMessages, job_id: str) -> Mapping[str, Any] | None:
-    """Run a job that the server accepted, unless it has ended or another worker has it."""
+    """Run a job that the server accepted, unless it has ended or runs in another worker."""
     await worker.runner.run_next(job_id)
     job = await asyncio.to_thread(worker.storage.jobs.get, job_id)
     return messages.result(job) if job and job.state is JobState.COMPLETED else None
@@ -132,19 +139,19 @@ async def _run(worker: Worker, messages: WorkflowMessages, job_id: str) -> Mappi
 async def _answer(
     worker: Worker, messages: WorkflowMessages, name: str, message: object, ids: tuple[str, str]
 ) -> Mapping[str, Any]:
-    """Run the task of another program and return its result, which is the next task's argument.
+    """Run a task of another program and return its result, which is the argument of the next task.
 
-    The message becomes a job under its own id, so that it runs once however often it is delivered.
+    The message becomes a job under its own id, so that repeated deliveries run it once.
 
     Args:
-        worker: runs it.
-        messages: translate it.
-        name: of the task.
-        message: a body, or the result of the task before.
-        ids: of the message, and of the first message of its chain.
+        worker: runs the job.
+        messages: translates the message.
+        name: name of the task.
+        message: a body, or the result of the previous task.
+        ids: ids of the message, and of the first message of its chain.
 
     Raises:
-        TaskFailed: the task has failed.
+        TaskFailed: the task failed.
         _NotYet: the task has not ended.
     """
     job_id, root_id = (f"task_{_uuid(number)}" for number in ids)
@@ -172,16 +179,16 @@ async def _answer(
 async def _new_job(
     worker: Worker, messages: WorkflowMessages, name: str, message: object, ids: tuple[str, str]
 ) -> NewJob:
-    """The job that a message asks for; ``ids`` are those of its job and of the first job of its chain.
+    """Create the job for a message; ``ids`` are those of its job and of the first job of its chain.
 
     Raises:
-        SpeechServerError: it cannot be used; the sentence says why.
+        SpeechServerError: the message is invalid.
     """
     job_id, root_id = ids
     if name != SPEECH:
         return NewJob(job_id, name, json.dumps(message))  # kept for the tasks that follow
     if isinstance(message, Mapping) and "status" in message and root_id != job_id:
-        # The result of the task before: the first message of the chain has what is to be said.
+        # The result of the previous task: the text is in the first message of the chain.
         root = await asyncio.to_thread(worker.storage.jobs.get, root_id)
         if root and root.name == SPEECH:
             return new_job(job_id, name, SpeechJob.from_json(root.payload))
@@ -190,7 +197,7 @@ async def _new_job(
 
 
 def _uuid(number: str) -> str:
-    """A message's id as a UUID; any other id is mapped to one."""
+    """Return the id of a message as a UUID; other ids are mapped to one."""
     try:
         return str(uuid.UUID(number))
     except ValueError:
@@ -202,7 +209,7 @@ def _text(error: Mapping[str, Any]) -> str:
 
 
 class _Loop:
-    """An event loop in a thread of its own, for tasks that run in other threads."""
+    """An event loop in its own thread, called from the threads of Celery."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()

@@ -18,16 +18,15 @@ from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
-from streaming_server.errors import DeviceFailed, EngineNotReady
+from streaming_server.errors import DeviceFailed
 from streaming_server.settings import Settings
-from streaming_server.speech.service import EngineState, SpeechService
 
 log = logging.getLogger(__name__)
 
 _FAILED_S = 1.0
-"""How long a replica whose device has failed answers so before it ends."""
-_MAX_ONGOING = 8
-"""Requests per replica: one runs and the others wait in its slot. Further requests wait in Ray, for any replica."""
+"""Time for which a replica reports a failed device before it ends."""
+_MAX_WAITING = 7
+"""Requests that wait in a replica's slot, beside those that run. Further requests wait in Ray, for any replica."""
 
 
 def application(options: Mapping[str, str]) -> serve.Application:
@@ -43,31 +42,30 @@ def application(options: Mapping[str, str]) -> serve.Application:
 
     def build() -> Starlette:
         logs.configure(form=settings.log_format, level=settings.log_level)
-        app = create_app(settings)
-        app.router.lifespan_context = _until_ready(app)
+        app = create_app(settings, wait_for_engine=True)  # Ray sends requests after the startup
+        app.router.lifespan_context = _watched(app)
         return app
 
     deploy = serve.deployment(
         name="speech",
-        max_ongoing_requests=_MAX_ONGOING,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+        max_ongoing_requests=settings.max_concurrent + _MAX_WAITING,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": 8,
+            "target_ongoing_requests": settings.max_concurrent + 1,
+        },
     )
     return deploy(serve.ingress(build)()).bind()
 
 
-def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
-    """A lifespan whose startup waits for the engine, because Ray sends requests after startup."""
+def _watched(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextManager[Any]]:
+    """The application's lifespan, which ends the replica if the device fails."""
     inner = app.router.lifespan_context
-    service: SpeechService = app.state.service
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with inner(app):
-            while service.state is EngineState.LOADING:
-                await asyncio.sleep(0.05)
-            if service.state is EngineState.FAILED:
-                raise EngineNotReady
-            ending = asyncio.create_task(_end_without_device(service))
+            ending = asyncio.create_task(_end_without_device(app.state.service.device_failed))
             try:
                 yield
             finally:
@@ -76,9 +74,9 @@ def _until_ready(app: Starlette) -> Callable[[Starlette], AbstractAsyncContextMa
     return lifespan
 
 
-async def _end_without_device(service: SpeechService) -> None:
-    """End the replica's process, so that Ray starts another one, once its streams have passed on their error."""
-    await service.device_failed.wait()
+async def _end_without_device(failed: asyncio.Event) -> None:
+    """End the process of the replica, after its streams have sent their error, so that Ray starts another one."""
+    await failed.wait()
     log.error("replica ends: exit_status=%d reason='the device failed'", DeviceFailed.exit_status)
     await asyncio.sleep(_FAILED_S)
     os._exit(DeviceFailed.exit_status)

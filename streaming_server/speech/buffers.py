@@ -1,7 +1,7 @@
-"""The buffers between the tasks of a stream: samples before the encoder, bytes after it. Both are bounded.
+"""The bounded buffers between the tasks of a stream: samples before the encoder, bytes after it.
 
-TCP gives no back-pressure at Opus rates, and the engine never waits for a reader, so unsent bytes are counted here, for
-each stream and in total. Sent bytes are kept for a while, for a reader whose connection broke.
+TCP gives no back-pressure at Opus rates, and the engine never waits for a reader, so unsent bytes are limited here, per
+stream and in total. Sent bytes are kept for a while, so that a reader can resume after a disconnect.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ from streaming_server.errors import ReaderTooSlow, StreamNotFound
 from streaming_server.speech.timeline import Passage
 
 _READ_BYTES = 65536
-"""Most bytes of one read: what has been read counts as sent."""
+"""Maximum number of bytes per read; bytes that were read count as sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteLimits:
-    """How many bytes streams may hold."""
+    """Limits on the bytes that streams hold."""
 
     unsent_stream: int
     unsent_total: int
     kept: int
-    """Sent bytes that are kept, of all streams together."""
+    """Maximum number of sent bytes that are kept, of all streams."""
 
     @classmethod
     def of(cls, total: int) -> ByteLimits:
-        """One stream may hold a quarter of the total, and kept bytes may take another eighth."""
+        """Return the limits for a total: a stream may hold a quarter of it, and kept bytes another eighth."""
         return cls(total // 4, total, total // 8)
 
 
 class ByteBudget:
-    """The bytes of all streams together."""
+    """The bytes of all streams."""
 
     def __init__(self, limits: ByteLimits) -> None:
         self.limits = limits
         self.unsent_bytes = 0
-        """Encoded and not sent yet."""
+        """Encoded bytes that are not sent yet."""
         self.kept_bytes = 0
-        """Sent and still held."""
-        self._buffers: dict[StreamBuffer, None] = {}  # an ordered set: the oldest comes first
+        """Sent bytes that are kept."""
+        self._buffers: dict[StreamBuffer, None] = {}  # an ordered set, oldest first
 
     def count(self, buffer: StreamBuffer, unsent: int, kept: int) -> None:
-        """Add to the totals; a buffer that was discarded counts no more."""
+        """Add to the totals; discarded buffers do not count."""
         if buffer in self._buffers:
             self.unsent_bytes += unsent
             self.kept_bytes += kept
 
     def open(self) -> StreamBuffer:
-        """A buffer for a new stream."""
+        """Create the buffer of a new stream."""
         buffer = StreamBuffer(self)
         self._buffers[buffer] = None
         return buffer
 
     def discard(self, buffer: StreamBuffer) -> None:
-        """Forget a stream."""
+        """Remove a stream."""
         self.count(buffer, -buffer.unsent_bytes, -buffer.kept_bytes)
         self._buffers.pop(buffer, None)
 
     def enforce(self) -> None:
-        """Give up the stream with the most unsent bytes, and forget the oldest kept ones, where a limit is passed."""
+        """Abort the stream with the most unsent bytes, and drop the oldest kept bytes, if a limit is exceeded."""
         if self.unsent_bytes > self.limits.unsent_total:
-            max(self._buffers, key=lambda buffer: buffer.unsent_bytes).give_up("unsent audio has reached its limit")
+            max(self._buffers, key=lambda buffer: buffer.unsent_bytes).abort("unsent audio has reached its limit")
         excess = self.kept_bytes - self.limits.kept
         for buffer in self._buffers:
             if excess <= 0:
@@ -77,7 +77,7 @@ class ByteBudget:
 
 
 class StreamBuffer:
-    """Bytes from one encoder, for one reader after another."""
+    """The bytes of one encoder, read by one reader after another."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
@@ -87,16 +87,16 @@ class StreamBuffer:
         self._passages: deque[tuple[int, Passage]] = deque()
         """Each with the number of bytes that had been encoded at its end."""
         self.first = 0
-        """Position of the first byte that is still held."""
+        """Position of the first byte that is held."""
         self.ended = False
         self.error: BaseException | None = None
-        """Why the stream ended early; None while it runs and after a regular end."""
-        self.on_give_up: set[Callable[[], None]] = set()
-        """Called when the stream is given up, as a reader may be waiting in a send."""
+        """The error that ended the stream; None while it runs and after a normal end."""
+        self.on_abort: set[Callable[[], None]] = set()
+        """Called when the stream is aborted, because a reader may be waiting in a send."""
 
     @property
     def size(self) -> int:
-        """Bytes encoded so far."""
+        """Number of bytes encoded so far."""
         return self.first + len(self._held)
 
     @property
@@ -112,17 +112,17 @@ class StreamBuffer:
         return self._sent - self.first
 
     def push(self, piece: bytes) -> None:
-        """Add bytes; never waits.
+        """Add bytes without waiting.
 
         Raises:
-            ReaderTooSlow: the stream was given up, now or earlier.
+            ReaderTooSlow: the stream is aborted.
         """
         if piece and not self.ended:
             self._held += piece
             self._budget.count(self, len(piece), 0)
             self._changed.set()
             if self.unsent_bytes > self._budget.limits.unsent_stream:
-                self.give_up(f"the reader is {self.unsent_bytes} bytes behind")
+                self.abort(f"the reader is {self.unsent_bytes} bytes behind")
             self._budget.enforce()
         if isinstance(self.error, ReaderTooSlow):
             raise self.error
@@ -138,7 +138,7 @@ class StreamBuffer:
             self.ended, self.error = True, error
             self._changed.set()
 
-    def give_up(self, why: str) -> None:
+    def abort(self, why: str) -> None:
         """Drop all bytes; reader and writer get `ReaderTooSlow`."""
         self._budget.count(self, -self.unsent_bytes, -self.kept_bytes)
         self.first = self._sent = self.size
@@ -146,20 +146,20 @@ class StreamBuffer:
         self._passages.clear()
         self.ended, self.error = True, ReaderTooSlow(why)
         self._changed.set()
-        for callback in tuple(self.on_give_up):
+        for callback in tuple(self.on_abort):
             callback()
 
     def forget_sent(self) -> None:
         """Drop the sent bytes."""
         self._budget.count(self, 0, -self.kept_bytes)
-        del self._held[: self.kept_bytes]  # moves no bytes: a bytearray only advances its start
+        del self._held[: self.kept_bytes]  # does not move bytes: a bytearray only advances its start
         self.first = self._sent
 
     async def read(self, position: int) -> bytes:
-        """Bytes from a position on, waiting for some; empty at the end.
+        """Wait for bytes at a position and return them; empty at the end.
 
         Raises:
-            StreamNotFound: those bytes are no longer held.
+            StreamNotFound: the bytes are no longer held.
             BaseException: the error that ended the stream.
         """
         if position < self.first:
@@ -201,7 +201,7 @@ class StreamBuffer:
         return piece
 
     async def complete(self) -> int:
-        """Wait for the end without reading; the number of bytes.
+        """Wait for the end without reading and return the number of bytes.
 
         Raises:
             BaseException: the error that ended the stream.
@@ -215,10 +215,10 @@ class StreamBuffer:
 
 
 class SampleQueue:
-    """Samples between a synthesis and its encoder."""
+    """The samples between a synthesis and its encoder."""
 
     def __init__(self, limit: int) -> None:
-        """``limit``: samples above which the synthesis waits for its encoder."""
+        """``limit``: number of samples above which the synthesis waits for its encoder."""
         self._limit = limit
         self._chunks: deque[IntSamples | Passage] = deque()
         self._size = 0
@@ -229,7 +229,7 @@ class SampleQueue:
 
     @property
     def size(self) -> int:
-        """Samples held."""
+        """Number of samples held."""
         return self._size
 
     @property
@@ -237,7 +237,7 @@ class SampleQueue:
         return self._size * 2
 
     async def put(self, samples: IntSamples) -> None:
-        """Add samples, waiting while there are too many."""
+        """Add samples; waits while the queue is above its limit."""
         if not samples.size:
             return
         while self._size > self._limit:

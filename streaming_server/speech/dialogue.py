@@ -8,9 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from streaming_server.domain import AudioChunk, Capability, Script, SpeechRequest, Turn, Voice
+import numpy as np
+
+from streaming_server.audio.prosody import ProsodyFilter
+from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
+from streaming_server.domain import AudioChunk, Capability, Mark, Script, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import Engine
 from streaming_server.errors import InvalidRequest
+from streaming_server.speech.markup import spans_of, without_pauses
 from streaming_server.text import cut_by_words
 
 _TAG = re.compile(r"\[SPEAKER([0-9]+)\]")
@@ -72,19 +77,55 @@ def as_dialogue(request: SpeechRequest, voices: Sequence[Voice], field: str = "t
 
 
 async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-    """Stream the audio of a request: as one script if the engine takes scripts, otherwise turn by turn."""
-    if Capability.DIALOGUE in engine.info.capabilities:
-        script = request.script or script_of(request.text, [request.voice], PLAIN)
-        parts = [replace(request, script=script)]
+    """Stream the audio of a request: as one script if the engine takes scripts, otherwise turn by turn.
+
+    The pauses of a text are made here, in exact samples; those of a script that the engine takes whole are left out.
+    """
+    takes_scripts = Capability.DIALOGUE in engine.info.capabilities
+    if request.script and takes_scripts:
+        turns = [[replace(turn, text=without_pauses(turn.text)) for turn in piece] for piece in request.script]
+        parts = [replace(request, script=tuple(map(tuple, turns)))]
     elif request.script:
-        turns = [turn for piece in request.script for turn in piece]
-        parts = [replace(request, text=turn.text, voice=turn.voice, script=()) for turn in turns]
+        spoken = [turn for piece in request.script for turn in piece]
+        parts = [replace(request, text=turn.text, voice=turn.voice, script=()) for turn in spoken]
     else:
         parts = [request]
     for part in parts:
-        async with aclosing(engine.stream(part)) as chunks:
+        async with aclosing(engine.stream(part) if part.script else _spans(engine, part)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+
+async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+    """Stream a text span by span, each with its prosody and the pause behind it."""
+    info = engine.info
+    rate_hz = info.sample_rate_hz
+    has_speed = Capability.SPEED in info.capabilities
+    made = 0  # samples
+    for span in spans_of(request):
+        if span.text == request.text or any(character.isalnum() for character in span.text):
+            voice, speed = span.voice or request.voice, request.speed * (span.rate if has_speed else 1.0)
+            part = replace(request, text=span.text, voice=voice, spans=(), speed=min(max(speed, SPEED_MIN), SPEED_MAX))
+            if Capability.DIALOGUE in info.capabilities:
+                part = replace(part, script=script_of(part.text, [voice], PLAIN))
+            tempo = 1.0 if has_speed else span.rate
+            prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
+            begin_s = made / rate_hz
+            async with aclosing(engine.stream(part)) as chunks:
+                async for chunk in chunks:
+                    marks = [Mark(span.start + mark.character, begin_s + mark.time_s / tempo) for mark in chunk.marks]
+                    samples = prosody.push(chunk.samples)
+                    made += samples.size
+                    yield AudioChunk(samples, marks)
+            if (rest := prosody.finish()).size:
+                made += rest.size
+                yield AudioChunk(rest)
+        # Where the engine has no speed of its own, the pause is stretched with the speech.
+        missing = round(span.pause_s * rate_hz * (1.0 if has_speed else request.speed))
+        made += missing
+        while missing > 0:
+            yield AudioChunk(np.zeros(min(missing, rate_hz), np.float32))
+            missing -= rate_hz
 
 
 def _turns(text: str, voices: Sequence[Voice], field: str) -> list[Turn]:

@@ -1,7 +1,7 @@
-"""The threads that encode samples. Streams that have encoded least come first.
+"""The threads that encode samples, shared by all streams; the stream with the least encoded audio has priority.
 
-A fast engine finishes many texts before one of them is encoded. In the order of arrival, the first page of a new stream
-would wait behind minutes of audio of earlier ones.
+A fast engine finishes many texts before one of them is encoded. In order of arrival, the first page of a new stream
+would wait behind minutes of audio of earlier streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def _step_back() -> None:
-    """Lower the thread's priority below the engine's and the event loop's: on Linux a niceness is one thread's."""
+    """Lower the priority of the thread below the engine and the event loop; on Linux niceness applies to a thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
@@ -39,24 +39,24 @@ class EncoderPool:
 
     @property
     def waiting(self) -> int:
-        """The number of streams that wait for a thread."""
+        """Number of streams that wait for a thread."""
         return self._semaphore.waiting
 
     async def run(self, ahead: float, work: Callable[[], T]) -> T:
-        """Run ``work`` on a thread once no stream with less audio waits for one.
+        """Run ``work`` on a thread when no stream with less encoded audio waits.
 
         Args:
-            ahead: how much audio the stream has encoded, in a unit common to all streams.
-            work: short, as the next stream waits for it.
+            ahead: amount of audio that the stream has encoded, in a unit common to all streams.
+            work: a short piece of work, because other streams wait for it.
         """
         await self._semaphore.acquire(ahead)
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, work)
-        # Only when the thread is done, even if this coroutine is cancelled; and two steps of the loop later, so that
-        # the stream just served has asked again, and continues if it still has the least audio.
+        # Released when the thread is done, even if this coroutine is cancelled, and two steps of the loop later, so
+        # that the stream can ask again and continue if it still has the least audio.
         future.add_done_callback(lambda _: loop.call_soon(loop.call_soon, self._semaphore.release))
         return await asyncio.shield(future)
 
     def close(self) -> None:
-        """End the threads, after the work that has begun."""
+        """End the threads after the running work."""
         self._pool.shutdown()

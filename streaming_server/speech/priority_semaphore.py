@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from itertools import count
 
 
 class PrioritySemaphore:
-    """At most ``capacity`` holders at a time."""
+    """At most ``capacity`` holders at a time.
 
-    def __init__(self, capacity: int) -> None:
-        self._free = capacity
+    Args:
+        capacity: The number of places.
+        has_room: Whether one more caller may enter beside the given number of holders. It is asked when a caller
+            arrives and when a holder leaves. The first holder always enters.
+    """
+
+    def __init__(self, capacity: int, has_room: Callable[[int], bool] = lambda _: True) -> None:
+        self._capacity = capacity
+        self._has_room = has_room
+        self._held = 0
         self._arrivals = count()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
     @property
     def is_open(self) -> bool:
         """Whether ``acquire`` would return at once."""
-        return self._free > 0
+        return not self._waiting and self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more holder may enter."""
+        return self._held < self._capacity and (not self._held or self._has_room(self._held))
 
     @property
     def waiting(self) -> int:
@@ -27,12 +41,13 @@ class PrioritySemaphore:
 
     async def acquire(self, priority: float = 0.0) -> None:
         """Wait for a place; a cancelled caller leaves the queue at once."""
-        if self._free:
-            self._free -= 1
+        if self.is_open:
+            self._held += 1
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (priority, next(self._arrivals), granted)
         heapq.heappush(self._waiting, entry)
+        self._grant()
         try:
             await granted
         except asyncio.CancelledError:
@@ -45,9 +60,13 @@ class PrioritySemaphore:
 
     def release(self) -> None:
         """Free one place, for the next caller."""
-        while self._waiting:
+        self._held -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let callers in while there is room."""
+        while self._waiting and self.has_room:
             granted = heapq.heappop(self._waiting)[2]
             if not granted.done():  # a caller that was cancelled just now is still in the queue
+                self._held += 1
                 granted.set_result(None)
-                return
-        self._free += 1

@@ -1,4 +1,4 @@
-"""The engine behind its slot, and the streams that it synthesises."""
+"""Runs speech requests: the engine, its slot, and the streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _USUAL_DRAIN_S = 0.2
 MAX_KEPT_STREAMS = 64
-"""Maximum number of streams kept for resuming; their audio has a limit of its own."""
+"""Maximum number of streams kept for resuming; their audio has a separate limit."""
 
 
 class EngineState(StrEnum):
@@ -36,12 +36,12 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """How long a stream is kept for a reader whose connection broke."""
+    """How long a stream is kept after a disconnect."""
 
     keep_s: float
-    """After its last reader has gone."""
+    """Retention after the last reader has left."""
     grace_s: float
-    """For this long a resumable stream is also synthesised further."""
+    """Time for which the synthesis of a resumable stream continues."""
 
 
 class SpeechService:
@@ -59,19 +59,19 @@ class SpeechService:
     ) -> None:
         """
         Args:
-            engine: synthesises.
+            engine: the engine.
             slot: entered for each synthesis.
-            encoders: run the encoders.
-            limits: of the bytes that streams hold.
+            encoders: runs the encoders.
+            limits: limits on the bytes that streams hold.
             resumption: how long streams are kept.
-            max_characters: longest incremental text.
-            observe: called when the reader that opened a stream leaves it, with ``live`` or ``job``.
+            max_characters: maximum length of an incremental text.
+            observe: called with ``live`` or ``job`` when the reader that opened a stream leaves it.
         """
         self.engine = engine
         self.slot = slot
         self.state = EngineState.LOADING
         self.device_failed = asyncio.Event()
-        """Set when the engine's device has failed: the process must end, as only a new one can use the device."""
+        """Set when the engine's device has failed: only a new process can use it."""
         self.budget = ByteBudget(limits)
         self._encoders = encoders
         self._resumption = resumption
@@ -79,30 +79,30 @@ class SpeechService:
         self._observe = observe
         self._streams: dict[str, SpeechStream] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
-        """Of the streams without a reader, the first to expire first."""
+        """Timers of the streams without a reader, in order of expiry."""
         self._closing: set[asyncio.Task[None]] = set()
         self._first_read: set[SpeechStream] = set()
 
     @property
     def draining(self) -> int:
-        """The number of requests whose synthesis ended more than `_USUAL_DRAIN_S` ago and that are still being sent."""
-        return sum(stream.spoken_for_s > _USUAL_DRAIN_S for stream in self._first_read)
+        """Number of requests that are still being sent more than `_USUAL_DRAIN_S` after the end of the synthesis."""
+        return sum(stream.drained_for_s > _USUAL_DRAIN_S for stream in self._first_read)
 
     @property
     def streams(self) -> list[SpeechStream]:
-        """All streams, the oldest first; may be read from any thread."""
+        """All streams, oldest first; may be read from any thread."""
         return list(self._streams.values())
 
     @property
     def encoder_waiters(self) -> int:
-        """The number of streams that wait for an encoding thread."""
+        """Number of streams that wait for an encoder thread."""
         return self._encoders.waiting
 
     async def warm(self) -> None:
-        """Make the engine ready.
+        """Load the engine.
 
         Raises:
-            SpeechServerError: it cannot start; ``state`` is then ``FAILED``.
+            SpeechServerError: the engine cannot start; ``state`` is then ``FAILED``.
         """
         try:
             await self.engine.warm()
@@ -115,7 +115,7 @@ class SpeechService:
         self.state = EngineState.READY
 
     async def aclose(self) -> None:
-        """End every stream; release the engine and the encoding threads."""
+        """End all streams; release the engine and the encoder threads."""
         self.state = EngineState.LOADING
         while self._streams:
             await self.discard(next(iter(self._streams)))
@@ -136,16 +136,18 @@ class SpeechService:
     ) -> AsyncIterator[SpeechStream]:
         """Start a synthesis; leaving the ``with`` ends it and frees the slot.
 
+        The number of audio codes is limited to the engine's maximum.
+
         Errors of the synthesis are raised by reading: `QueueFull`, `QueueTimeout`, `VoiceFileMissing`,
         `VoiceUnreadable`, `InsufficientMemory`, `EngineFailed`, `ReaderTooSlow`; of an incremental text also
         `ForbiddenCharacter` and `TextTooLong`.
 
         Args:
-            request: the text, its voice and options.
-            encoder: a new one.
-            keep: `resume` can read the bytes again for a while.
-            resumable: with ``keep``, the synthesis of a whole text continues for a moment after the reader has gone.
-            batch: a job, which waits behind live requests, without a limit.
+            request: the request.
+            encoder: a new encoder.
+            keep: keep the bytes for `resume`.
+            resumable: with ``keep``, continue the synthesis of a complete text for a while after a disconnect.
+            batch: a job, which waits behind live requests without a limit.
             is_admitted: as for `Slot.enter`: the text continues one that has held the slot before.
 
         Raises:
@@ -158,7 +160,9 @@ class SpeechService:
         info = self.engine.info
         for asked, capability in ((request.scene, Capability.SCENE), (request.own_voices, Capability.SMART_VOICE)):
             if asked and capability not in info.capabilities:
-                log.info("the %s engine has no %s: what was asked of it is ignored", info.name, capability)
+                log.info("capability missing: the %s engine has no %s; the option is ignored", info.name, capability)
+        if info.max_mel_tokens is not None and request.generation.max_mel_tokens > info.max_mel_tokens:
+            request = replace(request, generation=replace(request.generation, max_mel_tokens=info.max_mel_tokens))
         tempo = 1.0 if Capability.SPEED in info.capabilities else request.speed
         encoder = stretched(encoder, tempo)
         grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
@@ -188,10 +192,10 @@ class SpeechService:
 
     @asynccontextmanager
     async def resume(self, stream_id: str) -> AsyncIterator[SpeechStream]:
-        """Read a kept stream once more.
+        """Read a kept stream again.
 
         Raises:
-            StreamNotFound: no stream of that id, or it has expired.
+            StreamNotFound: the stream does not exist or has expired.
         """
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -200,10 +204,10 @@ class SpeechService:
             yield stream
 
     async def discard(self, stream_id: str) -> None:
-        """End a stream, free the slot if it holds it, and forget it.
+        """End a stream, release the slot if it holds it, and remove it.
 
         Raises:
-            StreamNotFound: no stream of that id, or it has expired.
+            StreamNotFound: the stream does not exist or has expired.
         """
         if expiry := self._expiries.pop(stream_id, None):
             expiry.cancel()
@@ -214,7 +218,7 @@ class SpeechService:
         self.budget.discard(stream.buffer)
 
     def _fail(self, error: DeviceFailed) -> None:
-        """Refuse further requests and end all that run or wait."""
+        """Reject further requests and end all running and waiting ones."""
         self.state = EngineState.FAILED
         self.device_failed.set()
         for stream in self.streams:
@@ -241,12 +245,12 @@ class SpeechService:
 
     @property
     def _idle_bytes(self) -> int:
-        """Bytes that streams without a reader hold, encoded or not."""
+        """Number of bytes held by streams without a reader, encoded or not."""
         return sum(self._streams[stream_id].held_bytes for stream_id in self._expiries)
 
     def _expire(self, stream_id: str) -> None:
         async def discard() -> None:
-            with suppress(StreamNotFound):  # another request ended it meanwhile
+            with suppress(StreamNotFound):  # another request has ended it
                 await self.discard(stream_id)
 
         task = asyncio.create_task(discard())

@@ -1,11 +1,11 @@
-"""The slot in which synthesis happens: one holder at a time, first come, first served, live requests before jobs."""
+"""The slot in which synthesis happens: first come, first served, live requests before jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from bisect import insort
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _DECAY = 0.8
 
 @dataclass(frozen=True, slots=True)
 class SlotHolder:
-    """The request that holds the slot."""
+    """A request that holds the slot."""
 
     text: str
     """Empty where the slot does not show texts."""
@@ -32,9 +32,17 @@ class SlotHolder:
 class SlotStatus:
     """The slot at one moment."""
 
-    holder: SlotHolder | None
+    holders: tuple[SlotHolder, ...]
+    """The one that entered first is the first."""
     waiting: tuple[str, ...]
     """Ids of the waiting requests, the next one first."""
+    capacity: int
+    """The most holders at a time."""
+
+    @property
+    def holder(self) -> SlotHolder | None:
+        """The request that has held the slot longest."""
+        return self.holders[0] if self.holders else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,34 +56,61 @@ class _Ticket:
     characters: int
 
 
-class Slot:
-    """A FIFO queue with one holder and a bounded number of waiting requests."""
+@dataclass(slots=True, eq=False)
+class _Holding:
+    """A holder, and what its remaining time is estimated from."""
 
-    def __init__(self, max_waiting: int, timeout_s: float, *, live_first: bool = True, shows_text: bool = True) -> None:
+    holder: SlotHolder
+    characters: int
+    entered_s: float
+    """On the monotonic clock."""
+
+
+class Slot:
+    """A FIFO queue with a bounded number of waiting requests, and one holder or a few."""
+
+    def __init__(
+        self,
+        max_waiting: int,
+        timeout_s: float,
+        *,
+        live_first: bool = True,
+        shows_text: bool = True,
+        capacity: int = 1,
+        has_room: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         """
         Args:
             max_waiting: most live requests that may wait; with 0 a request enters only when the slot is free.
             timeout_s: their longest wait.
             live_first: a waiting live request enters before a waiting job; else both enter by arrival.
             shows_text: whether ``status`` has the holder's text.
+            capacity: the most holders at a time.
+            has_room: whether one more request can be synthesised beside the given number without gaps in any.
         """
-        self._semaphore = PrioritySemaphore(1)
+        self._semaphore = PrioritySemaphore(capacity, has_room)
+        self._capacity = capacity
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._batch_priority = 1 if live_first else 0
         self._shows_text = shows_text
-        self._holder: SlotHolder | None = None
+        self._holdings: list[_Holding] = []
         self.last_entered_s: float | None = None
         """UNIX time of the latest entry."""
         self._waiting: list[_Ticket] = []
         self._speed = _Speed()
-        self._held_characters = 0
-        self._entered_s = 0.0
         self._changed = asyncio.Event()
 
     def status(self) -> SlotStatus:
-        """The holder and the waiting requests; returns at once."""
-        return SlotStatus(self._holder, tuple(ticket.request_id for ticket in self._waiting))
+        """The holders and the waiting requests; returns at once."""
+        holders = tuple(holding.holder for holding in self._holdings)
+        return SlotStatus(holders, tuple(ticket.request_id for ticket in self._waiting), self._capacity)
+
+    @property
+    def accepted(self) -> int:
+        """The number of holders that could be there now, at least 1."""
+        active = len(self._holdings)
+        return self._capacity if not active or self._semaphore.has_room else active
 
     async def change(self) -> None:
         """Wait for the next status change."""
@@ -90,11 +125,10 @@ class Slot:
         """How long the request at a position probably waits: for the characters before it, at the measured speed."""
         if position == 0:
             return 0.0
-        ahead = sum(ticket.characters for ticket in self._waiting[: position - 1]) * self._speed.s_per_character
-        if self._holder is None:
-            return ahead
-        held_s = time.monotonic() - self._entered_s
-        return ahead + max(0.0, self._held_characters * self._speed.s_per_character - held_s)
+        speed, now_s = self._speed.s_per_character, time.monotonic()
+        ahead_s = sum(ticket.characters for ticket in self._waiting[: position - 1]) * speed / self._capacity
+        left_s = [holding.characters * speed - (now_s - holding.entered_s) for holding in self._holdings]
+        return ahead_s + max(0.0, min(left_s, default=0.0))
 
     @asynccontextmanager
     async def enter(
@@ -125,15 +159,16 @@ class Slot:
             await self._wait(_Ticket(self._batch_priority if batch else 0, request_id, batch, len(text)))
         else:
             await self._semaphore.acquire()
-        self._held_characters, self._entered_s = len(text), time.monotonic()
         self.last_entered_s = time.time()
-        self._holder = SlotHolder(text if self._shows_text else "", reference_audio_index, self.last_entered_s)
+        holder = SlotHolder(text if self._shows_text else "", reference_audio_index, self.last_entered_s)
+        holding = _Holding(holder, len(text), time.monotonic())
+        self._holdings.append(holding)
         self._notify()
         try:
             yield
-            self._speed.add(len(text), time.monotonic() - self._entered_s)  # only of texts that were finished
+            self._speed.add(len(text), time.monotonic() - holding.entered_s)  # only of texts that were finished
         finally:
-            self._holder = None
+            self._holdings.remove(holding)
             self._semaphore.release()
             self._notify()
 

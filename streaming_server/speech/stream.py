@@ -33,6 +33,8 @@ from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
+from streaming_server.speech.markup import without_pauses
+from streaming_server.speech.playback import PlaybackClock
 from streaming_server.speech.slot import Slot
 from streaming_server.speech.timeline import Passage
 from streaming_server.text import pause_s
@@ -72,6 +74,10 @@ class SpeechStats:
     """How long the slot was held."""
     audio_s: float = 0.0
     """Duration of the audio synthesised so far."""
+    underruns: int = 0
+    """How often a client that plays while it receives had nothing left to play, as `PlaybackClock` counts."""
+    underrun_s: float = 0.0
+    """How long all of them lasted."""
 
 
 class SpeechStream:
@@ -119,6 +125,7 @@ class SpeechStream:
         self._is_admitted = is_admitted
         self._on_device_failure = on_device_failure
         self._tempo = tempo
+        self._playback = PlaybackClock()
         self._put_samples = 0
         self._pause_s = 0.0
         """To be put before the next segment."""
@@ -166,12 +173,14 @@ class SpeechStream:
         return self._readers > 0
 
     @property
-    def spoken_for_s(self) -> float:
+    def drained_for_s(self) -> float:
         """Seconds since the synthesis ended and released the slot; 0 before."""
         return time.monotonic() - self._spoken_s if self._spoken_s else 0.0
 
     def attach(self) -> None:
         """Add a reader."""
+        if not self._readers:
+            self._playback.restart()
         self._readers += 1
         self._is_read.set()
         if self._patience:
@@ -225,8 +234,11 @@ class SpeechStream:
     async def _synthesise(self) -> None:
         try:
             async with aclosing(parts(self.request, self._max_characters)) as requests:
+                waiting_s = time.monotonic()
                 async for request in requests:
+                    self._playback.awaited_text(waiting_s, time.monotonic())
                     await self._synthesise_part(request)
+                    waiting_s = time.monotonic()
         finally:
             self._spoken_s = time.monotonic()
 
@@ -273,7 +285,7 @@ class SpeechStream:
             finally:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
         if begin >= 0 and not request.script:
-            self._end_passage(request.text, begin, marks)
+            self._end_passage(without_pauses(request.text), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
 
     async def _put(self, samples: FloatSamples) -> None:
@@ -313,6 +325,7 @@ class SpeechStream:
                     piece, header = header + piece, b""
                 if piece:
                     sent_s = time.monotonic()
+                    self._count_underrun(sent_s, encoded / rate_hz / self._tempo)
                     self.buffer.push(piece)
                     if self.stats.first_audio_s is None:
                         self.stats.first_audio_s = sent_s - self._text_s
@@ -322,6 +335,11 @@ class SpeechStream:
         except BaseException:
             self._synthesis.cancel()  # its samples have no consumer any more
             raise
+
+    def _count_underrun(self, now_s: float, audio_s: float) -> None:
+        if gap_s := self._playback.sent(now_s, audio_s, is_behind=self.buffer.unsent_bytes > 0):
+            self.stats.underruns += 1
+            self.stats.underrun_s += gap_s
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streaming_server.domain import Voice, parse_blend
 from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
+from streaming_server.speech.voice_details import VoiceDetails
 
 SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
 
@@ -37,6 +38,7 @@ class VoiceLibrary:
             blends: a blend of presets is a voice too.
         """
         self._folder = folder
+        self._details = VoiceDetails(folder)
         self._presets = presets
         self._blendable = {preset.name for preset in presets} if blends else set[str]()
         self._find_upload = find_upload
@@ -50,7 +52,8 @@ class VoiceLibrary:
             names = sorted(path.name for path in self._folder.iterdir() if _is_recording(path))
         except (FileNotFoundError, NotADirectoryError):
             names = []
-        self._voices = [Voice(Path(name).stem, self._folder / name, index) for index, name in enumerate(names)]
+        self._details.refresh()
+        self._voices = [self._recording(name, index) for index, name in enumerate(names)]
         return self._voices
 
     def all(self) -> Sequence[Voice]:
@@ -95,6 +98,18 @@ class VoiceLibrary:
         """
         listed = next((voice for voice in self.all() if name in _names(voice)), None)
         return listed or self._blend(name) or await asyncio.to_thread(self._find_upload, name)
+
+    def _recording(self, name: str, index: int) -> Voice:
+        stem = Path(name).stem
+        details = self._details.of(stem)
+        return Voice(
+            stem,
+            self._folder / name,
+            index,
+            title=details.title,
+            languages=details.languages,
+            gender=details.gender,
+        )
 
     def _blend(self, name: str) -> Voice | None:
         known = all(voice in self._blendable for voice, _ in parse_blend(name))

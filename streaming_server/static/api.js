@@ -68,12 +68,13 @@ export async function* events(path, signal) {
 }
 
 export async function refusal(response) {
-  const { detail } = await response.json().catch(() => ({}));
+  const body = await response.json().catch(() => ({}));
+  const detail = body.detail ?? body.error?.message;
   const { status } = response;
   if (!Array.isArray(detail)) return new ServerError(detail ?? `${status} ${response.statusText}`, status);
   const problems = detail.map(({ loc, msg }) => ({ field: String(loc.at(-1)), message: msg }));
-  const message = problems.map((problem) => `${problem.field}: ${problem.message}`).join("; ");
-  return new ServerError(message, status, problems);
+  const text = problems.map((problem) => `${problem.field}: ${problem.message}`).join("; ");
+  return new ServerError(text, status, problems);
 }
 
 // A header carries bytes, each given as one character; the server compares them with the key in UTF-8.

@@ -7,13 +7,6 @@ const BLANK = "文本不能为空";
 const LOADING = "模型未加载";
 const VOICE = /^参考音频|reference audio/;
 
-// Why a text cannot be sent, or null. `limit`: of its characters, where it is known.
-export function refusedText(text, limit) {
-  const n = [...text].length;
-  if (!text.trim()) return { word: "blank", place: "text" };
-  return n > limit ? { word: "tooLong", values: { n, limit }, place: "text" } : null;
-}
-
 // `begun`: whether audio had arrived. `ranges`: what is valid, by the name of a field.
 export function explain(error, begun, ranges) {
   if (!(error instanceof ServerError)) return { word: begun ? "broken" : "unreachable", place: "play", retry: true };
@@ -25,7 +18,7 @@ export function explain(error, begun, ranges) {
   }
   if (message === BLANK) return { word: "blank", place: "text" };
   if (message === LOADING) return { word: "loading", place: "play", retry: true };
-  if (VOICE.test(message)) return { word: "voiceFailed", place: "voice", retry: true };
+  if (VOICE.test(message) || problem?.field === "voice") return { word: "voiceFailed", place: "voice", retry: true };
   if (status === 401) return { word: "keyNeeded", place: "play", retry: true };
   if (status === 503) return { word: "busyNow", place: "play", retry: true };
   if (status >= 500) return { word: "serverFailed", place: "play", retry: true };

@@ -5,6 +5,7 @@ import { HINTS, language } from "./i18n.js";
 // `needs`: the capability of the engine without which a field has no effect.
 const SAMPLING = "generation_parameters";
 const FIELDS = [
+  { name: "speed", range: "0.25 – 4", initial: 1 },
   { name: "stream_granularity", needs: "token_streaming", choices: ["token", "sentence"], initial: "token" },
   { name: "temperature", needs: SAMPLING, range: "> 0", initial: 1.2 },
   { name: "top_p", needs: SAMPLING, range: "0 – 1", initial: 0.95 },
@@ -49,7 +50,7 @@ export class Fields {
   }
 
   // Those that differ from the server's defaults, as a request's JSON has them.
-  values() {
+  get values() {
     const changed = {};
     for (const { name, initial } of FIELDS) {
       const value = read(this.#controls.get(name), initial);
@@ -58,13 +59,19 @@ export class Fields {
     return changed;
   }
 
-  reset() {
+  // Names that are not fields are ignored.
+  set values(values) {
     for (const { name, initial } of FIELDS) {
+      const value = values[name] ?? initial;
       const control = this.#controls.get(name);
-      if (control.type === "checkbox") control.checked = initial;
-      else control.value = initial ?? "";
+      if (control.type === "checkbox") control.checked = value === true;
+      else control.value = value ?? "";
     }
     this.mark(null);
+  }
+
+  reset() {
+    this.values = {};
   }
 
   // Marks the field that the server refused, or none; the control, if there is one.

@@ -1,15 +1,20 @@
-// Three ways from bytes to sound. Each has: start(headers), push(bytes), finish(), pause(paused), stop(), and what the page shows.
+// Three ways from bytes to sound. Each has: start(headers), push(bytes), finish(), seek(seconds), setTempo(tempo),
+// pause(paused), stop(), and what the page shows. What was received can be played again from any place.
 
+import { MediaPlayback, plays } from "./media_playback.js";
 import { OggOpusDemuxer, join, packetSamples } from "./ogg.js";
 import { Schedule } from "./schedule.js";
+import { Stretch } from "./stretch.js";
+import { sleep } from "./time.js";
 
 const OPUS_RATE = 48000;
 const OPUS_CONFIG = { codec: "opus", sampleRate: OPUS_RATE, numberOfChannels: 1 };
 // Further ahead than this nothing is decoded: an hour of samples would not fit a phone's memory, its packets do.
 const DECODE_AHEAD_S = 30;
-const APPEND_AHEAD_S = 60;
+// Decoded before a place that is sought, until the decoder has converged (RFC 7845, section 4.6).
+const PRE_ROLL = 0.08 * OPUS_RATE;
+const POLL_MS = 30;
 const WEBM = 'audio/webm; codecs="opus"';
-const MediaSourceKind = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
 async function decodesOpus() {
   try {
@@ -18,8 +23,6 @@ async function decodesOpus() {
     return false; // no AudioDecoder: an old browser, or a page from plain HTTP
   }
 }
-
-const plays = (type) => MediaSourceKind?.isTypeSupported(type) ?? false;
 
 // What this browser can play while it arrives, the best first.
 export const methods = [
@@ -34,7 +37,19 @@ export const methods = [
   },
 ].filter((method) => method.usable);
 
+// Subclasses have: `receivedSamples`, `reset(sample)` to go on from a sample, `refill()`, and `drained`, whether all of
+// what was received has been written.
 class SamplePlayback {
+  stopped = false;
+  ending = false;
+  #base = 0;
+  #tempo = 1;
+  #stretch = null;
+  #over = false;
+  #underruns = 0;
+  #firstAt = null;
+
+  // `onSamples` gets samples as they are decoded: (samples, rate, first), counted from the start of the speech.
   constructor(speaker, onSamples) {
     this.speaker = speaker;
     this.onSamples = onSamples;
@@ -42,61 +57,113 @@ class SamplePlayback {
 
   open(rate) {
     this.rate = rate;
-    this.schedule = new Schedule(this.speaker, rate, () => this.refill());
+    this.#begin(0);
+  }
+
+  get receivedSeconds() {
+    return this.rate ? this.receivedSamples / this.rate : 0;
   }
 
   get scheduledSamples() {
-    return this.schedule?.scheduled ?? 0;
+    return this.schedule ? this.#base + Math.round(this.schedule.scheduled * this.#tempo) : 0;
   }
 
   get playedSamples() {
-    return this.schedule?.played ?? 0;
+    if (!this.schedule) return 0;
+    return this.#over ? this.receivedSamples : this.#base + Math.round(this.schedule.played * this.#tempo);
   }
 
   get playedSeconds() {
-    return this.schedule ? this.schedule.played / this.rate : 0;
+    return this.rate ? Math.min(this.playedSamples, this.receivedSamples) / this.rate : 0;
   }
 
   get underruns() {
-    return this.schedule?.underruns ?? 0;
+    return this.#underruns + (this.schedule?.underruns ?? 0);
   }
 
   get soundingMs() {
-    return this.schedule?.soundingMs ?? null;
+    return this.#firstAt ?? this.schedule?.soundingMs ?? null;
   }
 
-  write(samples) {
-    this.onSamples(samples, this.rate);
-    this.schedule.write(samples);
+  // `first`: the place of these samples in the speech.
+  write(samples, first) {
+    this.onSamples(samples, this.rate, first);
+    const stretched = this.#stretch ? this.#stretch.push(samples) : samples;
+    if (stretched.length) this.schedule.write(stretched);
   }
 
   pause(paused) {
     this.speaker.pause(paused);
   }
 
+  seek(seconds) {
+    this.stopped = false;
+    this.#begin(Math.round(Math.max(0, Math.min(seconds, this.receivedSeconds)) * this.rate));
+  }
+
+  setTempo(tempo) {
+    if (tempo === this.#tempo) return;
+    const at = this.playedSeconds;
+    this.#tempo = tempo;
+    if (this.schedule && !this.#over && !this.stopped) this.seek(at);
+  }
+
+  // Resolves when the last sample has sounded; nothing more is pushed.
+  async finish() {
+    this.ending = true;
+    let flushed = null;
+    while (!this.stopped) {
+      this.refill();
+      if (this.drained && flushed !== this.schedule) {
+        flushed = this.schedule;
+        if (this.#stretch) this.schedule.write(this.#stretch.finish());
+        this.schedule.flush();
+      }
+      if (flushed === this.schedule && this.schedule.idle) break;
+      await sleep(POLL_MS);
+    }
+    if (this.stopped) return;
+    this.#over = true;
+    this.schedule.close();
+    this.release();
+  }
+
   stop() {
     this.stopped = true;
     this.schedule?.stop();
+    this.release();
+  }
+
+  release() {}
+
+  #begin(sample) {
+    this.#firstAt ??= this.schedule?.soundingMs ?? null;
+    this.#underruns = this.underruns;
+    if (this.schedule && !this.#over) this.schedule.stop();
+    this.#over = false;
+    this.#base = sample;
+    this.#stretch = this.#tempo === 1 ? null : new Stretch(this.rate, this.#tempo);
+    this.schedule = new Schedule(this.speaker, this.rate, () => this.refill());
+    this.reset(sample);
+    this.refill();
   }
 }
 
 class OggPlayback extends SamplePlayback {
+  drained = false;
   #demuxer = new OggOpusDemuxer();
+  // Each {data, start}: `start` counts decoded samples, of which the first `preSkip` are no part of the speech.
   #packets = [];
-  #decoder;
-  #submitted = 0;
+  #packetsEnd = 0;
+  #next = 0;
+  #decoder = null;
   #decoded = 0;
+  #from = 0;
+  #flushing = false;
   #failure = null;
 
-  constructor(speaker, onSamples) {
-    super(speaker, onSamples);
-    // Without a description browsers hand out every decoded sample, so that what is cut off is decided here alone.
-    this.#decoder = new AudioDecoder({ output: (data) => this.#take(data), error: (error) => (this.#failure = error) });
-    this.#decoder.configure(OPUS_CONFIG);
-  }
-
-  get receivedSeconds() {
-    return this.#demuxer.samples / OPUS_RATE;
+  get receivedSamples() {
+    return this.#demuxer.samples;
   }
 
   start() {
@@ -105,30 +172,46 @@ class OggPlayback extends SamplePlayback {
 
   push(bytes) {
     if (this.#failure) throw this.#failure;
-    this.#packets.push(...this.#demuxer.push(bytes));
+    for (const data of this.#demuxer.push(bytes)) {
+      this.#packets.push({ data, start: this.#packetsEnd });
+      this.#packetsEnd += packetSamples(data);
+    }
     this.refill();
   }
 
+  reset(sample) {
+    this.release();
+    this.drained = this.#flushing = false;
+    this.#from = sample;
+    const place = sample ? this.#demuxer.preSkip + sample - PRE_ROLL : 0;
+    const after = this.#packets.findIndex(({ start }) => start > place);
+    this.#next = Math.max(0, (after < 0 ? this.#packets.length : after) - 1);
+    this.#decoded = this.#packets[this.#next]?.start ?? 0;
+    const decoder = new AudioDecoder({
+      output: (data) => (this.#decoder === decoder ? this.#take(data) : data.close()),
+      error: (error) => (this.#failure = error),
+    });
+    // Without a description browsers hand out every decoded sample, so that what is cut off is decided here alone.
+    decoder.configure(OPUS_CONFIG);
+    this.#decoder = decoder;
+  }
+
   refill() {
-    while (this.#packets.length && this.#submitted - this.playedSamples < DECODE_AHEAD_S * OPUS_RATE) {
-      const data = this.#packets.shift();
-      const timestamp = (this.#submitted / OPUS_RATE) * 1e6;
-      this.#submitted += packetSamples(data);
-      this.#decoder.decode(new EncodedAudioChunk({ type: "key", timestamp, data }));
+    const decoder = this.#decoder;
+    if (decoder?.state !== "configured" || this.#flushing) return;
+    const limit = this.#demuxer.preSkip + this.playedSamples + DECODE_AHEAD_S * OPUS_RATE;
+    for (; this.#next < this.#packets.length && this.#packets[this.#next].start < limit; this.#next++) {
+      const { data, start } = this.#packets[this.#next];
+      decoder.decode(new EncodedAudioChunk({ type: "key", timestamp: (start / OPUS_RATE) * 1e6, data }));
     }
+    if (!this.ending || this.#next < this.#packets.length) return;
+    this.#flushing = true;
+    decoder.flush().then(() => (this.drained ||= decoder === this.#decoder), () => {}); // rejected when it is closed
   }
 
-  async finish() {
-    while (this.#packets.length && !this.stopped) await new Promise((resolve) => setTimeout(resolve, 100));
-    if (this.stopped) return;
-    await this.#decoder.flush();
-    this.#decoder.close();
-    await this.schedule.finish();
-  }
-
-  stop() {
-    super.stop();
-    if (this.#decoder.state !== "closed") this.#decoder.close();
+  release() {
+    if (this.#decoder && this.#decoder.state !== "closed") this.#decoder.close();
+    this.#decoder = null;
   }
 
   #take(data) {
@@ -136,152 +219,52 @@ class OggPlayback extends SamplePlayback {
     data.copyTo(samples, { planeIndex: 0, format: "f32-planar" });
     data.close();
     const { preSkip, ended, samples: length } = this.#demuxer;
-    const from = Math.max(0, preSkip - this.#decoded);
+    const from = Math.max(0, preSkip + this.#from - this.#decoded);
     const to = ended ? Math.min(samples.length, preSkip + length - this.#decoded) : samples.length;
+    const first = this.#decoded + from - preSkip;
     this.#decoded += samples.length;
-    if (to > from && !this.stopped) this.write(samples.subarray(from, to));
+    if (to > from && !this.stopped) this.write(samples.subarray(from, to), first);
   }
 }
 
 class PcmPlayback extends SamplePlayback {
+  receivedSamples = 0;
   #pieces = [];
   #odd = new Uint8Array(0);
-  #received = 0;
-
-  get receivedSeconds() {
-    return this.rate ? this.#received / this.rate : 0;
-  }
+  #next = 0;
+  #skip = 0;
 
   start(headers) {
     this.open(Number(headers.get("X-Sample-Rate")));
+  }
+
+  get drained() {
+    return this.#next === this.#pieces.length;
   }
 
   push(bytes) {
     const whole = join([this.#odd, bytes]);
     const count = whole.length >> 1;
     this.#odd = whole.slice(count * 2);
-    if (count) this.#pieces.push(new DataView(whole.buffer, 0, count * 2));
-    this.#received += count;
+    if (count) this.#pieces.push({ view: new DataView(whole.buffer, 0, count * 2), start: this.receivedSamples, count });
+    this.receivedSamples += count;
     this.refill();
   }
 
+  reset(sample) {
+    const found = this.#pieces.findIndex(({ start, count }) => start + count > sample);
+    this.#next = found < 0 ? this.#pieces.length : found;
+    this.#skip = found < 0 ? 0 : sample - this.#pieces[found].start;
+  }
+
   refill() {
-    while (this.#pieces.length && this.schedule.ahead < DECODE_AHEAD_S) {
-      const piece = this.#pieces.shift();
-      const samples = new Float32Array(piece.byteLength / 2);
-      for (let i = 0; i < samples.length; i++) samples[i] = piece.getInt16(i * 2, true) / 32768;
-      this.write(samples);
-    }
-  }
-
-  async finish() {
-    while (this.#pieces.length && !this.stopped) await new Promise((resolve) => setTimeout(resolve, 100));
-    if (!this.stopped) await this.schedule.finish();
-  }
-}
-
-class MediaPlayback {
-  underruns = 0;
-  #element = new Audio();
-  #media = new MediaSourceKind();
-  #buffer = null;
-  #pieces = [];
-  #ending = false;
-  #began = null;
-  #over;
-
-  constructor(type, speaker) {
-    const element = this.#element;
-    this.#over = new Promise((resolve, reject) => {
-      element.addEventListener("ended", resolve);
-      element.addEventListener("emptied", resolve);
-      element.addEventListener("error", () => reject(new Error(element.error.message)));
-    });
-    this.#over.catch(() => {}); // it is looked at when the stream has ended
-    element.disableRemotePlayback = true; // ManagedMediaSource asks for it
-    element.src = URL.createObjectURL(this.#media);
-    // WebKit, the only one with a managed source, lets no sound of a media source through an AudioContext.
-    if (!globalThis.ManagedMediaSource) speaker.context.createMediaElementSource(element).connect(speaker.analyser);
-    this.#media.addEventListener("sourceopen", () => {
-      URL.revokeObjectURL(element.src);
-      this.#buffer = this.#media.addSourceBuffer(type);
-      this.#buffer.addEventListener("updateend", () => this.#append());
-      this.#append();
-    }, { once: true });
-    element.addEventListener("playing", () => (this.#began ??= performance.now()));
-    element.addEventListener("waiting", () => (this.underruns += this.#began !== null && !this.#ending ? 1 : 0));
-    element.addEventListener("timeupdate", () => this.#append());
-    element.play().catch(() => {}); // rejected by stop() alone, or with the element's error
-  }
-
-  get rate() {
-    return OPUS_RATE;
-  }
-
-  get receivedSeconds() {
-    return this.#bufferedTo();
-  }
-
-  get playedSeconds() {
-    return this.#element.currentTime;
-  }
-
-  get scheduledSamples() {
-    return Math.round(this.#bufferedTo() * OPUS_RATE);
-  }
-
-  get playedSamples() {
-    return Math.round(this.playedSeconds * OPUS_RATE);
-  }
-
-  get soundingMs() {
-    return this.#began === null ? null : performance.now() - this.#began;
-  }
-
-  start() {}
-
-  push(bytes) {
-    if (this.#element.error) throw new Error(this.#element.error.message);
-    this.#pieces.push(bytes);
-    this.#append();
-  }
-
-  async finish() {
-    this.#ending = true;
-    this.#append();
-    await this.#over;
-  }
-
-  pause(paused) {
-    if (paused) this.#element.pause();
-    else this.#element.play().catch(() => {});
-  }
-
-  stop() {
-    this.#element.pause();
-    this.#element.removeAttribute("src");
-    this.#element.load();
-  }
-
-  #bufferedTo() {
-    const { buffered } = this.#element;
-    return buffered.length ? buffered.end(buffered.length - 1) : 0;
-  }
-
-  #append() {
-    if (!this.#buffer || this.#buffer.updating || this.#media.readyState !== "open") return;
-    if (this.#pieces.length && this.#bufferedTo() - this.#element.currentTime < APPEND_AHEAD_S) {
-      const bytes = join(this.#pieces);
-      this.#pieces = [];
-      try {
-        this.#buffer.appendBuffer(bytes);
-      } catch (error) {
-        if (error.name !== "QuotaExceededError") throw error;
-        this.#pieces.unshift(bytes);
-        if (this.#element.currentTime > 1) this.#buffer.remove(0, this.#element.currentTime - 1);
-      }
-    } else if (this.#ending && !this.#pieces.length) {
-      this.#media.endOfStream();
+    while (this.#next < this.#pieces.length && this.scheduledSamples - this.playedSamples < DECODE_AHEAD_S * this.rate) {
+      const { view, start, count } = this.#pieces[this.#next++];
+      const samples = new Float32Array(count - this.#skip);
+      for (let i = 0; i < samples.length; i++) samples[i] = view.getInt16((i + this.#skip) * 2, true) / 32768;
+      const first = start + this.#skip;
+      this.#skip = 0;
+      this.write(samples, first);
     }
   }
 }

@@ -1,68 +1,72 @@
 // The page: what the controls do, and what they show.
 
-import { hasKey, json, onRefused } from "./api.js";
-import { Clip } from "./clip.js";
-import { explain, refusedText } from "./errors.js";
+import { json, onRefused, hasKey } from "./api.js";
+import { snippet } from "./code.js";
+import { Composer } from "./composer.js";
+import { byId, copyText, put, recall, remember } from "./dom.js";
+import { download, formatsOf } from "./download.js";
+import { Emotion } from "./emotion.js";
+import { explain } from "./errors.js";
 import { Fields, RANGES } from "./fields.js";
+import { History } from "./history.js";
 import { SAMPLES, language, setLanguage, t, translate } from "./i18n.js";
 import { KeyDialog } from "./key_dialog.js";
 import { methods } from "./playback.js";
+import { Problem } from "./problem.js";
 import { Queue } from "./queue.js";
-import { Session } from "./session.js";
-import { Speaker } from "./speaker.js";
+import { about, showQueue } from "./queue_panel.js";
+import { StoredStream } from "./session.js";
+import { link, shared } from "./share.js";
+import { SpeechStream } from "./stream.js";
+import { clock } from "./time.js";
+import { Transport } from "./transport.js";
 import { Voices } from "./voices.js";
-import { Waveform } from "./waveform.js";
 
 const OPUS_RATE = 48000;
 const BITRATES = [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512];
 const DEFAULT_BITRATE = 32;
-const SHOWN_WAITING = 4;
-const TITLE_CHARACTERS = 80;
+const KNOWN_ENGINES = ["hibari", "espeak", "indextts", "indextts2", "higgs", "kokoro", "pocket"];
+const DRAFT = "player-draft";
 
-const byId = (id) => document.getElementById(id);
-const speaker = new Speaker();
-const waveform = new Waveform(byId("wave"));
-const voices = new Voices(byId("voices"), silence);
-const clip = new Clip(byId("clip"), () => {
-  voices.quiet();
-  stop();
-});
+const voices = new Voices(silence, voicesChanged);
+const composer = new Composer(voices, showRequest, (word) => problem.show({ word, place: "text" }));
+const emotion = new Emotion(showRequest);
 const fields = new Fields(byId("fields"));
+const problem = new Problem(fields);
+const transport = new Transport(show, (volume) => (voices.volume = volume));
+const history = new History(playClip);
+const queue = new Queue(() => {
+  showWaiting();
+  show();
+});
+const keyDialog = new KeyDialog(begin, begin);
 let info = null;
-let session = null;
 // Whether the server has refused a request for want of a key.
 let locked = false;
-// What is shown as wrong: {word, values, place, retry}, and `again`, what a retry does.
-let trouble = null;
+// The voice of a draft or a link, until the voices are known.
+let wanted = "";
 
 // What tests and curious people may read; nothing of it can be set.
 window.playerState = Object.freeze({
-  get phase() { return session?.phase ?? "idle"; },
-  get method() { return session?.method.name ?? chosen().name; },
-  get firstAudioMs() { session?.observe(); return session?.firstAudioMs ?? null; },
-  get receivedBytes() { return session?.stream.received ?? 0; },
-  get resumes() { return session?.stream.resumes ?? 0; },
-  get sampleRate() { return session?.playback.rate ?? null; },
-  get scheduledSamples() { return session?.playback.scheduledSamples ?? 0; },
-  get playedSamples() { return session?.playback.playedSamples ?? 0; },
-  get underruns() { return session?.playback.underruns ?? 0; },
-  get drawnSlots() { return waveform.slots; },
-  get contextTime() { return speaker.context?.currentTime ?? 0; },
-  get level() { return speaker.level; },
+  get phase() { return transport.session?.phase ?? "idle"; },
+  get method() { return transport.session?.method.name ?? chosen().name; },
+  get firstAudioMs() { transport.session?.observe(); return transport.session?.firstAudioMs ?? null; },
+  get receivedBytes() { return transport.session?.stream.received ?? 0; },
+  get resumes() { return transport.session?.stream.resumes ?? 0; },
+  get sampleRate() { return transport.session?.playback.rate ?? null; },
+  get scheduledSamples() { return transport.session?.playback.scheduledSamples ?? 0; },
+  get playedSamples() { return transport.session?.playback.playedSamples ?? 0; },
+  get playedSeconds() { return transport.session?.playback.playedSeconds ?? 0; },
+  get underruns() { return transport.session?.playback.underruns ?? 0; },
+  get drawnSlots() { return transport.waveform.slots; },
+  get contextTime() { return transport.speaker.context?.currentTime ?? 0; },
+  get level() { return transport.speaker.level; },
 });
 
 // ---- asking ----
 
 function chosen() {
   return methods.find((method) => method.format === byId("format").value) ?? methods[0];
-}
-
-function request() {
-  const { format } = chosen();
-  const body = { text: byId("text").value, reference_audio_index: voices.index, ...fields.values() };
-  if (isOpus() && bitrate() !== DEFAULT_BITRATE) body.opus_bitrate = bitrate() * 1000;
-  if (format === "pcm") return { path: "synthesize_stream", body };
-  return { path: "synthesize_stream_opus", body: format === "ogg" ? body : { ...body, format } };
 }
 
 function isOpus() {
@@ -73,142 +77,122 @@ function bitrate() {
   return BITRATES[byId("bitrate").value];
 }
 
-function curl() {
-  const { path, body } = request();
-  const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  const url = new URL(path, document.baseURI).href;
-  const key = hasKey() ? ` -H "Authorization: Bearer $API_KEY"` : "";
-  return `curl -N -X POST ${url}${key} -H 'Content-Type: application/json' -d '${quoted}' -o speech.${chosen().format}`;
+// The body of `POST /player/speech`.
+function request() {
+  const { format } = chosen();
+  const script = composer.script;
+  const body = { text: script.text };
+  const voice = script.voices.length ? script.voices.join(",") : voices.name;
+  if (voice) body.voice = voice;
+  Object.assign(body, emotion.fields, fields.values);
+  if (format !== "ogg") body.format = format;
+  if (isOpus() && bitrate() !== DEFAULT_BITRATE) body.opus_bitrate = bitrate() * 1000;
+  return body;
+}
+
+// What a draft keeps and a link carries.
+function state() {
+  const settings = { ...fields.values, ...emotion.fields };
+  if (byId("format").value) settings.format = byId("format").value;
+  if (bitrate() !== DEFAULT_BITRATE) settings.opus_bitrate = bitrate() * 1000;
+  return { ...composer.state, voice: voices.name || wanted, settings };
+}
+
+function restore({ text, turns, voice, settings = {} }) {
+  composer.state = { text, turns };
+  wanted = voice;
+  fields.values = settings;
+  emotion.fields = settings;
+  byId("format").value = methods.some(({ format }) => format === settings.format) ? settings.format : "";
+  const known = BITRATES.indexOf(settings.opus_bitrate / 1000);
+  byId("bitrate").value = known < 0 ? BITRATES.indexOf(DEFAULT_BITRATE) : known;
 }
 
 // ---- playing ----
 
 async function play(clicked) {
-  session?.stop();
   voices.quiet();
-  clip.clear();
-  showTrouble(null);
-  const refused = refusedText(byId("text").value, info?.max_text_characters);
+  problem.show(null);
+  const refused = composer.refusal();
   if (refused) {
-    session = null;
-    showTrouble(refused);
-    show();
+    transport.clear();
+    problem.show(refused);
     return;
   }
   const method = chosen();
-  speaker.wake(method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE);
-  waveform.clear();
-  if (navigator.mediaSession) {
-    navigator.mediaSession.metadata = new MediaMetadata({ title: byId("text").value.slice(0, TITLE_CHARACTERS) });
-  }
-  const draw = (samples, rate) => waveform.add(samples, rate);
-  const mine = new Session(method, request(), speaker, draw, () => clip.load(mine.file()), clicked);
-  session = mine;
-  const frame = () => {
-    if (session !== mine) return;
-    show();
-    if (mine.running) requestAnimationFrame(frame);
-  };
-  frame();
-  await mine.run();
-  if (session !== mine) return;
-  speaker.rest();
-  show();
+  const body = request();
+  const clip = { text: composer.title, voice: voiceTitles(), method: method.format };
+  await transport.begin({
+    method,
+    stream: new SpeechStream("player/speech", body),
+    rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
+    title: clip.text,
+    onComplete: (session) => {
+      const seconds = session.playback.receivedSeconds;
+      history.add({ ...clip, seconds, created: Date.now(), file: session.file() });
+    },
+    clicked,
+  });
 }
 
-function stop() {
-  if (!session?.running) return;
-  session.stop();
-  speaker.rest();
-  show();
+function voiceTitles() {
+  const { voices: names } = composer.script;
+  return (names.length ? names : [voices.name]).map((name) => voices.title(name)).join(", ");
 }
 
-// A recording of a voice is about to be heard.
+// A clip of the history, without another synthesis.
+function playClip(clip, file) {
+  const method = methods.find(({ format }) => format === clip.method);
+  if (!file || !method) return;
+  voices.quiet();
+  problem.show(null);
+  transport.begin({
+    method,
+    stream: new StoredStream(file),
+    rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
+    title: clip.text,
+    onComplete: () => {},
+    clicked: performance.now(),
+  });
+}
+
+// A voice is about to be heard.
 function silence() {
-  stop();
-  clip.pause();
+  transport.stop();
 }
 
-function pause(paused) {
-  if (session?.phase !== "playing") return false;
-  session.pause(paused);
-  show();
-  return true;
-}
-
-// Lock screens and the keys of headsets.
-function setMediaSession() {
-  const media = navigator.mediaSession;
-  media?.setActionHandler("play", () => pause(false) || clip.play());
-  media?.setActionHandler("pause", () => pause(true) || clip.pause());
-  media?.setActionHandler("stop", silence);
-}
-
-function complain(error) {
-  if (trouble) return;
-  showTrouble({ again: () => play(performance.now()), ...explain(error, session.stream.id !== null, RANGES) });
-}
-
-// Beside the control that caused it, which gets the focus if the user can correct it there.
-function showTrouble(shown) {
-  const same = trouble === shown;
-  trouble = shown;
-  const problem = byId("problem");
-  problem.hidden = !trouble;
-  const field = fields.mark(trouble?.place ?? null);
-  byId("text").setAttribute("aria-invalid", trouble?.place === "text");
-  if (!trouble) {
-    put("error", "");
-    return;
-  }
-  byId("retry").hidden = !trouble.retry;
-  put("error", t(trouble.word, trouble.values));
-  if (same) return;
-  if (field) {
-    byId("settings").open = true;
-    fields.row(trouble.place).append(problem);
-  } else {
-    const anchor = { text: ".under-text", voice: "#voices" }[trouble.place] ?? ".transport";
-    document.querySelector(anchor).after(problem);
-  }
-  const control = field ?? (trouble.place === "text" ? byId("text") : null);
-  control?.focus();
-}
-
-function download() {
-  const file = session.file();
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+function complain(session) {
+  if (problem.shown) return;
+  const again = () => play(performance.now());
+  problem.show({ again, ...explain(session.failure, session.stream.id !== null, RANGES) });
 }
 
 // ---- showing ----
 
-const number = (value, digits) =>
+const number = (value, digits = 0) =>
   value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 function show() {
-  const running = session?.running ?? false;
-  const button = byId("play");
-  button.dataset.action = running ? "stop" : "play";
+  const { session, running } = transport;
+  const again = !running && session?.playable;
+  byId("play").dataset.action = running ? "stop" : "play";
   put("play-text", t(running ? "stop" : "play"));
-  byId("pause").disabled = session?.phase !== "playing";
-  put("pause", t(session?.phase === "playing" && session.paused ? "resume" : "hold"));
-  byId("download").disabled = !session?.complete && (running || !session?.stream.received);
+  byId("pause").disabled = session?.phase !== "playing" && !again;
+  put("pause", t(again ? "replay" : session?.phase === "playing" && session.paused ? "resume" : "hold"));
+  const saved = session && (session.complete || (!running && session.stream.received > 0));
+  byId("download").disabled = !saved;
   put("status", statusText());
   showChip();
   document.title = session?.phase === "playing" ? `▶ ${t("title")}` : t("title");
+  transport.show();
   if (!session) return;
   if (session.phase === "asking" && queue.entry(session.requestId)) session.waits();
   session.observe();
-  if (session.failure && session.phase !== "stopped") complain(session.failure);
+  if (session.failure && session.phase !== "stopped") complain(session);
   const { playback, stream } = session;
-  if (running && session.method.name === "mediasource") waveform.addLevel(playback.playedSeconds, speaker.level);
-  waveform.played = playback.playedSeconds;
-  waveform.draw();
   const factor = session.realTimeFactor;
   put("clock", clock(playback.playedSeconds));
-  put("first", session.firstAudioMs === null ? "–" : `${number(session.firstAudioMs, 0)} ms`);
+  put("first", session.firstAudioMs === null ? "–" : `${number(session.firstAudioMs)} ms`);
   const { received } = stream;
   put("buffered", received ? t("seconds", { n: number(running ? session.bufferedSeconds : 0, 1) }) : "–");
   put("received", received ? `${number(received / 1000, received < 10_000 ? 1 : 0)} kB` : "–");
@@ -216,6 +200,7 @@ function show() {
 }
 
 function statusText() {
+  const { session } = transport;
   if (!session) return "";
   const entry = queue.entry(session.requestId);
   if (session.phase === "asking" && entry) return t("waitingAt", { n: entry.position, wait: about(entry) });
@@ -223,101 +208,57 @@ function statusText() {
   return t(session.phase === "playing" && session.paused ? "held" : session.phase);
 }
 
-function about(entry) {
-  return t("aboutSeconds", { n: number(Math.ceil(entry.expected_wait_seconds), 0) });
-}
-
-function clock(seconds) {
-  const tenths = Math.floor(seconds * 10);
-  const rest = tenths % 600;
-  return `${Math.floor(tenths / 600)}:${String(Math.floor(rest / 10)).padStart(2, "0")}.${rest % 10}`;
-}
-
-// Writing what stands there already would make screen readers say it again.
-function put(id, text) {
-  const element = byId(id);
-  if (element.textContent !== text) element.textContent = text;
-}
-
 function showChip() {
   const { status } = queue;
-  const playing = session?.phase === "playing";
-  const state = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : playing ? "playing" : "idle";
-  byId("chip").dataset.state = state;
-  put("chip-text", t(status?.waiting ? "busyWaiting" : state, { n: status?.waiting }));
+  const playing = transport.session?.phase === "playing";
+  const now = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : playing ? "playing" : "idle";
+  byId("chip").dataset.state = now;
+  put("chip-text", t(status?.waiting ? "busyWaiting" : now, { n: status?.waiting }));
 }
 
-function showQueue() {
-  const { status } = queue;
-  const panel = byId("queue");
-  if (!status || (!status.is_processing && !status.waiting)) {
-    panel.replaceChildren(element("p", "quiet", t(status ? "nobody" : locked ? "keyNeeded" : "lost")));
-    return;
-  }
-  const list = element("ol", "");
-  const current = status.current_request;
-  if (current) {
-    const elapsed = t("seconds", { n: number(queue.busySeconds, 0) });
-    // Without previews the server sends no text.
-    const text = current.text_preview || t(session?.receiving ? "you" : "someone");
-    list.append(queueRow("now", t("now"), text, elapsed));
-  }
-  for (const entry of status.queue) {
-    const mine = entry.request_id === session?.requestId;
-    if (entry.position <= SHOWN_WAITING || mine) {
-      list.append(queueRow(mine ? "mine" : "", entry.position, t(mine ? "you" : "someone"), about(entry)));
-    }
-  }
-  panel.replaceChildren(list);
-  const others = status.waiting - SHOWN_WAITING;
-  if (others > 0) panel.append(element("p", "quiet", t("others", { n: others })));
-}
-
-function queueRow(className, ...cells) {
-  const row = element("li", className);
-  row.append(...cells.map((cell) => element("span", "", cell)));
-  return row;
-}
-
-function element(tag, className, text = "") {
-  return Object.assign(document.createElement(tag), { className, textContent: text });
+function showWaiting() {
+  const { session } = transport;
+  showQueue(queue, { mine: session?.requestId, receiving: session?.receiving, locked });
 }
 
 function showRequest() {
   fields.follow(info?.capabilities ?? {}, isOpus());
-  const changed = Object.keys(fields.values()).length;
-  put("count", counted(byId("text").value));
+  emotion.show();
+  composer.showCount();
+  const changed = Object.keys(fields.values).length;
   put("changed", changed ? t("changed", { n: changed }) : "");
   byId("reset").hidden = !changed;
   byId("bitrate-row").hidden = !isOpus();
   byId("bitrate").setAttribute("aria-valuetext", `${bitrate()} kb/s`);
   put("bitrate-text", `${bitrate()} kb/s`);
   put("method", t(`by_${chosen().name}`));
-  put("curl", curl());
+  put("snippet", snippet(document.querySelector("[name=code]:checked").value, request()));
+  const saved = byId("save-as");
+  const names = formatsOf(chosen().format);
+  if ([...saved.options].map(({ value }) => value).join() !== names.join()) {
+    saved.replaceChildren(...names.map((name) => new Option(t(name), name)));
+  }
+  remember(DRAFT, state());
 }
 
-function counted(text) {
-  const n = [...text].length;
-  const limit = info?.max_text_characters;
-  const count = t(limit ? "ofLimit" : "characters", { n, limit });
-  return text.trim() ? t("estimated", { count, n: estimatedSeconds(text) }) : count;
-}
-
-// An average pace: a Chinese character or another syllable takes as long as three letters.
-function estimatedSeconds(text) {
-  const syllables = text.match(/[\p{scx=Han}\p{scx=Hangul}\p{scx=Hiragana}\p{scx=Katakana}]/gu)?.length ?? 0;
-  return Math.max(1, Math.round(syllables / 4.5 + ([...text].length - syllables) / 15));
+// Another voice is chosen, or there are others to choose from.
+function voicesChanged() {
+  composer.voicesChanged();
+  const recordings = voices.list.filter(({ kind, available }) => kind !== "preset" && available);
+  emotion.follow(info?.capabilities ?? {}, recordings);
+  put("voice-count", t("voices", { n: voices.count }));
+  showLoaded();
+  showRequest();
 }
 
 function showLoaded() {
   if (!info) return;
   const { engine, model_version: version, capabilities } = info;
-  const known = ["hibari", "espeak", "indextts", "indextts2", "higgs"].includes(engine);
-  const name = t(`engine_${known ? engine : "other"}`, { engine, version });
+  const name = t(`engine_${KNOWN_ENGINES.includes(engine) ? engine : "other"}`, { engine, version });
   const cloning = capabilities.voice_cloning === true;
   put("engine", t(cloning ? "loadedCloning" : "loadedFixed", { name, voices: t("voices", { n: voices.count }) }));
   byId("add-model").hidden = cloning;
-  const rate = `${number(info.sample_rate / 1000)} kHz`;
+  const rate = `${number(info.sample_rate / 1000, info.sample_rate % 1000 ? 2 : 0)} kHz`;
   put("device", t("device", { engine: [`${engine} ${version}`, info.device, rate].join(" · ") }));
 }
 
@@ -326,63 +267,53 @@ function showWords() {
   const other = byId("language");
   other.textContent = t("other");
   other.lang = language === "zh" ? "en" : "zh-CN";
+  showFormats();
+  put("voice-count", t("voices", { n: voices.count }));
+  for (const part of [voices, composer, emotion, fields, keyDialog, history, transport]) part.translate();
+  showLoaded();
+  problem.show(problem.shown);
+  showRequest();
+  showWaiting();
+  show();
+}
+
+function showFormats() {
   const format = byId("format");
   const selected = format.value;
   const choices = methods.map((method) => new Option(t(method.format), method.format));
   format.replaceChildren(new Option(t("auto", { name: t(methods[0].format) }), ""), ...choices);
   format.value = selected;
-  byId("samples").replaceChildren(...Object.entries(SAMPLES[language]).map(([name, text]) => sample(name, text)));
-  put("voice-count", t("voices", { n: voices.count }));
-  voices.translate();
-  fields.translate();
-  keyDialog.translate();
-  showLoaded();
-  showTrouble(trouble);
-  showRequest();
-  showQueue();
-  show();
+  byId("save-as").replaceChildren();
 }
 
-function sample(name, text) {
-  const button = Object.assign(element("button", "", name), { type: "button" });
-  button.addEventListener("click", () => {
-    byId("text").value = text;
-    byId("text").focus();
-    showRequest();
-  });
-  return button;
-}
-
-async function copy() {
-  const text = byId("curl").textContent;
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-  } else {
-    // a page from plain HTTP has no clipboard of its own
-    getSelection().selectAllChildren(byId("curl"));
-    document.execCommand("copy");
-    getSelection().removeAllRanges();
-  }
-  byId("copy").textContent = t("copied");
-  setTimeout(() => (byId("copy").textContent = t("copy")), 1500);
+async function flash(id, text) {
+  await copyText(text);
+  put(id, t("copied"));
+  setTimeout(() => put(id, t(byId(id).dataset.text)), 1500);
 }
 
 // ---- beginning ----
 
 async function load() {
   try {
-    const [model, recordings] = await Promise.all([json("model_info"), json("reference_audios")]);
-    info = model;
-    voices.fill(recordings.reference_audios);
-    showTrouble(null);
+    info = await json("model_info");
+    composer.limit = info.max_text_characters;
+    await voices.load(info.capabilities.voice_cloning === true);
+    if (wanted) voices.name = wanted;
+    wanted = "";
+    voicesChanged();
+    problem.show(null);
     lock(false);
   } catch (error) {
-    if (error.status !== 401) showTrouble({ again: begin, ...explain(error, false, RANGES) });
+    if (error.status !== 401) problem.show({ again: begin, ...explain(error, false, RANGES) });
   }
+  // What depends on the engine takes its place before it is seen.
+  await history.ready;
+  delete document.body.dataset.loading;
 }
 
-function lock(state) {
-  locked = state;
+function lock(on) {
+  locked = on;
   byId("key").hidden = !locked && !hasKey();
   showWords();
 }
@@ -392,19 +323,15 @@ function begin() {
   queue.reopen();
 }
 
-const queue = new Queue(() => {
-  showQueue();
-  show();
-});
-
-const keyDialog = new KeyDialog(begin, begin);
-
 Object.assign(byId("bitrate"), { min: 0, max: BITRATES.length - 1, value: BITRATES.indexOf(DEFAULT_BITRATE) });
-byId("text").value = Object.values(SAMPLES[language])[1];
-byId("play").addEventListener("click", (event) => (session?.running ? stop() : play(event.timeStamp)));
-byId("pause").addEventListener("click", () => pause(!session.paused));
-byId("download").addEventListener("click", download);
-byId("copy").addEventListener("click", copy);
+byId("play").addEventListener("click", (event) => (transport.running ? transport.stop() : play(event.timeStamp)));
+byId("pause").addEventListener("click", () => transport.toggle());
+byId("download").addEventListener("click", () => {
+  const { session } = transport;
+  download(session.file(), byId("save-as").value === "wav" ? "wav" : session.method.format);
+});
+byId("share").addEventListener("click", () => flash("share", link(state())));
+byId("copy").addEventListener("click", () => flash("copy", byId("snippet").textContent));
 byId("form").addEventListener("input", showRequest);
 byId("form").addEventListener("submit", (event) => event.preventDefault());
 byId("reset").addEventListener("click", () => {
@@ -421,18 +348,28 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     play(event.timeStamp);
   } else if (event.key === "Escape") {
-    stop();
+    transport.stop();
   }
 });
-addEventListener("pagehide", stop);
-setInterval(() => queue.status?.is_processing && showQueue(), 1000);
-byId("retry").addEventListener("click", () => trouble.again());
+addEventListener("pagehide", () => transport.stop());
+addEventListener("hashchange", open);
+setInterval(() => queue.status?.is_processing && showWaiting(), 1000);
 byId("add-model").addEventListener("click", () => byId("models-dialog").showModal());
 byId("key").addEventListener("click", () => keyDialog.open());
 onRefused(() => {
   lock(true);
   keyDialog.open();
 });
-setMediaSession();
+showFormats();
+restore(shared() ?? recall(DRAFT) ?? { text: Object.values(SAMPLES[language])[1], voice: "" });
 showWords();
 load();
+
+// A link to a text was opened in this tab.
+function open() {
+  const given = shared();
+  if (!given) return;
+  restore(given);
+  if (wanted) voices.name = wanted;
+  showWords();
+}

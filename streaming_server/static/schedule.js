@@ -29,7 +29,7 @@ export class Schedule {
     this.#speaker = speaker;
     this.#rate = rate;
     this.#gain = speaker.context.createGain();
-    this.#gain.connect(speaker.analyser);
+    this.#gain.connect(speaker.input);
     this.#timer = setInterval(() => {
       refill();
       this.#layDown();
@@ -60,13 +60,17 @@ export class Schedule {
     this.#layDown();
   }
 
-  // Resolves when the last sample has sounded.
-  async finish() {
+  // Whether all that was written has sounded.
+  get idle() {
+    return !this.#sources.size && !this.#waitingSamples;
+  }
+
+  // Nothing follows what was written: no more is gathered.
+  flush() {
     this.#layDown(true);
-    while (this.#sources.size) {
-      const [source] = this.#sources;
-      await new Promise((resolve) => source.addEventListener("ended", resolve, { once: true }));
-    }
+  }
+
+  close() {
     clearInterval(this.#timer);
     this.#gain.disconnect();
   }

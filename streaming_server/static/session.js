@@ -1,31 +1,33 @@
-// One press of the play button: the stream, its sound, and what can be measured of both.
-
-import { SpeechStream } from "./stream.js";
+// One speech: the stream that brings it, its sound, and what can be measured of both.
 
 const MEDIA_TYPES = { ogg: "audio/ogg", webm: "audio/webm", mp3: "audio/mpeg", pcm: "audio/wav" };
 
 export class Session {
-  // asking, playing; at the end done, stopped or failed.
+  // asking, playing; at the end done, stopped or failed. Played again, it is playing once more.
   phase = "asking";
   firstAudioMs = null;
   failure = null;
   // Whether all of the speech has arrived.
   complete = false;
   paused = false;
-  requestId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
   #clicked;
   #begun;
   #lastByte = 0;
   #pieces = [];
 
-  // `onComplete` is called once all of the speech has arrived.
+  // `stream`: a SpeechStream, or a StoredStream. `onComplete` is called once all of the speech has arrived.
   // `clicked`: when, on the clock of performance.now().
-  constructor(method, request, speaker, onSamples, onComplete, clicked) {
+  constructor(method, stream, speaker, onSamples, onComplete, clicked) {
     this.onComplete = onComplete;
     this.method = method;
+    this.speaker = speaker;
     this.playback = method.create(speaker, onSamples);
-    this.stream = new SpeechStream(request.path, request.body, this.requestId);
+    this.stream = stream;
     this.#clicked = this.#begun = clicked;
+  }
+
+  get requestId() {
+    return this.stream.requestId;
   }
 
   // Whether the server is still sending to it.
@@ -35,6 +37,11 @@ export class Session {
 
   get running() {
     return this.phase === "asking" || this.phase === "playing";
+  }
+
+  // Whether there is sound that can be played again.
+  get playable() {
+    return this.stream.received > 0 && this.playback.receivedSeconds > 0;
   }
 
   get bufferedSeconds() {
@@ -62,6 +69,19 @@ export class Session {
     this.phase = phase;
   }
 
+  // Goes on from a second of what was received; as `run`, where it had ended.
+  async seek(second) {
+    if (this.running) {
+      this.playback.seek(second);
+      return;
+    }
+    this.phase = "playing";
+    this.paused = false;
+    this.playback.seek(second);
+    await this.playback.finish();
+    if (this.running) this.phase = "done";
+  }
+
   async #receive() {
     try {
       for await (const bytes of this.stream.chunks()) {
@@ -87,7 +107,7 @@ export class Session {
   stop() {
     if (!this.running) return;
     this.phase = "stopped";
-    this.stream.stop();
+    if (!this.complete) this.stream.stop();
     this.playback.stop();
   }
 
@@ -102,17 +122,47 @@ export class Session {
   }
 
   // What has arrived, as a file that players open.
-  file() {
+  file(name = "speech") {
     const pcm = this.method.format === "pcm";
     const head = pcm ? [wavHeader(this.playback.rate, this.stream.received)] : [];
     const blob = new Blob([...head, ...this.#pieces], { type: MEDIA_TYPES[this.method.format] });
-    return new File([blob], `speech.${pcm ? "wav" : this.method.format}`, { type: blob.type });
+    return new File([blob], `${name}.${pcm ? "wav" : this.method.format}`, { type: blob.type });
   }
 }
 
-function wavHeader(rate, received) {
+// What a history kept, in place of a stream from the server.
+export class StoredStream {
+  received = 0;
+  resumes = 0;
+  resuming = false;
+  id = null;
+  requestId = "";
+  #file;
+
+  constructor(file) {
+    this.#file = file;
+  }
+
+  async open() {
+    const bytes = new Uint8Array(await this.#file.arrayBuffer());
+    const wav = this.#file.type === MEDIA_TYPES.pcm;
+    this.bytes = wav ? bytes.subarray(WAV_HEADER_BYTES) : bytes;
+    return new Headers(wav ? { "X-Sample-Rate": new DataView(bytes.buffer).getUint32(24, true) } : {});
+  }
+
+  async *chunks() {
+    this.received = this.bytes.length;
+    yield this.bytes;
+  }
+
+  stop() {}
+}
+
+const WAV_HEADER_BYTES = 44;
+
+export function wavHeader(rate, received) {
   const size = received & ~1;
-  const view = new DataView(new ArrayBuffer(44));
+  const view = new DataView(new ArrayBuffer(WAV_HEADER_BYTES));
   const letters = (at, text) => [...text].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
   letters(0, "RIFF");
   view.setUint32(4, 36 + size, true);

@@ -1,24 +1,43 @@
-// The way out of the page: one AudioContext, and an analyser that knows what really leaves it.
+// The audio output of the page: one AudioContext, the volume, and an analyser of what leaves it.
 
 const REST_AFTER_MS = 3000;
 
 export class Speaker {
   context = null;
   analyser = null;
+  #gain = null;
+  #volume = 1;
   #resting = 0;
   #window = null;
 
-  // Has to be called inside the user's click: elsewhere browsers keep the context silent.
+  // Has to be called in the handler of a click or key: elsewhere browsers keep the context silent.
   wake(rate) {
     clearTimeout(this.#resting);
     if (this.context?.sampleRate !== rate) {
       this.context?.close();
       this.context = createContext(rate);
+      this.#gain = this.context.createGain();
+      this.#gain.gain.value = this.#volume;
       this.analyser = this.context.createAnalyser();
-      this.analyser.connect(this.context.destination);
+      this.#gain.connect(this.analyser).connect(this.context.destination);
       this.#window = new Float32Array(this.analyser.fftSize);
     }
     this.context.resume();
+  }
+
+  // Where playbacks connect.
+  get input() {
+    return this.#gain;
+  }
+
+  get volume() {
+    return this.#volume;
+  }
+
+  // From 0 to 1.
+  set volume(value) {
+    this.#volume = value;
+    if (this.#gain) this.#gain.gain.setTargetAtTime(value, this.context.currentTime, 0.01);
   }
 
   // Stops the clock by which samples are played, or lets it run on.

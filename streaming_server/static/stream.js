@@ -17,10 +17,10 @@ export class SpeechStream {
   #connection = null;
   #response = null;
 
-  constructor(path, body, requestId) {
+  constructor(path, body) {
     this.path = path;
     this.body = body;
-    this.requestId = requestId;
+    this.requestId = randomId();
   }
 
   // Resolves with the headers, which come with the first audio.
@@ -100,6 +100,10 @@ export class SpeechStream {
       clearTimeout(timer);
     }
   }
+}
+
+function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
 }
 
 // AbortSignal.any is younger than the browsers that this should run in.

@@ -1,35 +1,85 @@
-// The list of voices, each with its recording to listen to.
+// The voices: names, languages, genders, a filter, and something to listen to of each.
 
-import { refusal, send } from "./api.js";
-import { t } from "./i18n.js";
+import { json, refusal, send } from "./api.js";
+import { button, byId, copyText, element, put } from "./dom.js";
+import { SAMPLES, language, t } from "./i18n.js";
+import { OwnVoices } from "./own_voice.js";
+
+// Fewer are seen at a glance.
+const FILTERED_FROM = 9;
 
 export class Voices {
-  #list;
+  list = [];
+  #rows = byId("voices");
   #audio = new Audio();
   #playing = null;
-  #count = 0;
+  #clones = false;
   #onListen;
+  #onChange;
+  #own;
 
-  // `onListen` is called before a recording is played.
-  constructor(list, onListen) {
-    this.#list = list;
+  // `onListen` is called before a voice is heard, `onChange` when another is chosen.
+  constructor(onListen, onChange) {
     this.#onListen = onListen;
+    this.#onChange = onChange;
+    this.#own = new OwnVoices(onListen, async (name) => {
+      await this.load(this.#clones);
+      this.name = name;
+      onChange();
+    });
+    byId("own-voice").addEventListener("click", () => this.#own.open());
     this.#audio.addEventListener("ended", () => this.#show(null));
+    for (const name of ["voice-search", "voice-language", "voice-gender"]) {
+      byId(name).addEventListener("input", () => this.#filter());
+    }
+    this.#rows.addEventListener("change", () => {
+      this.#showName();
+      onChange();
+    });
+    byId("copy-voice").addEventListener("click", async () => {
+      await copyText(this.name);
+      put("copy-voice", t("copied"));
+      setTimeout(() => put("copy-voice", t("copy")), 1500);
+    });
   }
 
-  get index() {
-    return Number(this.#list.querySelector("input:checked")?.value ?? 0);
+  // The API name of the voice that is chosen.
+  get name() {
+    return this.#rows.querySelector("input:checked")?.value ?? "";
+  }
+
+  set name(name) {
+    const input = this.#input(name);
+    if (!input || input.disabled) return;
+    input.checked = true;
+    // Only the list is scrolled, not the page.
+    this.#rows.scrollTop += input.getBoundingClientRect().top - this.#rows.getBoundingClientRect().top - 60;
+    this.#showName();
   }
 
   get count() {
-    return this.#count;
+    return this.list.length;
   }
 
-  fill(recordings) {
-    this.#count = recordings.length;
-    this.#list.replaceChildren(...recordings.map((recording) => this.#row(recording)));
-    const first = this.#list.querySelector("input:not(:disabled)");
+  set volume(value) {
+    this.#audio.volume = value;
+  }
+
+  title(name) {
+    return this.list.find((voice) => voice.name === name)?.title ?? name;
+  }
+
+  // `clones`: whether the engine speaks as in a recording, so that the recording tells how it will sound.
+  async load(clones) {
+    const { voices } = await json("player/voices");
+    const chosen = this.name;
+    this.#clones = clones;
+    this.list = voices;
+    byId("own-voice").hidden = !clones;
+    this.#rows.replaceChildren(...this.list.map((voice) => this.#row(voice)));
+    const first = this.#input(chosen) ?? this.#rows.querySelector("input:not(:disabled)");
     if (first) first.checked = true;
+    byId("voice-filter").hidden = this.list.length < FILTERED_FROM;
     this.translate();
   }
 
@@ -39,38 +89,71 @@ export class Voices {
   }
 
   translate() {
-    for (const button of this.#list.querySelectorAll("button")) {
-      const playing = button.classList.contains("on");
-      button.setAttribute("aria-label", t(playing ? "pause" : "listen", { name: button.dataset.name }));
+    for (const voice of this.list) {
+      const row = this.#input(voice.name).closest("li");
+      row.querySelector(".about").textContent = about(voice);
+      if (!voice.available) row.title = t("missing");
     }
+    const languages = [...new Set(this.list.flatMap((voice) => voice.languages))].sort();
+    options("voice-language", t("anyLanguage"), languages.map((code) => [code, languageName(code)]));
+    const genders = [...new Set(this.list.map((voice) => voice.gender).filter(Boolean))].sort();
+    options("voice-gender", t("anyGender"), genders.map((gender) => [gender, t(gender)]));
+    this.#own.translate();
+    this.#label();
+    this.#filter();
+    this.#showName();
   }
 
-  #row({ index, filename, exists }) {
-    const row = document.createElement("li");
-    const name = filename.replace(/\.\w+$/, "").replaceAll("_", " ");
-    const label = document.createElement("label");
-    const choice = Object.assign(document.createElement("input"), { type: "radio", name: "voice", value: index });
-    const number = Object.assign(document.createElement("span"), { className: "number", textContent: index });
-    const title = Object.assign(document.createElement("span"), { className: "name", textContent: name });
-    choice.disabled = !exists;
-    if (!exists) label.title = t("missing");
-    label.append(choice, number, title);
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "listen" });
-    button.disabled = !exists;
-    button.dataset.name = name;
-    button.addEventListener("click", () => this.#toggle(button, index));
-    row.append(label, button);
-    return row;
+  #input(name) {
+    return [...this.#rows.querySelectorAll("input")].find((input) => input.value === name);
   }
 
-  async #toggle(button, index) {
+  #row(voice) {
+    const choice = Object.assign(document.createElement("input"), { type: "radio", name: "voice", value: voice.name });
+    choice.disabled = !voice.available;
+    const about = element("span", "about quiet");
+    const label = element("label", "", choice, element("span", "name", voice.title), about);
+    const listen = Object.assign(element("button", "listen"), { type: "button", disabled: !voice.available });
+    listen.addEventListener("click", () => this.#toggle(listen, voice));
+    return element("li", "", label, listen, ...(voice.kind === "upload" ? [this.#remover(voice)] : []));
+  }
+
+  #remover(voice) {
+    return button("icon remove", "×", async () => {
+      await this.#own.remove(voice.name).catch(() => {}); // a voice that is still there stays in the list
+      await this.load(this.#clones);
+      byId("own-voice").focus();
+      this.#onChange();
+    });
+  }
+
+  #filter() {
+    const words = byId("voice-search").value.trim().toLocaleLowerCase();
+    const code = byId("voice-language").value;
+    const gender = byId("voice-gender").value;
+    let shown = 0;
+    for (const voice of this.list) {
+      const row = this.#input(voice.name).closest("li");
+      const text = `${voice.title} ${voice.name} ${about(voice)}`.toLocaleLowerCase();
+      const fits = text.includes(words) && (!code || voice.languages.includes(code)) && (!gender || voice.gender === gender);
+      row.hidden = !fits;
+      shown += fits ? 1 : 0;
+    }
+    byId("no-voices").hidden = shown > 0 || !this.list.length;
+  }
+
+  #showName() {
+    put("voice-name", this.name || "–");
+  }
+
+  async #toggle(button, voice) {
     const playing = button === this.#playing;
     this.quiet();
     if (playing) return;
     this.#onListen();
     this.#show(button);
     try {
-      const response = await send(`download_reference_audio/${index}`);
+      const response = await this.#sound(voice);
       if (!response.ok) throw await refusal(response);
       const recording = await response.blob();
       if (button !== this.#playing) return;
@@ -83,10 +166,50 @@ export class Voices {
     }
   }
 
+  // The recording where the engine clones it, else a sentence in the voice.
+  #sound(voice) {
+    if (this.#clones && voice.index !== null) return send(`download_reference_audio/${voice.index}`);
+    const text = SAMPLES[language === "zh" && voice.languages.includes("zh") ? "zh" : "en"];
+    return send("player/speech", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ text: Object.values(text)[0], voice: voice.name, format: "mp3" }),
+    });
+  }
+
   #show(button) {
     this.#playing?.classList.remove("on");
     button?.classList.add("on");
     this.#playing = button;
-    this.translate();
+    this.#label();
   }
+
+  #label() {
+    for (const voice of this.list) {
+      const listen = this.#input(voice.name).closest("li").querySelector(".listen");
+      const playing = listen.classList.contains("on");
+      listen.setAttribute("aria-label", t(playing ? "pause" : "listen", { name: voice.title }));
+      listen.parentElement.querySelector(".remove")?.setAttribute("aria-label", t("ownRemove", { name: voice.title }));
+    }
+  }
+}
+
+function about({ kind, languages, gender }) {
+  return [kind === "upload" ? t("own") : "", languages.map(languageName).join(", "), gender ? t(gender) : ""].filter(Boolean).join(" · ");
+}
+
+function languageName(code) {
+  try {
+    return new Intl.DisplayNames([language], { type: "language" }).of(code);
+  } catch {
+    return code;
+  }
+}
+
+function options(id, all, choices) {
+  const select = byId(id);
+  const chosen = select.value;
+  select.replaceChildren(new Option(all, ""), ...choices.map(([value, text]) => new Option(text, value)));
+  select.value = choices.some(([value]) => value === chosen) ? chosen : "";
+  select.hidden = choices.length < 2;
 }

@@ -7,9 +7,10 @@ const SHORTEST_S = 6;
 
 export class Waveform {
   played = 0;
+  // Seconds that have arrived; the width shows all of them.
+  received = 0;
   #canvas;
   #peaks = [];
-  #part = { peak: 0, samples: 0 };
   #colours = null;
 
   constructor(canvas) {
@@ -27,21 +28,23 @@ export class Waveform {
 
   clear() {
     this.#peaks = [];
-    this.#part = { peak: 0, samples: 0 };
-    this.played = 0;
+    this.played = this.received = 0;
     this.draw();
   }
 
-  add(samples, rate) {
+  // `first`: the place of these samples in the speech. Samples that come again change nothing.
+  add(samples, rate, first) {
     const slot = Math.round(rate * SLOT_S);
-    const part = this.#part;
-    for (const sample of samples) {
-      part.peak = Math.max(part.peak, Math.abs(sample));
-      if (++part.samples === slot) {
-        this.#peaks.push(part.peak);
-        part.peak = part.samples = 0;
-      }
+    for (let i = 0; i < samples.length; i++) {
+      const at = Math.floor((first + i) / slot);
+      const peak = Math.abs(samples[i]);
+      if (!(this.#peaks[at] >= peak)) this.#peaks[at] = peak;
     }
+  }
+
+  // Seconds that the width shows.
+  get shownSeconds() {
+    return Math.max(this.received, this.#peaks.length * SLOT_S, SHORTEST_S);
   }
 
   // For ways of playing that show no samples: what sounds at a second of the speech.
@@ -60,7 +63,7 @@ export class Waveform {
     pen.clearRect(0, 0, width, height);
     this.#colours ??= coloursOf(canvas);
     const bars = Math.floor((width + GAP_PX) / (BAR_PX + GAP_PX));
-    const perBar = Math.max(this.#peaks.length, SHORTEST_S / SLOT_S) / bars;
+    const perBar = this.shownSeconds / SLOT_S / bars;
     for (let bar = 0; bar < bars; bar++) {
       const peak = this.#peak(bar * perBar, (bar + 1) * perBar);
       const tall = peak === null ? BAR_PX : Math.max(BAR_PX, peak ** 0.7 * height);
@@ -73,10 +76,10 @@ export class Waveform {
   }
 
   #peak(from, to) {
-    if (from >= this.#peaks.length) return null;
-    let peak = 0;
+    let peak = null;
     for (let slot = Math.floor(from); slot < to && slot < this.#peaks.length; slot++) {
-      peak = Math.max(peak, this.#peaks[slot]);
+      // Holes are parts that were sought over and are not decoded yet.
+      if (this.#peaks[slot] !== undefined) peak = Math.max(peak ?? 0, this.#peaks[slot]);
     }
     return peak;
   }

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +19,7 @@ from streaming_server.api.http import Body, validated
 from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
 from streaming_server.api.requests import Name, RequestBuilder
 from streaming_server.audio.encoders import PcmEncoder
-from streaming_server.domain import Generation, SpeechRequest, Voice
+from streaming_server.domain import Generation, Span, SpeechRequest, TextPieces, Voice
 from streaming_server.errors import (
     BlankText,
     EngineFailed,
@@ -56,8 +56,10 @@ class _Start(Body):
     text_format: Literal["text"] | None = None
 
 
-class _Synthesize(_Start):
+class _Synthesize(Body):
     text: str
+    voice: VoiceData | None = None
+    text_format: Literal["text", "ssml"] | None = None
 
 
 class _Chunk(Body):
@@ -70,6 +72,7 @@ class _Job:
 
     voice: VoiceData | None = None
     text: str = ""
+    is_ssml: bool = False
     pieces: asyncio.Queue[str | SpeechServerError | None] | None = None
     """Of a streamed text; None ends it, an error fails it."""
     error: SpeechServerError | None = None
@@ -177,7 +180,7 @@ class Connection:
                 await self._send(Event("pong", {"text": event.data.get("text")}))
             case "synthesize" if stream is None:
                 given = validated(_Synthesize, event.data, "body")
-                self._enqueue(_Job(given.voice, given.text))
+                self._enqueue(_Job(given.voice, given.text, is_ssml=given.text_format == "ssml"))
             case "synthesize-start":
                 if stream is not None and stream.pieces is not None:
                     stream.pieces.put_nowait(None)
@@ -252,7 +255,9 @@ class Connection:
         """
         if job.error is not None:
             raise job.error
-        text = job.text if job.pieces is None else _pieces(job.pieces)
+        text: str | TextPieces | Sequence[Span] = job.text if job.pieces is None else _pieces(job.pieces)
+        if job.is_ssml:
+            text = await self._requests.ssml(job.text, self._named)
         return self._requests.build(text, [await self._voice(job.voice)], Generation(), None)
 
     async def _voice(self, asked: VoiceData | None) -> Voice:
@@ -263,12 +268,19 @@ class Connection:
         """
         voices = self._requests.voices
         if asked is not None and asked.name:
-            found = await voices.find(asked.name)
-            if found is None:
-                raise VoiceUnknown(asked.name, [voice.name for voice in voices.all()])
-            return found
+            return await self._named(asked.name, "voice")
         language = asked.language.partition("-")[0].partition("_")[0].lower() if asked and asked.language else ""
         return next((voice for voice in voices.all() if language in voice.languages), voices.default)
+
+    async def _named(self, name: str, field: str) -> Voice:
+        """
+        Raises:
+            VoiceUnknown: no voice has the name.
+        """
+        voices = self._requests.voices
+        if found := await voices.find(name):
+            return found
+        raise VoiceUnknown(name, [voice.name for voice in voices.all()], field)
 
     async def _speak(self, speech: SpeechRequest, record: RequestRecord) -> bool:
         """
@@ -279,10 +291,10 @@ class Connection:
         sound = {"rate": service.engine.info.sample_rate_hz, "width": 2, "channels": 1}
         async with service.open(speech, PcmEncoder()) as stream:
 
-            def give_up() -> None:
+            def abort() -> None:
                 self.end(ReaderTooSlow("the unsent audio has reached its limit"))
 
-            stream.buffer.on_give_up.add(give_up)
+            stream.buffer.on_abort.add(abort)
             try:
                 while piece := await stream.buffer.read(record.sent_bytes):
                     for start in range(0, len(piece), _CHUNK_BYTES):
@@ -294,7 +306,7 @@ class Connection:
                         record.sent_bytes += len(chunk)
                         self._touch()
             finally:
-                stream.buffer.on_give_up.discard(give_up)
+                stream.buffer.on_abort.discard(abort)
                 _summarise(stream.stats, record)
         if not record.sent_bytes:
             raise BlankText

@@ -1,4 +1,4 @@
-"""Requests of every kind are authenticated, recorded and counted, whatever their scope's type or path."""
+"""Requests are authenticated, logged and counted for every scope type and path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def fail(websocket: WebSocket) -> None:
 
 
 class Server:
-    """An application behind the middleware, and what became of its requests."""
+    """An application behind the middleware, and the log of its requests."""
 
     def __init__(self, *, keys: tuple[str, ...] = ("secret",)) -> None:
         self.metrics = Metrics()

@@ -1,4 +1,4 @@
-"""Server-sent events: their form, and the comments that keep a connection open."""
+"""Server-sent events: format and keep-alive comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format of the registry: how long, how early, how it is cut, what it leaves behind, and whether it is speech."""
+"""Every registered format: duration, latency, chunking, resources and intelligibility."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from streaming_server.audio.encoders import FORMATS, PCM_HZ, AudioEncoder, PcmEn
 from streaming_server.audio.pcm import Resampler, to_float32
 from streaming_server.domain import IntSamples
 from tests.support.decoders import decodable_s, ffmpeg_decode, ffprobe
-from tests.support.ear import STRINGS, agreement, recognise_digits, say, say_digits
+from tests.support.digits import STRINGS, agreement, recognise_digits, say, say_digits
 
 RATES_HZ = (16000, 22050, 24000, 44100, 48000)
 
 
 @cache
 def speech(rate_hz: int) -> IntSamples:
-    """About 2.5 s that begin with a sound."""
+    """About 2.5 s of speech without leading silence."""
     samples, own_hz = say("The quick brown fox jumps over the lazy dog.")
     samples = samples[np.flatnonzero(np.abs(samples) > 500)[0] :]
     return samples if own_hz == rate_hz else resampled(samples, own_hz, rate_hz)
@@ -38,7 +38,7 @@ def resampled(samples: IntSamples, from_hz: int, to_hz: int) -> IntSamples:
 
 
 def encode(encoder: AudioEncoder, samples: IntSamples, rate_hz: int, sizes: Iterator[int] | None = None) -> bytes:
-    """The whole file; ``sizes``: of the pieces it is given in."""
+    """Encode a complete file in pieces of these sizes."""
     encoded = encoder.start(rate_hz)
     begin = 0
     while begin < samples.size:
@@ -56,7 +56,7 @@ def decode(name: str, encoded: bytes, rate_hz: int) -> IntSamples:
 
 
 def extra(name: str, rate_hz: int) -> tuple[float, float]:
-    """Least and most samples by which the decoded audio is longer: the codec's delay, and a frame filled up."""
+    """Minimum and maximum number of additional decoded samples: the codec's delay and padding."""
     if name not in ("mp3", "aac"):
         # Where the rate is converted there and back, each way rounds up.
         exact = name in ("flac", "wav") or rate_hz == PCM_HZ or (name != "pcm" and rate_hz in (16000, 48000))
@@ -110,7 +110,7 @@ def test_first_audio_is_early(name: str, rate_hz: int) -> None:
 
 @pytest.mark.parametrize("name", ["mp3", "aac", "flac", "webm", "ogg"])
 def test_what_is_out_keeps_up_with_what_is_in(name: str) -> None:
-    """At no time is more than a little held back: half the speech in, nearly half of it decodable."""
+    """Little is buffered: after half of the speech, almost half of it is decodable."""
     samples = speech(22050)
     encoder = FORMATS[name].create()
     encoded = encoder.start(22050)

@@ -13,7 +13,7 @@ from streaming_server.audio.ogg import OggStream, OpusPages, checksum, page_size
 
 
 def pages_of(data: bytes) -> list[tuple[int, int, list[bytes]]]:
-    """``(flags, granule, packets)`` of each page, by a reader of the test's own."""
+    """Return ``(flags, granule, packets)`` of each page, read independently of the package."""
     found: list[tuple[int, int, list[bytes]]] = []
     while data:
         magic, version, flags, granule, _serial, sequence, _crc, count = struct.unpack("<4sBBqIIIB", data[:27])

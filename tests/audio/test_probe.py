@@ -1,4 +1,4 @@
-"""What counts as a recording: judged by content, whole, and never by what a name says."""
+"""Detection of recordings by their complete content, not by their name."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_two_tracks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["concat", "hls", "sdp"])
 def test_a_file_that_names_others_opens_none_of_them(kind: str, tmp_path: Path) -> None:
-    """With the secret's own folder and name at hand, as a client that guesses would."""
+    """The client guesses the folder and the name of the secret file."""
     secret = made(tmp_path / "secret.wav")
     contents = {
         "concat": f"ffconcat version 1.0\nfile '{secret}'\nfile 'secret.wav'\n".encode(),

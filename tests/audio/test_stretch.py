@@ -1,4 +1,4 @@
-"""The tempo changes as asked, the pitch stays, and it is still speech."""
+"""Tempo changes keep the pitch and the intelligibility."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming_server.audio.stretch import TimeStretch, stretched
 from streaming_server.domain import IntSamples
 from streaming_server.engines.espeak.library import Timbre
 from tests.support.decoders import ffmpeg_decode
-from tests.support.ear import STRINGS, agreement, recognise_digits, say, say_digits
+from tests.support.digits import STRINGS, agreement, recognise_digits, say, say_digits
 
 SPEEDS = (0.25, 0.3, 0.5, 0.8, 0.99, 1.25, 2.0, 3.0, 4.0)
 
@@ -48,7 +48,7 @@ def test_duration(speed: float, duration_s: float) -> None:
 
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_sounds_stay_where_they_belong(speed: float) -> None:
-    """The length is not made up by silence: a beep in the middle stays there, as long as it should be."""
+    """A beep in the middle keeps its relative position and length."""
     rate_hz = 24000
     samples = np.zeros(2 * rate_hz, np.int16)
     beep = np.arange(rate_hz // 2)
@@ -128,7 +128,7 @@ def test_encoded(name: str, speed: float) -> None:
     assert ffmpeg_decode(encoded, rate_hz).size == pytest.approx(samples.size / speed, rel=0.05)
 
 
-# The ear knows nobody who speaks at half or twice the usual rate: what is stretched was spoken the other way.
+# The recogniser is not trained on such rates, so the input is spoken at the inverse rate.
 @pytest.mark.parametrize(("speed", "rate_wpm"), [(0.5, 220), (2.0, 120)])
 def test_is_still_understood(speed: float, rate_wpm: int) -> None:
     right, wrong, backwards = [], [], []

@@ -1,9 +1,10 @@
-"""The containers' descriptions, checked by linters and played through where no container engine is at hand."""
+"""Dockerfile and compose file, checked by linters and replayed without a container engine."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -150,9 +151,20 @@ def test_compose_has_what_the_server_and_its_workers_need() -> None:
         assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
 
 
-def test_compose_starts_again_what_dies() -> None:
+def test_compose_restarts_checks_and_limits_every_service() -> None:
+    built_with_a_check = {"server"}
+    without_http = {"worker"}
     for name, service in composed("compose.yaml")["services"].items():
         assert service["restart"] == "unless-stopped", name
+        assert service["mem_limit"], name
+        assert ("healthcheck" in service) != (name in built_with_a_check), name
+        assert (service.get("healthcheck", {}).get("test") == ["NONE"]) == (name in without_http), name
+
+
+def test_images_have_a_version() -> None:
+    for files in (("compose.yaml",), ("compose.yaml", "compose.cuda.yaml")):
+        for name, service in composed(*files)["services"].items():
+            assert re.search(r":\d", service["image"]), name
 
 
 def test_compose_without_a_password_says_what_is_needed() -> None:

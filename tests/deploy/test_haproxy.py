@@ -1,4 +1,4 @@
-"""What HAProxy itself says of the configuration; what it does is in `tests.live.test_gateway`."""
+"""HAProxy accepts the configuration; its behaviour is tested in `tests.live.test_gateway`."""
 
 from __future__ import annotations
 

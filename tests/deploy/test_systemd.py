@@ -1,4 +1,4 @@
-"""What systemd itself says of the unit."""
+"""systemd accepts the unit."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_a_stop_waits_longer_than_the_server_does() -> None:
 
 
 def test_a_server_that_dies_is_started_again_however_often() -> None:
-    """But not one whose settings are wrong, which ends with 2."""
+    """A server with invalid settings exits with 2 and is not restarted."""
     lines = UNIT.read_text().splitlines()
     assert {"Restart=always", "StartLimitIntervalSec=0", "RestartPreventExitStatus=2"} <= set(lines)

@@ -130,7 +130,7 @@ class Client:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(REQUESTS, st.integers(0, 3)), min_size=1, max_size=7))
 def test_each_request_decodes_what_it_decodes_alone(decoder: Decoder, arrivals: list[tuple[Request, int]]) -> None:
-    """Whoever joins and leaves meanwhile, after however many steps."""
+    """Other rows join and leave after any number of steps."""
     waiting = deque(arrivals)
     clients: list[Client] = []
     step, pause = 0, waiting[0][1]

@@ -1,4 +1,4 @@
-"""A client that leaves stops the text front end, the voice's analysis and the vocoder between two pieces of work."""
+"""Cancellation stops the text front end, the voice analysis and the vocoder between two pieces of work."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_client_that_leaves_ends_the_work_before_the_first_code(
 
 
 def test_the_normaliser_is_given_bounded_pieces(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time grows faster than its text, and nothing can interrupt it."""
+    """Its time grows faster than linearly, and it cannot be interrupted."""
     given: list[str] = []
     words = TextNormalizer._words
 

@@ -1,4 +1,4 @@
-"""A GPU that the driver shows and torch does not use is named, with the reason."""
+"""The warning about a GPU that torch does not use, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An emotion is heard and measured: pitch, its range, rate and loudness of what the engine says."""
+"""The effect of emotions on pitch, pitch range, rate and loudness."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_each_as_one_expects(plain: Sound, sounds: dict[str, Sound]) -> None:
 
 
 def test_no_two_sound_alike(plain: Sound, sounds: dict[str, Sound]) -> None:
-    """Each pair is told apart by something that one hears: pitch, tempo, loudness or the width of the melody."""
+    """Every pair differs audibly in pitch, tempo, loudness or pitch range."""
     for (one, a), (other, b) in combinations([("plain", plain), *sounds.items()], 2):
         differences = (
             abs(12 * np.log2(a.pitch_hz / b.pitch_hz)) / 1.0,

@@ -1,4 +1,4 @@
-"""espeak-ng in a child process: crashes stay in one request, and the child has and leaves nothing that it need not."""
+"""espeak-ng in a child process: crashes affect one request, and the child is restricted and leaves nothing behind."""
 
 from __future__ import annotations
 

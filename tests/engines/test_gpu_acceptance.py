@@ -1,4 +1,4 @@
-"""The acceptance on a GPU, tried at small sizes on the CPU."""
+"""The GPU acceptance benchmark at small sizes on the CPU."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts2.flow import Slots
+from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch import codes, graphs
 from streaming_server.engines.torch.graphs import HIGH_PRIORITY, Graphs
 from streaming_server.engines.torch.sampling import Sampling
@@ -139,7 +140,7 @@ def test_one_segment_with_one_beam_is_decoded_by_the_recorded_steps(monkeypatch:
     monkeypatch.setattr(codes, "Decoder", lambda *_: pytest.fail("a decoder without recorded steps"))
     result: list[tuple[list[int], torch.Tensor]] = []
 
-    def decode() -> Iterator[None]:
+    def decode() -> Iterator[Waiting | None]:
         result.extend((yield from runtime.decode_batch(conditioning, [[5, 9]], 12, Sampling(do_sample=False))))
 
     list(decode())

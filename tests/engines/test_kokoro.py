@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
 import httpx
 import numpy as np
+import onnxruntime
 import pytest
 from onnxruntime import RunOptions
 
+from streaming_server.audio.pitch import pitch_hz
 from streaming_server.domain import Capability, FloatSamples, SpeechRequest, Voice, parse_blend
 from streaming_server.engines.kokoro.engine import KokoroEngine
 from streaming_server.engines.kokoro.folder import find_models, find_voices
@@ -78,8 +81,88 @@ def test_speed_is_the_models_own(engine: KokoroEngine, sentence: FloatSamples) -
 def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:
     alone = [speak(engine, text, own("af_heart")).size for text in ("我用", "Python")]
     assert speak(engine, "我用Python", own("af_heart")).size == pytest.approx(sum(alone), rel=0.02)
-    with pytest.raises(InvalidRequest, match="Привет"):
+    with pytest.raises(InvalidRequest, match=r"Привет.*in the language of the voice"):
         speak(engine, "Hello. Привет", own("af_heart"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("voice", "text", "phonemes"),
+    [
+        ("ef_dora", "¿Dónde? El perro salta — y cuesta 1,5 euros.", "dˈonde? el pˈero sˈalta — i"),
+        ("ff_siwis", "L'homme mange, c'est le weekend.", "lˈɔm mˈɑ̃ʒ, sɛ lə wiːkˈɛnd."),
+        ("if_sara", "Un pezzo di pizza, grazie!", "ʊn pˈɛʦːo dɪ pˈiʦːa, ɡrˈaʦje!"),
+        ("pm_alex", "Não há ninguém (aqui) hoje.", "nˌɐ̃ʊ̃ a niŋɡˈAŋ (akˈi) ˈoʒy."),
+        ("hf_alpha", "नमस्ते दुनिया।", "nəmˈʌsteː dˈʊnɪjˌaː."),
+        ("af_heart", "नमस्ते दुनिया।", "nəmˈʌsteː dˈʊnɪjˌaː."),
+        ("pf_dora+af_heart", "Não há.", "nˌɐ̃ʊ̃ ˈa."),
+    ],
+)
+async def test_other_languages_are_read_by_espeak(engine: KokoroEngine, voice: str, text: str, phonemes: str) -> None:
+    def pieces(loop: asyncio.AbstractEventLoop) -> str:
+        return " ".join(piece.phonemes for piece in engine._pieces(text, voice, loop))
+
+    found = await asyncio.to_thread(pieces, asyncio.get_running_loop())
+    assert found.startswith(phonemes)
+    assert len(tokens(found)) == len(found)
+
+
+def test_a_spanish_voice_speaks_spanish(engine: KokoroEngine) -> None:
+    assert 0.5 < speak(engine, "Hola, amigo.", own("ef_dora")).size / RATE_HZ < 3
+    assert speak(engine, "¡¡…!!", own("ef_dora")).size == 0
+
+
+def test_without_espeak_another_language_is_refused(
+    engine: KokoroEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setattr(engine, "_espeak", None)
+    with pytest.raises(InvalidRequest, match=r"needs espeak-ng \(scripts/install espeak\)"):
+        speak(engine, "Hola.", own("ef_dora"))
+
+
+def test_mandarin_tones_have_their_contours(engine: KokoroEngine) -> None:
+    contours = {}
+    for tone, syllable in ((1, "汤"), (2, "糖"), (4, "烫")):
+        voiced = pitch_hz(speak(engine, f"这个字是{syllable}。", own("zf_xiaoxiao")), RATE_HZ)
+        places = np.flatnonzero(voiced)
+        rhyme = np.split(places, np.flatnonzero(np.diff(places) > 2) + 1)[-1]  # its first consonant has no voice
+        begin, middle, end = (12 * np.log2(np.median(voiced[third])) for third in np.array_split(rhyme, 3))
+        contours[tone] = (middle - begin, end - begin)
+    level, rising, falling = contours.values()
+    assert abs(level[1]) < 2
+    assert rising[0] > 1
+    assert rising[1] > 3
+    assert falling[0] < -3
+
+
+@pytest.mark.parametrize(
+    ("device", "offered", "chosen"),
+    [
+        ("auto", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["model_fp16", "CUDAExecutionProvider"]),
+        ("cuda", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["model_fp16", "CUDAExecutionProvider"]),
+        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["model_quantized"]),
+        ("auto", ["AzureExecutionProvider", "CPUExecutionProvider"], ["model_quantized"]),
+    ],
+)
+def test_cuda_is_chosen_where_it_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, offered: list[str], chosen: list[str]
+) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "voices").mkdir()
+    for name in ("onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx", "voices/af_heart.bin"):
+        (tmp_path / name).write_bytes(b"-")
+    asked: list[object] = []
+
+    def session(model: Path, options: object, providers: list[str]) -> object:
+        asked.extend((model.stem, *providers))
+        raise RuntimeError("no session is made")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineUnavailable, match="no session is made"):
+        KokoroEngine(model_dir=tmp_path, device=device)
+    assert asked == [*chosen, "CPUExecutionProvider"]
 
 
 def test_a_recording_is_answered_by_a_voice_of_its_own(engine: KokoroEngine) -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.threads import WAITING, Check, Emit, OwnerThread, Steps
 
 pytestmark = pytest.mark.anyio
 
@@ -122,3 +122,121 @@ async def test_a_fast_producer_does_not_starve_the_loop(owner: OwnerThread) -> N
     assert not reading.done()
     ticked.set()
     await reading
+
+
+# Generators that share the thread
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[tuple[OwnerThread, list[str]]]:
+    """An owner thread, and what its common step and its generators did."""
+    done: list[str] = []
+
+    def step() -> bool:
+        done.append("step")
+        return False
+
+    thread = OwnerThread("test-owner", step)
+    yield thread, done
+    await thread.aclose()
+
+
+async def test_generators_take_turns_with_a_common_step_after_each_round(shared: tuple[OwnerThread, list[str]]) -> None:
+    thread, done = shared
+    both_there = threading.Event()
+
+    def count(name: str, check: Check) -> Steps[str]:
+        if name == "b":
+            both_there.set()
+        while not both_there.is_set():
+            yield WAITING
+        for number in range(3):
+            done.append(name)
+            yield f"{name}{number}"
+
+    async def read(name: str) -> list[str]:
+        return [item async for item in thread.interleave(lambda check: count(name, check))]
+
+    first = asyncio.create_task(read("a"))
+    await asyncio.sleep(0.02)
+    second = asyncio.create_task(read("b"))
+    thread.wake()
+    assert await first == ["a0", "a1", "a2"]
+    assert await second == ["b0", "b1", "b2"]
+    turns = "".join("|" if entry == "step" else entry for entry in done)
+    assert turns.count("ab") == 2
+    assert "aa" not in turns
+    assert "bb" not in turns
+
+
+async def test_a_generator_that_nobody_reads_stops_and_the_others_go_on(shared: tuple[OwnerThread, list[str]]) -> None:
+    thread, _ = shared
+    made: list[int] = []
+
+    def endless(check: Check) -> Steps[int]:
+        for number in range(10**6):
+            made.append(number)
+            yield number
+
+    def short(check: Check) -> Steps[int]:
+        yield from range(200)
+
+    async with aclosing(thread.interleave(endless, limit=4)) as slow:
+        await anext(slow)
+        assert [item async for item in thread.interleave(short, limit=7)] == list(range(200))
+        assert len(made) <= 2 * 4 + 1
+        for expected in range(1, 30):
+            assert await anext(slow) == expected
+
+
+async def test_closing_closes_the_generator_while_it_waits(shared: tuple[OwnerThread, list[str]]) -> None:
+    thread, _ = shared
+    closed = threading.Event()
+
+    def waiting(check: Check) -> Steps[int]:
+        try:
+            yield 1
+            while True:
+                yield WAITING
+        finally:
+            closed.set()
+
+    items = thread.interleave(waiting)
+    assert await anext(items) == 1
+    await items.aclose()
+    assert closed.is_set()
+
+
+async def test_an_error_ends_its_generator_and_one_of_the_common_step_all_of_them() -> None:
+    fails = threading.Event()
+
+    def step() -> bool:
+        if fails.is_set():
+            raise ZeroDivisionError
+        return False
+
+    thread = OwnerThread("test-owner", step)
+
+    def waiting(check: Check) -> Steps[int]:
+        while True:
+            yield WAITING
+
+    def broken(check: Check) -> Steps[int]:
+        yield 1
+        raise KeyError("x")
+
+    async def read() -> None:
+        async for _ in thread.interleave(waiting):
+            pass
+
+    readers = [asyncio.create_task(read()) for _ in range(2)]
+    with pytest.raises(KeyError):
+        async for _ in thread.interleave(broken):
+            pass
+    assert not any(reader.done() for reader in readers)
+    fails.set()
+    thread.wake()
+    for reader in readers:
+        with pytest.raises(ZeroDivisionError):
+            await reader
+    await thread.aclose()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts.stream import VocoderThread
+from streaming_server.engines.threads import WAITING, Waiting
+from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
+
+RATE_HZ = 24_000
 
 
 def test_what_is_decoded_next_does_not_change_a_job_that_waits() -> None:
@@ -24,27 +29,82 @@ def test_what_is_decoded_next_does_not_change_a_job_that_waits() -> None:
         begin.wait()
         return given
 
-    with VocoderThread(torch.device("cpu")) as vocoding:
+    thread = VocoderThread(torch.device("cpu"), RATE_HZ)
+    with thread.session() as vocoding:
         vocoding.submit(first, lambda: torch.stack([buffer[0]]), is_computed=True)
         vocoding.submit(lambda given: given, lambda: torch.stack([buffer[1]]), is_computed=True)
         buffer.fill_(7.0)
         begin.set()
-        assert [samples.tolist() for samples in vocoding.rest()] == 2 * [[[0.0, 0.0, 0.0]]]
-    vocoding.close()
+        rest = list(vocoding.rest())
+        assert [np.asarray(samples).tolist() for samples in rest] == 2 * [[[0.0, 0.0, 0.0]]]
+    thread.close()
 
 
-def test_decoding_hands_out_copies_unless_it_is_asked_for_views() -> None:
+def test_decoding_hands_out_copies_and_a_joined_prompt_views() -> None:
     runtime = parity.build_runtime()
     conditioning = parity.numbers()["cond"]
 
-    def latents(*, views: bool) -> list[Tensor]:
-        return [latent for _, latent in runtime.decode(conditioning, [5, 9], 8, do_sample=False, views=views)]
+    def joined(text: list[int]) -> list[Tensor]:
+        pairs = runtime.join(conditioning, text, 8, Sampling(do_sample=False))
+        return [pair[1] for pair in pairs if not isinstance(pair, Waiting)]
 
-    copies, seen = latents(views=False), latents(views=True)
+    copies = [latent for _, latent in runtime.decode(conditioning, [5, 9], 8, do_sample=False)]
+    seen = joined([5, 9])
     assert all(torch.equal(copy, view) for copy, view in zip(copies, seen, strict=True))
     assert len({view.untyped_storage().data_ptr() for view in seen}) == 1
-    list(runtime.decode(conditioning, [44, 3, 90], 8, do_sample=False))
+    joined([44, 3, 90])
     assert [torch.equal(copy, view) for copy, view in zip(copies, seen, strict=True)] != [True] * len(copies)
+
+
+def test_the_listener_who_runs_dry_first_is_served_first() -> None:
+    """One without audio so far before those that have some; jobs of one request in their order."""
+    thread, begin, ran = VocoderThread(torch.device("cpu"), RATE_HZ), threading.Event(), []
+
+    def job(name: str, seconds: float) -> Callable[[None], Tensor]:
+        def vocode(_: None) -> Tensor:
+            begin.wait()
+            ran.append(name)
+            return torch.zeros(round(seconds * RATE_HZ))
+
+        return vocode
+
+    with thread.session() as ahead, thread.session() as behind, thread.session() as new:
+        ahead.has_audio(now_s=100.0, audio_s=9.0)
+        behind.has_audio(now_s=105.0, audio_s=1.0)
+        with thread.session() as first:
+            first.submit(job("first", 1.0), lambda: None)
+            for session, name, seconds in (
+                (ahead, "ahead", 1.0), (behind, "behind 1", 2.0), (behind, "behind 2", 9.0), (behind, "behind 3", 1.0),
+                (new, "new", 1.0),
+            ):  # fmt: skip
+                session.submit(job(name, seconds), lambda: None)
+            begin.set()
+            for session in (first, ahead, behind, new):
+                list(session.rest())
+    thread.close()
+    assert ran == ["first", "new", "behind 1", "behind 2", "ahead", "behind 3"]
+    assert thread.s_per_audio_s > 0
+
+
+def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:
+    thread, begin, ran = VocoderThread(torch.device("cpu"), RATE_HZ, lambda: None), threading.Event(), []
+
+    def vocode(name: str) -> Tensor:
+        begin.wait()
+        ran.append(name)
+        return torch.zeros(3)
+
+    with thread.session() as other:
+        with thread.session() as left:
+            left.submit(vocode, lambda: "running")
+            left.submit(vocode, lambda: "queued")
+            other.submit(vocode, lambda: "other")
+            assert list(itertools.islice(left.rest(), 3)) == [WAITING] * 3
+            begin.set()
+        while not isinstance(next(other.rest()), np.ndarray):
+            pass
+    thread.close()
+    assert ran == ["running", "other"]
 
 
 class Stream:
@@ -91,11 +151,12 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
         ran["vocode"] = entered.stream
         return given
 
-    with VocoderThread(torch.device("cuda", 0)) as vocoding:
+    thread = VocoderThread(torch.device("cuda", 0), RATE_HZ)
+    with thread.session() as vocoding:
         vocoding.submit(vocode, copy, is_computed=is_computed)
         [samples] = vocoding.rest()
-    vocoding.close()
-    assert np.array_equal(samples, [1.0, 1.0])
+    thread.close()
+    assert np.array_equal(np.asarray(samples), [1.0, 1.0])
     assert len({decoding, ran["copy"], ran["vocode"]}) == 3
     assert ran["copy"].waits == ([] if is_computed else [decoding])
     assert ran["vocode"].waits == [ran["copy"]]

@@ -1,4 +1,4 @@
-"""The database: how it is opened, brought up to date, and what is said when it cannot be."""
+"""Opening and migrating the database, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_several_processes_may_open_a_new_database_at_once(database_url: str, tm
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("nonsense", "DATABASE_URL is no database URL"),
+        ("nonsense", "DATABASE_URL is not a database URL"),
         ("mysql://a@b/c", "sqlite or postgresql is needed, not mysql"),
         (
             "postgresql://user:secret@127.0.0.1:1/none",

@@ -1,4 +1,4 @@
-"""Finished files: whole or not there."""
+"""The file store: a file is complete or does not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases of earlier versions, made by hand as those made them."""
+"""Migration of databases of earlier versions."""
 
 from __future__ import annotations
 

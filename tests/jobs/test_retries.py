@@ -1,4 +1,4 @@
-"""Attempts that fail, processes that die and storage outages, as the job store counts them."""
+"""How the job store counts failed attempts, process deaths and storage outages."""
 
 from __future__ import annotations
 

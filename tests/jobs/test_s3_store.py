@@ -1,4 +1,4 @@
-"""Object storage, against a server that speaks like S3; at the end two machines that share nothing else."""
+"""Object storage against an S3 server, also with two machines that share nothing else."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_store_that_is_away_is_no_missing_file(
 
 
 def test_servers_that_share_only_the_store_and_the_database(s3: str, tmp_path: Path, database_url: str) -> None:
-    """What one accepted, another serves: uploads, audio and files of workflows."""
+    """Uploads, audio and workflow files of one machine are available on another."""
     common: dict[str, Any] = {"files_url": s3, "database_url": database_url}
     engine = speaking(tone(0.3))
     content = (RECORDINGS / "voice_06.wav").read_bytes()

@@ -1,4 +1,4 @@
-"""Files that are not whole yet, and what dies with a process and what does not."""
+"""Unfinished files, and their cleanup after the death of a process."""
 
 from __future__ import annotations
 

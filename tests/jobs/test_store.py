@@ -1,4 +1,4 @@
-"""The job store, over SQLite and PostgreSQL alike: nothing is done twice, nothing is forgotten, whoever dies."""
+"""The job store with SQLite and PostgreSQL: jobs run exactly once in spite of process deaths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads, over SQLite and PostgreSQL alike: whole, once, and there for as long as anybody needs them."""
+"""Uploads with SQLite and PostgreSQL: complete, stored once, and kept while they are used."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_one_that_an_unfinished_job_needs_outlives_its_time(
 
 
 def reaping(storage: Storage, stop: threading.Event) -> threading.Thread:
-    """One who removes what has expired, again and again."""
+    """Remove expired uploads repeatedly."""
 
     def reap() -> None:
         while not stop.wait(0.004):
@@ -179,7 +179,7 @@ def reaping(storage: Storage, stop: threading.Event) -> threading.Thread:
 
 
 def test_expiry_and_submission_at_once(folder: Path, database_url: str, content: bytes) -> None:
-    """Either the job is refused, or its upload stays: never a job without its upload."""
+    """Either the job is rejected or its upload is kept."""
     with opened_storage(folder, database_url, keep_s=0.4) as storage:
         stop = threading.Event()
         reaper = reaping(storage, stop)
@@ -208,7 +208,7 @@ def test_expiry_and_submission_at_once(folder: Path, database_url: str, content:
 def test_expiry_waits_for_a_submission_that_has_seen_the_upload(
     folder: Path, database_url: str, content: bytes
 ) -> None:
-    """Its time is over after the look and before the job's need of it is written."""
+    """The upload expires after the check and before the job is stored."""
     with opened_storage(folder, database_url, keep_s=0.5) as storage:
         upload, _ = received(storage, content)
         reaper = threading.Thread(target=storage.uploads.delete_expired)
@@ -249,7 +249,7 @@ def test_expiry_waits_for_an_upload_of_the_same_content(
 def test_no_record_is_told_before_its_file_is_there(
     folder: Path, database_url: str, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who dies between the two leaves a file, which is found, and never a record, which is believed."""
+    """A process that dies between the two leaves a file without a record, never a record without a file."""
     with opened_storage(folder, database_url) as storage:
         found: list[Upload | None] = []
         put = storage.files.put
@@ -264,7 +264,7 @@ def test_no_record_is_told_before_its_file_is_there(
 
 
 def test_expiry_and_upload_at_once(folder: Path, database_url: str, content: bytes) -> None:
-    """Who has been told that it is there finds the file."""
+    """An upload that is reported as stored can be read."""
     with opened_storage(folder, database_url, keep_s=0.05) as storage:
         stop = threading.Event()
         reaper = reaping(storage, stop)
@@ -284,7 +284,7 @@ def test_expiry_and_upload_at_once(folder: Path, database_url: str, content: byt
 def test_a_file_without_a_record_goes_and_one_that_is_just_being_brought_stays(
     folder: Path, database_url: str, content: bytes
 ) -> None:
-    """What a process leaves that dies between the rename and the commit."""
+    """The state after a process death between the rename and the commit."""
     with opened_storage(folder, database_url, keep_s=0.2) as storage:
         (folder / "uploads").mkdir(exist_ok=True)
         orphan = folder / "uploads" / ("0" * 64)

@@ -1,4 +1,4 @@
-"""Who works, and what a broker has lost sight of; and workflows in the store."""
+"""The worker registry, lost messages, and workflows in the store."""
 
 from __future__ import annotations
 

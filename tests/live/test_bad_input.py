@@ -1,4 +1,4 @@
-"""Whatever a client sends gets a clear 4xx, never reaches the engine, and the next request works."""
+"""Invalid requests get a clear 4xx and do not reach the engine, and the next request works."""
 
 from __future__ import annotations
 

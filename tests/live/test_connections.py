@@ -1,4 +1,4 @@
-"""Connections as clients should not use them: upgrades, old versions, huge heads, requests that never end, too many."""
+"""Unusual connections: upgrades, HTTP/1.0, large heads, incomplete requests, too many connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def connected(live: LiveServer) -> Iterator[socket.socket]:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """Return the data received until the server closes the connection."""
     received = b""
     try:
         while piece := connection.recv(65536):
@@ -45,7 +45,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def answers(live: LiveServer, request: bytes) -> bytes:
-    """All that a connection gets for what it sends, with ``Connection: close`` in the last request."""
+    """Return the complete response to the data, whose last request has ``Connection: close``."""
     with connected(live) as connection:
         connection.sendall(request)
         return everything(connection)
@@ -164,7 +164,7 @@ def test_a_head_that_is_not_complete_in_time_is_given_up(sent: bytes) -> None:
 
 
 def drip(connection: socket.socket, drop: bytes) -> bytes:
-    """Send a drop now and then; what comes back, once something does."""
+    """Send slowly until the server responds, and return the response."""
     connection.settimeout(0.02)
     for _ in range(1500):
         connection.sendall(drop)

@@ -1,4 +1,4 @@
-"""What an operator sees of streams that do not get on."""
+"""Diagnostics of stalled streams."""
 
 from __future__ import annotations
 
@@ -59,6 +59,20 @@ def test_each_stream_shows_where_it_is() -> None:
             client.close()
         eventually(lambda: {stream["state"] for stream in streams(live)} == {"kept"})
         assert metrics(live)["speech_oldest_stream_seconds"] == 0
+
+
+def test_underruns_are_counted_for_clients_that_play_while_they_receive() -> None:
+    with running(by_text({"gap": [tone(0.1), 0.4, tone(0.1)]}), resume_keep_s=60) as live:
+        live.post("/synthesize", {"text": "gap"}).raise_for_status()
+        before = metrics(live)
+        assert (before["speech_underruns_total"], before["speech_underrun_seconds_total"]) == (0, 0)
+        for path in ("/synthesize_stream", "/synthesize_stream_opus"):
+            live.post(path, {"text": "gap"}, headers={"X-Request-Id": path}).raise_for_status()
+        after = metrics(live)
+        counted = {stream["request_id"]: stream["underruns"] for stream in streams(live)}
+        assert min(counted.values()) >= 1
+        assert after["speech_underruns_total"] == sum(counted.values())
+        assert after["speech_underrun_seconds_total"] >= 2 * 0.15
 
 
 @pytest.mark.parametrize("header", ["Origin", "X-Forwarded-For", "Forwarded"])

@@ -1,4 +1,4 @@
-"""A device without memory, or one that fails: what clients get, what the next request gets, how the process ends."""
+"""Out of memory and device failures: the response, the next request, and the end of the process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Faults:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for runtime in (Runtime, Runtime2):
-            patch.setattr(runtime, "decode", self._decoding(runtime.decode))
+            patch.setattr(runtime, "join", self._decoding(runtime.join))
         patch.setattr(Windows, "__call__", self._vocoding(Windows.__call__))
         for module in (engine15, engine2):
             patch.setattr(module, "decode_native", self._reading(module.decode_native))

@@ -1,4 +1,4 @@
-"""The description of the API: valid by an independent reader, complete, and true of the running server."""
+"""The OpenAPI description is valid, complete, and agrees with the running server."""
 
 from __future__ import annotations
 

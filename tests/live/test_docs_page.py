@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(server: LiveServer, browser: Browser) -> Iterator[Page]:
-    """The page once it is drawn; fails where it asked another host or a script failed."""
+    """Return the rendered page; fails on script errors or requests to other hosts."""
     asked: list[str] = []
     complaints: list[str] = []
     shown = browser.new_page()

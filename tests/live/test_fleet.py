@@ -1,4 +1,4 @@
-"""The queue of several servers as one, between real ones."""
+"""The combined queue status of several real servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATUS = "/opus_queue_status"
 
 @contextmanager
 def fleet_of(count: int, *absent: str, **settings: Any) -> Iterator[list[LiveServer]]:
-    """So many servers that know of each other, and of further ones that are not there."""
+    """Servers that list each other and unreachable ones in `FLEET`."""
     ports = [free_port() for _ in range(count)]
     urls = (*(f"http://127.0.0.1:{port}/" for port in ports), *absent)
     with ExitStack() as stack:

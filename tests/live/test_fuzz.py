@@ -1,4 +1,4 @@
-"""Requests made up from `/openapi.json`: every answer is one that it describes, and what it forbids is refused."""
+"""Requests generated from `/openapi.json`: responses conform to it, and invalid requests are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HiggsAudio contract on real sockets: files, events, uploads, dialogues, refusals."""
+"""The HiggsAudio contract over real sockets: files, events, uploads, dialogues, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.cli import main
 from streaming_server.domain import FloatSamples
-from tests.support.ear import DIGITS, STRINGS, agreement, recognise_digits
+from tests.support.digits import DIGITS, STRINGS, agreement, recognise_digits
 from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
 
@@ -45,14 +45,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def speaker(data: Path) -> Iterator[LiveServer]:
-    """A server that really speaks."""
+    """A server with a real engine."""
     with running(**start(data)) as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[LiveServer]:
-    """A server that makes one second of a tone."""
+    """A server that returns one second of a tone."""
     with running(speaking(*[tone(0.25)] * 4), **start(data)) as live:
         yield live
 
@@ -178,8 +178,8 @@ def test_what_an_engine_cannot_do_is_logged(speaker: LiveServer, caplog: pytest.
     caplog.set_level("INFO")
     speaker.post(GENERATE, {"text": "a"})
     messages = [record.message for record in caplog.records]
-    assert "the hibari engine has no scene: what was asked of it is ignored" in messages
-    assert "the hibari engine has no smart_voice: what was asked of it is ignored" in messages
+    assert "capability missing: the hibari engine has no scene; the option is ignored" in messages
+    assert "capability missing: the hibari engine has no smart_voice; the option is ignored" in messages
 
 
 def test_events(server: LiveServer) -> None:
@@ -407,7 +407,7 @@ def test_fields_of_a_form(server: LiveServer, data: Path) -> None:
         (b"no audio" * 100, {}, 422, "ref_audio_file is not a recording"),
         ((RECORDINGS / "voice_01.wav").read_bytes()[:60], {}, 422, "ref_audio_file"),
         (b"x" * (1024 * 1024 + 1), {}, 413, "the file is larger than 1 MiB"),
-        (None, {"text": " "}, 400, "文本不能为空"),
+        (None, {"text": " "}, 400, "text must not be blank"),
         (None, {"temperature": "3"}, 422, "temperature"),
         (None, {"seed": "one"}, 422, "seed"),
         (None, {"text": b"\xff"}, 422, "UTF-8"),
@@ -492,8 +492,8 @@ class RawUpload(RawClient):
     ("change", "status", "sentence"),
     [
         ({"text": None}, 422, "text"),
-        ({"text": ""}, 400, "文本不能为空"),
-        ({"text": " \n"}, 400, "文本不能为空"),
+        ({"text": ""}, 400, "text must not be blank"),
+        ({"text": " \n"}, 400, "text must not be blank"),
         ({"text": "a" * 20001}, 422, "at most 20000"),
         ({"text": "a\0"}, 422, "U+0000"),
         ({"text": "[SPEAKER0]"}, 422, "no text after [SPEAKER0]"),

@@ -1,4 +1,4 @@
-"""HiggsAudio itself behind every route, on a tiny checkpoint, as its flags start it, and its clients."""
+"""The HiggsAudio model behind every route, with a tiny checkpoint, its flags and its clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real model runtime behind every route, on a tiny checkpoint, as ``./start_api.sh`` starts it."""
+"""The IndexTTS runtime behind every route, with a tiny checkpoint, started by ``./start_api.sh``."""
 
 from __future__ import annotations
 

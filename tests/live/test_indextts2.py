@@ -1,4 +1,4 @@
-"""IndexTTS 2.0 and 2.5 behind every route, on tiny folders."""
+"""IndexTTS 2.0 and 2.5 behind every route, with tiny checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of the allowed size that are expensive to read: refused in a few words, or read beside the event loop."""
+"""Expensive bodies of the maximum size are rejected, or parsed outside the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, in a recording or in a model: an error for that request alone."""
+"""Non-finite numbers in a recording or a model fail only that request."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 @pytest.fixture(scope="module")
 def speaker() -> Iterator[LiveServer]:
-    """A server that really speaks."""
+    """A server with a real engine."""
     with running() as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    """A server that makes one second of a tone."""
+    """A server that returns one second of a tone."""
     with running(speaking(*[tone(0.25)] * 4)) as live:
         yield live
 
@@ -363,7 +363,7 @@ def test_tts_url_in_its_second_form(server: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("path", "change", "sentence"),
     [
-        ("/tts_url", {"text": ""}, "文本不能为空"),
+        ("/tts_url", {"text": ""}, "text must not be blank"),
         ("/tts_url", {"spk_audio_path": "../pyproject.toml"}, "unknown spk_audio_path"),
         ("/tts_url", {"spk_audio_path": "/etc/passwd"}, "unknown spk_audio_path"),
         ("/tts_url", {"spk_audio_path": None}, "audio_paths or spk_audio_path is required"),
@@ -378,7 +378,7 @@ def test_tts_url_in_its_second_form(server: LiveServer) -> None:
         ("/tts_url", {"emo_control_method": 2, "emo_vec": [-0.1] + [0] * 7}, "emo_vec"),
         ("/tts_url", {"emo_control_method": 2, "emo_vec": [0.2] * 8}, "情感向量之和不能超过1.5，请调整后重试。"),
         ("/tts_url", {"emo_weight": 1.1}, "emo_weight"),
-        ("/tts", {"text": " "}, "文本不能为空"),
+        ("/tts", {"text": " "}, "text must not be blank"),
         ("/tts", {"character": "nobody"}, "unknown character 'nobody'"),
         ("/tts", {"character": None}, "character"),
     ],

@@ -299,3 +299,33 @@ def test_a_session_speaks_in_the_voice_of_its_recording(server: LiveServer, reco
         assert request.voice.transcript == "One."
         assert request.voice.path.is_file()
     eventually(lambda: not request.voice.path.exists())
+
+
+def test_ssml_is_read_where_it_is_declared(server: LiveServer) -> None:
+    markup = "<speak>One<break time='500ms'/>two <voice name='nova'>three</voice></speak>"
+    plain = len(spoken(server, input="One", response_format="pcm").content)
+    server.engine.requests.clear()
+    answer = spoken(server, input=markup, ssml=True, response_format="pcm")
+    assert len(answer.content) == 3 * plain + 24000
+    assert [request.text for request in server.engine.requests] == ["One", "two ", "three"]
+    assert [request.voice.name for request in server.engine.requests] == ["voice_01", "voice_01", "voice_05"]
+    server.engine.requests.clear()
+    spoken(server, input=markup)
+    assert server.engine.requests[0].text == markup
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"input": "<speak>\n<break time='x'/></speak>", "ssml": True}, "line 2, column 1: time"),
+        ({"input": "<speak><voice name='nobody'>a</voice></speak>", "ssml": True}, "nobody"),
+        ({"input": "<speak> </speak>", "ssml": True}, "blank"),
+        ({"input": "<speak>" + "a" * 4097 + "</speak>", "ssml": True}, "at most 4096"),
+        ({"input": "a [pause 60s] b"}, "pause of 60 s"),
+    ],
+)
+def test_markup_that_is_not_valid_is_a_400(server: LiveServer, fields: dict[str, Any], sentence: str) -> None:
+    refused = spoken(server, **fields)
+    assert refused.status_code == 400
+    assert sentence in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] == "input"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from streaming_server.domain import Capability
 from tests.support.browser import Player, chromium, player
 from tests.support.fakes import tone
 from tests.support.server import LiveServer, running, speaking
@@ -25,7 +26,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[LiveServer]:
-    with running(speaking(tone(0.5)), api_keys=(KEY,)) as live:
+    engine = speaking(tone(0.5))
+    engine.capabilities = frozenset({Capability.VOICE_CLONING})
+    with running(engine, api_keys=(KEY,)) as live:
         yield live
 
 
@@ -56,7 +59,7 @@ def test_the_page_asks_for_the_key_and_works_with_it(page: Player) -> None:
     page.play_whole()
     assert page.state("playedSamples") == 24000
     page.page.click("#voices li:nth-child(2) .listen")
-    expect(page.page.locator("#voices li:nth-child(2) .listen")).to_have_attribute("aria-label", "Listen to voice 02")
+    expect(page.page.locator("#voices li:nth-child(2) .listen")).to_have_attribute("aria-label", "Listen to Echo")
     assert any(url.endswith("/download_reference_audio/1") for url in page.requested)
 
 
@@ -78,7 +81,7 @@ def test_the_key_is_kept_for_the_tab_or_on_the_device(page: Player, *, keep: boo
 def test_the_command_line_names_the_key_and_does_not_show_it(page: Player, tmp_path: Path) -> None:
     enter(page)
     page.page.wait_for_selector("#voices input")
-    shown = page.page.inner_text("#curl")
+    shown = page.page.text_content("#snippet")
     assert KEY not in page.page.content()
     strict = shown.replace("curl ", "curl -sS --fail-with-body ", 1)
     subprocess.run(

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from streaming_server.domain import Capability
-from tests.support.browser import Player, chromium, player
+from tests.support.browser import Player, accessible, chromium, player
 from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, by_text, running, speaking
 
@@ -40,11 +39,6 @@ def fake() -> Iterator[LiveServer]:
 def page(browser: Browser, fake: LiveServer) -> Iterator[Player]:
     with player(browser, fake.port) as opened:
         yield opened
-
-
-def accessible(page: Page) -> None:
-    results = Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
 
 
 def with_capabilities(*capabilities: Capability) -> FakeEngine:
@@ -131,7 +125,11 @@ def test_only_controls_that_have_an_effect_are_shown(
     with running(engine) as live, player(browser, live.port) as opened:
         opened.page.click("#settings summary")
         shown = opened.page.locator("#fields :is(input, select)").filter(visible=True)
-        assert {control.get_attribute("name") for control in shown.all()} == fields | {"opus_complexity", "verbose"}
+        assert {control.get_attribute("name") for control in shown.all()} == fields | {
+            "opus_complexity",
+            "speed",
+            "verbose",
+        }
         opened.page.select_option("#format", "mp3")
         expect(opened.page.locator("#opus_complexity")).to_be_hidden()
         expect(opened.page.locator("#bitrate")).to_be_hidden()
@@ -173,10 +171,10 @@ def test_a_missing_recording_is_told_beside_the_voices(browser: Browser, tmp_pat
 
 def test_a_server_that_is_gone_is_told_in_the_pages_language(browser: Browser) -> None:
     with running(speaking(tone(0.1))) as live, player(browser, live.port, locale="zh-CN") as opened:
-        opened.page.route("**/synthesize_stream_opus", lambda route: route.abort())
+        opened.page.route("**/player/speech", lambda route: route.abort())
         opened.play("a")
         expect(opened.page.locator("#error")).to_have_text("无法连接服务器。")
-        opened.page.unroute("**/synthesize_stream_opus")
+        opened.page.unroute("**/player/speech")
         opened.page.get_by_role("button", name="重试").click()
         opened.wait("playerState.phase === 'done'")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -24,7 +25,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[LiveServer]:
-    scripts: dict[str, list[Step]] = {"short": [tone(0.5)], "long": [tone(30.0)], "endless": [tone(2.0), FOREVER]}
+    scripts: dict[str, list[Step]] = {
+        "short": [tone(0.5)],
+        "second": [tone(1.0)],
+        "sweep": [tone(0.5, frequency) for frequency in range(200, 800, 50)],
+        "long": [tone(30.0)],
+        "endless": [tone(2.0), FOREVER],
+    }
     with running(by_text(scripts)) as live:
         yield live
 
@@ -54,30 +61,94 @@ def test_the_complete_speech_is_replayed_without_another_synthesis(
     browser: Browser, fake: LiveServer, format_name: str
 ) -> None:
     with player(browser, fake.port, without=METHODS[format_name]) as opened:
+        button = opened.page.locator("#pause")
         opened.play_whole("short")
         synthesised = len(fake.engine.requests)
-        opened.wait("Number.isFinite(document.getElementById('clip').duration)")
-        opened.wait("!document.getElementById('clip').dataset.measuring")
-        assert opened.page.evaluate("document.getElementById('clip').duration") == pytest.approx(0.5, abs=0.05)
-        opened.page.evaluate("document.getElementById('clip').play()")
-        opened.wait("document.getElementById('clip').ended")
+        expect(button).to_have_text("Replay")
+        for _ in range(2):
+            button.click()
+            opened.wait("playerState.phase === 'playing' && playerState.level > 0.01")
+            opened.wait("playerState.phase === 'done'")
+            assert opened.state("playedSeconds") == pytest.approx(0.5, abs=0.05)
         assert len(fake.engine.requests) == synthesised
 
 
-def test_seeking_takes_over_from_the_stream(browser: Browser, fake: LiveServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_name", [*METHODS])
+def test_what_was_received_is_sought_while_more_arrives(browser: Browser, fake: LiveServer, format_name: str) -> None:
+    with player(browser, fake.port, without=METHODS[format_name]) as opened:
+        position = opened.page.get_by_role("slider", name="Position in the speech")
+        opened.play("endless")
+        opened.wait("playerState.playedSeconds > 0.1")
+        opened.page.click("#pause")
+        for key, second in {"End": 2, "ArrowLeft": 0, "Home": 0}.items():
+            position.press(key)
+            opened.wait(f"Math.abs(playerState.playedSeconds - {second}) < 0.1")
+        # The width shows six seconds.
+        box = position.bounding_box()
+        assert box is not None
+        position.click(position={"x": box["width"] / 6, "y": 10})
+        opened.wait("Math.abs(playerState.playedSeconds - 1) < 0.1")
+        expect(position).to_have_attribute("aria-valuenow", "1")
+        opened.page.click("#pause")
+        opened.wait("playerState.playedSeconds > 1.3")
+        assert opened.state("phase") == "playing"
+
+
+def test_a_place_that_is_sought_sounds_as_it_did(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        opened.play_whole("sweep")
+        whole = opened.laid()
+        opened.page.evaluate("ears.laid = []")
+        opened.page.locator("#wave").press("End")
+        opened.page.locator("#wave").press("ArrowLeft")
+        opened.wait("playerState.phase === 'done' && playerState.level < 0.001")
+        again = opened.laid()
+        assert again.size == pytest.approx(5 * 48000, abs=4800)
+        before = whole[-again.size :]
+        assert np.corrcoef(again[:4800], before[:4800])[0, 1] > 0.99
+        # The decoder takes a moment until it has forgotten that it began in between.
+        assert np.abs(again[9600:] - before[9600:]).max() < 0.01
+
+
+def test_the_tempo_keeps_the_pitch(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        opened.page.select_option("#tempo", "2")
+        opened.play_whole("second")
+        faster = opened.laid()
+        assert faster.size / 48000 == pytest.approx(0.5, abs=0.1)
+        middle = faster[4800:19200]
+        spectrum = np.abs(np.fft.rfft(middle * np.hanning(middle.size)))
+        assert np.argmax(spectrum) * 48000 / middle.size == pytest.approx(220, abs=5)
+        assert opened.state("playedSeconds") == pytest.approx(1, abs=0.001)
+
+
+def test_the_volume_is_heard_and_kept(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        opened.page.locator("#volume").fill("0.2")
+        opened.play("long")
+        opened.heard_ms()
+        opened.wait("playerState.level > 0.08")
+        assert opened.state("level") < 0.12  # a fifth of the half of full scale
+        opened.page.locator("#volume").fill("0")
+        opened.wait("playerState.level < 0.001")
+        opened.page.reload()
+        expect(opened.page.locator("#volume")).to_have_value("0")
+
+
+@pytest.mark.parametrize("save_as", ["ogg", "wav"])
+def test_it_is_saved_in_a_chosen_format_as_soon_as_it_is_complete(
+    browser: Browser, fake: LiveServer, tmp_path: Path, save_as: str
+) -> None:
     with player(browser, fake.port) as opened:
         opened.play("long")
         opened.heard_ms()
         expect(opened.page.locator("#download")).to_be_enabled()
-        samples, rate_hz = decode_native(opened.download(tmp_path))
+        opened.page.select_option("#save-as", save_as)
+        path = opened.download(tmp_path)
+        assert path.suffix == f".{save_as}"
+        samples, rate_hz = decode_native(path)
         assert samples.size / rate_hz == pytest.approx(30, abs=0.001)
         assert opened.state("phase") == "playing"
-        opened.wait("document.getElementById('clip').duration > 29")
-        opened.page.evaluate("document.getElementById('clip').currentTime = 20")
-        opened.wait("playerState.phase === 'stopped'")
-        opened.wait("document.getElementById('clip').currentTime > 20.2")
-        opened.page.click("#voices li:nth-child(2) .listen")
-        opened.wait("document.getElementById('clip').paused")
 
 
 def test_a_recording_stops_the_speech(browser: Browser, fake: LiveServer) -> None:

@@ -1,4 +1,4 @@
-"""A stream whose connection broke goes on where it stopped, byte for byte."""
+"""Resuming a stream after a disconnect, byte for byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def whole(server: LiveServer) -> httpx.Response:
 
 
 def read_some(live: LiveServer, path: str, least: int, **headers: str) -> tuple[str, bytes]:
-    """A stream's id and its first bytes; then the connection breaks."""
+    """Return a stream's id and its first bytes, then disconnect."""
     with live.client.stream("POST", path, json={"text": "a"}, headers=headers) as response:
         received = b""
         for piece in response.iter_raw():

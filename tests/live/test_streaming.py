@@ -1,4 +1,4 @@
-"""What only a real socket shows: first bytes, cut streams, the queue, clients that leave or do not read."""
+"""Behaviour on real sockets: first bytes, incomplete streams, the queue, disconnects and slow readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was accepted outlives a storage that cannot be used and texts that kill the process."""
+"""Accepted tasks survive storage outages and texts that kill the process."""
 
 from __future__ import annotations
 

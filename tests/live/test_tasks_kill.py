@@ -1,4 +1,4 @@
-"""What was accepted is done, once and whole, whatever happens to the process and the disk."""
+"""Accepted tasks complete exactly once in spite of kills and full disks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LENGTHS = (5, 20, 60, 90)
 SAME_S = 0.3
 """Two readings of one text differ by less, as they begin elsewhere in the voice's flutter; a sentence takes five."""
 RUNS = os.environ.get("KILL_RUNS", "")
-"""How often the server is killed; 10 times over SQLite and 3 over PostgreSQL where nothing is set."""
+"""Number of kills; by default 10 with SQLite and 3 with PostgreSQL."""
 
 
 def recording(seconds: float = 1.0) -> bytes:
@@ -52,7 +52,7 @@ def recording(seconds: float = 1.0) -> bytes:
 
 @dataclass
 class Batch:
-    """A client that believes what it is told, and remembers it."""
+    """A client that records the responses of the server."""
 
     url: str = ""
     uploads: set[str] = field(default_factory=set)
@@ -60,7 +60,7 @@ class Batch:
     """By id, the text."""
     deleted: set[str] = field(default_factory=set)
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What was said of those that were found to be completed."""
+    """The records of the tasks that were reported as completed."""
 
     def upload(self, content: bytes) -> str:
         answer = requests.post(f"{self.url}/api/v1/upload/audio", files={"file": ("a.wav", content)}, timeout=120)
@@ -96,7 +96,7 @@ class Batch:
         return answer.content
 
     def work(self, chance: random.Random) -> None:
-        """Upload, submit and delete until the server is gone."""
+        """Upload, submit and delete until the server is killed."""
         with suppress(requests.ConnectionError):
             for _ in range(3):
                 voice = self.upload(recording(chance.uniform(0.2, 3.0)))
@@ -107,7 +107,7 @@ class Batch:
                 self.upload(recording(chance.uniform(0.2, 10.0)))
 
     def check_what_was_done(self) -> None:
-        """What was completed before is so still, and was not done again."""
+        """Completed tasks stay completed and are not repeated."""
         for task_id, text in self.tasks.items():
             record = self.status(task_id)
             if record["status"] == "completed":
@@ -203,7 +203,7 @@ def unfinished(url: str) -> int:
 
 
 def spoken_s(live: ServerProcess, text: str) -> float:
-    """How long a text takes where nothing disturbs it."""
+    """Return the time of a text without interruptions."""
     body = {"text": text, "prompt_audio_id": "voice_01"}
     return seconds(requests.post(f"{live.url}/api/v1/tts/sync", json=body, timeout=60).content)
 
@@ -218,7 +218,7 @@ def seconds(content: bytes) -> float:
 
 
 def on_small_disk(folder: Path, size: str) -> tuple[str, ...]:
-    """The command that serves with a file system of its own over a folder, which nobody else sees."""
+    """Return the command that runs the server with a private file system mounted on a folder."""
     unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     mount = f"mount -t tmpfs -o size={size} none {folder}"
     tried = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True, check=False)
@@ -268,7 +268,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_disk_that_fills_while_a_task_is_spoken(tmp_path: Path) -> None:
-    """The task begins anew when there is space, and the disk is not held full by what it had written."""
+    """The task restarts when there is space, and its partial output does not fill the disk."""
     folder = tmp_path / "data"
     folder.mkdir()
     with server_process(*on_small_disk(folder, "10m"), DATA_DIR=str(folder), TASK_LEASE_S="2") as live:

@@ -296,7 +296,7 @@ def test_a_voice_is_a_file_a_name_or_an_upload(server: LiveServer, root: Path) -
 
 @pytest.fixture(scope="module")
 def outside(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What no workflow may reach, and links to it below the root."""
+    """A file outside the root, and links to it below the root."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "private.wav").write_bytes((RECORDINGS / "voice_01.wav").read_bytes())
     (root / "link").symlink_to(folder)

@@ -1,4 +1,4 @@
-"""Workers: real processes over a real Redis and a real RabbitMQ, which are killed, restarted and kept waiting."""
+"""Workers as real processes with a real Redis and a real RabbitMQ, including kills and restarts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 
 class Pair:
-    """`streaming-server serve` and `streaming-server worker`, begun in one folder and told of the broker alone."""
+    """`streaming-server serve` and `streaming-server worker` in one folder, configured with the broker only."""
 
     def __init__(self, folder: Path, broker_url: str) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Pair:
         return result
 
     def pipeline(self, *chains: list[tuple[str, list[Any]]]) -> list[dict[str, Any]]:
-        """What another program hears of its chains."""
+        """The results that another program receives for its chains."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.pipeline", self.broker_url],
             input="".join(json.dumps(chain) + "\n" for chain in chains),
@@ -284,7 +284,7 @@ def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
         eventually(lambda: many.is_completed(accepted["workflow_id"]))
         assert [attempts for (attempts,) in many.rows("attempts")] == [1, 1]
         assert len(finishes(many)) == 2
-        for index in range(4):  # and nobody has stopped to listen
+        for index in range(4):  # the worker still accepts messages
             accepted = many.submit(takes(0.2), f"after-{index}.wav")
             eventually(lambda: many.is_completed(accepted["workflow_id"]))  # noqa: B023
         assert {attempts for (attempts,) in many.rows("attempts")} == {1}
@@ -309,7 +309,7 @@ def test_another_programs_chain_goes_on_where_a_worker_was_killed(broker: Broker
 
 @contextmanager
 def pipeline(broker_url: str, chain: Sequence[tuple[str, list[Any]]]) -> Iterator[subprocess.Popen[str]]:
-    """Another program at its chain; it writes down what came of it."""
+    """Another program that runs a chain and prints the result."""
     program = spawn(
         [sys.executable, "-m", "tests.support.pipeline", broker_url],
         cwd=ROOT,
@@ -328,7 +328,7 @@ def pipeline(broker_url: str, chain: Sequence[tuple[str, list[Any]]]) -> Iterato
 
 
 def count_finishes(many: Fleet) -> None:
-    """From now on the database itself writes down each job that ends well."""
+    """Add a database trigger that records each completed job."""
     with sqlite3.connect(many.data_dir / "server.db") as database:
         database.execute("CREATE TABLE finishes (job TEXT)")
         database.execute(

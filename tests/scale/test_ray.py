@@ -1,4 +1,4 @@
-"""Two replicas on a real Ray Serve, started as the documentation says."""
+"""Two replicas on a real Ray Serve, started as documented."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ async def test_the_totals_are_the_sums_over_the_streams() -> None:
                 case "discard" if rng.random() < 0.05:
                     buffers.remove(buffer)
                     budget.discard(buffer)
-                    buffer.give_up("a discarded stream counts no more")
+                    buffer.abort("a discarded stream counts no more")
         except ReaderTooSlow:
             buffers.remove(buffer)
             budget.discard(buffer)

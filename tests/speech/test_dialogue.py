@@ -1,4 +1,4 @@
-"""Who says what: tags, voices, cuts; and how a script becomes one stream on an engine that knows none."""
+"""Dialogues: tags, voices, splitting, and streaming a script through engines without dialogues."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streaming_server.app import create_service
 from streaming_server.audio.encoders import PcmEncoder
 from streaming_server.audio.pcm import to_int16
+from streaming_server.components import create_service
 from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.errors import EngineFailed, InvalidRequest, VoiceFileMissing
 from streaming_server.settings import Settings

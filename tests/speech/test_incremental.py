@@ -1,4 +1,4 @@
-"""Text that is still being written: the slot between its segments, turns, flush, end, cancelling, limits."""
+"""Incremental text: the slot between segments, turns, flush, end, cancellation and limits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from streaming_server.app import create_service
 from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
 from streaming_server.audio.pcm import to_int16
+from streaming_server.components import create_service
 from streaming_server.domain import SpeechRequest, TextPieces, TextSignal, Turn
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.voices import VOICES

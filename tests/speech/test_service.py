@@ -1,4 +1,4 @@
-"""The streaming path without HTTP: what the reader gets, when, and what is left when it goes."""
+"""The streaming path without HTTP: data, timing, and cleanup after the reader has left."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streaming_server.app import create_service
 from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import SpeechRequest
+from streaming_server.components import create_service
+from streaming_server.domain import Generation, SpeechRequest
 from streaming_server.errors import EngineFailed, EngineNotReady, ReaderTooSlow, VoiceFileMissing
 from streaming_server.settings import Settings
 from streaming_server.speech.buffers import ByteLimits
@@ -112,6 +112,16 @@ async def test_a_voice_whose_file_is_gone_fails_before_the_engine_is_asked(tmp_p
     await service.aclose()
 
 
+async def test_no_request_exceeds_the_engine_s_number_of_codes() -> None:
+    service = await service_of(tone(0.1))
+    assert isinstance(service.engine, FakeEngine)
+    service.engine.max_mel_tokens = 200
+    for codes in (100, 600):
+        await read_all(service, replace(REQUEST, generation=Generation(max_mel_tokens=codes)))
+    assert [request.generation.max_mel_tokens for request in service.engine.requests] == [100, 200]
+    await service.aclose()
+
+
 async def test_leaving_ends_the_synthesis_and_frees_the_slot() -> None:
     service = await service_of(tone(0.1), 60.0)
     async with asyncio.timeout(2):
@@ -123,12 +133,12 @@ async def test_leaving_ends_the_synthesis_and_frees_the_slot() -> None:
     await service.aclose()
 
 
-async def test_a_stream_that_holds_too_much_is_given_up_and_the_next_one_works() -> None:
+async def test_a_stream_that_holds_too_much_is_aborted_and_the_next_one_works() -> None:
     service = await service_of(*[tone(1.0)] * 60, unsent_total_mb=4)
-    given_up = asyncio.Event()
+    aborted = asyncio.Event()
     async with asyncio.timeout(5), service.open(REQUEST, PcmEncoder()) as stream:
-        stream.buffer.on_give_up.add(given_up.set)
-        await given_up.wait()
+        stream.buffer.on_abort.add(aborted.set)
+        await aborted.wait()
         with pytest.raises(ReaderTooSlow, match="behind"):
             await stream.buffer.read(0)
         assert stream.buffer.unsent_bytes == 0

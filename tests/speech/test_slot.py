@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -216,3 +217,57 @@ async def test_the_status_can_leave_the_text_out() -> None:
         holder = slot.status().holder
         assert holder is not None
         assert (holder.text, holder.reference_audio_index) == ("", 3)
+
+
+# Several holders
+
+
+async def test_as_many_enter_as_there_are_places_and_the_rest_in_order() -> None:
+    slot, order = Slot(32, 10, capacity=2), list[str]()
+
+    async def run_job() -> None:
+        async with slot.enter("job", None, "job", batch=True):
+            order.append("job")
+
+    async with slot.enter("first", None), slot.enter("second", None):
+        assert [holder.text for holder in slot.status().holders] == ["first", "second"]
+        waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
+        waiting.append(asyncio.create_task(run_job()))
+        await settle()
+        waiting.append(asyncio.create_task(hold(slot, "c", order)))
+        await settle()
+        assert slot.status().waiting == ("a", "b", "c", "job")
+        assert order == []
+    await asyncio.gather(*waiting)
+    assert order == ["a", "b", "c", "job"]
+
+
+async def test_one_who_has_no_room_waits_until_another_leaves() -> None:
+    """The first holder enters whatever is measured, and nobody overtakes who waits for room."""
+    room = {"for": 0}
+    slot, order = Slot(32, 10, capacity=3, has_room=lambda active: active < room["for"]), list[str]()
+    async with slot.enter("first", None):
+        assert (slot.position_of_newcomer, slot.accepted) == (1, 1)
+        waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
+        await settle()
+        room["for"] = 3
+        assert (slot.position_of_newcomer, slot.accepted) == (3, 3)
+        waiting.append(asyncio.create_task(hold(slot, "c", order)))
+        await settle()
+        assert order[:2] == ["a", "b"]
+    await asyncio.gather(*waiting)
+    assert order == ["a", "b", "c"]
+
+
+async def test_a_wait_is_shared_by_the_places() -> None:
+    expected = []
+    for capacity in (1, 2):
+        slot = Slot(32, 10, capacity=capacity)
+        async with AsyncExitStack() as holders:
+            for _ in range(capacity):
+                await holders.enter_async_context(slot.enter("x" * 1000, None))
+            waiting = [asyncio.create_task(hold(slot, "y" * 4000, [])) for _ in range(2)]
+            await settle()
+            expected.append(slot.expected_wait_s(3))
+        await asyncio.gather(*waiting)
+    assert expected[1] < 0.7 * expected[0]

@@ -41,7 +41,7 @@ def test_what_is_no_file_is_left_out_and_not_opened(tmp_path: Path) -> None:
 def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
     library = VoiceLibrary(tmp_path / "none")
     assert library.list() == []
-    with pytest.raises(VoiceIndexOutOfRange, match="参考音频序号无效: 0"):
+    with pytest.raises(VoiceIndexOutOfRange, match="reference_audio_index 0 is out of range"):
         library.get(0)
 
 
@@ -49,7 +49,7 @@ def test_an_index_means_the_same_file_until_the_next_listing(tmp_path: Path) -> 
     library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav", "c.wav"))
     (tmp_path / "b.wav").unlink()
     assert library.get(2).name == "c"
-    with pytest.raises(VoiceFileMissing, match=r"参考音频文件不存在: b\.wav"):
+    with pytest.raises(VoiceFileMissing, match=r"b\.wav does not exist"):
         library.get(1)
     assert [voice.name for voice in library.list()] == ["a", "c"]
     assert library.get(1).name == "c"
@@ -64,7 +64,7 @@ def test_a_file_that_came_since_the_listing_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", [-1, 3, 10**30])
 def test_an_index_out_of_range_names_the_range(index: int, tmp_path: Path) -> None:
     library = VoiceLibrary(folder_of(tmp_path, "a.wav", "b.wav", "c.wav"))
-    with pytest.raises(VoiceIndexOutOfRange, match=rf"^参考音频序号无效: {index}\. 有效范围: 0-2$"):
+    with pytest.raises(VoiceIndexOutOfRange, match=rf"^reference_audio_index {index} is out of range; valid: 0-2$"):
         library.get(index)
 
 
@@ -88,5 +88,5 @@ async def test_without_recordings_a_preset_is_the_default(tmp_path: Path) -> Non
     library = VoiceLibrary(tmp_path, presets=[Voice("nova", is_preset=True)])
     assert library.default.name == "nova"
     assert await library.find(".") is None
-    with pytest.raises(VoiceIndexOutOfRange, match="参考音频目录为空"):
+    with pytest.raises(VoiceIndexOutOfRange, match="the reference folder has no recordings"):
         VoiceLibrary(tmp_path).default  # noqa: B018

@@ -65,7 +65,7 @@ class Service:
 
 
 class Redis:
-    """Keeps nothing: what it knew is gone with its process."""
+    """A Redis without persistence."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,7 +86,7 @@ class Redis:
 
 
 class RabbitMQ:
-    """One node, with a name server of its own; what is not acknowledged within `PATIENCE_S` is handed out again."""
+    """A RabbitMQ node with its own name server; messages not acknowledged within `PATIENCE_S` are redelivered."""
 
     PATIENCE_S = 4
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from streaming_server.domain import FloatSamples
@@ -20,6 +21,9 @@ _ARGUMENTS = [
     "--no-sandbox",
     "--autoplay-policy=no-user-gesture-required",
     "--disable-background-networking",
+    # A microphone that beeps, without asking.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
@@ -59,6 +63,12 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def accessible(page: Page) -> None:
+    """That axe finds nothing to complain about."""
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
 
 
 class Player:

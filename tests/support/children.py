@@ -27,7 +27,7 @@ def adopt_orphans() -> None:
 
 
 def spawn(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
-    """Start a process in a session of its own, without input unless ``stdin`` is given; `end` ends it."""
+    """Start a process in a new session, without input unless ``stdin`` is given; stop it with `end`."""
     return subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, "start_new_session": True} | options)
 
 
@@ -52,7 +52,7 @@ def end(process: subprocess.Popen[Any], number: int = signal.SIGTERM, within_s: 
 
 
 def handles(process: subprocess.Popen[Any], number: int) -> bool:
-    """Whether a process has a handler of its own for a signal."""
+    """Whether a process has installed a handler for a signal."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -74,7 +74,7 @@ def end_leftovers(within_s: float) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, and that no other test process is given while this one runs."""
+    """Return a free loopback port that no other test process receives while this one runs."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         claim = socket.socket(socket.AF_UNIX)

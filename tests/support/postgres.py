@@ -1,4 +1,4 @@
-"""What the tests need beside the server: a real PostgreSQL in a folder of its own, and stores over it and SQLite."""
+"""A real PostgreSQL for the tests, and stores with PostgreSQL and SQLite."""
 
 from __future__ import annotations
 

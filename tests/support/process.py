@@ -1,4 +1,4 @@
-"""The server as its users run it: a process of its own."""
+"""The server as a separate process."""
 
 from __future__ import annotations
 

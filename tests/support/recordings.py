@@ -12,7 +12,7 @@ SUFFIXES = ("wav", "mp3", "flac", "m4a")
 
 
 def made(path: Path, *options: str, seconds: float = 1.0, source: str = "sine=220", rate_hz: int = 24000) -> Path:
-    """A recording made by FFmpeg's command line; what it is, is told by its suffix and the options."""
+    """Create a recording with FFmpeg; suffix and options determine the format."""
     generator = ["-f", "lavfi", "-i", f"{source}{':' if '=' in source else '='}r={rate_hz}:d={seconds}"]
     subprocess.run(["ffmpeg", "-v", "error", "-y", *generator, *options, str(path)], check=True)
     return path

@@ -101,7 +101,7 @@ def by_text(scripts: dict[str, list[Step]]) -> FakeEngine:
 
 
 class RawClient:
-    """One request on a connection of its own, byte by byte."""
+    """One request on a separate connection, as raw bytes."""
 
     def __init__(
         self,

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 from streaming_server import logs
+from streaming_server.api.workflows.messages import Messages
+from streaming_server.components import create_worker
 from streaming_server.jobs import celery_client
 from streaming_server.scale import celery_worker as celery
 from streaming_server.settings import Settings
@@ -20,4 +23,9 @@ if __name__ == "__main__":
         celery_client._VISIBILITY_S = int(visibility_s)
     sys.setswitchinterval(0.0005)
     logs.configure()
-    celery.run_worker(Settings.from_env(os.environ), FakeEngine(script))
+    settings = Settings.from_env(os.environ)
+    celery.run_worker(
+        settings,
+        partial(Messages.for_worker, max_characters=settings.max_text_characters),
+        partial(create_worker, engine=FakeEngine(script)),
+    )

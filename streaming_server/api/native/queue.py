@@ -121,9 +121,11 @@ def _queue_status(status: SlotStatus) -> QueueStatus:
     now = time.time()
     body: QueueStatus = {
         "is_processing": holder is not None,
-        "queue_available": holder is None,
+        "queue_available": len(status.holders) < status.capacity,
         "timestamp": now,
     }
+    if status.capacity > 1:
+        body["active"], body["capacity"] = len(status.holders), status.capacity
     if holder is not None:
         body["current_request"] = {
             "text_preview": preview(holder.text),

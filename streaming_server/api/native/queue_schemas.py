@@ -33,7 +33,11 @@ class QueueStatus(TypedDict):
     timestamp: float
     """UNIX seconds."""
     current_request: NotRequired[CurrentRequest]
-    """Absent while no request is being processed."""
+    """The request that has been processed longest; absent while none is."""
+    active: NotRequired[int]
+    """Number of requests being processed; only where `MAX_CONCURRENT` lets several be."""
+    capacity: NotRequired[int]
+    """Most requests processed at a time; only where there may be several."""
 
 
 @described

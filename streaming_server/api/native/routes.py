@@ -46,7 +46,14 @@ from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
-from streaming_server.errors import InvalidRequest, SpeechServerError, VoiceFileMissing, VoiceIndexOutOfRange
+from streaming_server.errors import (
+    BlankText,
+    EngineNotReady,
+    InvalidRequest,
+    SpeechServerError,
+    VoiceFileMissing,
+    VoiceIndexOutOfRange,
+)
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
@@ -63,11 +70,26 @@ _MEDIA_TYPES = {
     ".ogg": "audio/ogg",
     ".opus": "audio/ogg",
 }
-_STATUS_TEXTS = {"Not Found": "there is no such path", "Method Not Allowed": "this path does not answer that method"}
+_STATUS_TEXTS = {"Not Found": "path not found", "Method Not Allowed": "method not allowed"}
+
+
+def error_text(error: Exception) -> str:
+    """Return the message of an error, in Chinese where the contract has it so."""
+    match error:
+        case BlankText():
+            return "文本不能为空"
+        case VoiceIndexOutOfRange(index=index, count=count):
+            return f"参考音频序号无效: {index}. " + (f"有效范围: 0-{count - 1}" if count else "参考音频目录为空")
+        case VoiceFileMissing(filename=filename):
+            return f"参考音频文件不存在: {filename}"
+        case EngineNotReady():
+            return "模型未加载"
+    return str(error)
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> NativeError:
     """``{"detail": …}``: for 422 a list of problems in FastAPI's format, otherwise a message."""
+    message = error_text(error) if error else message
     if isinstance(error, MalformedBody):
         return {"detail": error.problems}
     if status == 422 and isinstance(error, InvalidRequest):
@@ -242,9 +264,9 @@ class NativeDialect(Dialect):
         except ValueError:
             raise HTTPException(404, f"audio_index must be a whole number, not {text[:20]}") from None
         except (VoiceIndexOutOfRange, VoiceFileMissing) as error:
-            raise HTTPException(404, str(error)) from None
+            raise HTTPException(404, error_text(error)) from None
         except OSError:
-            raise HTTPException(404, str(VoiceFileMissing(path.name))) from None
+            raise HTTPException(404, error_text(VoiceFileMissing(path.name))) from None
 
     async def test(self, request: Request) -> Response | WholeSpeechResponse:
         if request.method == "HEAD":

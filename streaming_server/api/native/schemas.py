@@ -22,7 +22,7 @@ from streaming_server.api.operations import (
 from streaming_server.api.requests import PositiveInt, SamplingBody, Seed, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
-from streaming_server.domain import Capability, Generation, Granularity
+from streaming_server.domain import Capability, Granularity
 from streaming_server.speech.service import EngineState
 
 SHOWN_WHERE_PRESENT = frozenset(
@@ -58,10 +58,6 @@ class GenerationBody(SimpleBody, SamplingBody):
     """Longer sentences are split."""
     seed: Seed | None = None
     """With the same seed, a request gives the same audio on the same machine, if the engine supports it."""
-
-    def generation(self) -> Generation:
-        names = Generation.__dataclass_fields__.keys() & type(self).model_fields
-        return Generation(**{name: getattr(self, name) for name in names})
 
 
 class SynthesizeBody(GenerationBody):

@@ -106,9 +106,11 @@ class OpenAIDialect(Dialect):
             VoiceUnknown: a voice that it names does not exist.
         """
         names = body.voice if isinstance(body.voice, str) else body.voice.id
-        several = voice_names(names, "voice") if self.requests.has_speakers(body.input) else [names.strip()]
+        text = await self.requests.ssml(body.input, self._voice, "input") if body.ssml else body.input
+        is_dialogue = not body.ssml and self.requests.has_speakers(body.input)
+        several = voice_names(names, "voice") if is_dialogue else [names.strip()]
         return self.requests.build(
-            body.input,
+            text,
             [given] if given else [await self._voice(name) for name in several],
             Generation(seed=body.seed),
             None,

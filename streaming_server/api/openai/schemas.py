@@ -62,6 +62,8 @@ class SpeechBody(Body):
     """A description of an emotion or style, for engines that support it."""
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the audio in base64 as server-sent events."""
+    ssml: bool = False
+    """`true`: `input` is SSML; see docs/api.md for the elements that are honoured."""
     ref_audio: Reference | None = None
     """A recording (wav, mp3, m4a or flac) whose voice is used for this request in place of `voice`: base64, a `data:`
     URL, or a URL of a host that the setting `REF_AUDIO_HOSTS` names."""

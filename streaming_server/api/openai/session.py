@@ -281,5 +281,6 @@ class SpeechSession:
         if record.first_audio_s is None and stats.first_audio_s is not None:
             record.first_audio_s = round(stats.first_audio_s, 4)
         record.audio_s = round((record.audio_s or 0.0) + stats.audio_s, 3)
+        record.underruns = (record.underruns or 0) + stats.underruns
         self._synthesis_s += stats.synthesis_s
         record.real_time_factor = round(self._synthesis_s / record.audio_s, 5) if record.audio_s else None

@@ -164,10 +164,10 @@ class SentenceAudio:
         await self._channel.send(bytes(audio))
 
     async def _stream(self, stream: SpeechStream) -> None:
-        def give_up() -> None:
+        def abort() -> None:
             self._channel.end_slow("the unsent audio has reached its limit")
 
-        stream.buffer.on_give_up.add(give_up)
+        stream.buffer.on_abort.add(abort)
         chunk = 0
         while piece := await stream.buffer.read(self._sent_bytes):
             if not self._is_started:

@@ -117,18 +117,8 @@ class VoiceRoutes(Dialect):
 
     async def create(self, request: Request) -> Response:
         async with self._form(request, VoiceForm, "audio_sample") as (form, path):
-            name = form.name.strip()
-            if name in VoiceNames(self.voices).shipped() or is_reserved(name):
-                raise NameTaken(name)
-            upload = await self._received(path, name)
-        stored = await self._run(
-            self.storage.voices.add,
-            name,
-            upload,
-            form.consent.strip(),
-            (form.ref_text or "").strip(),
-            (form.speaker_description or "").strip(),
-        )
+            said, description = (form.ref_text or "").strip(), (form.speaker_description or "").strip()
+            stored = await add_voice(self.voices, self.storage, path, form.name, form.consent, said, description)
         created: CreatedVoice = {
             "id": stored.id,
             "object": "audio.voice",
@@ -158,7 +148,7 @@ class VoiceRoutes(Dialect):
 
     async def consent_to(self, request: Request) -> Response:
         async with self._form(request, ConsentForm, "recording") as (form, path):
-            upload = await self._received(path, form.name)
+            upload = await _received(self.storage, path, form.name)
         consent = await self._run(self.storage.voices.add_consent, form.name.strip(), form.language.strip(), upload)
         return JSONResponse(_consent(consent))
 
@@ -201,18 +191,42 @@ class VoiceRoutes(Dialect):
                 raise InvalidRequest(f"{field} is required: a part of the multipart body with a file name", field)
             yield checked, form.file
 
-    async def _received(self, path: Path, filename: str) -> Upload:
-        async def pieces() -> AsyncIterator[bytes]:
-            async with await anyio.open_file(path, "rb") as file:
-                while piece := await file.read(_PIECE_BYTES):
-                    yield piece
-
-        upload, _ = await self.storage.uploads.receive(filename, pieces())
-        return upload
-
     @property
     def _run(self) -> Any:
         return self.storage.request_threads.run
+
+
+async def add_voice(
+    voices: VoiceLibrary,
+    storage: Storage,
+    path: Path,
+    name: str,
+    consent: str,
+    ref_text: str = "",
+    description: str = "",
+) -> StoredVoice:
+    """Store a recording as a voice.
+
+    Raises:
+        NameTaken: another voice has the name.
+        RecordingRefused: the file is not a recording of an allowed kind.
+        InvalidRequest, StorageFull, StorageUnavailable: as `VoiceStore.add`.
+    """
+    name = name.strip()
+    if name in VoiceNames(voices).shipped() or is_reserved(name):
+        raise NameTaken(name)
+    upload = await _received(storage, path, name)
+    return await storage.request_threads.run(storage.voices.add, name, upload, consent.strip(), ref_text, description)
+
+
+async def _received(storage: Storage, path: Path, filename: str) -> Upload:
+    async def pieces() -> AsyncIterator[bytes]:
+        async with await anyio.open_file(path, "rb") as file:
+            while piece := await file.read(_PIECE_BYTES):
+                yield piece
+
+    upload, _ = await storage.uploads.receive(filename, pieces())
+    return upload
 
 
 def _uploaded(voice: StoredVoice) -> UploadedVoice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -65,8 +66,7 @@ class TaskBody(SamplingBody):
         return "emo_audio_id", self.emo_audio_id
 
     def generation(self) -> Generation:
-        sampling = {name: getattr(self, name) for name in SamplingBody.model_fields}
-        return Generation(**sampling, max_text_tokens_per_sentence=self.max_text_tokens_per_segment)
+        return replace(super().generation(), max_text_tokens_per_sentence=self.max_text_tokens_per_segment)
 
 
 class TasksQuery(Body):

@@ -24,6 +24,7 @@ from streaming_server.jobs.chains import OrderPlanner, Plan, SpeechOrder
 from streaming_server.jobs.inspection import CAPABILITIES, DEFAULT, QUESTIONS, SPEECH
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.store import Job
+from streaming_server.jobs.worker import Worker
 from streaming_server.speech.service import EngineState
 from streaming_server.text import forbidden_character
 
@@ -99,6 +100,12 @@ class Messages:
 
     planner: OrderPlanner
     max_text_characters: int
+
+    @classmethod
+    def for_worker(cls, worker: Worker, max_characters: int) -> Messages:
+        """Create the messages for a worker's voices and files."""
+        storage = worker.storage
+        return cls(OrderPlanner(worker.presets, storage.files, storage.workflow_root), max_characters)
 
     async def plan(self, body: WorkflowBody) -> Plan:
         """Return the plan of a body.

@@ -44,6 +44,8 @@ class Kind:
     first character there, and its first sample in the request."""
     SAMPLES = b"S"
     """Signed 16-bit samples in native order."""
+    PHONEMES = b"P"
+    """The phonemes of one utterance, in UTF-8."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
@@ -163,6 +165,10 @@ def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> Non
 
     try:
         for utterance in json.loads(b"".join(parts)):
+            if utterance["as_phonemes"]:
+                phonemes = library.phonemes(utterance["text"], utterance["language"])
+                messages.send(Kind.PHONEMES + phonemes.encode())
+                continue
             timbre, text, begin = Timbre(**utterance["timbre"]), utterance["text"], samples_given
             library.speak(
                 text, utterance["language"], timbre, receive, pause=utterance["pause"], receive_word=receive_word

@@ -20,6 +20,9 @@ _DONT_EXIT = 0x8000
 _UTF8, _END_PAUSE = 0x1, 0x1000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CONTINUE, _STOP = 0, 1
+TIE = "^"
+"""Joins the letters of one phoneme in the International Phonetic Alphabet."""
+_IPA, _TIED = 0x02, 0x80
 
 _WORD_EVENT = 1
 
@@ -91,6 +94,7 @@ class EspeakLibrary:
             raise EngineUnavailable(f"espeak-ng does not find its data in {data}")
         self._library.espeak_Info.restype = ctypes.c_char_p
         self.version: str = self._library.espeak_Info(None).decode().split()[0]
+        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._receive: Callable[[bytes], object] | None = None
         self._receive_word: Callable[[int, int], object] = lambda *_: None
         self._error: BaseException | None = None
@@ -132,6 +136,20 @@ class EspeakLibrary:
             raise self._error
         if result:
             raise EngineFailed(f"espeak-ng failed with code {result}")
+
+    def phonemes(self, text: str, language: str) -> str:
+        """A text in the International Phonetic Alphabet with stress marks and `TIE`; punctuation is lost.
+
+        Raises:
+            EngineFailed: espeak-ng has no such language.
+        """
+        self._set(language, Timbre())
+        rest = ctypes.c_char_p(text.encode())
+        clauses: list[bytes] = []
+        while rest.value is not None:
+            mode = _IPA | _TIED | ord(TIE) << 8
+            clauses.append(self._library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, mode) or b"")
+        return b" ".join(clauses).decode()
 
     def _set(self, language: str, timbre: Timbre) -> None:
         # espeak-ng ignores an unknown variant.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -26,6 +26,8 @@ from streaming_server.errors import EngineFailed, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
+MAX_PHONEME_CHARACTERS = 1000
+"""The phonemes of one utterance are one message."""
 _START_S = 60.0
 _END_S = 5.0
 _PART_BYTES = MAX_MESSAGE_BYTES // 2
@@ -44,6 +46,8 @@ class Utterance:
     timbre: Timbre = Timbre()
     pause: bool = False
     """End with the pause that the text's last punctuation asks for."""
+    as_phonemes: bool = False
+    """Ask for its phonemes, not for its sound; at most `MAX_PHONEME_CHARACTERS` of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,31 @@ class EspeakProcess:
         Raises:
             EngineFailed: espeak-ng refuses an utterance or crashes; the next request is not affected.
         """
+        words: list[SpokenWord] = []
+        async with aclosing(self._answers(utterances)) as answers:
+            async for kind, content in answers:
+                if kind == Kind.SAMPLES:
+                    spoken, words = Spoken(np.frombuffer(content, np.int16), words), []
+                    yield spoken
+                elif kind == Kind.WORDS:
+                    words += [SpokenWord(*word) for word in WORD.iter_unpack(content)]
+
+    async def phonemes(self, texts: Sequence[str], language: str) -> list[str]:
+        """Each text in the International Phonetic Alphabet, as `EspeakLibrary.phonemes`.
+
+        Raises:
+            EngineFailed: as `speak`.
+        """
+        asked = [Utterance(text[:MAX_PHONEME_CHARACTERS], language, as_phonemes=True) for text in texts]
+        async with aclosing(self._answers(asked)) as answers:
+            return [content.decode() async for kind, content in answers if kind == Kind.PHONEMES]
+
+    async def _answers(self, utterances: Sequence[Utterance]) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """The messages of the worker, with their kinds, up to its end."""
         async with self._lock:
             if self._child.has_died():
                 self._child = await anyio.to_thread.run_sync(_Child)
             child, exit_code, refusal = self._child, None, ""
-            words: list[SpokenWord] = []
             child.number = (child.number + 1) % 256
             try:
                 content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
@@ -100,15 +124,12 @@ class EspeakProcess:
                 while exit_code is None:
                     message = await child.receive()
                     kind, content = message[:1], message[1:]
-                    if kind == Kind.SAMPLES:
-                        spoken, words = Spoken(np.frombuffer(content, np.int16), words), []
-                        yield spoken
-                    elif kind == Kind.WORDS:
-                        words += [SpokenWord(*word) for word in WORD.iter_unpack(content)]
-                    elif kind == Kind.FAILED:
+                    if kind == Kind.FAILED:
                         refusal = content.decode()
-                    else:
+                    elif kind == Kind.ENDED:
                         exit_code = int(content)
+                    else:
+                        yield kind, content
             finally:
                 if exit_code is None and not child.has_died():
                     with anyio.CancelScope(shield=True):

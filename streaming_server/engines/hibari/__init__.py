@@ -1,1 +1,1 @@
-"""hibari: a neural English voice whose weights come with its package. It does not clone voices."""
+"""hibari: a neural English engine whose weights are part of its package. It does not clone voices."""

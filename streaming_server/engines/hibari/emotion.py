@@ -1,4 +1,4 @@
-"""How an emotion sounds: pitch, pitch range, rate, energy and spectral tilt."""
+"""Emotions as changes of pitch, pitch range, rate, energy and spectral tilt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from streaming_server.engines.hibari.rendering import Timbre
 
 
 class _Effect(NamedTuple):
-    """Of an emotion at its full strength."""
+    """The changes of an emotion at full strength."""
 
     pitch: float
-    """A factor, like the next two."""
+    """Factor, as the next two values."""
     pitch_range: float
     rate: float
     gain_db: float
@@ -34,19 +34,19 @@ _EFFECTS = {
 }
 _RANDOM_PITCH, _RANDOM_RANGE, _RANDOM_RATE = 0.08, 0.25, 0.10
 _MIN_CHANGE = 0.4
-"""Share of a random change's bound below which it would not be heard."""
+"""Minimum share of a random change; a smaller one would be inaudible."""
 _RATE_RANGE = (0.6, 1.5)
 _PITCH_RANGE_RANGE = (0.2, 2.0)
 
 
 def with_emotion(timbre: Timbre, vector: EmotionVector, weight: float, rng: Random | None = None) -> Timbre:
-    """A timbre in an emotion.
+    """Return a timbre with an emotion applied.
 
     Args:
-        timbre: the neutral one.
-        vector: how much of each emotion.
+        timbre: the neutral timbre.
+        vector: share of each emotion.
         weight: 0-1, scales everything.
-        rng: draws an audible change of the rendering; None: the same rendering each time.
+        rng: varies the rendering audibly; None for no variation.
     """
     effects = [(_EFFECTS[emotion], weight * share) for emotion, share in zip(EMOTIONS, vector, strict=True)]
     pitch = timbre.pitch * math.prod(effect.pitch**strength for effect, strength in effects)
@@ -67,7 +67,7 @@ def with_emotion(timbre: Timbre, vector: EmotionVector, weight: float, rng: Rand
 
 
 def _draw(rng: Random) -> float:
-    """-1 … 1, but not near 0."""
+    """Return a number in -1 … 1, but not near 0."""
     return rng.choice((-1, 1)) * rng.uniform(_MIN_CHANGE, 1)
 
 

@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 _ENGLISH = "en-us"
 _MAX_CLAUSE_PHONEMES = 150
-"""About ten seconds of speech: the network cannot be interrupted within a clause."""
+"""Maximum length of a clause, about ten seconds of speech: the network cannot be interrupted within a clause."""
 _OPENING_PHONEMES = 40
-"""The first sentence is cut into clauses where it is longer."""
+"""A longer first sentence is split into clauses."""
 _MAX_ON_LOOP_CHARACTERS = 2000
 _LEAD_S = 0.02
 _SHOWN_CHARACTERS = 20
@@ -56,19 +56,19 @@ _SHOWN_CHARACTERS = 20
 class _Clause:
     phonemes: str
     frames: Frames
-    """Those that are heard."""
+    """The audible frames."""
     marks: list[Mark]
-    """From the first of them on."""
+    """Words relative to the first audible frame."""
 
 
 class HibariEngine:
-    """Engine over hibari's network, and over espeak-ng for scripts that it does not read."""
+    """Engine with hibari's network, and espeak-ng for other scripts."""
 
     def __init__(self, espeak: Engine | None = None) -> None:
-        """``espeak``: speaks what is not in Latin script; None refuses such text.
+        """``espeak``: synthesises text that is not in Latin script; None rejects such text.
 
         Raises:
-            EngineUnavailable: the installed hibari-tts does not fit.
+            EngineUnavailable: the installed version of hibari-tts is not supported.
         """
         self._network = Network()
         self._espeak = espeak
@@ -97,7 +97,7 @@ class HibariEngine:
         )
 
     async def warm(self) -> None:
-        """Load the lexicon and the networks, speak once."""
+        """Load the lexicon and the networks and synthesise once."""
         self._english = await self._thread.call(EnglishPhonemes)
         async with aclosing(self._speak("Ready, steady.", Timbre(), np.random.default_rng(0), opening=True)) as chunks:
             async for _ in chunks:
@@ -106,10 +106,10 @@ class HibariEngine:
             await self._espeak.warm()
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 0.15 s at first and up to 0.6 s later, as `Engine.stream`.
+        """Yield chunks of 0.15 s at first and up to 0.6 s later.
 
         Raises:
-            InvalidRequest: text in another script, where espeak-ng is not installed.
+            InvalidRequest: the text is in another script and espeak-ng is not installed.
         """
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=hibari")
@@ -148,7 +148,7 @@ class HibariEngine:
                 samples += (pause := silence(pause_s(part))).size
                 yield AudioChunk(pause)
             characters += len(part)
-        if is_silent:  # nothing in the text can be spoken; an empty file would be an error to most players
+        if is_silent:  # the text has no pronounceable characters; most players fail on empty files
             yield AudioChunk(silence(pause_s(".")))
 
     def _speak(
@@ -181,7 +181,7 @@ class HibariEngine:
 
     def _clause_frames(self, text: str, opening: bool) -> Iterator[_Clause]:
         if self._english is None:
-            raise EngineUnavailable("the hibari engine is used before it is warm")
+            raise EngineUnavailable("the hibari engine is not loaded")
         at = 0
         for sentence in sentences(text):
             at = text.index(sentence, at)
@@ -210,7 +210,7 @@ class HibariEngine:
             yield AudioChunk(samples)
 
     async def aclose(self) -> None:
-        """End the threads, and espeak-ng."""
+        """Stop the threads and espeak-ng."""
         await self._thread.aclose()
         self._ahead.shutdown()
         if self._espeak is not None:
@@ -222,13 +222,13 @@ def _parts(text: str) -> list[tuple[str, str]]:
 
 
 def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int, int]]) -> list[Mark]:
-    """When the words of a clause are said, from its frame ``first`` on, at the network's own rate.
+    """Return the times of the words of a clause, relative to frame ``first``, at the network's own rate.
 
     Args:
-        phonemes: of the clause.
-        frames: all of its frames.
-        first: the first frame that is heard.
-        spans: of the words in the text, one for each word of the phonemes.
+        phonemes: phonemes of the clause.
+        frames: all frames of the clause.
+        first: the first audible frame.
+        spans: spans of the words in the text, one per word of the phonemes.
     """
     if frames.ends is None:
         return []
@@ -240,7 +240,7 @@ def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int,
 
 
 def _settle(work: Future[_Clause | None]) -> None:
-    """Wait for work that nobody needs any more: the engine is idle only then."""
+    """Wait for cancelled work, after which the engine is idle."""
     if not work.cancel():
         work.exception()
 

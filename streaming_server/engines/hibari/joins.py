@@ -1,4 +1,4 @@
-"""What stands between clauses: silence cut off and put in, and the other engine's level brought to this one's."""
+"""Joins clauses: trims and inserts silence, and matches the level of the other engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from streaming_server.domain import FloatSamples
 from streaming_server.engines.hibari.network import SAMPLE_RATE_HZ, VOICED_HZ, Frames
 
 LEVEL_DBFS = -21.0
-"""Root mean square of the speech in a neutral request, pauses left out: about -23 LUFS."""
+"""Root mean square of neutral speech without pauses: about -23 LUFS."""
 _SILENT_DB = -55.0
-"""Below the loudest frame."""
+"""Threshold of silence below the loudest frame."""
 _MARGIN_BEFORE, _MARGIN_AFTER = 2, 4
-"""Frames that are kept around the speech."""
+"""Number of frames kept around the speech."""
 _BIN_STEP = 6
 _FADE_S = 0.005
 _MEASURED_S = 1.0
@@ -22,12 +22,12 @@ _PEAK = 0.97
 
 
 def trimmed(frames: Frames) -> Frames:
-    """The frames without the silence at both ends; none where all is silent."""
+    """Return the frames without silence at both ends; none if all are silent."""
     return frames.take(sounding(frames))
 
 
 def sounding(frames: Frames) -> slice:
-    """The frames from the first that is not silent to the last, with a margin; empty where all is silent."""
+    """Return the range from the first to the last frame that is not silent, with a margin; empty if all are silent."""
     power = 2 * np.exp(2 * frames.noise[::_BIN_STEP]) + np.exp(2 * frames.free[::_BIN_STEP])
     power += np.exp(2 * frames.harmonic[::_BIN_STEP]) * (frames.f0_hz >= VOICED_HZ)
     level_db = 10 * np.log10(power.sum(axis=0) + 1e-20)
@@ -43,7 +43,7 @@ def silence(duration_s: float) -> FloatSamples:
 
 
 def active_rms(samples: FloatSamples) -> float:
-    """Root mean square of the loud 10 ms blocks; 0 where there is none."""
+    """Return the root mean square of the loud 10 ms blocks; 0 if there are none."""
     size = SAMPLE_RATE_HZ // 100
     blocks = samples[: samples.size // size * size].reshape(-1, size)
     if not blocks.size:
@@ -53,37 +53,37 @@ def active_rms(samples: FloatSamples) -> float:
 
 
 class Levelled:
-    """Brings the speech of another engine to `LEVEL_DBFS`, by one gain a request."""
+    """Adjusts the speech of another engine to `LEVEL_DBFS` with one gain per request."""
 
     def __init__(self, gain_db: float = 0.0) -> None:
         self.target = 10 ** ((LEVEL_DBFS + gain_db) / 20)
         self.gain: float | None = None
 
     def joined(self, rate_hz: int) -> Joined:
-        """For one part of the text."""
+        """Create the leveller of one part of the text."""
         return Joined(self, rate_hz)
 
 
 class Joined:
-    """One part at 24 kHz and at the level of its request, faded in and out."""
+    """One part at 24 kHz and the level of its request, faded in and out."""
 
     def __init__(self, level: Levelled, rate_hz: int) -> None:
         self._level = level
         self._resampler = Resampler(rate_hz, SAMPLE_RATE_HZ)
         self._held: FloatSamples = np.empty(0, np.float32)
-        """Not given yet: all until the gain is known, then as much as is to be faded out."""
+        """Buffered samples: all until the gain is known, then those for the fade-out."""
         self._is_first = True
         self._fade: FloatSamples = np.linspace(0, 1, round(_FADE_S * SAMPLE_RATE_HZ), dtype=np.float32)
 
     def push(self, samples: FloatSamples) -> FloatSamples:
-        """Take samples at the other engine's rate; give those that are settled."""
+        """Add samples at the other engine's rate and return those that are final."""
         self._hold(to_float32(self._resampler.push(to_int16(samples))))
         if self._level.gain is None and self._held.size < _MEASURED_S * SAMPLE_RATE_HZ:
             return self._held[:0]
         return self._given(max(self._held.size - self._fade.size, 0))
 
     def finish(self) -> FloatSamples:
-        """Give the rest."""
+        """Return the remaining samples."""
         self._hold(to_float32(self._resampler.finish()))
         size = min(self._fade.size, self._held.size)
         self._held[self._held.size - size :] *= self._fade[:size][::-1]

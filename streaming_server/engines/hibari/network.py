@@ -1,4 +1,4 @@
-"""The acoustic network: phonemes to spectra and fundamental frequency, one column for each 12.5 ms."""
+"""The acoustic network: phonemes to spectra and fundamental frequency, one column per 12.5 ms."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SAMPLE_RATE_HZ = 24000
 BINS = dsp.N_FFT // 2 + 1
 FRAME_S = dsp.HOP / SAMPLE_RATE_HZ
 VOICED_HZ = 40.0
-"""The network marks an unvoiced frame by a fundamental frequency below this."""
+"""A fundamental frequency below this value marks an unvoiced frame."""
 _ASSETS = Path(hibari.__file__).parent / "assets"
 _OUTPUTS = ["lh", "theta", "ln", "lr", "phi", "f0"]
 _DURATIONS = "/Cast_32_output_0"
-"""The value inside the network that says how long each phoneme lasts, in steps of `_STEP_FRAMES`."""
+"""The value inside the network with the duration of each phoneme, in steps of `_STEP_FRAMES`."""
 _STEP_FRAMES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """What the network says of one clause. Spectra have the shape ``(601, n)``, for frames of 12.5 ms."""
+    """The output of the network for one clause. Spectra have the shape ``(601, n)``, in frames of 12.5 ms."""
 
     harmonic: FloatSamples
     """Log magnitude of the harmonics of ``f0_hz``."""
@@ -44,10 +44,10 @@ class Frames:
     free_phase: FloatSamples
     """In radians."""
     f0_hz: FloatSamples
-    """Shape ``(n,)``; below ``VOICED_HZ`` where nothing is voiced."""
+    """Shape ``(n,)``; below ``VOICED_HZ`` for unvoiced frames."""
     ends: npt.NDArray[np.int64] | None = None
-    """Of a whole clause: the frame at which its first phoneme begins and each character of its phonemes ends, shape
-    ``(characters + 1,)``. None for a part of it, and where the network does not say."""
+    """For a complete clause: the frame at which the first phoneme begins and each character of the phonemes ends, shape
+    ``(characters + 1,)``. None for a part, and if the network has no durations."""
 
     @property
     def spectra(self) -> tuple[FloatSamples, ...]:
@@ -55,18 +55,18 @@ class Frames:
         return self.harmonic, self.harmonic_phase, self.noise, self.free, self.free_phase
 
     def take(self, columns: slice | npt.NDArray[np.intp]) -> Frames:
-        """Some of the frames, without ``ends``."""
+        """Return a part of the frames, without ``ends``."""
         harmonic, harmonic_phase, noise, free, free_phase = (spectrum[:, columns] for spectrum in self.spectra)
         return Frames(harmonic, harmonic_phase, noise, free, free_phase, self.f0_hz[columns])
 
 
 class Network:
-    """The network of the one voice in the wheel, on one CPU thread."""
+    """The network of the package's voice, on one CPU thread."""
 
     def __init__(self) -> None:
         """
         Raises:
-            EngineUnavailable: the installed hibari-tts has other outputs than this engine renders.
+            EngineUnavailable: the installed hibari-tts has unsupported outputs.
         """
         self.version = version("hibari-tts")
         self._session = open_session(_ASSETS / "hibari.onnx", inner=_DURATIONS)
@@ -94,7 +94,7 @@ class Network:
         harmonic, harmonic_phase, noise, free, free_phase, f0_hz = outputs
         ends = None
         if len(values) > len(_OUTPUTS) and values[-1].shape == (len(ids),):
-            # The first duration is of the silence before the clause.
+            # the first duration is that of the silence before the clause
             last = np.cumsum([0, *(character in self._ids for character in phonemes)])
             ends = _STEP_FRAMES * np.cumsum(values[-1])[last]
         frames = Frames(harmonic, harmonic_phase, noise, free, free_phase, f0_hz, ends)

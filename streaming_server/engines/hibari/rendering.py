@@ -1,4 +1,4 @@
-"""Frames to samples, piece by piece, in another voice than the network's where asked."""
+"""Frames to samples in pieces, optionally with a change of voice."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from streaming_server.domain import FloatSamples
 from streaming_server.engines.hibari.network import BINS, SAMPLE_RATE_HZ, VOICED_HZ, Frames
 
 NATIVE_PITCH_HZ = 195.0
-"""Median of the network's own voice; a wider or narrower range turns on it."""
+"""Median pitch of the network's voice, the centre of the pitch range."""
 FIRST_FRAMES, PIECE_FRAMES = 12, 48
-"""Frames in the first piece of a clause, and in every later one."""
+"""Number of frames in the first piece of a clause and in later pieces."""
 _OVERLAP = dsp.N_FFT // dsp.HOP
 _WINDOW_SUM = float(np.square(dsp.WIN).sum() / dsp.HOP)
 _LOG_PER_DB = float(np.log(10) / 20)
@@ -23,14 +23,14 @@ _KHZ = np.linspace(0, SAMPLE_RATE_HZ / 2000, BINS, dtype=np.float32)
 _TILT_CENTRE_KHZ = 0.4
 _BIN_HZ = SAMPLE_RATE_HZ / dsp.N_FFT
 _FREE_VOICED_DB, _FREE_BELOW_HZ = -12.0, 2000
-"""The free component of voiced frames holds a rest of the native harmonics, out of tune at another pitch."""
+"""The free component of voiced frames contains residual native harmonics, which are out of tune at another pitch."""
 _LINEAR_BELOW = 0.7
 _HEADROOM = 0.98
 
 
 @dataclass(frozen=True, slots=True)
 class Timbre:
-    """How the network's voice is changed."""
+    """A change of the network's voice."""
 
     pitch: float = 1.0
     """Factor of the fundamental frequency."""
@@ -42,23 +42,23 @@ class Timbre:
     """Factor of the speaking rate."""
     gain_db: float = 0.0
     tilt_db: float = 0.0
-    """Spectral tilt: decibels for each octave above 400 Hz, taken away below."""
+    """Spectral tilt in decibels per octave around 400 Hz."""
     breath_db: float = 0.0
     """Gain of the noise."""
 
 
 def render(frames: Frames, timbre: Timbre, rng: np.random.Generator) -> Iterator[FloatSamples]:
-    """The samples of a clause at 24 kHz, in pieces as they are made: ``hibari.dsp.synth`` with a change of voice.
+    """Yield the samples of a clause at 24 kHz in pieces: ``hibari.dsp.synth`` with a change of voice.
 
     Args:
-        frames: at least one.
+        frames: at least one frame.
         timbre: the change of voice.
         rng: draws the noise.
     """
     frames = _at_rate(frames, timbre.rate)
     count = frames.f0_hz.size
     f0_hz = _f0_hz(frames.f0_hz, timbre)
-    # The first piece does not wait for the pulses of the whole clause.
+    # the first piece does not wait for the pulses of the complete clause
     windows = _windows(f0_hz[: FIRST_FRAMES + _OVERLAP], timbre)
     warp, gain = _Warp(timbre), _log_gain(timbre)
     carry = np.zeros((_OVERLAP - 1, dsp.HOP), np.float32)
@@ -74,9 +74,9 @@ def render(frames: Frames, timbre: Timbre, rng: np.random.Generator) -> Iterator
         for shift in range(_OVERLAP):
             sums[shift : shift + end - begin] += parts[:, shift]
         settled, carry = np.split(sums, [end - begin])
-        if end == count:  # half a window lies behind the last frame's centre
+        if end == count:  # half a window follows the centre of the last frame
             settled = sums[: end - begin + _OVERLAP // 2]
-        # The first half window lies before the centre of the first frame.
+        # half a window precedes the centre of the first frame
         settled = settled[0 if begin else _OVERLAP // 2 :]
         yield _limited((settled.reshape(-1) / _WINDOW_SUM).astype(np.float32))
         if not begin:
@@ -115,10 +115,10 @@ def _rotation(phase: FloatSamples) -> npt.NDArray[np.complex64]:
 
 
 class _Warp:
-    """Spectra for another pitch and other formants: bin k of the result is bin k / formants of the network's.
+    """Return spectra for another pitch and other formants: bin k of the result is bin k / formants of the network's.
 
-    Between the harmonics of its own pitch the network's harmonic spectra mean nothing, since no energy was there in
-    training; a voice of another pitch takes the values at those harmonics and what lies between them.
+    Between the harmonics of its own pitch the network's harmonic spectra are undefined, because training had no energy
+    there; another pitch uses the values at those harmonics and interpolates between them.
     """
 
     def __init__(self, timbre: Timbre) -> None:
@@ -136,7 +136,7 @@ class _Warp:
         harmonic, harmonic_phase, noise, free, free_phase = columns
         is_voiced = frames.f0_hz >= VOICED_HZ
         free[is_voiced, : int(_FREE_BELOW_HZ / _BIN_HZ)] += np.float32(_FREE_VOICED_DB * _LOG_PER_DB)
-        # Position of each bin among the harmonics, the first of which also stands for all below it.
+        # position of each bin among the harmonics; the first harmonic is used for all bins below it
         spacing = (np.maximum(frames.f0_hz, VOICED_HZ) / np.float32(_BIN_HZ))[:, np.newaxis]
         position = np.maximum(self._source / spacing, 1)
         lower = np.floor(position)
@@ -180,7 +180,7 @@ def _log_gain(timbre: Timbre) -> FloatSamples:
 
 
 def _limited(samples: FloatSamples) -> FloatSamples:
-    """Peaks rounded off: never beyond full scale, untouched below 0.7."""
+    """Limit peaks to full scale, without changes below 0.7."""
     level = np.abs(samples)
     if level.max(initial=0) <= _LINEAR_BELOW:
         return samples

@@ -1,4 +1,4 @@
-"""The eleven voices, all made from the network's one, and which of them answers for a recording."""
+"""The eleven voices derived from the network's voice, and the assignment of recordings to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANALYSIS_HZ = 16000
 _ANALYSIS_S = 30.0
 _MAX_CACHED = 256
 _MAX_PITCH_CHANGE = 1.35
-"""A preset's pitch is moved by no more than this factor towards a recording's."""
+"""Maximum factor by which the pitch of a preset is moved towards that of a recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Preset:
     gender: Literal["male", "female"]
     register: str
     timbre: Timbre
-    """``gain_db`` brings all to one loudness."""
+    """``gain_db`` equalises the loudness of the voices."""
     median_pitch_hz: float
     """Of its recording in ``reference_audios/``."""
 
@@ -56,12 +56,12 @@ VOICES = tuple(
     Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
     for preset in PRESETS
 )
-"""The presets as voices that can be asked for."""
+"""Return the presets as voices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The preset that answers for a voice."""
+    """The preset that is used for a voice."""
 
     preset: Preset
     pitch: float = 1.0
@@ -79,7 +79,7 @@ class Speaker:
 
 
 class SpeakerCache:
-    """Who answers for a voice: a preset by its name, one of ``voice_01`` … ``voice_11``, or by a recording's pitch."""
+    """Assigns presets to voices: by name, by ``voice_01`` … ``voice_11``, or by the pitch of the recording."""
 
     def __init__(self) -> None:
         self._kept = ContentCache[Speaker](_MAX_CACHED, FileDigests())
@@ -87,7 +87,7 @@ class SpeakerCache:
     async def find(self, voice: Voice) -> Speaker:
         """
         Raises:
-            VoiceFileMissing: there is no such recording.
+            VoiceFileMissing: the recording does not exist.
             VoiceUnreadable: it cannot be decoded.
         """
         if voice.is_preset:
@@ -105,7 +105,7 @@ def _speaker_of(recording: Path) -> Speaker:
 
 
 def nearest(pitch_hz: float | None) -> Speaker:
-    """The preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
+    """Return the preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
     if pitch_hz is None:
         return Speaker(PRESETS[0])
     preset = min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import Generation
-from streaming_server.engines.torch.decoding import NOT_FINITE
+from streaming_server.engines.torch.rows import NOT_FINITE
 from streaming_server.errors import EngineFailed
 
 _DEFAULTS = Generation()

@@ -21,7 +21,7 @@ from streaming_server.engines.indextts.stream import CHUNKS, Audio, Narrator, wi
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import ModelEngine, StartTimes
+from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.engines.torch.options import Device, Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
@@ -75,6 +75,7 @@ class IndexTTSEngine(ModelEngine):
             config_path=str(self._checkpoint.folder / CONFIG),
             model_dir=str(self._checkpoint.folder),
             max_mel_tokens=self._checkpoint.max_mel_tokens,
+            max_concurrency=MAX_ROWS,
             capabilities=frozenset(
                 {
                     Capability.TEXT_TO_SPEECH,
@@ -105,8 +106,10 @@ class IndexTTSEngine(ModelEngine):
             runtime = self._checkpoint.load(self._device, self._dtype)
         voices = VoiceCache(runtime, self._voice_cache_size, partial(decode_native, limit_s=MAX_S), self._digests)
         loaded = Loaded(
-            self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._first_chunk, voices
+            self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._first_chunk, voices,
+            self._owner.wake,
         )  # fmt: skip
+        runtime.writer.open(self._rows)
         loaded.warm(times)
         return loaded
 
@@ -116,14 +119,14 @@ class Loaded:
 
     def __init__(
         self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, first_chunk: int,
-        voices: VoiceCache,
+        voices: VoiceCache, wake: Callable[[], None],
     ) -> None:  # fmt: skip
         self._version = version
         self._runtime = runtime
         self._frontend = frontend
         self._look_ahead = look_ahead
         self._first_chunk = first_chunk
-        self._narrator = Narrator(runtime, look_ahead, first_chunk)
+        self._narrator = Narrator(runtime, look_ahead, first_chunk, wake)
         self._voices = voices
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
@@ -153,12 +156,18 @@ class Loaded:
         generation = Generation(max_mel_tokens=min(windows), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
         with times.phase("synthesis"):
-            for _ in self._narrator.speak_by_token(voice, segments, generation):
-                pass
+            run_alone(self._narrator.speak_by_token(voice, segments, generation), self.step)
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._frontend.segments(text, self._runtime.gpt.shape.max_text)
         return calibrate(self._runtime, self._voices.get(recording), segment, report)
+
+    def step(self) -> bool:
+        return self._runtime.writer.step()
+
+    def has_room(self, active: int) -> bool:
+        code_s = self._runtime.samples_per_code / SAMPLE_RATE_HZ
+        return keeps_deadlines(self._runtime.writer, self._narrator.thread, active + 1, code_s)
 
     def shrink(self) -> None:
         self._voices.shrink()

@@ -11,7 +11,7 @@ from torch import Tensor
 from streaming_server.engines.indextts import features
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
-from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch
+from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch, JoinedCodes
 from streaming_server.engines.torch.decoding import PositionRule
 from streaming_server.engines.torch.gpt import Gpt
 from streaming_server.engines.torch.sampling import Sampling
@@ -33,7 +33,7 @@ class Runtime:
         self.dtype = gpt.mel_head.weight.dtype
         self._vocoder_dtype = vocoder.conv_post.weight.dtype
         self._windows = Windows(vocoder, vocoder.speaker_width)
-        self._writer = CodeWriter(gpt, prefix_rows=gpt.perceiver_encoder.latents.shape[0])
+        self.writer = CodeWriter(gpt, prefix_rows=gpt.perceiver_encoder.latents.shape[0])
 
     @property
     def samples_per_code(self) -> int:
@@ -70,7 +70,7 @@ class Runtime:
     def decode(
         self, conditioning: Array, text_ids: Array, max_codes: int, do_sample: bool = True, top_p: float = 0.8,
         top_k: int = 30, temperature: float = 1.0, repetition_penalty: float = 10.0,
-        positions: PositionRule = "aligned", generator: torch.Generator | None = None, views: bool = False,
+        positions: PositionRule = "aligned", generator: torch.Generator | None = None,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -78,8 +78,18 @@ class Runtime:
             ValueError: more text than the model has positions for.
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
-        prompt = self._prompt(conditioning, text_ids)
-        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
+        return self.writer.write(self._prompt(conditioning, text_ids), max_codes, sampling, generator, positions)
+
+    def join(
+        self, conditioning: Array, text_ids: Array, max_codes: int, sampling: Sampling,
+        generator: torch.Generator | None = None,
+    ) -> JoinedCodes:  # fmt: skip
+        """Codes with views of their latents, decoded together with those of other texts: see `CodeWriter.join`.
+
+        Raises:
+            ValueError: more text than the model has positions for.
+        """
+        return self.writer.join(self._prompt(conditioning, text_ids), max_codes, sampling, generator)
 
     def decode_batch(
         self, conditioning: Array, texts: Sequence[Array], max_codes: int, sampling: Sampling, num_beams: int = 1,
@@ -91,7 +101,7 @@ class Runtime:
             ValueError: more text than the model has positions for.
         """
         prompts = [self._prompt(conditioning, text) for text in texts]
-        return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
+        return self.writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
 
     # Vocoding
 
@@ -119,7 +129,7 @@ class Runtime:
             windows: Lengths of the vocoder's windows in a stream.
             longest: Segments of up to this many codes are vocoded in recorded windows.
         """
-        self._writer.record()
+        self.writer.record()
         for length in windows:
             self._windows.record(length)
         self._windows.record_wholes(longest)
@@ -128,5 +138,5 @@ class Runtime:
         return take(array, dimensions, self.device, dtype)
 
     def _prompt(self, conditioning: Array, text_ids: Array) -> Tensor:
-        ids = self._writer.check(self._take(text_ids, 1, torch.long))
+        ids = self.writer.check(self._take(text_ids, 1, torch.long))
         return self.gpt.prompt(self._take(conditioning, 2), ids)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -65,17 +66,24 @@ def create(options: IndexTTSOptions) -> Engine:
     )
 
 
-def _has_model(options: IndexTTSOptions) -> bool:
-    return major_version(options.model_dir) not in {None, "2"}
+def model_spec(is_ours: Callable[[str], bool], download: str, **fields: Any) -> EngineSpec[Any]:
+    """Return the registry entry of a model family, whose folder is recognised by the major version."""
+
+    def problem(options: Any) -> str:
+        version = major_version(options.model_dir)
+        return "" if version and is_ours(version) else no_model(options.model_dir, download)
+
+    return EngineSpec(
+        recognises=lambda options: not problem(options), problem=problem, model_variable="MODEL_DIR", **fields
+    )
 
 
-ENGINE = EngineSpec(
+ENGINE = model_spec(
+    lambda version: version != "2",
+    "indextts-1.5",
     name="indextts",
     title="IndexTTS",
     options=IndexTTSOptions,
     create=create,
-    recognises=_has_model,
-    problem=lambda options: "" if _has_model(options) else no_model(options.model_dir, "indextts-1.5"),
-    model_variable="MODEL_DIR",
     extra="indextts",
 )

@@ -1,18 +1,16 @@
 """Converts segments of text to audio while the model is still decoding.
 
 The calling thread decodes and a second thread vocodes, so that the next segment is decoded while the audio of the
-previous one is computed.
+previous one is computed. Several requests can be synthesised at the same time, each by its own generator.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import chain, repeat
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +19,9 @@ from streaming_server.domain import FloatSamples, Generation
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.voices import AnalysedVoice
-from streaming_server.engines.threads import Cancelled, Check
+from streaming_server.engines.threads import Check, Waiting
 from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 
 CHUNKS = (4, 8, 16, 32)
 """Codes of a segment's first chunks; later chunks have the last size. Small chunks first give low latency, large ones
@@ -38,45 +37,56 @@ FADE_S = 0.005
 SEED_STRIDE = 0x9E3779B97F4A7C15
 """Difference between the seeds of consecutive segments of a request, so that their random numbers differ."""
 
-Given = TypeVar("Given")
-
-Audio = Generator[FloatSamples | None, None, None]
-"""Yields audio when it is final, and None after a step without audio, so that the caller can stop. Closing it stops the
-synthesis."""
+Audio = Generator[FloatSamples | Waiting | None, None, None]
+"""Yields audio when it is final; None after a step without audio, so that the caller can stop; and ``WAITING`` where
+nothing can be done before the next step of the rows or the end of a vocoding job. Closing it stops the synthesis."""
 
 Segments = Sequence[Sequence[int]]
 """Token ids of each segment."""
 
 
 class Narrator:
-    """Synthesises one request at a time with a runtime; must be called by the thread that owns the runtime."""
+    """Synthesises requests with a runtime; must be called by the thread that owns the runtime.
 
-    def __init__(self, runtime: Runtime, look_ahead: LookAhead = "exact", first_chunk: int = CHUNKS[0]) -> None:
+    Args:
+        runtime: The models. While its rows are open, several requests may be synthesised at the same time.
+        look_ahead: Codes required after a chunk before it is vocoded.
+        first_chunk: Codes of the first chunk.
+        wake: As for `VocoderThread`.
+    """
+
+    def __init__(
+        self, runtime: Runtime, look_ahead: LookAhead = "exact", first_chunk: int = CHUNKS[0],
+        wake: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._look_ahead = look_ahead
         self._first_chunk = first_chunk
-        self._vocoding = VocoderThread(runtime.device)
+        self.thread = VocoderThread(runtime.device, SAMPLE_RATE_HZ, wake)
 
     def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
         """Yield audio in chunks during decoding with one beam; the first needs its size and the look-ahead in codes."""
         sampling = sampling_of(generation)
-        with self._vocoding as vocoding:
+        with self.thread.session() as vocoding:
             for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
-                audio = self._segment(voice, index, len(segments))
+                audio = self._segment(vocoding, voice, index, len(segments))
                 sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
                 size = next(sizes)
                 latents: list[Tensor] = []
-                pairs = self._runtime.decode(
-                    voice.conditioning, segments[index], generation.max_mel_tokens, sampling.do_sample, sampling.top_p,
-                    sampling.top_k, sampling.temperature, sampling.repetition_penalty, generator=generator, views=True,
-                )  # fmt: skip
-                for latent in without_long_silence(pairs):
-                    if latent is not None:
-                        latents.append(latent)
-                    if len(latents) == size:
-                        vocoding.submit(audio.push, partial(torch.stack, latents), is_computed=True)
-                        latents, size = [], next(sizes)
-                    yield vocoding.ready()
+                joined = self._runtime.join(
+                    voice.conditioning, segments[index], generation.max_mel_tokens, sampling, generator
+                )
+                with closing(joined) as pairs:
+                    for latent in without_long_silence(pairs):
+                        if isinstance(latent, Waiting):
+                            yield vocoding.ready_or_waiting()
+                            continue
+                        if latent is not None:
+                            latents.append(latent)
+                        if len(latents) == size:
+                            vocoding.submit(audio.push, partial(torch.stack, latents), is_computed=True)
+                            latents, size = [], next(sizes)
+                        yield vocoding.ready()
                 vocoding.submit(audio.finish, partial(stacked, latents), is_computed=True)
             yield from vocoding.rest()
 
@@ -84,33 +94,34 @@ class Narrator:
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         sampling = sampling_of(generation)
         rngs = generators(self._runtime.device, generation, len(segments))
-        with self._vocoding as vocoding:
+        with self.thread.session() as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._runtime.decode_batch(
                     voice.conditioning, segments[start : start + batch], generation.max_mel_tokens, sampling,
                     generation.num_beams, generation.length_penalty, rngs[start : start + batch],
                 )  # fmt: skip
-                while True:
-                    try:
-                        next(decoding)
-                    except StopIteration as end:
-                        decoded: list[tuple[list[int], Tensor]] = end.value
-                        break
-                    yield vocoding.ready()
+                with closing(decoding):
+                    while True:
+                        try:
+                            waiting = next(decoding)
+                        except StopIteration as end:
+                            decoded: list[tuple[list[int], Tensor]] = end.value
+                            break
+                        yield vocoding.ready() if waiting is None else vocoding.ready_or_waiting()
                 for index, (codes, latents) in enumerate(decoded, start):
                     spoken = without_long_silence(zip(codes, latents, strict=True))
-                    kept = [latent for latent in spoken if latent is not None]
+                    kept = [latent for latent in spoken if isinstance(latent, Tensor)]
                     if kept:
-                        audio = self._segment(voice, index, len(segments))
+                        audio = self._segment(vocoding, voice, index, len(segments))
                         vocoding.submit(audio.complete, partial(torch.stack, kept))
             yield from vocoding.rest()
 
     def close(self) -> None:
-        self._vocoding.close()
+        self.thread.close()
 
-    def _segment(self, voice: AnalysedVoice, index: int, count: int) -> SegmentAudio:
+    def _segment(self, vocoding: Vocoding, voice: AnalysedVoice, index: int, count: int) -> SegmentAudio:
         return SegmentAudio(
-            self._runtime, voice, self._look_ahead, self._vocoding.check, fade_in=index > 0, fade_out=index + 1 < count
+            self._runtime, voice, self._look_ahead, vocoding.check, fade_in=index > 0, fade_out=index + 1 < count
         )
 
 
@@ -153,89 +164,6 @@ def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
     return rise.clamp(max=1.0)
 
 
-class VocoderThread:
-    """Runs vocoding jobs in order, concurrently with the decoding and, on CUDA, on a separate stream.
-
-    Leaving the context cancels pending jobs and stops the running one at its next ``check``.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
-        self._pending: deque[Future[FloatSamples]] = deque()
-        self._is_left = False
-
-    def __enter__(self) -> VocoderThread:
-        self._is_left = False
-        return self
-
-    def check(self) -> None:
-        """Called by the running job.
-
-        Raises:
-            Cancelled: the context was left.
-        """
-        if self._is_left:
-            raise Cancelled
-
-    def __exit__(self, *_: object) -> None:
-        """Cancel the jobs and wait until the thread is idle."""
-        self._is_left = True
-        for future in self._pending:
-            future.cancel()
-        while self._pending:
-            future = self._pending.popleft()
-            if not future.cancelled():
-                future.exception()
-
-    def submit(
-        self, vocode: Callable[[Given], Tensor], copy: Callable[[], Given], *, is_computed: bool = False
-    ) -> None:
-        """Queue a job.
-
-        Args:
-            vocode: The job. It is called with what ``copy`` returned.
-            copy: Called at once. It copies the inputs, whose buffers may be overwritten before the job begins.
-            is_computed: The device has computed the inputs, as the host has read a later result of the same stream.
-                On CUDA the copy then does not wait for the decoding steps that are queued.
-        """
-        copied = None
-        if self._copies is None:
-            given = copy()
-        else:
-            decoding = torch.cuda.current_stream(self._device)
-            if not is_computed:
-                self._copies.wait_stream(decoding)
-            with torch.cuda.stream(self._copies):
-                given = copy()
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record(self._copies)
-            decoding.wait_event(copied)
-        self._pending.append(self._executor.submit(self._vocode, vocode, given, copied))
-
-    def ready(self) -> FloatSamples | None:
-        """The next audio if it is complete, else None; does not wait."""
-        if not self._pending or not self._pending[0].done():
-            return None
-        return self._pending.popleft().result()
-
-    def rest(self) -> Iterator[FloatSamples]:
-        while self._pending:
-            yield self._pending.popleft().result()
-
-    def close(self) -> None:
-        self._executor.shutdown()
-
-    def _vocode(self, vocode: Callable[[Given], Tensor], given: Given, copied: torch.cuda.Event | None) -> FloatSamples:
-        with torch.cuda.stream(self._stream):
-            if self._stream is not None and copied is not None:
-                self._stream.wait_event(copied)
-            samples: FloatSamples = vocode(given).cpu().numpy()
-            return samples
-
-
 def stacked(latents: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(latents)) if latents else None
 
@@ -260,10 +188,14 @@ def window_sizes(reach: int, look_ahead: int, first_chunk: int = CHUNKS[0]) -> l
     return sorted(set(sizes))
 
 
-def without_long_silence(pairs: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor | None]:
+def without_long_silence(pairs: Iterable[tuple[int, Tensor] | Waiting]) -> Iterator[Tensor | Waiting | None]:
     """The latent of each code, or None for a silent code beyond ``LONGEST_SILENCE``."""
     silent = 0
-    for code, latent in pairs:
+    for pair in pairs:
+        if isinstance(pair, Waiting):
+            yield pair
+            continue
+        code, latent = pair
         silent = silent + 1 if code == SILENT_CODE else 0
         yield latent if silent <= LONGEST_SILENCE else None
 

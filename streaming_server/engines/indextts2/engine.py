@@ -33,7 +33,7 @@ from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import ModelEngine, StartTimes
+from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class IndexTTS2Engine(ModelEngine):
             config_path=str(checkpoint.folder / CONFIG),
             model_dir=str(checkpoint.folder),
             max_mel_tokens=checkpoint.max_mel_tokens,
+            max_concurrency=MAX_ROWS,
             capabilities=CAPABILITIES | ({Capability.SPEED} if checkpoint.version == "2.5" else set()),
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
@@ -114,7 +115,8 @@ class IndexTTS2Engine(ModelEngine):
         with times.phase("load"):
             runtime = self._checkpoint.load(self._device, self._dtype)
             description = describer(self._checkpoint.classifier, self._device)
-        loaded = Loaded(runtime, self._reader, description, self._options, self._digests)
+        loaded = Loaded(runtime, self._reader, description, self._options, self._digests, self._owner.wake)
+        runtime.writer.open(self._rows)
         loaded.warm(times)
         return loaded
 
@@ -123,14 +125,15 @@ class Loaded:
     """The loaded models; used by the owner thread only."""
 
     def __init__(
-        self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options, digests: FileDigests
-    ) -> None:
+        self, runtime: Runtime, reader: Reader, description: Describer, options: IndexTTS2Options, digests: FileDigests,
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._reader = reader
         self._description = description
         self._options = options
         self._pace = chunk_pace(options.first_chunk, options.look_ahead)
-        self._narrator = Narrator(runtime, options.steps, self._pace)
+        self._narrator = Narrator(runtime, options.steps, self._pace, wake)
         sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
         self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, sentence)
@@ -170,12 +173,19 @@ class Loaded:
                 self._narrator.speak_by_chunk(delivery, segments),
                 self._narrator.speak_by_segment(delivery, segments, 1),
             ):
-                for _ in speech:
-                    pass
+                run_alone(speech, self.step)
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
         return calibrate(self._runtime, self._voices.get(recording), segment, report)
+
+    def step(self) -> bool:
+        return self._runtime.writer.step()
+
+    def has_room(self, active: int) -> bool:
+        acoustics = self._runtime.acoustics
+        code_s = acoustics.frames(100) * acoustics.samples_per_frame / SAMPLE_RATE_HZ / 100
+        return keeps_deadlines(self._runtime.writer, self._narrator.thread, active + 1, code_s)
 
     def shrink(self) -> None:
         self._voices.shrink()

@@ -14,14 +14,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 SAMPLE_RATE_HZ = 22_050
-HEARING_RATE_HZ = 16_000
+ANALYSIS_RATE_HZ = 16_000
 """The input rate of w2v-BERT and CAMPPlus."""
 
 MEL_FLOOR = 1e-5
 MIN_POWER = 1e-9
 
-FRAME = HEARING_RATE_HZ * 25 // 1000
-STEP = HEARING_RATE_HZ * 10 // 1000
+FRAME = ANALYSIS_RATE_HZ * 25 // 1000
+STEP = ANALYSIS_RATE_HZ * 10 // 1000
 FBANK_FFT = 512
 FBANK_BANDS = 80
 LOWEST_HZ = 20.0
@@ -90,7 +90,7 @@ def log_mel(wav: Tensor, shape: MelShape) -> Tensor:
 
 def kaldi_filters() -> Tensor:
     """Triangles of equal width on Kaldi's mel scale from 20 Hz to half the sampling rate: ``(257, bands)``."""
-    nyquist = HEARING_RATE_HZ / 2
+    nyquist = ANALYSIS_RATE_HZ / 2
     bounds = [1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, nyquist)]
     edges = torch.linspace(bounds[0], bounds[1], FBANK_BANDS + 2, dtype=torch.float64)
     bins = 1127 * (torch.linspace(0, nyquist, FBANK_FFT // 2 + 1, dtype=torch.float64) / 700).log1p()
@@ -104,7 +104,7 @@ def kaldi_fbank(wav: Tensor) -> Tensor:
         ValueError: there are too few samples for one frame.
     """
     if wav.numel() < FRAME:
-        raise ValueError(f"a reference needs at least {FRAME} samples at {HEARING_RATE_HZ} Hz; it has {wav.numel()}")
+        raise ValueError(f"a reference needs at least {FRAME} samples at {ANALYSIS_RATE_HZ} Hz; it has {wav.numel()}")
     frames = wav.unfold(0, FRAME, STEP)  # (T, FRAME)
     frames = frames - frames.mean(dim=1, keepdim=True)
     before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
@@ -129,7 +129,7 @@ def semantic_input(wav: Tensor) -> tuple[Tensor, Tensor]:
     """
     bank = kaldi_fbank(wav * INT16_SCALE)  # (frames, 80)
     if bank.shape[0] < STACKED:
-        raise ValueError(f"a reference needs at least {FRAME + STEP} samples at {HEARING_RATE_HZ} Hz")
+        raise ValueError(f"a reference needs at least {FRAME + STEP} samples at {ANALYSIS_RATE_HZ} Hz")
     bank = (bank - bank.mean(dim=0)) / (bank.var(dim=0) + VARIANCE_FLOOR).sqrt()
     missing = -bank.shape[0] % STACKED
     frames = F.pad(bank, (0, 0, 0, missing), value=PADDING_VALUE).view(-1, STACKED * FBANK_BANDS)

@@ -21,7 +21,7 @@ from streaming_server.engines.indextts2.gpt import EmotionGpt
 from streaming_server.engines.indextts2.stages import AcousticStages
 from streaming_server.engines.indextts2.w2vbert import W2vBert
 from streaming_server.engines.torch.arrays import Array, take
-from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch
+from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch, JoinedCodes
 from streaming_server.engines.torch.decoding import PositionRule
 from streaming_server.engines.torch.sampling import Sampling
 
@@ -53,7 +53,7 @@ class Runtime(AcousticStages):
         self.device = gpt.mel_head.weight.device
         self.dtype = gpt.mel_head.weight.dtype
         self.language = language
-        self._writer = CodeWriter(gpt, gpt.prefix_rows)
+        self.writer = CodeWriter(gpt, gpt.prefix_rows)
 
     @property
     def sounds(self) -> int:
@@ -130,7 +130,7 @@ class Runtime(AcousticStages):
         Raises:
             ValueError: more text than the model has positions for.
         """
-        ids = self._writer.check(self._take(text_ids, 1, torch.long))
+        ids = self.writer.check(self._take(text_ids, 1, torch.long))
         language = self.language if language is None else language
         return self.gpt.prefix(self._take(spk_cond, 2), self._take(emotion, 1), ids, language)
 
@@ -138,7 +138,6 @@ class Runtime(AcousticStages):
         self, spk_cond: Array, emotion: Array, text_ids: Array, max_codes: int, do_sample: bool = True,
         top_p: float = 0.8, top_k: int = 30, temperature: float = 0.8, repetition_penalty: float = 10.0,
         positions: PositionRule = "aligned", generator: torch.Generator | None = None, language: int | None = None,
-        views: bool = False,
     ) -> CodesAndLatents:  # fmt: skip
         """Codes as they are decoded, each with its latent: see `CodeWriter.write`.
 
@@ -147,7 +146,13 @@ class Runtime(AcousticStages):
         """
         sampling = Sampling(do_sample, top_p, top_k, temperature, repetition_penalty)
         prompt = self.gpt.started(self.prefix(spk_cond, emotion, text_ids, language))
-        return self._writer.write(prompt, max_codes, sampling, generator, positions, views)
+        return self.writer.write(prompt, max_codes, sampling, generator, positions)
+
+    def join(
+        self, prefix: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None
+    ) -> JoinedCodes:
+        """Codes with views of their latents, decoded together with those of other prefixes: see `CodeWriter.join`."""
+        return self.writer.join(self.gpt.started(prefix), max_codes, sampling, generator)
 
     def decode_batch(
         self, prefixes: Sequence[Tensor], max_codes: int, sampling: Sampling, num_beams: int = 1,
@@ -155,11 +160,11 @@ class Runtime(AcousticStages):
     ) -> DecodedBatch:  # fmt: skip
         """Codes and latents of several prefixes, decoded together: see `CodeWriter.write_together`."""
         prompts = [self.gpt.started(prefix) for prefix in prefixes]
-        return self._writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
+        return self.writer.write_together(prompts, max_codes, sampling, num_beams, length_penalty, generators)
 
     def record(self) -> None:
         """Record the decoding step and the prompts; without CUDA, run each once."""
-        self._writer.record()
+        self.writer.record()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streaming_server.engines.base import Engine, EngineSpec
-from streaming_server.engines.indextts.spec import major_version, no_model
+from streaming_server.engines.base import Engine
+from streaming_server.engines.indextts.spec import model_spec
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 
 
@@ -13,18 +13,13 @@ def create(options: IndexTTS2Options) -> Engine:
     return IndexTTS2Engine(options)
 
 
-def _has_model(options: IndexTTS2Options) -> bool:
-    return major_version(options.model_dir) == "2"
-
-
-ENGINE = EngineSpec(
+ENGINE = model_spec(
+    lambda version: version == "2",
+    "indextts-2",
     name="indextts2",
     title="IndexTTS 2",
     options=IndexTTS2Options,
     create=create,
-    recognises=_has_model,
-    problem=lambda options: "" if _has_model(options) else no_model(options.model_dir, "indextts-2"),
-    model_variable="MODEL_DIR",
     extra="indextts2",
     family="indextts",
 )

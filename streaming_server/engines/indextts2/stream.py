@@ -5,7 +5,8 @@ The calling thread decodes; a second thread runs the flow and the vocoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import Generation
-from streaming_server.engines.indextts.stream import Audio, VocoderThread, generators, sampling_of, slope
+from streaming_server.engines.indextts.stream import Audio, generators, sampling_of, slope
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.engines.indextts2.voices import AnalysedVoice
+from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.codes import DecodedBatch
+from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 
 PAUSE_S = 0.2
 """Silence between two segments, as in the official implementation."""
@@ -42,74 +45,80 @@ class Delivery:
 
 
 class Narrator:
-    """Synthesises one request at a time with a runtime; must be called by the thread that owns the runtime.
+    """Synthesises requests with a runtime; must be called by the thread that owns the runtime.
 
     Args:
-        runtime: The models.
+        runtime: The models. While its rows are open, several requests may be synthesised at the same time.
         steps: Number of solver steps.
         pace: How segments are split into chunks.
+        wake: As for `VocoderThread`.
     """
 
-    def __init__(self, runtime: Runtime, steps: int, pace: Pace = CHUNK) -> None:
+    def __init__(
+        self, runtime: Runtime, steps: int, pace: Pace = CHUNK, wake: Callable[[], None] | None = None
+    ) -> None:
         self._runtime = runtime
         self._steps = steps
         self._pace = pace
-        self._vocoding = VocoderThread(runtime.device)
+        self.thread = VocoderThread(runtime.device, SAMPLE_RATE_HZ, wake)
 
     def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
         """Yield audio in chunks during decoding with one beam."""
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
         sampling = sampling_of(generation)
         rngs = generators(runtime.device, generation, len(segments))
-        with self._vocoding as vocoding:
+        with self.thread.session() as vocoding:
             for index, (segment, rng) in enumerate(zip(segments, rngs, strict=True)):
-                pairs = runtime.decode(
-                    voice.conditioning, delivery.emotion, segment.ids, generation.max_mel_tokens, sampling.do_sample,
-                    sampling.top_p, sampling.top_k, sampling.temperature, sampling.repetition_penalty,
-                    generator=rng, language=segment.language, views=True,
-                )  # fmt: skip
-                speech = self._synthesis(delivery, self._pace, rng.initial_seed())
+                prefix = runtime.prefix(voice.conditioning, delivery.emotion, segment.ids, segment.language)
+                pairs = runtime.join(prefix, generation.max_mel_tokens, sampling, rng)
+                speech = self._synthesis(vocoding, delivery, self._pace, rng.initial_seed())
                 audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
                 ends = self._pace.code_counts(runtime.acoustics, delivery.duration_factor)
                 known, end = 0, next(ends)
                 codes: list[int] = []
                 latents: list[Tensor] = []
-                for code, latent in pairs:
-                    if code < self._runtime.sounds:
-                        codes.append(code)
-                        latents.append(latent)
-                    if known + len(codes) == end:
-                        vocoding.submit(audio.push, partial(gathered, codes, latents), is_computed=True)
-                        known, end = end, next(ends)
-                        codes, latents = [], []
-                    yield vocoding.ready()
+                with closing(pairs):
+                    for pair in pairs:
+                        if isinstance(pair, Waiting):
+                            yield vocoding.ready_or_waiting()
+                            continue
+                        code, latent = pair
+                        if code < self._runtime.sounds:
+                            codes.append(code)
+                            latents.append(latent)
+                        if known + len(codes) == end:
+                            vocoding.submit(audio.push, partial(gathered, codes, latents), is_computed=True)
+                            known, end = end, next(ends)
+                            codes, latents = [], []
+                        yield vocoding.ready()
                 vocoding.submit(audio.finish, partial(remaining, codes, latents), is_computed=True)
             yield from vocoding.rest()
 
     def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         rngs = generators(self._runtime.device, delivery.generation, len(segments))
-        with self._vocoding as vocoding:
+        with self.thread.session() as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._decode(delivery, segments[start : start + batch], rngs[start : start + batch])
-                while True:
-                    try:
-                        next(decoding)
-                    except StopIteration as end:
-                        decoded: list[tuple[list[int], Tensor]] = end.value
-                        break
-                    yield vocoding.ready()
+                with closing(decoding):
+                    while True:
+                        try:
+                            waiting = next(decoding)
+                        except StopIteration as end:
+                            decoded: list[tuple[list[int], Tensor]] = end.value
+                            break
+                        yield vocoding.ready() if waiting is None else vocoding.ready_or_waiting()
                 for index, (codes, latents) in enumerate(decoded, start):
                     row = torch.tensor(codes)
                     sounds = row < self._runtime.sounds
                     if sounds.any():
-                        speech = self._synthesis(delivery, SEGMENT, rngs[index].initial_seed())
+                        speech = self._synthesis(vocoding, delivery, SEGMENT, rngs[index].initial_seed())
                         audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
                         vocoding.submit(audio.finish, partial(selected, row, latents, sounds))
             yield from vocoding.rest()
 
     def close(self) -> None:
-        self._vocoding.close()
+        self.thread.close()
 
     def _decode(self, delivery: Delivery, segments: Sequence[Segment], rngs: Sequence[torch.Generator]) -> DecodedBatch:
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
@@ -121,14 +130,14 @@ class Narrator:
             generation.length_penalty, rngs,
         )  # fmt: skip
 
-    def _synthesis(self, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
+    def _synthesis(self, vocoding: Vocoding, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
         voice = delivery.voice
         acoustics, reference = self._runtime.acoustics, voice.stream_reference if pace.chunks else voice.full_reference
         mel = MelStream(
             acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics,
-            self._vocoding.check,
+            vocoding.check,
         )  # fmt: skip
-        return Synthesis(acoustics, mel, self._vocoding.check)
+        return Synthesis(acoustics, mel, vocoding.check)
 
 
 class SegmentAudio:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import FloatSamples
-from streaming_server.engines.content_cache import ContentCache, FileDigests
-from streaming_server.engines.indextts.voices import MIN_S, NOT_FINITE, TOO_SHORT, Decode
-from streaming_server.engines.indextts2.features import HEARING_RATE_HZ
+from streaming_server.engines.content_cache import FileDigests
+from streaming_server.engines.indextts2.features import ANALYSIS_RATE_HZ
 from streaming_server.engines.indextts2.flow import Reference
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.threads import Check, never_cancelled
-from streaming_server.engines.torch.arrays import all_finite
+from streaming_server.engines.torch.voice_cache import NOT_FINITE, Decode, RecordingCache, require_finite
 from streaming_server.errors import EngineFailed, VoiceUnreadable
 
 MAX_S = 15
@@ -49,8 +48,8 @@ class AnalysedVoice:
     """Regulator statistics of a sentence in this voice; streams pool them with their own."""
 
 
-class VoiceCache:
-    """Caches the analyses of the ``capacity`` most recently used voices.
+class VoiceCache(RecordingCache[AnalysedVoice]):
+    """Caches the analyses of voices.
 
     Args:
         runtime: The models.
@@ -60,25 +59,14 @@ class VoiceCache:
         sentence: Decoded once per voice to compute its ``statistics``; None omits them.
     """
 
+    max_s = MAX_S
+
     def __init__(
         self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests, sentence: Segment | None
     ) -> None:
+        super().__init__(capacity, decode, digests)
         self._runtime = runtime
-        self._decode = decode
         self._sentence = sentence
-        self._kept = ContentCache[AnalysedVoice](capacity, digests)
-
-    def get(self, path: Path, check: Check = never_cancelled) -> AnalysedVoice:
-        """
-        Raises:
-            VoiceFileMissing: there is no such file.
-            VoiceUnreadable: it cannot be decoded or analysed.
-        """
-        return self._kept.get(path, lambda path: self._analyse(path, check))
-
-    def shrink(self) -> None:
-        """Forget all recordings, and keep half as many from now on."""
-        self._kept.shrink()
 
     def analyse(
         self, wav: Sequence[float] | FloatSamples, rate_hz: int, check: Check = never_cancelled
@@ -87,7 +75,7 @@ class VoiceCache:
         runtime = self._runtime
         mel_rate_hz = runtime.hearing.mel.rate_hz
         wide = runtime.resample(torch.as_tensor(wav), rate_hz, mel_rate_hz)[: MAX_S * mel_rate_hz]
-        narrow = runtime.resample(wide, mel_rate_hz, HEARING_RATE_HZ)
+        narrow = runtime.resample(wide, mel_rate_hz, ANALYSIS_RATE_HZ)
         check()
         features = runtime.features(narrow)
         check()
@@ -103,17 +91,13 @@ class VoiceCache:
             conditioning, style, emotion, whole, part, self._statistics(conditioning, emotion, check)
         )  # fmt: skip
 
-    def _analyse(self, path: Path, check: Check) -> AnalysedVoice:
-        samples, rate_hz = decoded(self._decode, path)
-        check()
+    def _analyse(self, path: Path, samples: FloatSamples, rate_hz: int, check: Check) -> AnalysedVoice:
         try:
             voice = self.analyse(samples, rate_hz, check)
         except EngineFailed as error:  # raised by decoding the sentence for the statistics
             raise VoiceUnreadable(path.name, NOT_FINITE) from error
-        if not all_finite(
-            voice.conditioning, voice.style, voice.emotion, voice.full_reference.mel, voice.full_reference.mu
-        ):
-            raise VoiceUnreadable(path.name, NOT_FINITE)
+        reference = voice.full_reference
+        require_finite(path, voice.conditioning, voice.style, voice.emotion, reference.mel, reference.mu)
         return voice
 
     def _statistics(self, conditioning: Tensor, emotion: Tensor, check: Check) -> Tensor | None:
@@ -141,45 +125,19 @@ class VoiceCache:
         return self._runtime.acoustics.statistics(torch.tensor(codes), torch.stack(latents))
 
 
-class EmotionCache:
-    """Caches the emotion vectors ``(width,)`` of the ``capacity`` most recently used recordings."""
+class EmotionCache(RecordingCache[Tensor]):
+    """Caches the emotion vectors ``(width,)`` of recordings."""
+
+    max_s = MAX_S
 
     def __init__(self, runtime: Runtime, capacity: int, decode: Decode, digests: FileDigests) -> None:
+        super().__init__(capacity, decode, digests)
         self._runtime = runtime
-        self._decode = decode
-        self._kept = ContentCache[Tensor](capacity, digests)
 
-    def get(self, path: Path, check: Check = never_cancelled) -> Tensor:
-        """
-        Raises:
-            VoiceFileMissing: there is no such file.
-            VoiceUnreadable: it cannot be decoded or analysed.
-        """
-        return self._kept.get(path, lambda path: self._analyse(path, check))
-
-    def shrink(self) -> None:
-        """Forget all recordings, and keep half as many from now on."""
-        self._kept.shrink()
-
-    def _analyse(self, path: Path, check: Check) -> Tensor:
-        samples, rate_hz = decoded(self._decode, path)
-        check()
-        narrow = self._runtime.resample(torch.from_numpy(samples), rate_hz, HEARING_RATE_HZ)
+    def _analyse(self, path: Path, samples: FloatSamples, rate_hz: int, check: Check) -> Tensor:
+        narrow = self._runtime.resample(torch.from_numpy(samples), rate_hz, ANALYSIS_RATE_HZ)
         features = self._runtime.features(narrow)
         check()
         emotion = self._runtime.emo(features)
-        if not all_finite(emotion):
-            raise VoiceUnreadable(path.name, NOT_FINITE)
+        require_finite(path, emotion)
         return emotion
-
-
-def decoded(decode: Decode, path: Path) -> tuple[FloatSamples, int]:
-    """Decode the first ``MAX_S`` seconds of a recording.
-
-    Raises:
-        VoiceUnreadable: it cannot be decoded, or is too short for the models.
-    """
-    samples, rate_hz = decode(path)
-    if samples.size < MIN_S * rate_hz:
-        raise VoiceUnreadable(path.name, TOO_SHORT)
-    return samples[: MAX_S * rate_hz], rate_hz

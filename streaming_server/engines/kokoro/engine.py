@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +18,10 @@ from streaming_server.domain import AudioChunk, Capability, FloatSamples, Genera
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
-from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network
+from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes
+from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, available_device
 from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
-from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, presets
+from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, latin_language, presets
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -64,20 +67,22 @@ class KokoroEngine:
             raise EngineUnavailable(
                 f'MODEL_DIR "{model_dir}" has no {precision} model; it has {", ".join(sorted(models))}'
             )
-        wanted = (precision,) if precision != "auto" else _PREFERRED["cuda" if device == "cuda" else "cpu"]
+        found_device = available_device(device)
+        wanted = (precision,) if precision != "auto" else _PREFERRED[found_device]
         chosen = next(name for name in wanted if name in models)
-        self._network = Network(models[chosen], device)
+        self._network = Network(models[chosen], found_device)
         self._voices = voices
         self._styles = VoiceStyles(voices)
         self._recordings = RecordingVoices()
         self._converters: dict[str, Convert] = {}
+        self._espeak: EspeakPhonemes | None = None
         self._thread = OwnerThread("kokoro")
         repeatable = {Capability.SEED} if self._network.is_repeatable else set[Capability]()
         self.info = EngineInfo(
             name="kokoro",
             model_version="1.0",
             sample_rate_hz=SAMPLE_RATE_HZ,
-            device=self._network.device,
+            device=found_device,
             precision=chosen,
             model_dir=str(model_dir),
             capabilities=frozenset(
@@ -95,8 +100,9 @@ class KokoroEngine:
 
     async def warm(self) -> None:
         """Load English and Mandarin, and run the network once, as `Engine.warm`."""
+        loop = asyncio.get_running_loop()
         for language in ("en-us", "cmn"):
-            await self._thread.call(self._converter, language)
+            await self._thread.call(self._converter, language, loop)
         style = self._styles.style(next(iter(self._voices)), "en-us")
         await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
 
@@ -109,11 +115,11 @@ class KokoroEngine:
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=kokoro")
         voice = await self._voice(request.voice)
-        stop = RunOptions()
+        stop, loop = RunOptions(), asyncio.get_running_loop()
 
         def produce(emit: Emit[AudioChunk]) -> None:
             speed = request.speed
-            for piece in self._pieces(request.text):
+            for piece in self._pieces(request.text, voice, loop):
                 ids = tokens(piece.phonemes)
                 style = self._styles.style(voice, piece.language).of(len(ids))
                 samples = _trimmed(self._network.run(ids, style, speed, stop))
@@ -133,8 +139,10 @@ class KokoroEngine:
                 yield chunk
 
     async def aclose(self) -> None:
-        """End the thread."""
+        """End the thread, and espeak-ng."""
         await self._thread.aclose()
+        if self._espeak is not None:
+            await self._espeak.aclose()
 
     async def _voice(self, voice: Voice) -> str:
         """The name of a voice or a blend; for a recording the voice that answers for it."""
@@ -143,29 +151,37 @@ class KokoroEngine:
         found = await self._recordings.find(voice.path)
         return found if found in self._voices else next(iter(self._voices))
 
-    def _pieces(self, text: str) -> Iterator[_Piece]:
-        """What the text says, the shortest pieces first.
+    def _pieces(self, text: str, voice: str, loop: asyncio.AbstractEventLoop) -> Iterator[_Piece]:
+        """What the text says in a voice, the shortest pieces first; ``loop`` as for `EspeakPhonemes.convert`.
 
         Raises:
             InvalidRequest: the text has characters of a language that the engine does not speak.
         """
-        parts = list(runs(text))
-        if foreign := next((part for language, part in parts if language not in CONVERTERS), ""):
+        latin = latin_language(voice)
+        parts = [(latin if language == "en-us" else language, part) for language, part in runs(text)]
+        if foreign := next((part for name, part in parts if name not in CONVERTERS.keys() | ESPEAK_VOICES.keys()), ""):
             raise InvalidRequest(
                 f"text has characters that the kokoro engine cannot speak, {foreign.strip()[:_SHOWN_CHARACTERS]!r}: it "
-                "speaks Latin script as English, Mandarin, and Japanese",
+                "speaks Latin script in the language of the voice, Mandarin, Japanese, and Hindi",
                 "text",
             )
         limit = FIRST_PIECE
         for language, part in parts:
-            convert = self._converter(language)
+            convert = self._converter(language, loop)
             for sentence in sentences(part):
                 phonemes = convert(sentence).strip()
                 for piece in split(phonemes, limit) if tokens(phonemes) else ():
                     yield _Piece(piece, language)
                     limit = next_limit(limit)
 
-    def _converter(self, language: str) -> Convert:
+    def _converter(self, language: str, loop: asyncio.AbstractEventLoop) -> Convert:
+        """
+        Raises:
+            InvalidRequest: a package for the language is not installed.
+        """
+        if language in ESPEAK_VOICES:
+            self._espeak = self._espeak or EspeakPhonemes()
+            return partial(self._espeak.convert, language=language, loop=loop)
         if language not in self._converters:
             self._converters[language] = CONVERTERS[language]()
         return self._converters[language]

@@ -16,26 +16,35 @@ SAMPLE_RATE_HZ = 24000
 _ERRORS_ONLY = 3
 
 
+def available_device(device: str) -> str:
+    """The device that ``auto``, ``cuda`` or ``cpu`` stands for: ``cuda`` or ``cpu``.
+
+    Raises:
+        EngineUnavailable: CUDA is asked for, and ONNX Runtime does not offer it.
+    """
+    providers = onnxruntime.get_available_providers()
+    has_cuda = "CUDAExecutionProvider" in providers
+    if device == "cuda" and not has_cuda:
+        raise EngineUnavailable(
+            f"DEVICE=cuda: ONNX Runtime offers {', '.join(providers)} only; install onnxruntime-gpu for CUDA"
+        )
+    return "cuda" if has_cuda and device != "cpu" else "cpu"
+
+
 class Network:
     """One session of the model."""
 
     def __init__(self, model: Path, device: str) -> None:
-        """
+        """``device``: as `available_device` returns it.
+
         Raises:
-            EngineUnavailable: the file or the device cannot be used.
+            EngineUnavailable: the file cannot be used.
         """
-        providers = onnxruntime.get_available_providers()
-        has_cuda = "CUDAExecutionProvider" in providers
-        if device == "cuda" and not has_cuda:
-            raise EngineUnavailable(
-                f"DEVICE=cuda: ONNX Runtime offers {', '.join(providers)} only; install onnxruntime-gpu for CUDA"
-            )
-        self.device = "cuda" if has_cuda and device != "cpu" else "cpu"
         options = onnxruntime.SessionOptions()
         # Threads that wait by spinning take the CPU from the encoders of other streams.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
-        wanted = ["CUDAExecutionProvider"] if self.device == "cuda" else []
+        wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no public base class

@@ -22,7 +22,10 @@ _WIDTH = 256
 _TIMBRE = 128
 """The first numbers of a style feed the vocoder: the speaker's sound. The rest feed durations and pitch."""
 _LANGUAGES = {"a": "en-us", "b": "en-us", "j": "ja", "z": "cmn"}
-"""By the first letter of a voice's name; voices of other languages lend their timbre only."""
+"""By the first letter of a voice's name, like the next."""
+_LATIN_LANGUAGES = {"e": "es", "f": "fr", "i": "it", "p": "pt-br"}
+"""Languages in Latin script other than English."""
+_LANGUAGES |= {**_LATIN_LANGUAGES, "h": "hi"}
 _CODES = {"a": "en-US", "b": "en-GB", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-BR", "z": "zh"}
 _GENDERS: dict[str, Gender] = {"f": "female", "m": "male"}
 """By the second letter."""
@@ -33,6 +36,8 @@ _NATIVE = {
     ("cmn", "m"): "zm_yunxi",
     ("ja", "f"): "jf_alpha",
     ("ja", "m"): "jm_kumo",
+    ("hi", "f"): "hf_alpha",
+    ("hi", "m"): "hm_omega",
 }
 """Whose durations and pitch a voice takes in a language that is not its own, by its sex."""
 OPENAI = {
@@ -121,6 +126,12 @@ def _read(path: Path, name: str) -> FloatSamples:
     if not np.isfinite(rows).all():
         raise EngineFailed(f"the voice {name} in {path.name} holds numbers that are not finite")
     return rows
+
+
+def latin_language(voice: str) -> str:
+    """The language in which a voice, or the first one of a blend, reads Latin script."""
+    first = parse_blend(voice)[0][0]
+    return _LATIN_LANGUAGES.get(OPENAI.get(first, first)[:1], "en-us")
 
 
 def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:

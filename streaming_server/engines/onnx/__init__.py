@@ -1,1 +1,1 @@
-"""What engines on ONNX Runtime share: splitting text, English phonemes, sessions."""
+"""Shared by engines on ONNX Runtime: text splitting, English phonemes, sessions."""

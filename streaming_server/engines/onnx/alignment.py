@@ -1,4 +1,4 @@
-"""Which words of a sentence the words of its phonemes stand for."""
+"""Maps the words of phonemes to the words of their sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streaming_server.text import word_spans
 
 
 def phoneme_words(phonemes: str) -> list[tuple[int, int]]:
-    """Where each word of phonemes begins and ends, without its punctuation."""
+    """Return start and end of each word of phonemes, without punctuation."""
     found = []
     at = 0
     for word in phonemes.split(" "):
@@ -21,15 +21,15 @@ def phoneme_words(phonemes: str) -> list[tuple[int, int]]:
 
 
 def spans_of_words(sentence: str, count: int, convert: Callable[[str], str]) -> list[tuple[int, int]]:
-    """The span of the sentence that each of ``count`` words of its phonemes belongs to.
+    """Return the span in the sentence of each of ``count`` words of its phonemes.
 
-    A number or an abbreviation is read as several words, which share its span; where even the conversion of each single
-    word does not add up, the words of the phonemes are spread over those of the sentence.
+    A number or an abbreviation becomes several words, which share its span. If the conversion of single words does not
+    give the same count, the words of the phonemes are distributed over those of the sentence.
 
     Args:
-        sentence: as it was converted.
-        count: how many words its phonemes have.
-        convert: text to phonemes.
+        sentence: the converted sentence.
+        count: number of words of its phonemes.
+        convert: converts text to phonemes.
     """
     spans = [span for span in word_spans(sentence) if any(map(str.isalnum, sentence[slice(*span)]))]
     if len(spans) == count or not spans:

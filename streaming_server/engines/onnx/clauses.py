@@ -1,4 +1,4 @@
-"""Phonemes of a sentence to clauses of bounded length."""
+"""Splits the phonemes of a sentence into clauses of limited length."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 
 _TINY = 8
-"""A clause of fewer phonemes is joined with the next."""
+"""A clause with fewer phonemes is joined with the next one."""
 _CLAUSE_BREAK = re.compile(r"(?<=[,;:—.!?…])[”)]? +")
 
 
 def clauses(phonemes: str, limit: int, opening: int | None = None) -> list[str]:
-    """A sentence's phonemes in parts of at most ``limit`` characters, cut behind punctuation where there is any.
+    """Split phonemes into parts of at most ``limit`` characters, after punctuation if possible.
 
     Args:
-        phonemes: words with blanks between them.
-        limit: longer parts are cut between words, or inside one that is longer by itself.
-        opening: cut a sentence longer than this at its first clause that is not tiny, so that its audio starts early.
+        phonemes: words separated by blanks.
+        limit: longer parts are split between words, or within a word that is longer by itself.
+        opening: a longer sentence is split after its first clause, so that its audio starts early.
     """
     parts: list[str] = []
     for clause in _CLAUSE_BREAK.split(phonemes):

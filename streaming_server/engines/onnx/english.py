@@ -1,4 +1,4 @@
-"""English text to phonemes in misaki's alphabet, which hibari's and Kokoro's networks take."""
+"""English text to phonemes in misaki's alphabet, used by the networks of hibari and Kokoro."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class EnglishPhonemes:
 
     def __init__(self) -> None:
         self._g2p = G2P()
-        self._g2p("Zbyx.")  # the network for unknown words is loaded by the first of them
+        self._g2p("Zbyx.")  # the network for unknown words is loaded lazily
 
     def __call__(self, sentence: str) -> str:
-        """The phonemes of one sentence; empty where nothing in it can be spoken.
+        """Return the phonemes of one sentence; empty if it has no pronounceable characters.
 
-        Its time grows with the square of a word's length, so that long words are cut into parts.
+        The time is quadratic in the length of a word, so long words are split.
         """
         text = _REPEATED_MARK.sub(r"\1\1\1", _UNSPOKEN.sub(" ", sentence))
-        # [word](/phonemes/) is markup of misaki's, and a text is no markup.
+        # [word](/phonemes/) is markup of misaki, which texts must not use.
         text = text.replace("](", "] (")
-        # Beyond 10 ** 36 the conversion knows no words for a number.
+        # Numbers above 10 ** 36 are not supported.
         text = _LONG_NUMBER.sub(lambda number: " ".join(number[0].replace(",", "")), text)
         text = _LONG_WORD.sub(r"\g<0> ", text)
         phonemes = self._converted(text)
@@ -41,7 +41,7 @@ class EnglishPhonemes:
     def _converted(self, text: str) -> str:
         try:
             return str(self._g2p(text))
-        except Exception:  # the package's own rules fail on some rare tokens; the rest of the sentence is spoken
+        except Exception:  # the package fails on some rare tokens; the other words are kept
             words = text.split()
             if len(words) < 2:
                 log.warning("phonemes: no conversion for %r", text[:MAX_WORD_CHARACTERS], exc_info=True)

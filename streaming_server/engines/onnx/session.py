@@ -14,11 +14,11 @@ _NAME, _GRAPH_OUTPUT, _MODEL_GRAPH = b"\x0a", b"\x62", b"\x3a"
 
 
 def open_session(model: Path, inner: str = "") -> InferenceSession:
-    """A session on the CPU. One thread each: streams, not one call, are what runs in parallel.
+    """Create a session on the CPU with one thread, since streams run in parallel.
 
     Args:
         model: an ONNX file.
-        inner: a value inside the graph that becomes a further output, if the graph has it.
+        inner: a value inside the graph that becomes an additional output, if the graph has it.
     """
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -31,7 +31,7 @@ def open_session(model: Path, inner: str = "") -> InferenceSession:
 
 
 def _output(name: str) -> bytes:
-    """A ``ModelProto`` with nothing but a graph of one output; appended to another one, protobuf merges the two."""
+    """Return a ``ModelProto`` with one graph output; appended to another one, protobuf merges them."""
     encoded = name.encode()
     for tag in (_NAME, _GRAPH_OUTPUT, _MODEL_GRAPH):
         encoded = tag + bytes([len(encoded)]) + encoded

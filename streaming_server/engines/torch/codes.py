@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
 
+from streaming_server.engines.threads import WAITING, Waiting
 from streaming_server.engines.torch import beams
 from streaming_server.engines.torch.beams import Hypothesis
 from streaming_server.engines.torch.compiled import compile_steps
@@ -15,8 +18,15 @@ from streaming_server.engines.torch.decoding import Decoder, PositionRule, recor
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
 
+log = logging.getLogger(__name__)
+
 CodesAndLatents = Generator[tuple[int, Tensor], None, None]
-DecodedBatch = Generator[None, None, list[tuple[list[int], Tensor]]]
+JoinedCodes = Generator[tuple[int, Tensor] | Waiting, None, None]
+DecodedBatch = Generator[Waiting | None, None, list[tuple[list[int], Tensor]]]
+
+
+_DECAY = 0.9
+"""Weight of all earlier steps together against the latest one, in the measured time."""
 
 
 class CodeWriter:
@@ -26,6 +36,77 @@ class CodeWriter:
         self._gpt = gpt
         self._prefix_rows = prefix_rows
         self._idle: list[Decoder] = []
+        self._shared: Decoder | None = None
+        self._has_joined = False
+        self.step_s: dict[int, float] = {}
+        """Measured seconds of a step by its number of rows, as a moving average."""
+
+    # Prompts that share the rows of one decoder
+
+    def open(self, rows: int) -> None:
+        """Allocate the rows that `join` uses."""
+        self._shared = self._decoder_of(rows)
+        cache = self._shared.cache.layers
+        size = cache.numel() * cache.element_size() // 2**20
+        log.info("decoder ready: %d rows of %d slots, %d MiB of keys and values", rows, self._shared.cache.slots, size)
+
+    def join(
+        self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None
+    ) -> JoinedCodes:  # fmt: skip
+        """Codes as they are decoded, together with those of other prompts, each with a view of its latent ``(width,)``.
+
+        Yields ``WAITING`` where the next code needs a `step` first: one prompt joins at each step. Views are valid
+        until the iterator has ended or is closed, which frees the row. While no rows are open, the iterator decodes
+        alone.
+
+        Raises:
+            EngineFailed: the logits of the prompt are not finite.
+        """
+        decoder = self._shared
+        if decoder is None:
+            yield from self.write(prompt, max_codes, sampling, generator, views=True)
+            return
+        while decoder.is_full or self._has_joined:
+            yield WAITING
+        self._has_joined = True
+        row = decoder.join(prompt, self._bounded(max_codes), sampling, generator)
+        try:
+            count = 0
+            while row.codes or not row.is_ended:
+                if not row.codes:
+                    yield WAITING
+                    continue
+                row.require_finite()
+                code = row.codes.popleft()
+                if code == self._gpt.shape.stop_mel:
+                    return
+                yield code, decoder.latents[row.index, count]
+                count += 1
+        finally:
+            decoder.leave(row)
+
+    def expected_step_s(self, rows: int) -> float:
+        """Seconds of a step with this number of rows, at most: measured, or in proportion to fewer rows; 0 if unknown.
+
+        May be called on any thread.
+        """
+        measured = self.step_s.copy()
+        known = max((count for count in measured if count <= rows), default=0)
+        return measured[known] * rows / known if known else 0.0
+
+    def step(self) -> bool:
+        """Decode the next code of every prompt that joined; return whether there was any."""
+        if self._shared is None:
+            return False
+        self._has_joined = False
+        rows, begun_s = self._shared.joined, time.monotonic()
+        if not self._shared.step():
+            return False
+        spent_s = time.monotonic() - begun_s
+        self.step_s[rows] = spent_s + _DECAY * (self.step_s.get(rows, spent_s) - spent_s)
+        return True
+
+    # Prompts that decode alone
 
     def write(
         self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None,
@@ -66,16 +147,22 @@ class CodeWriter:
     ) -> DecodedBatch:  # fmt: skip
         """Codes and latents ``(codes, width)`` of several prompts; there is one generator per prompt.
 
-        Yields after every step, so that the caller can stop. A single prompt with one beam uses the recorded steps.
+        Yields after every step, so that the caller can stop. A single prompt with one beam is decoded as by `join`.
         """
         max_codes = self._bounded(max_codes)
         if len(prompts) == num_beams == 1:
-            pairs = []
-            for pair in self.write(prompts[0], max_codes, sampling, generators[0] if generators else None):
-                pairs.append(pair)
-                yield
-            latents = [latent for _, latent in pairs]
-            return [([code for code, _ in pairs], torch.stack(latents) if latents else prompts[0][:0])]
+            single: list[int] = []
+            views: list[Tensor] = []
+            joined = self.join(prompts[0], max_codes, sampling, generators[0] if generators else None)
+            with closing(joined):
+                for pair in joined:
+                    if isinstance(pair, Waiting):
+                        yield pair
+                        continue
+                    single.append(pair[0])
+                    views.append(pair[1])
+                    yield None
+            return [(single, torch.stack(views) if views else prompts[0][:0])]
         slots = max(prompt.shape[0] for prompt in prompts) + max_codes
         rngs = generators or [None] * len(prompts)
         decoder = Decoder(self._gpt, len(prompts) * num_beams, slots, max_codes)
@@ -89,15 +176,18 @@ class CodeWriter:
             for row, code in enumerate(step):
                 if code != self._gpt.shape.stop_mel:
                     codes[row].append(code)
-            yield
+            yield None
         return [(row, decoder.latents[index, : len(row)].clone()) for index, row in enumerate(codes)]
 
     def record(self) -> None:
         """Record the decoding step, compiled in parts, and the prompts; without CUDA, run each once."""
         if self._gpt.mel_head.weight.device.type == "cuda":
             compile_steps(self._gpt.gpt)
-        with self._decoder() as decoder:
-            decoder.record(self._longest_prompt)
+        if self._shared is not None:
+            self._shared.record(self._longest_prompt)
+        else:
+            with self._decoder() as decoder:
+                decoder.record(self._longest_prompt)
 
     def check(self, text_ids: Tensor) -> Tensor:
         """Return the ids unchanged.
@@ -119,10 +209,12 @@ class CodeWriter:
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
         """A one-row decoder that is not in use."""
-        shape = self._gpt.shape
-        slots = recorded_length(self._longest_prompt) + shape.max_mel
-        decoder = self._idle.pop() if self._idle else Decoder(self._gpt, 1, slots, shape.max_mel)
+        decoder = self._idle.pop() if self._idle else self._decoder_of(1)
         try:
             yield decoder
         finally:
             self._idle.append(decoder)
+
+    def _decoder_of(self, rows: int) -> Decoder:
+        slots = recorded_length(self._longest_prompt) + self._gpt.shape.max_mel
+        return Decoder(self._gpt, rows, slots, self._gpt.shape.max_mel)

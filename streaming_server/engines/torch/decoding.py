@@ -100,8 +100,13 @@ class Decoder:
         return max(self._used)
 
     @property
+    def joined(self) -> int:
+        """Number of rows in use."""
+        return len(self._joined)
+
+    @property
     def is_full(self) -> bool:
-        return len(self._joined) == self.rows
+        return self.joined == self.rows
 
     # Rows that come and go
 

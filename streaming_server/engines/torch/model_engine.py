@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Protocol
 
@@ -18,12 +18,19 @@ from streaming_server.domain import AudioChunk, SpeechRequest
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
-from streaming_server.engines.threads import Check, Emit, OwnerThread
+from streaming_server.engines.threads import Check, OwnerThread, Steps, Waiting
+from streaming_server.engines.torch.codes import CodeWriter
 from streaming_server.engines.torch.faults import device_errors
 from streaming_server.engines.torch.options import Device, Precision
+from streaming_server.engines.torch.vocoding import VocoderThread
 from streaming_server.errors import EngineNotReady, EngineUnavailable, InsufficientMemory, VoiceFileMissing
 
 log = logging.getLogger(__name__)
+
+MAX_LOAD = 0.9
+"""Share of the time that decoding, or vocoding, may take of the audio's duration."""
+MAX_ROWS = 32
+"""Most requests at a time."""
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -33,6 +40,12 @@ class Loaded(Protocol):
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
         """The request's audio; ``check`` is called between pieces of work that take long."""
+
+    def step(self) -> bool:
+        """Decode the next code of all requests; return whether there was any."""
+
+    def has_room(self, active: int) -> bool:
+        """As `Batching.has_room`."""
 
     def shrink(self) -> None:
         """Give back memory that later requests can do without: called after one did not fit."""
@@ -71,7 +84,8 @@ class ModelEngine(ABC):
             raise EngineUnavailable("fp16 requires a GPU; use bf16 or fp32 on the CPU")
         self._precision = precision
         self._dtype = DTYPES[precision]
-        self._owner = OwnerThread("indextts")
+        self._owner = OwnerThread("indextts", self._step)
+        self._rows = 1
         self._digests = FileDigests()
         self._loaded: Loaded | None = None
 
@@ -83,6 +97,12 @@ class ModelEngine(ABC):
     @abstractmethod
     def _load(self, times: StartTimes) -> Loaded:
         """Read the weights, record and synthesise once, each as a phase of ``times``. Runs on the owner thread."""
+
+    def reserve(self, requests: int) -> None:
+        self._rows = requests
+
+    def has_room(self, active: int) -> bool:
+        return self._loaded is None or self._loaded.has_room(active)
 
     async def warm(self) -> None:
         if self._loaded is None:
@@ -106,14 +126,16 @@ class ModelEngine(ABC):
         if loaded is None:
             raise EngineNotReady
 
-        def produce(emit: Emit[AudioChunk]) -> None:
-            with device_errors(self._device, loaded.shrink), closing(loaded.speak(request, emit.check)) as audio:
+        def steps(check: Check) -> Steps[AudioChunk]:
+            with device_errors(self._device, loaded.shrink), closing(loaded.speak(request, check)) as audio:
                 for samples in audio:
-                    emit.check()
-                    if samples is not None and samples.size:
-                        emit(AudioChunk(samples))
+                    check()
+                    if samples is None or isinstance(samples, Waiting):
+                        yield samples
+                    elif samples.size:
+                        yield AudioChunk(samples)
 
-        async with aclosing(self._owner.iterate(produce)) as chunks:
+        async with aclosing(self._owner.interleave(steps)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -122,6 +144,12 @@ class ModelEngine(ABC):
             await self._owner.call(self._loaded.close)
             self._loaded = None
         await self._owner.aclose()
+
+    def _step(self) -> bool:
+        if self._loaded is None:
+            return False
+        with device_errors(self._device, self._loaded.shrink):
+            return self._loaded.step()
 
     def _loaded_or_refused(self) -> Loaded:
         allow_tf32(self._dtype != torch.float32)
@@ -134,6 +162,26 @@ class ModelEngine(ABC):
             return loaded
         except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
+
+
+def keeps_deadlines(writer: CodeWriter, vocoder: VocoderThread, streams: int, code_s: float) -> bool:
+    """Whether this number of streams is decoded and vocoded as fast as it is played, by the times measured so far.
+
+    Args:
+        writer: Decodes them.
+        vocoder: Vocodes them.
+        streams: Their number.
+        code_s: Seconds of audio of a code.
+    """
+    decoding = writer.expected_step_s(streams) / code_s
+    return max(decoding, streams * vocoder.s_per_audio_s) <= MAX_LOAD
+
+
+def run_alone(audio: Audio, step: Callable[[], bool]) -> None:
+    """Run a request outside the owner thread's loop."""
+    for samples in audio:
+        if isinstance(samples, Waiting) and not step():
+            time.sleep(0.001)  # for the vocoder's thread
 
 
 def digest_recordings(digests: FileDigests, request: SpeechRequest) -> None:

@@ -1,4 +1,4 @@
-"""Codes and frames: what the hook sees is what was drawn, and pieces sound as the whole."""
+"""Captured codes equal the sampled ones, and chunked decoding equals decoding at once."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_small_look_ahead_is_heard_earlier(parts: tuple[Any, Any, Any]) -> Non
 
 @pytest.mark.parametrize("voiced", [False, True])
 def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], voiced: bool) -> None:
-    """Theirs as a whole, after the last frame; ours frame by frame."""
+    """The official delay pattern is removed at the end; ours frame by frame."""
     model, _, codec = parts
     frames: list[Tensor] = []
     draw(model, prompt(parts, voiced=voiced), GENERATION, frames.append)
@@ -167,7 +167,7 @@ def test_the_ends_of_the_ranges_are_drawn(parts: tuple[Any, Any, Any], generatio
 
 
 def most_repeats(frames: Tensor, window: int) -> int:
-    """How often a code of one codebook has occurred in the window before it, at most."""
+    """Return the maximum number of repetitions of a code within the window."""
     counts = [
         int((frames[max(0, at - window) : at, book] == frames[at, book]).sum())
         for at in range(1, frames.shape[0])

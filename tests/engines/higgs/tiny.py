@@ -1,4 +1,4 @@
-"""A HiggsAudio checkpoint of the real layout, with random weights and nothing in it that takes long."""
+"""A small HiggsAudio checkpoint of the real layout with random weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_checkpoint(folder: Path) -> tuple[Path, Path]:
-    """Write a model and its codec; where they are."""
+    """Write a model and its codec and return their folders."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}

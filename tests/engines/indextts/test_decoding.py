@@ -13,6 +13,7 @@ import torch
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.torch import decoding
 from streaming_server.engines.torch.beams import Sentence
+from streaming_server.engines.torch.codes import DecodedBatch
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.sampling import Sampling, Warp
 from streaming_server.errors import EngineFailed
@@ -21,7 +22,7 @@ from tests.engines.indextts import parity
 TEXTS = [[5, 9, 30, 7], [44, 3], [8, 8, 61, 100, 23, 4, 19, 2, 70], [90]]
 
 
-def finish(steps: Generator[None, None, list[tuple[list[int], torch.Tensor]]]) -> list[tuple[list[int], torch.Tensor]]:
+def finish(steps: DecodedBatch) -> list[tuple[list[int], torch.Tensor]]:
     while True:
         try:
             next(steps)
@@ -93,7 +94,7 @@ def test_the_decoding_ends_at_stop_or_at_the_models_bound(runtime: Runtime, stop
 def test_codes_that_are_read_late_are_the_same(
     runtime: Runtime, stopping: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU the host looks at a code some steps after it was drawn."""
+    """On a GPU the host reads a code some steps after it was sampled."""
 
     def decoded() -> list[list[int]]:
         conditioning = parity.numbers()["cond"]
@@ -155,7 +156,7 @@ def test_one_row_of_a_batch_is_the_stream(stopping: Runtime) -> None:
 
 
 def test_beams_find_the_best_sequence(runtime: Runtime) -> None:
-    """As many beams as codes search two steps exhaustively; feeding every first code tells the truth."""
+    """With as many beams as codes, two steps are searched exhaustively; compared with trying every first code."""
     numbers, vocabulary = parity.numbers(), 66
     decoder = Decoder(runtime.gpt, vocabulary, 200, 3)
     prompt = runtime.gpt.prompt(torch.from_numpy(numbers["cond"]), torch.from_numpy(numbers["text"]))
@@ -205,7 +206,7 @@ def test_the_latents_are_known_before_the_code_is_drawn(runtime: Runtime) -> Non
 
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_a_prompt_that_is_not_finite_ends_alone(runtime: Runtime, num_beams: int) -> None:
-    """What it left in the caches does not reach the next decoding, shorter or longer."""
+    """Cache contents do not affect the next decoding, shorter or longer."""
     conditioning, text = parity.numbers()["cond"], parity.numbers()["text"]
 
     def decoded(voice: Any, ids: Any) -> list[int]:

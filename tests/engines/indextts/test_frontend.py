@@ -1,4 +1,4 @@
-"""Text as the model reads it."""
+"""Normalisation, tokenisation and segmentation."""
 
 from __future__ import annotations
 

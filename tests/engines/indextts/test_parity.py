@@ -1,4 +1,4 @@
-"""The runtime computes what the public program computes, and the checks that say so can fail."""
+"""The runtime agrees with the reference values, and the comparisons can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks of audio against the whole."""
+"""Chunked vocoding equals vocoding at once."""
 
 from __future__ import annotations
 

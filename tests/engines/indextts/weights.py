@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 COMPUTED = (".pe", ".filter")
-"""Endings of buffers that a checkpoint holds and nobody needs: constants."""
+"""Suffixes of constant buffers in a checkpoint, which are not needed."""
 
 
 def weight(key: str, shape: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from tests.engines.indextts2.tiny import make_checkpoint
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from more, and the machines that run tests are shared."""
+    """Small tensors do not benefit from more threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

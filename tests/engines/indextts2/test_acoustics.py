@@ -1,4 +1,4 @@
-"""From codes to sound as the public program does it, and the checks that say so can fail."""
+"""The acoustic stages agree with the reference values, and the comparisons can fail."""
 
 from __future__ import annotations
 

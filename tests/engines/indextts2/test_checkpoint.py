@@ -1,4 +1,4 @@
-"""Checkpoint folders: the published sizes, and a sentence for each way a folder can be wrong."""
+"""Checkpoint folders: the published sizes, and an error message for each defect."""
 
 from __future__ import annotations
 

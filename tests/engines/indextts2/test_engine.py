@@ -52,7 +52,7 @@ def request_(voices: Sequence[Voice]) -> SpeechRequest:
 
 
 class Engines:
-    """Engines that are kept, since loading one takes longer than asking it."""
+    """Engines that are shared by the tests, because loading is slow."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -231,7 +231,7 @@ def test_a_drawn_emotion_comes_again_with_its_seed(folders: dict[str, Path], req
 
 
 def test_the_cap_is_a_setting(folders: dict[str, Path], request_: SpeechRequest) -> None:
-    """Uncapped, a full emotion leaves nothing of the voice's own."""
+    """Without the cap, a full emotion replaces that of the voice."""
     request = replace(request_, text="你好。", granularity=WHOLE, emotion=Emotion(vector=(1.0, *[0.0] * 7)))  # type: ignore[arg-type]
     [capped] = heard(folders["2.0"], [request])
     [full] = heard(folders["2.0"], [request], options=QUICK.model_copy(update={"emotion_cap": False}))
@@ -335,7 +335,7 @@ def test_an_unknown_language_is_refused(folders: dict[str, Path]) -> None:
         IndexTTS2Engine(QUICK.model_copy(update={"model_dir": folders["2.5"], "language": "xx"}))
 
 
-# Below the engine: the narrator, with a runtime of its own.
+# Below the engine: the narrator with its own runtime.
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -374,7 +374,7 @@ def test_a_chunk_leaves_before_the_segments_last_code_is_decoded(
         decoded_at_sound = []
         for samples in narrator.speak_by_chunk(delivery, SEGMENTS[:1]):
             time.sleep(0.005)  # a real model takes as long for a code
-            if samples is not None:
+            if isinstance(samples, np.ndarray):
                 decoded_at_sound.append((len(codes), len(samples)))
         assert needed <= decoded_at_sound[0][0] < 100 < len(codes)
         assert decoded_at_sound[0][1] == CHUNK.chunks[0] * tiny.acoustics.samples_per_frame
@@ -395,8 +395,8 @@ def test_a_whole_segment_leaves_after_its_last_code(
 
 def test_how_it_is_cut_does_not_change_how_long_it_is(tiny: Runtime, delivery: Delivery) -> None:
     narrator = Narrator(tiny, steps=2)
-    chunked = np.concatenate([s for s in narrator.speak_by_chunk(delivery, SEGMENTS) if s is not None])
-    whole = np.concatenate([s for s in narrator.speak_by_segment(delivery, SEGMENTS, 1) if s is not None])
+    chunked = np.concatenate([s for s in narrator.speak_by_chunk(delivery, SEGMENTS) if isinstance(s, np.ndarray)])
+    whole = np.concatenate([s for s in narrator.speak_by_segment(delivery, SEGMENTS, 1) if isinstance(s, np.ndarray)])
     assert len(chunked) == len(whole)
     silence = np.ones(round(PAUSE_S * SAMPLE_RATE_HZ))
     silent = np.flatnonzero(np.convolve(np.abs(whole) < 1e-12, silence, "valid") == len(silence))
@@ -423,7 +423,7 @@ def test_a_start_that_is_drawn_makes_no_sound(
         if way == "chunk"
         else narrator.speak_by_segment(told, SEGMENTS[:1], 1)
     )
-    assert sum(len(samples) for samples in audio if samples is not None) == 0
+    assert sum(len(samples) for samples in audio if isinstance(samples, np.ndarray)) == 0
     narrator.close()
 
 
@@ -432,7 +432,7 @@ def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery:
     alone = replace(delivery, voice=replace(delivery.voice, statistics=None))
     narrator = Narrator(tiny, steps=2)
     steadied, unsteadied, whole = (
-        np.concatenate([s for s in audio if s is not None])
+        np.concatenate([s for s in audio if isinstance(s, np.ndarray)])
         for audio in (
             narrator.speak_by_chunk(delivery, SEGMENTS[:1]),
             narrator.speak_by_chunk(alone, SEGMENTS[:1]),

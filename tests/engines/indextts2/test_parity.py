@@ -1,4 +1,4 @@
-"""The runtimes of 2.0 and 2.5 compute what the public program computes, and the checks that say so can fail."""
+"""The runtimes of 2.0 and 2.5 agree with the reference values, and the comparisons can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound that comes while the codes still come, against the sound of the whole."""
+"""Audio of chunked synthesis compared with synthesis at once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spoken(
 
 
 def plain(acoustics: Acoustics, count: int = CODES, seed: int = 1, duration_factor: float = 1.0) -> Tensor:
-    """The public program's way: each stage over all of it."""
+    """The reference: each stage over the complete input."""
     codes, latents = some_codes(count)
     mu = acoustics.mu(codes, None if acoustics.decodes_ahead else latents, duration_factor)
     noise = Noise(acoustics.bands, seed)(0, len(mu))

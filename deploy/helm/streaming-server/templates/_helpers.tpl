@@ -51,3 +51,8 @@ volumes:
       claimName: {{ . }}
   {{- end }}
 {{- end }}
+
+{{- /* The number of servers, or the largest one with autoscaling. */ -}}
+{{- define "speech.maxServers" -}}
+{{ if .Values.autoscaling.enabled }}{{ .Values.autoscaling.maxReplicas }}{{ else }}{{ .Values.server.replicas }}{{ end }}
+{{- end }}

@@ -1,7 +1,7 @@
-"""An automatic ear: which digits are spoken, by a recogniser that is given only how many there are.
+"""Recognition of spoken English digits, given their number.
 
-Knows samples and English digits; not how the samples came about. Gate a real test at 80 % and its controls (the same
-audio reversed, another text) at 20 %, over several strings.
+Require 80 % agreement in a test and at most 20 % for its controls (the audio reversed, another text), over several
+strings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 STRINGS = ("7666461420", "5830917462", "3141592653", "0581379246", "6029481735")
-"""Which it takes down rightly as espeak-ng says them; of one string alone a control may pass its gate by chance."""
+"""Strings that are recognised correctly in the voice of espeak-ng; several, because a control may match by chance."""
 SPEECH = Timbre(rate_wpm=140)
 """How the recogniser understands espeak-ng best."""
 _RECOGNISER_HZ = 16000
@@ -26,11 +26,11 @@ _DITHER_LSB = 20
 
 
 def recognise_digits(samples: FloatSamples, rate_hz: int, count: int) -> str:
-    """What is heard in mono samples, shape ``(n,)``: ``count`` digits, or fewer where nothing fits."""
+    """Return the digits in mono samples, shape ``(n,)``: ``count`` digits, or fewer if nothing matches."""
     resampler = Resampler(rate_hz, _RECOGNISER_HZ)
     heard = np.concatenate([resampler.push(to_int16(samples)), resampler.finish()])
     padded = np.pad(heard.astype(np.int32), round(_PADDING_S * _RECOGNISER_HZ))
-    # Digital silence is none that the recogniser has ever learned.
+    # The recogniser is not trained on digital silence.
     padded += np.random.default_rng(0).integers(-_DITHER_LSB, _DITHER_LSB + 1, padded.size)
     decoder = _decoder(count)
     decoder.start_utt()
@@ -42,17 +42,17 @@ def recognise_digits(samples: FloatSamples, rate_hz: int, count: int) -> str:
 
 
 def agreement(heard: str, spoken: str) -> float:
-    """Share of the digits that are right, place by place, 0-1."""
+    """Return the share of matching digits by position, 0-1."""
     return sum(a == b for a, b in zip(heard, spoken, strict=False)) / len(spoken)
 
 
 def say_digits(digits: str, timbre: Timbre = SPEECH) -> tuple[IntSamples, int]:
-    """The digits as espeak-ng says them, shape ``(n,)``, and their rate in Hz."""
+    """Return the digits spoken by espeak-ng, shape ``(n,)``, and the sample rate in Hz."""
     return say(". ".join(DIGITS[int(digit)] for digit in digits) + ".", timbre)
 
 
 def say(text: str, timbre: Timbre = SPEECH) -> tuple[IntSamples, int]:
-    """English speech, shape ``(n,)``, and its rate in Hz."""
+    """Return English speech, shape ``(n,)``, and the sample rate in Hz."""
     library = _library()
     chunks: list[bytes] = []
     library.speak(text, "en-us", timbre, chunks.append)

@@ -1,0 +1,106 @@
+"""The player's routes: its voices, and speech with everything that engines honour in one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from streaming_server.api.http import Dialect, parse_body
+from streaming_server.api.openai.voices import VoiceNames
+from streaming_server.api.operations import ApiRoute
+from streaming_server.api.player import schemas as operations
+from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, VoiceKind
+from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
+from streaming_server.api.responses import SpeechResponse
+from streaming_server.audio.encoders import FORMATS, PcmEncoder
+from streaming_server.domain import Capability, Emotion, Voice
+from streaming_server.errors import InvalidRequest
+from streaming_server.settings import Settings
+from streaming_server.speech.dialogue import PLAIN, is_dialogue
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.voices import VoiceLibrary
+
+
+@dataclass(frozen=True, slots=True)
+class PlayerDialect(Dialect):
+    """The routes over one service."""
+
+    service: SpeechService
+    voices: VoiceLibrary
+    requests: RequestBuilder
+    settings: Settings
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            ApiRoute("/player/voices", self.list_voices, TAG, operations.VOICES),
+            ApiRoute("/player/speech", self.speech, TAG, operations.SPEECH, methods=["POST"]),
+        ]
+
+    async def list_voices(self, request: Request) -> Response:
+        voices = self.voices.all()
+        presets = [voice for voice in voices if voice.is_preset]
+        if presets and Capability.VOICE_CLONING not in self.service.engine.info.capabilities:
+            listed = [_listed(voice, "preset") for voice in presets]
+        else:
+            listed = [_listed(voice, "upload") for voice in await self.voices.uploaded()]
+            listed += [_listed(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+        body: PlayerVoices = {"voices": listed}
+        return JSONResponse(body)
+
+    async def speech(self, request: Request) -> SpeechResponse:
+        body = await parse_body(request, PlayerSpeechBody)
+        dialogue = is_dialogue(body.text)
+        names = [] if body.voice is None else voice_names(body.voice, "voice") if dialogue else [body.voice]
+        find = VoiceNames(self.voices).find
+        speech = self.requests.build(
+            body.text,
+            [await find(name) for name in names] or [self.voices.default],
+            body.generation(),
+            body.granularity,
+            max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
+            cutting=PLAIN if dialogue else None,
+            emotion=await self._emotion(body),
+            speed=body.speed,
+            verbose=body.verbose,
+        )
+        rate_hz = self.service.engine.info.sample_rate_hz
+        if body.format == "pcm":
+            encoder = PcmEncoder()
+        else:
+            opus = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
+            encoder = FORMATS[body.format].create(**(opus if body.format in {"ogg", "webm"} else {}))
+        headers = {
+            "X-Sample-Rate": str(rate_hz),
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            "Content-Disposition": f"attachment; filename=speech.{body.format}",
+        }
+        return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+
+    async def _emotion(self, body: PlayerSpeechBody) -> Emotion | None:
+        """
+        Raises:
+            InvalidRequest: more than one source of an emotion.
+        """
+        fields = EmotionFields(
+            ("emo_audio", body.emo_audio), ("emo_vector", body.emo_vector), ("emo_text", body.emo_text), body.emo_weight
+        )
+        given = fields.given()
+        if len(given) > 1:
+            raise InvalidRequest(f"only one of {' and '.join(given)} may be given", given[1])
+        return await self.requests.emotion(fields, given[0] if given else None, VoiceNames(self.voices).find)
+
+
+def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
+    return {
+        "name": voice.name,
+        "title": voice.title or voice.name,
+        "languages": [*voice.languages],
+        "gender": voice.gender,
+        "kind": kind,
+        "index": voice.index,
+        "available": kind != "recording" or voice.path.is_file(),
+    }

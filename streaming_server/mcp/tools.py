@@ -1,0 +1,182 @@
+"""The tools, whatever they are called through: ``speak``, ``list_voices`` and ``clone_voice``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from streaming_server import __version__
+from streaming_server.api.openai.voice_schemas import VoiceTitle
+from streaming_server.api.openai.voices import VoiceNames, add_voice
+from streaming_server.api.record import RequestRecord
+from streaming_server.api.references import Reference
+from streaming_server.api.requests import Description, Name, RequestBuilder
+from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
+from streaming_server.domain import Capability, Emotion, Generation, SpeechRequest
+from streaming_server.errors import SpeechServerError
+from streaming_server.jobs.file_store import storage_errors
+from streaming_server.jobs.storage import Storage
+
+SUFFIXES = {"mp3": "mp3", "wav": "wav", "opus": "ogg", "flac": "flac"}
+"""By the name of a format, that of its encoder and of its files."""
+Deliver = Callable[[Path, str, Request | None], Awaitable[str]]
+"""Moves a finished file, with a suffix, to where its caller can get it; returns its URL or path. The request is that
+of a call over HTTP."""
+
+
+class Speech(BaseModel):
+    """Synthesised speech."""
+
+    audio: str
+    """URL or path of the audio file."""
+    media_type: str
+    duration_s: float
+    voice: str
+
+
+class ListedVoice(BaseModel):
+    name: str
+    title: str
+    languages: list[str]
+
+
+class ClonedVoice(BaseModel):
+    id: str
+    name: str
+    is_cloned: bool
+    """False if the loaded engine does not clone; it answers with its own voice nearest in pitch."""
+
+
+def create_tools(requests: RequestBuilder, storage: Storage, deliver: Deliver, *, reads_files: bool) -> MCPServer:
+    """The server of the tools.
+
+    Args:
+        requests: builds the requests.
+        storage: keeps voices, and audio until it is delivered.
+        deliver: as `Deliver`.
+        reads_files: ``clone_voice`` takes the path of a file, since the caller is a user of this machine.
+    """
+    server: MCPServer = MCPServer("streaming-server", version=__version__)
+    tools = _Tools(requests, storage, deliver, reads_files=reads_files)
+    server.add_tool(tools.speak)
+    server.add_tool(tools.list_voices)
+    server.add_tool(tools.clone_voice)
+    return server
+
+
+class _Tools:
+    def __init__(self, requests: RequestBuilder, storage: Storage, deliver: Deliver, *, reads_files: bool) -> None:
+        self._requests = requests
+        self._storage = storage
+        self._deliver = deliver
+        self._reads_files = reads_files
+
+    async def speak(
+        self,
+        ctx: Context,
+        text: Annotated[str, Field(description="The text to say; [pause 0.5s] in it is silence")],
+        voice: Annotated[Name, Field(description="A name of list_voices")] = "alloy",
+        audio_format: Annotated[Literal["mp3", "wav", "opus", "flac"], Field(description="Format of the file")] = "mp3",
+        speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX, description="Speaking rate")] = 1.0,
+        instructions: Annotated[Description | None, Field(description="An emotion or style in words")] = None,
+        ssml: Annotated[bool, Field(description="The text is SSML")] = False,
+    ) -> Speech:
+        """Say a text aloud: synthesise it to an audio file and return where the file is."""
+        request = _request(ctx)
+        try:
+            find = VoiceNames(self._requests.voices).find
+            speech = self._requests.build(
+                await self._requests.ssml(text, find) if ssml else text,
+                [await find(voice)],
+                Generation(),
+                None,
+                with_tags=True,
+                emotion=Emotion(text=instructions) if (instructions or "").strip() else None,
+                speed=speed,
+            )
+            media_type, duration_s, audio = await self._spoken(speech, SUFFIXES[audio_format], request)
+        except SpeechServerError as error:
+            _note(request, error.code)
+            raise ToolError(str(error)) from None
+        return Speech(audio=audio, media_type=media_type, duration_s=round(duration_s, 3), voice=voice)
+
+    async def list_voices(self) -> list[ListedVoice]:
+        """List the voices that speak can use."""
+        voices = self._requests.voices
+        known = {voice.name: voice for voice in (*voices.all(), *await voices.uploaded())}
+        names = [*VoiceNames(voices).shipped(), *(voice.name for voice in await voices.uploaded())]
+        return [
+            ListedVoice(
+                name=name,
+                title=known[name].title or name if name in known else name.capitalize(),
+                languages=list(known[name].languages) if name in known else [],
+            )
+            for name in names
+        ]
+
+    async def clone_voice(
+        self,
+        ctx: Context,
+        name: Annotated[VoiceTitle, Field(description="The name of the new voice")],
+        audio: Annotated[Reference, Field(description="A recording: base64, a data: URL, or a URL the server allows")],
+        consent: Annotated[str, Field(min_length=1, max_length=1024, description="How the speaker has consented")],
+        transcript: Annotated[Description | None, Field(description="What the recording says")] = None,
+    ) -> ClonedVoice:
+        """Add a voice from a recording; speak can use it at once by its name."""
+        try:
+            said = (transcript or "").strip()
+            if self._reads_files and await anyio.Path(audio).is_file():
+                stored = await add_voice(self._requests.voices, self._storage, Path(audio), name, consent, said)
+            else:
+                async with self._requests.references.voice(audio, field="audio") as voice:
+                    stored = await add_voice(self._requests.voices, self._storage, voice.path, name, consent, said)
+        except SpeechServerError as error:
+            _note(_request(ctx), error.code)
+            raise ToolError(str(error)) from None
+        is_cloned = Capability.VOICE_CLONING in self._requests.service.engine.info.capabilities
+        return ClonedVoice(id=stored.id, name=stored.name, is_cloned=is_cloned)
+
+    async def _spoken(self, speech: SpeechRequest, suffix: str, request: Request | None) -> tuple[str, float, str]:
+        """Media type, length and place of the audio.
+
+        Raises:
+            SpeechServerError: it cannot be made or stored.
+        """
+        if request is not None:
+            record = RequestRecord.of(request.scope)
+            record.voice, record.characters = speech.voice.name, len(speech.text)
+        with storage_errors():
+            path = self._storage.scratch.new()
+        try:
+            async with self._requests.service.open(speech, FORMATS[suffix].create()) as stream:
+                position = 0
+                with storage_errors():
+                    async with await anyio.open_file(path, "xb") as file:
+                        while piece := await stream.buffer.read(position):
+                            await file.write(piece)
+                            position += len(piece)
+                if request is not None:
+                    record.audio_s = round(stream.stats.audio_s, 3)
+            return stream.media_type, stream.stats.audio_s, await self._deliver(path, suffix, request)
+        finally:
+            self._storage.scratch.remove(path)
+
+
+def _request(ctx: Context) -> Request | None:
+    """The HTTP request of a call, if it is one."""
+    request = ctx.request_context.request
+    return request if isinstance(request, Request) else None
+
+
+def _note(request: Request | None, outcome: str) -> None:
+    """Record the outcome of a call that fails: its HTTP status is 200."""
+    if request is not None:
+        RequestRecord.of(request.scope).outcome = outcome

@@ -1,0 +1,72 @@
+"""Text in spans: pauses within a text, and the prosody of marked-up text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from streaming_server.domain import Span, SpeechRequest
+from streaming_server.errors import InvalidRequest
+
+MAX_PAUSE_S = 10.0
+MAX_PAUSES_S = 300.0
+"""All pauses of one text together."""
+_PAUSE = re.compile(r"\[pause (\d{1,6}(?:\.\d{1,6})?)(ms|s)\]", re.IGNORECASE | re.ASCII)
+
+
+def spans_of(request: SpeechRequest) -> Sequence[Span]:
+    """The spans of a request; those of a plain text are cut at its pauses."""
+    return request.spans or with_pauses([Span(request.text)])
+
+
+def with_pauses(spans: Sequence[Span]) -> Sequence[Span]:
+    """Cut spans at the pauses that their texts name, such as ``[pause 0.5s]``, each and all within the limits."""
+    if not any("[" in span.text for span in spans):
+        return spans
+    cut = [part for span in spans for part in _cut(span)]
+    ends = accumulate(part.pause_s for part in cut)
+    return [
+        part if end <= MAX_PAUSES_S else replace(part, pause_s=max(0.0, part.pause_s - (end - MAX_PAUSES_S)))
+        for part, end in zip(cut, ends, strict=True)
+    ]
+
+
+def without_pauses(text: str) -> str:
+    """The text with spaces in place of each pause; every other character keeps its place."""
+    return _PAUSE.sub(lambda pause: " " * len(pause[0]), text)
+
+
+def check_pauses(text: str, field: str) -> None:
+    """
+    Raises:
+        InvalidRequest: a pause is too long, or all of them together are.
+    """
+    seconds = [_seconds(found) for found in _PAUSE.finditer(text)]
+    if seconds and max(seconds) > MAX_PAUSE_S:
+        raise InvalidRequest(f"{field} has a pause of {max(seconds):g} s; valid range: 0-{MAX_PAUSE_S:g} s", field)
+    check_total(sum(seconds), field)
+
+
+def check_total(seconds: float, field: str) -> None:
+    """
+    Raises:
+        InvalidRequest: this is longer than all pauses of a text may be.
+    """
+    if seconds > MAX_PAUSES_S:
+        message = f"the pauses of {field} last {seconds:g} s; at most {MAX_PAUSES_S:g} s are allowed"
+        raise InvalidRequest(message, field)
+
+
+def _cut(span: Span) -> Iterator[Span]:
+    at = 0
+    for pause in _PAUSE.finditer(span.text):
+        pause_s = min(_seconds(pause), MAX_PAUSE_S)
+        yield replace(span, text=span.text[at : pause.start()], start=span.start + at, pause_s=pause_s)
+        at = pause.end()
+    yield replace(span, text=span.text[at:], start=span.start + at)  # and the span's own pause
+
+
+def _seconds(pause: re.Match[str]) -> float:
+    return float(pause[1]) / (1000 if pause[2].lower() == "ms" else 1)

@@ -1,0 +1,210 @@
+"""SSML and inline pauses: what is parsed, what is refused with its place, and how it sounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from streaming_server.domain import AudioChunk, Capability, FloatSamples, Mark, Span, SpeechRequest, Turn, Voice
+from streaming_server.errors import InvalidRequest
+from streaming_server.speech.dialogue import perform
+from streaming_server.speech.markup import MAX_PAUSES_S, check_pauses, with_pauses
+from streaming_server.speech.ssml import InvalidMarkup, parse
+from tests.support.fakes import RATE_HZ, FakeEngine, tone, voice
+
+
+def texts(markup: str) -> list[tuple[str, float]]:
+    return [(passage.span.text, passage.span.pause_s) for passage in parse(f"<speak>{markup}</speak>")]
+
+
+def sound(markup: str) -> Span:
+    """Of the only span."""
+    (passage,) = parse(f"<speak>{markup}</speak>")
+    return passage.span
+
+
+def performed(request: SpeechRequest, engine: FakeEngine) -> FloatSamples:
+    async def collect() -> FloatSamples:
+        async with aclosing(perform(engine, request)) as chunks:
+            return np.concatenate([chunk.samples async for chunk in chunks])
+
+    return asyncio.run(collect())
+
+
+def engine_of(seconds: float = 0.5, *capabilities: Capability) -> FakeEngine:
+    return FakeEngine(lambda _: [tone(seconds)], capabilities=frozenset(capabilities))
+
+
+def spoken(engine: FakeEngine) -> list[str]:
+    return [request.text for request in engine.requests]
+
+
+@pytest.mark.parametrize(
+    ("markup", "expected"),
+    [
+        ("One. Two.", [("One. Two.", 0)]),
+        ('One<break time="500ms"/>two', [("One", 0.5), ("two", 0)]),
+        ('One<break time="0.25s"/><break time="1s"/>two', [("One", 1.25), ("two", 0)]),
+        ('One<break strength="strong"/>two', [("One", 0.7), ("two", 0)]),
+        ('<break time="1s"/>two', [("", 1), ("two", 0)]),
+        ("<s>One</s><s>Two!</s>", [("One. Two!", 0)]),
+        ("<p>One</p>Two", [("One. ", 0.4), ("Two", 0)]),
+        ("<s>你好</s>再见", [("你好。再见", 0)]),
+        ('A <sub alias="doctor">Dr.</sub> here', [("A doctor here", 0)]),
+        ('<say-as interpret-as="characters">usb</say-as>', [("U S B", 0)]),
+        ('<say-as interpret-as="digits">42</say-as>', [("4 2", 0)]),
+        ('<say-as interpret-as="date">1 May</say-as>', [("1 May", 0)]),
+        ('a <phoneme alphabet="ipa" ph="x">tomato</phoneme> <mark name="m"/><lang xml:lang="de">ja</lang>', None),
+        ("a &amp; b &lt; c", [("a & b < c", 0)]),
+        ("<metadata>hidden</metadata>shown", [("shown", 0)]),
+        ("<unknown>read</unknown>", [("read", 0)]),
+    ],
+)
+def test_text_and_pauses(markup: str, expected: list[tuple[str, float]] | None) -> None:
+    assert texts(markup) == (expected or [("a tomato ja", 0)])
+
+
+def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
+    assert sound('<prosody rate="slow" pitch="high" volume="+6dB">a</prosody>') == Span("a", 0, 0, None, 0.8, 1.15, 6)
+    assert sound('<prosody rate="150%">a</prosody>').rate == 1.5
+    assert sound('<prosody rate="-20%">a</prosody>').rate == pytest.approx(0.8)
+    assert sound('<prosody pitch="+12st">a</prosody>').pitch == pytest.approx(2.0)
+    assert sound('<prosody rate="2"><prosody rate="2"><prosody rate="2">a</prosody></prosody></prosody>').rate == 4
+    assert sound('<emphasis level="strong">a</emphasis>').gain_db == 3
+    assert [passage.voice for passage in parse('<speak>a<voice name="nova">b</voice>c</speak>')] == ["", "nova", ""]
+
+
+@pytest.mark.parametrize(
+    ("document", "line", "column", "problem"),
+    [
+        ("hello", 1, 1, "must begin with <speak>"),
+        ("<speech>a</speech>", 1, 1, "the root element is speech"),
+        ("<speak>\n a <b>\n</speak>", 3, 3, "mismatched tag"),
+        ("<speak>\n  <break time='soon'/></speak>", 2, 3, "0-10 s"),
+        ("<speak><break time='11s'/></speak>", 1, 8, "0-10 s"),
+        ("<speak><break strength='very'/></speak>", 1, 8, "x-strong"),
+        ("<speak><prosody rate='5'>a</prosody></speak>", 1, 8, "0.25-4"),
+        ("<speak><prosody pitch='200Hz'>a</prosody></speak>", 1, 8, "semitones"),
+        ("<speak><prosody volume='100'>a</prosody></speak>", 1, 8, "dB"),
+        ("<speak><emphasis level='x'>a</emphasis></speak>", 1, 8, "moderate"),
+        ("<speak><voice>a</voice></speak>", 1, 8, "attribute name"),
+        ("<speak><sub>a</sub></speak>", 1, 8, "alias"),
+        ("<speak><say-as>a</say-as></speak>", 1, 8, "interpret-as"),
+        ('<!DOCTYPE s [<!ENTITY a "aaaa">]>\n<speak>&a;</speak>', 1, 13, "not allowed"),
+        ("<speak>" + "<s>" * 101, 1, 305, "100 deep"),
+        ("<speak>&nbsp;</speak>", 1, 8, "entity"),
+    ],
+)
+def test_what_is_not_valid_is_named_with_its_place(document: str, line: int, column: int, problem: str) -> None:
+    with pytest.raises(InvalidMarkup, match=problem) as raised:
+        parse(document, "input")
+    assert str(raised.value).startswith(f"input is not valid SSML at line {line}, column {column}: ")
+    assert raised.value.field == "input"
+
+
+def test_pauses_are_bounded_in_all() -> None:
+    with pytest.raises(InvalidRequest, match="at most 300 s"):
+        parse("<speak>" + "a<break time='10s'/>" * 31 + "</speak>")
+    with pytest.raises(InvalidRequest, match="at most 300 s"):
+        check_pauses("[pause 10s]" * 31, "text")
+    with pytest.raises(InvalidRequest, match="pause of 11 s"):
+        check_pauses("[pause 11s]", "text")
+    assert sum(span.pause_s for span in with_pauses([Span("[pause 99s]" * 40)])) == MAX_PAUSES_S
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One [pause 0.5s] two", [("One ", 0.5, 0), (" two", 0, 16)]),
+        ("[PAUSE 250ms]two", [("", 0.25, 0), ("two", 0, 13)]),
+        ("a [pause] b [pause 1 s] [pause -1s]", [("a [pause] b [pause 1 s] [pause -1s]", 0, 0)]),
+    ],
+)
+def test_pauses_within_a_text(text: str, expected: list[tuple[str, float, int]]) -> None:
+    found: Sequence[Span] = with_pauses([Span(text)])
+    assert [(span.text, span.pause_s, span.start) for span in found] == expected
+
+
+@pytest.mark.parametrize("pause", ["0.5s", "333ms", "1.0001s"])
+def test_a_pause_is_exact_to_the_sample(pause: str) -> None:
+    engine = engine_of()
+    samples = performed(SpeechRequest(f"One. [pause {pause}] Two.", voice()), engine)
+    seconds = float(pause[:-2]) / 1000 if pause.endswith("ms") else float(pause[:-1])
+    expected = round(seconds * RATE_HZ)
+    assert samples.size == RATE_HZ + expected
+    (silent,) = np.nonzero(np.abs(np.concatenate([[1], samples, [1]])) == 0)
+    assert np.count_nonzero(samples[RATE_HZ // 2 : RATE_HZ // 2 + expected]) == 0
+    assert silent.size >= expected
+    assert spoken(engine) == ["One. ", " Two."]
+
+
+def test_only_a_pause_is_silence_and_a_plain_text_is_untouched() -> None:
+    engine = engine_of()
+    assert not performed(SpeechRequest("[pause 0.5s]", voice()), engine).any()
+    assert not engine.requests
+    plain = SpeechRequest("...", voice())
+    assert np.array_equal(performed(plain, engine), tone(0.5))
+    assert engine.requests == [plain]
+
+
+def test_a_pause_keeps_its_length_where_speech_is_stretched_afterwards() -> None:
+    request = SpeechRequest("a [pause 0.5s]", voice(), speed=2.0)
+    assert performed(request, engine_of(0.5)).size == RATE_HZ // 2 + RATE_HZ
+    assert performed(request, engine_of(0.5, Capability.SPEED)).size == RATE_HZ
+
+
+def test_rate_pitch_and_volume_are_heard() -> None:
+    def spanned(**options: float) -> FloatSamples:
+        request = SpeechRequest("a", voice(), spans=(Span("a", **options),))  # type: ignore[arg-type]
+        return performed(request, engine_of(1.0))
+
+    def hertz(samples: FloatSamples) -> float:
+        middle = samples[samples.size // 4 : samples.size * 3 // 4]
+        return float(np.abs(np.fft.rfft(middle * np.hanning(middle.size))).argmax() * RATE_HZ / middle.size)
+
+    slow = spanned(rate=0.8)
+    assert slow.size == pytest.approx(RATE_HZ / 0.8, rel=0.01)
+    assert hertz(slow) == pytest.approx(220, rel=0.02)
+    high = spanned(pitch=1.5)
+    assert high.size == pytest.approx(RATE_HZ, rel=0.01)
+    assert hertz(high) == pytest.approx(330, rel=0.02)
+    quiet = spanned(gain_db=-6.0206)
+    assert quiet.size == RATE_HZ
+    assert np.abs(quiet).max() == pytest.approx(0.25, rel=0.01)
+
+
+def test_each_span_has_its_voice_and_an_engine_with_speed_gets_the_rate() -> None:
+    other = Voice("other", is_preset=True)
+    engine = engine_of(0.1, Capability.SPEED)
+    request = SpeechRequest("ab", voice(), spans=(Span("a", rate=2.0), Span("b", voice=other)), speed=1.5)
+    assert performed(request, engine).size == 2 * RATE_HZ // 10
+    assert [(asked.text, asked.voice, asked.speed) for asked in engine.requests] == [
+        ("a", voice(), 3.0),
+        ("b", other, 1.5),
+    ]
+    assert request.voices == [voice(), other]
+
+
+def test_an_engine_for_dialogues_gets_each_span_as_a_script_and_scripts_without_pauses() -> None:
+    engine = engine_of(0.1, Capability.DIALOGUE)
+    performed(SpeechRequest("a [pause 1s] b", voice()), engine)
+    assert [turn.text for request in engine.requests for piece in request.script for turn in piece] == ["a", "b"]
+    engine.requests.clear()
+    performed(SpeechRequest("x", voice(), script=((Turn("a [pause 1s] b", voice(), 0),),)), engine)
+    assert [turn.text.split() for piece in engine.requests[0].script for turn in piece] == [["a", "b"]]
+
+
+def test_words_are_timed_across_pauses() -> None:
+    class Marking(FakeEngine):
+        async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+            yield AudioChunk(tone(0.5), [Mark(0, 0.1)])
+
+    async def collect() -> list[Mark]:
+        async with aclosing(perform(Marking(), SpeechRequest("One [pause 1s]two", voice()))) as chunks:
+            return [mark async for chunk in chunks for mark in chunk.marks]
+
+    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [(0, 0.1), (14, 1.6)]
