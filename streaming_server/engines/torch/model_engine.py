@@ -85,7 +85,7 @@ class ModelEngine(ABC):
         self._precision = precision
         self._dtype = DTYPES[precision]
         self._owner = OwnerThread("indextts", self._step)
-        self._rows = 1
+        self._rows = self._admitted = 1
         self._digests = FileDigests()
         self._loaded: Loaded | None = None
 
@@ -99,10 +99,10 @@ class ModelEngine(ABC):
         """Read the weights, record and synthesise once, each as a phase of ``times``. Runs on the owner thread."""
 
     def reserve(self, requests: int) -> None:
-        self._rows = requests
+        self._rows = self._admitted = requests
 
     def has_room(self, active: int) -> bool:
-        return self._loaded is None or self._loaded.has_room(active)
+        return self._loaded is None or (active < self._admitted and self._loaded.has_room(active))
 
     async def warm(self) -> None:
         if self._loaded is None:
@@ -127,7 +127,7 @@ class ModelEngine(ABC):
             raise EngineNotReady
 
         def steps(check: Check) -> Steps[AudioChunk]:
-            with device_errors(self._device, loaded.shrink), closing(loaded.speak(request, check)) as audio:
+            with device_errors(self._device, self._shrink), closing(loaded.speak(request, check)) as audio:
                 for samples in audio:
                     check()
                     if samples is None or isinstance(samples, Waiting):
@@ -148,8 +148,14 @@ class ModelEngine(ABC):
     def _step(self) -> bool:
         if self._loaded is None:
             return False
-        with device_errors(self._device, self._loaded.shrink):
+        with device_errors(self._device, self._shrink):
             return self._loaded.step()
+
+    def _shrink(self) -> None:
+        """After a request did not fit: serve half as many at a time from now on, and clear the caches."""
+        self._admitted = max(1, self._admitted // 2)
+        if self._loaded is not None:
+            self._loaded.shrink()
 
     def _loaded_or_refused(self) -> Loaded:
         allow_tf32(self._dtype != torch.float32)
