@@ -37,7 +37,7 @@ if [ ${#packages[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
 fi
 
-scripts/install espeak hibari kokoro pocket indextts indextts2 japanese higgs postgresql celery s3 wyoming mcp ray test
+scripts/install_all
 # Kokoro's voices, for its tests; the packages of the registry for Python hold none of English.
 [ -f .venv/kokoro-js-1.2.1.tgz ] || npm pack --silent --pack-destination .venv kokoro-js@1.2.1 >/dev/null
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.

@@ -10,7 +10,12 @@ extras=$(.venv/bin/python -m streaming_server.cli extras "$@")
 # shellcheck disable=SC2086 # one word an extra
 scripts/install $extras
 
-.venv/bin/python -m streaming_server.cli serve "$@" &
+# If this script is killed, the server must not keep the device: on Linux it is then told to end.
+serve() {
+    if setpriv --pdeathsig TERM true 2>/dev/null; then exec setpriv --pdeathsig TERM "$@"; fi
+    exec "$@"
+}
+serve .venv/bin/python -m streaming_server.cli serve "$@" &
 server=$!
 stopped=
 trap 'stopped=1; kill -TERM "$server" 2>/dev/null || true' TERM

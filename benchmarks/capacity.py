@@ -158,7 +158,7 @@ class Gpu:
     def vocode(self) -> list[Listener]:
         """Run to the next due chunk and vocode what is due, at most `MAX_BATCH`; return those who have all audio."""
         self._run(max(0, self._due[0][0] - self._step))
-        due = []
+        due: list[Listener] = []
         while self._due and self._due[0][0] <= self._step and len(due) < MAX_BATCH:
             due.append(heapq.heappop(self._due)[2])
         self._spend(interpolated(self._times.window_s, len(due)))

@@ -33,6 +33,7 @@ from streaming_server.engines.torch import decoding, vocoder
 from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
 from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.sampling import RANKED
 from tests.engines.indextts2 import published
 
 LAUNCH_S = 1.8e-6
@@ -134,7 +135,7 @@ def decoding_rows(name: str, gpt: CodeGpt, rows: Sequence[int]) -> Iterator[list
     for count in rows:
         with counting() as counted:
             decoding.Decoder(gpt, count, span, 8).record(prompt if count == 1 else 0)
-        step = [counted["draw", count, decoding.RANKED], counted["advance", count, span]]
+        step = [counted["draw", count, RANKED], counted["advance", count, span]]
         yield row(f"{name} decoding, {count} rows, span {span}", *step)
         if count == 1:
             yield row(f"{name} prompt of {prompt} inputs", counted["prompt", prompt])

@@ -20,7 +20,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from streaming_server import __version__
+from streaming_server.api.captioned import CaptionedDialect
+from streaming_server.api.channel import OpenSessions
 from streaming_server.api.debug import DebugRoutes
+from streaming_server.api.elevenlabs import routes as elevenlabs
 from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
@@ -92,13 +95,17 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     metrics.gauges("speech_queue_length", "Requests at the slot", lambda: _queue(service.slot), "place")
     metrics.gauges("speech_jobs", "Stored tasks", storage.jobs.counts, "state")
     metrics.streams(service)
+    open_sessions = OpenSessions()
+    metrics.gauges("speech_sessions", "Open WebSocket sessions", lambda: open_sessions, "protocol")
     metrics.build(__version__, service.engine.info)
     prompts, scenes = VoiceLibrary(settings.voice_prompts_dir), SceneLibrary(settings.scene_prompts_dir)
     requests = create_requests(settings, worker)
     dialects: list[Dialect] = [
         native.NativeDialect(service, voices, requests, settings),
         Queue(service, settings, fleet),
+        elevenlabs.ElevenLabsDialect(service, voices, requests, settings),
         player.PlayerDialect(service, voices, requests, settings),
+        CaptionedDialect(service, voices, requests, settings),
         openai.OpenAIDialect(service, voices, requests, settings),
         VoiceRoutes(voices, storage),
         tasks.TasksDialect(service, voices, jobs, storage.uploads, requests, settings),
@@ -168,6 +175,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     app.state.voices = voices
     app.state.has_keys = bool(settings.api_keys)
     app.state.ready = asyncio.Event()
+    app.state.open_sessions = open_sessions
     app.state.parsing = CapacityLimiter(1)
     return app
 

@@ -10,6 +10,7 @@ MAX_SENTENCE_CHARACTERS = 300
 """Longer sentences are split at the last clause, word or character that fits."""
 
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n\s*""")
+_LAST_END = re.compile(r"""[.!?…]+["'”’)\]]*$|[。！？][”’」』）]*$""")
 _ABBREVIATIONS = frozenset(
     """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
     ave blvd rd apt dept univ approx est vs vol fig ch pp cf no nos e.g i.e viz
@@ -32,6 +33,19 @@ def sentences(text: str) -> Iterator[str]:
     """
     for start, end in _spans(text):
         yield from _bounded(text[start:end].strip())
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a piece has several words and ends where a sentence does, as far as it shows without what follows."""
+    text = text.strip()
+    end = _LAST_END.search(text)
+    is_long = " " in text or (len(text) > 1 and not text.isascii())
+    return end is not None and is_long and _ends_sentence(text, end)
+
+
+def needs_space(before: str, after: str) -> bool:
+    """Whether two pieces are sentences, or the end and the beginning of some, without the space between them."""
+    return bool(_LAST_END.search(before)) and after[:1].isupper()
 
 
 class Cut(StrEnum):

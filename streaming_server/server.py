@@ -27,6 +27,7 @@ from websockets.exceptions import InvalidState
 from streaming_server import logs
 from streaming_server.app import create_app
 from streaming_server.errors import DeviceFailed
+from streaming_server.joined_head import JoinedHead
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.startup import open_access, summary, unused_gpu
@@ -45,6 +46,8 @@ _BLOCKED_S = 10.0
 """Time for which a failed device may block the end of the process, in addition to ``shutdown_timeout_s``."""
 _LINGER_S = 1.0
 """Time for which a rejected connection is still read, because a reset could overtake the response."""
+_SESSION_END_S = 2.0
+"""At shutdown, until a session is closed that has not ended by itself."""
 _HOP_BY_HOP = {b"upgrade", b"http2-settings"}
 _RETRYABLE = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 
@@ -202,6 +205,7 @@ class SpeechProtocol(HttpToolsProtocol):
         return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = JoinedHead(cycle.transport)  # type: ignore[assignment]
         is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
         super()._start_asgi_task(cycle, partial(_without_chunks, cycle, app) if is_old else app)
 
@@ -270,11 +274,28 @@ class SpeechProtocol(HttpToolsProtocol):
 class SessionProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; aborts a client that sends a message after its close frame."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._ending = asyncio.Event()
+        self.app_state = {**self.app_state, "ending": self._ending}
+
     def data_received(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except InvalidState:
             self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Let the session end by its own protocol; one that does not is closed."""
+        self._ending.set()
+        if self.handshake_complete and not self.close_sent:
+            self.loop.call_later(_SESSION_END_S, self._close)
+        else:
+            super().shutdown()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
 
 def _address(connection: object) -> str | None:
@@ -319,6 +340,8 @@ class SpeechServer(uvicorn.Server):
         super().__init__(config)
         self.exit_status = 0
         """Nonzero after a failure of the device."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once the server listens and the engine is warm."""
         self.on_device_failure: Callable[[], None] = lambda: None
         """Called before the shutdown, which a failed device may block."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -344,6 +367,7 @@ class SpeechServer(uvicorn.Server):
     async def _report(self) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
         await state.ready.wait()
+        self.on_ready()
         info = state.service.engine.info
         if warning := await asyncio.to_thread(unused_gpu, info):
             log.warning(warning)
@@ -403,12 +427,19 @@ def _run(settings: Settings, sockets: list[socket.socket] | None) -> None:
     warn_of_removed(os.environ)
     dump_stacks_on_signal()
     server = create_server(settings)
-    # A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
-    gc.collect()
-    gc.freeze()
+    server.on_ready = _freeze
     limit_s = settings.shutdown_timeout_s + _BLOCKED_S
     server.on_device_failure = lambda: faulthandler.dump_traceback_later(limit_s, exit=True)
     server.run(sockets)
     if server.exit_status:
         logging.shutdown()
         os._exit(server.exit_status)  # the CUDA runtime aborts where it is unloaded after a failure
+
+
+def _freeze() -> None:
+    """Exempt what lives as long as the process, the model included, from garbage collection.
+
+    A full collection stops all threads; frozen objects reduce it from 50 ms to 1 ms.
+    """
+    gc.collect()
+    gc.freeze()

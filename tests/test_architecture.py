@@ -42,7 +42,8 @@ ALLOWED = {
         "errors",
     },
     "startup": {"engines.base", "ops", "environment"},
-    "server": {"app", "ops", "settings", "startup", "errors", "logs"},
+    "joined_head": set[str](),
+    "server": {"app", "joined_head", "ops", "settings", "startup", "errors", "logs"},
     "downloads": {"errors"},
     "client": {"errors"},
 }

@@ -15,6 +15,7 @@ from streaming_server.errors import LeaseLost
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.store import NewJob
 from tests.support.postgres import files_below, opened_storage
+from tests.support.stored import put
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,7 +177,7 @@ def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str
         finished = storage.jobs.claim("me")
         assert finished is not None
         (tmp_path / "source").write_bytes(b"RIFF")
-        storage.jobs.finish(finished, "", lambda: storage.files.put(f"audio/{finished.id}.wav", tmp_path / "source"))
+        storage.jobs.finish(finished, "", lambda: put(storage.files, f"audio/{finished.id}.wav", tmp_path / "source"))
         held = storage.jobs.claim("me")
         assert held is not None
 

@@ -185,6 +185,7 @@ def test_a_model_comes_with_all_its_companions(hub: Hub, tmp_path: Path) -> None
     assert hub.files == []  # what is there and whole is not downloaded again
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_is_resumed(hub: Hub, tmp_path: Path) -> None:
     publish(hub, "indextts-1.5", BIG)
     hub.break_after_bytes = 16 << 20

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streaming_server.audio.decode import decode_native
@@ -17,6 +18,7 @@ from tests.support.process import ServerProcess, server_process
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/api.md")
 STARTS = ("curl ", ".venv/bin/streaming-server ")
+PYTHON = re.compile("```python\n(.*?)```", re.DOTALL)
 BLOCKS = re.compile("```sh\n(.*?)```", re.DOTALL)
 
 
@@ -74,12 +76,18 @@ def test_the_links_of_the_readmes_and_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_python_example_of_the_readme(server: ServerProcess, tmp_path: Path) -> None:
-    (example,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    program = example.replace("http://localhost:8000", server.url)
+@pytest.mark.parametrize(
+    "example",
+    [block for name in PAGES for block in re.findall("```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)],
+)
+def test_a_python_example_of_the_documentation(example: str, server: ServerProcess, tmp_path: Path) -> None:
+    address = server.url.partition("://")[2]
+    program = example.replace("localhost:8000", address)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
-    samples, rate_hz = decode_native(tmp_path / "hello.mp3")
-    assert samples.size / rate_hz > 0.3
+    assert bool(list(tmp_path.iterdir())) == ("open(" in example or "stream_to_file" in example)
+    for path in tmp_path.iterdir():
+        samples, rate_hz = decode_native(path) if path.suffix != ".pcm" else (np.fromfile(path, "<i2"), 24000)
+        assert samples.size / rate_hz > 0.3
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -104,22 +106,41 @@ def test_the_start_script_says_what_ended_the_server(folder: Path, ending: str, 
     assert f"start_api.sh: {sentence}" in ended.value.stderr.decode()
 
 
-def test_the_start_script_passes_signals_on(folder: Path) -> None:
-    """An end that was asked for is not reported."""
-    code = "import signal; print(1, flush=True); signal.pause()"
+@contextmanager
+def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The start script, with a server that runs this code, once the code has printed a line."""
     server = f"exec {sys.executable} -c '{code}'"
     (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', server))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
     script = spawn(["./start_api.sh"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert script.stdout is not None
-    assert script.stderr is not None
     with script:
         try:
             assert script.stdout.readline() == b"1\n"
+            yield script
         finally:
-            status = end(script)
+            end(script)
+
+
+def test_the_start_script_passes_signals_on(folder: Path) -> None:
+    """An end that was asked for is not reported."""
+    code = "import signal; print(1, flush=True); signal.pause()"
+    with started(folder, code) as script:
+        status = end(script)
         assert status == 128 + signal.SIGTERM
+        assert script.stderr is not None
         assert b"start_api.sh:" not in script.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a child with its parent")
+def test_a_start_script_that_is_killed_leaves_no_server(folder: Path) -> None:
+    code = "import signal; signal.alarm(60); signal.signal(15, lambda *_: exit(print(2))); print(1, flush=True)"
+    code += "; signal.pause()"
+    with started(folder, code) as script:
+        script.kill()
+        script.wait()
+        assert script.stdout is not None
+        assert script.stdout.read() == b"2\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -47,8 +47,10 @@ class ErrorShape:
     """The type that ``body`` returns, for the OpenAPI schema."""
     invalid_status: int = 400
     """The status for a field of the wrong type or out of range."""
-    key_header: str = ""
-    """A header that carries the plain API key, in addition to ``Authorization`` and ``X-API-Key``."""
+    statuses: Mapping[type[SpeechServerError], int] = field(default_factory=dict)
+    """The status of errors that have another one in this dialect."""
+    key_fields: Sequence[str] = ()
+    """Fields of the first message of a WebSocket in which its clients may send the API key."""
 
 
 class Dialect(ABC):
@@ -322,7 +324,7 @@ _STATUS: Mapping[type[SpeechServerError], int] = {
 
 def status_of(error: SpeechServerError, shape: ErrorShape) -> int:
     """Return the status of an expected error."""
-    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status}
+    statuses = {**_STATUS, errors.InvalidRequest: shape.invalid_status, **shape.statuses}
     return next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
 
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from streaming_server.api.http import ErrorShapes, error_response, is_allowed_origin
+from streaming_server.api.http import ErrorShapes, decoded, error_response, is_allowed_origin
 from streaming_server.api.record import DISCONNECTED, RequestRecord
 from streaming_server.errors import (
     OriginRefused,
@@ -34,6 +34,11 @@ from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)
+_KEY_HEADERS = ("x-api-key", "xi-api-key")
+_KEY_TIMEOUT_S = 10.0
+"""Until the first message of a session whose key is not in a header."""
+_MAX_KEY_MESSAGE = 16 * 1024
+"""Longest first message with a key, in characters."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -138,6 +143,8 @@ class ApiKeys:
         keys = self._metrics_keys if scope.get("path") == self.METRICS else self._keys
         if scope["type"] == "lifespan" or not keys or self._is_open(scope) or self._has_key(scope, keys):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket" and not _names_key(scope) and self._shapes.of(scope["path"]).key_fields:
+            await self._app(scope, self._checked(scope, receive), send)
         else:
             await _refuse(Unauthorized(), self._shapes, scope, receive, send)
 
@@ -147,11 +154,57 @@ class ApiKeys:
     def _has_key(self, scope: Scope, keys: Sequence[bytes]) -> bool:
         headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
-        if own_header := self._shapes.of(scope.get("path", "")).key_header:
-            given.append(headers.get(own_header, ""))
-        # All pairs are compared, each in constant time, so that the duration reveals nothing about the keys.
-        return sum(hmac.compare_digest(one.encode("latin-1"), key) for one in given for key in keys) > 0
+        named = [headers.get(name, "") for name in _KEY_HEADERS]
+        return _match([*named, bearer.strip() if scheme.lower() == "bearer" else ""], keys)
+
+    def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        """Messages of a session whose key stands in the first one.
+
+        Receiving raises `Unauthorized` for a first message without a valid key, or for none in time.
+        """
+        is_checked = False
+        fields = self._shapes.of(scope["path"]).key_fields
+        deadline_s = asyncio.get_running_loop().time() + _KEY_TIMEOUT_S
+
+        async def checked_receive() -> Message:
+            nonlocal is_checked
+            if is_checked:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise Unauthorized from None
+            if message["type"] == "websocket.receive":
+                if not _match(_first_keys(message, fields), self._keys):
+                    raise Unauthorized
+                is_checked = True
+            return message
+
+        return checked_receive
+
+
+def _names_key(scope: Scope) -> bool:
+    """Whether there is any header for an API key."""
+    headers = _headers(scope)
+    return any(name in headers for name in ("authorization", *_KEY_HEADERS))
+
+
+def _first_keys(message: Message, fields: Sequence[str]) -> list[str]:
+    """The API keys that a message names."""
+    text = message.get("text") or ""
+    try:
+        content = decoded(text.encode()) if len(text) <= _MAX_KEY_MESSAGE else None
+    except SpeechServerError:
+        return []
+    named = [content.get(name) for name in fields] if isinstance(content, dict) else []
+    return [key.removeprefix("Bearer ").strip() for key in named if isinstance(key, str)]
+
+
+def _match(given: Sequence[str], keys: Sequence[bytes]) -> bool:
+    """Whether any of the given keys is valid."""
+    # All pairs are compared, each in constant time, so that the duration reveals nothing about the keys.
+    return sum(hmac.compare_digest(one.encode("utf-8", "replace"), key) for one in given for key in keys) > 0
 
 
 class UploadGuard:

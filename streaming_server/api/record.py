@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+from streaming_server.speech.stream import SpeechStats
+
 COMPLETE = "complete"
 DISCONNECTED = "disconnected"
 
@@ -34,9 +36,21 @@ class RequestRecord:
     audio_s: float | None = None
     real_time_factor: float | None = None
     underruns: int | None = None
+    synthesis_s: float = field(default=0.0, metadata={"is_logged": False})
     sent_bytes: int = field(default=0, metadata={"is_logged": False})
     template: str = field(default="none", metadata={"is_logged": False})
     """The matched route, the label of the metrics; ``none`` if no route matched."""
+
+    def add(self, stats: SpeechStats) -> None:
+        """Add the statistics of one stream to those of a session."""
+        if self.wait_s is None and stats.wait_s is not None:
+            self.wait_s = round(stats.wait_s, 4)
+        if self.first_audio_s is None and stats.first_audio_s is not None:
+            self.first_audio_s = round(stats.first_audio_s, 4)
+        self.audio_s = round((self.audio_s or 0.0) + stats.audio_s, 3)
+        self.underruns = (self.underruns or 0) + stats.underruns
+        self.synthesis_s += stats.synthesis_s
+        self.real_time_factor = round(self.synthesis_s / self.audio_s, 5) if self.audio_s else None
 
     @staticmethod
     def of(scope: Scope) -> RequestRecord:

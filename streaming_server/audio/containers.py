@@ -20,6 +20,7 @@ from streaming_server.domain import IntSamples
 
 MP3_BITRATE_BPS = range(32000, 160001)
 """Bit rates common to MPEG-1 and MPEG-2 layer III; a value between two of them is rounded to the nearest."""
+_MPEG_1_HZ, _MPEG_1_BITRATE_BPS = 32000, range(32000, 320001)
 AAC_BITRATE_BPS = range(16000, 128001)
 WEBM_MOST_BPS = 256000
 """The maximum of FFmpeg's Opus wrapper for one channel; libopus itself allows more."""
@@ -55,14 +56,19 @@ class ContainerEncoder:
     _rates_hz: ClassVar[tuple[int, ...]] = ()
     """Sample rates that are encoded directly; others are resampled to 24 kHz. Empty: all rates are."""
 
-    def __init__(self, bitrate_bps: int = 0, codec_options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, bitrate_bps: int = 0, codec_options: Mapping[str, str] | None = None, rate_hz: int | None = None
+    ) -> None:
+        """``rate_hz``: the rate to resample to; None keeps the stream's own where the format has it."""
+        self._wanted_hz = rate_hz
         self._bitrate_bps = bitrate_bps
         self._codec_options = dict(codec_options or {})
 
     def start(self, sample_rate_hz: int) -> bytes:
-        kept = not self._rates_hz or sample_rate_hz in self._rates_hz
-        self._rate_hz = sample_rate_hz if kept else _FALLBACK_HZ
-        self._resampler = None if kept else Resampler(sample_rate_hz, _FALLBACK_HZ)
+        is_encodable = not self._rates_hz or sample_rate_hz in self._rates_hz
+        self._rate_hz = self._wanted_hz or (sample_rate_hz if is_encodable else _FALLBACK_HZ)
+        is_kept = self._rate_hz == sample_rate_hz
+        self._resampler = None if is_kept else Resampler(sample_rate_hz, self._rate_hz)
         self._silent = True
         self._sink = _Sink()
         self._container = av.open(self._sink, "w", format=self._muxer, options=dict(self._muxer_options))
@@ -121,13 +127,15 @@ class Mp3Encoder(ContainerEncoder):
     _sample_format = "s16p"
     _rates_hz = (22050, 24000, 32000, 44100, 48000)
 
-    def __init__(self, bitrate_bps: int = 64000) -> None:
-        """
+    def __init__(self, bitrate_bps: int = 64000, rate_hz: int | None = None) -> None:
+        """``rate_hz``: resample to this rate; None keeps the stream's own.
+
         Raises:
-            ValueError: a bitrate outside `MP3_BITRATE_BPS`.
+            ValueError: a bitrate outside `MP3_BITRATE_BPS`, which MPEG-1's rates exceed.
         """
-        _check_bitrate(bitrate_bps, MP3_BITRATE_BPS)
-        super().__init__(bitrate_bps, {"reservoir": "0"})
+        is_mpeg_1 = rate_hz is not None and rate_hz >= _MPEG_1_HZ
+        _check_bitrate(bitrate_bps, _MPEG_1_BITRATE_BPS if is_mpeg_1 else MP3_BITRATE_BPS)
+        super().__init__(bitrate_bps, {"reservoir": "0"}, rate_hz)
 
 
 class AacEncoder(ContainerEncoder):

@@ -65,17 +65,22 @@ class WavEncoder:
 
     media_type = "audio/wav"
 
+    def __init__(self, rate_hz: int | None = None) -> None:
+        """``rate_hz``: as for `PcmEncoder`."""
+        self._rate_hz = rate_hz
+        self._samples = PcmEncoder(rate_hz)
+
     def start(self, sample_rate_hz: int) -> bytes:
-        return wav_header(sample_rate_hz, None)
+        return wav_header(self._rate_hz or sample_rate_hz, None) + self._samples.start(sample_rate_hz)
 
     def push(self, samples: IntSamples) -> bytes:
-        return _little_endian(samples)
+        return self._samples.push(samples)
 
     def flush(self) -> bytes:
         return b""
 
     def finish(self) -> bytes:
-        return b""
+        return self._samples.finish()
 
 
 class OggOpusEncoder:

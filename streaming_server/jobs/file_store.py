@@ -7,8 +7,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -27,16 +27,12 @@ class Files(Protocol):
             FileOutside: the key resolves outside the folder, to a folder, or below a file.
         """
 
-    def stage(self, key: str, source: Path) -> Path:
-        """Move a local file to the file system of its key, so that `put` is fast, and return the new path.
+    def staged(self, key: str, source: Path) -> AbstractContextManager[Callable[[], None]]:
+        """Bring the content of a local file to the store; what was not put into place is removed on leaving.
 
-        Raises:
-            FileOutside: as `check`.
-            StorageFull: there is no space left.
-        """
-
-    def put(self, key: str, source: Path) -> None:
-        """Move a local file to its key, replacing an existing file.
+        Yields:
+            A function that puts it under its key, replacing what is there. It is quick whatever the size, so that a
+            transaction can include it.
 
         Raises:
             FileOutside: as `check`.
@@ -57,7 +53,11 @@ class Files(Protocol):
         """Return the keys of files directly below a prefix that were written at least ``age_s`` ago."""
 
     def tidy(self) -> None:
-        """Remove local copies that have not been used for a while."""
+        """Remove local copies that have not been used for a while, and staged content of dead processes.
+
+        Raises:
+            StorageUnavailable: it has to be tried again.
+        """
 
 
 class FolderFiles:
@@ -84,23 +84,29 @@ class FolderFiles:
         if not is_inside:
             raise FileOutside
 
-    def stage(self, key: str, source: Path) -> Path:
+    @contextmanager
+    def staged(self, key: str, source: Path) -> Iterator[Callable[[], None]]:
         target = self._path(key)
         self.check(key)
+        staged = source
         with storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.stat().st_dev == target.parent.stat().st_dev:
                 with source.open("rb") as file:
                     os.fsync(file.fileno())
-                return source
-            return _copied(source, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part"))
+            else:
+                staged = _copied(source, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part"))
 
-    def put(self, key: str, source: Path) -> None:
-        target = self._path(key)
-        staged = self.stage(key, source)
-        with storage_errors():
-            staged.replace(target)
-            _sync(target.parent)  # the name survives a power failure before the client is answered
+        def put() -> None:
+            with storage_errors():
+                staged.replace(target)
+                _sync(target.parent)  # the name survives a power failure before the client is answered
+
+        try:
+            yield put
+        finally:
+            with suppress(OSError):
+                staged.unlink()
 
     def local(self, key: str) -> Path:
         self.check(key)
@@ -157,7 +163,7 @@ def _sync(folder: Path) -> None:
 
 
 def _copied(source: Path, target: Path) -> Path:
-    """Move a file to another file system."""
+    """Copy a file to another file system."""
     try:
         with source.open("rb") as whole, target.open("xb") as copy:
             shutil.copyfileobj(whole, copy)
@@ -166,5 +172,4 @@ def _copied(source: Path, target: Path) -> Path:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    source.unlink()
     return target

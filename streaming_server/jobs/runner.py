@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -234,12 +233,14 @@ class JobRunner:
                 "emotion_text_by": self._service.engine.info.emotion_text_by,
                 "emotion_ignored": self._ignored(request.emotion),
             }
-            # A copy to another file system is slow; the transaction of `finish` holds SQLite's write lock.
-            path = await self._threads.run_to_end(self._files.stage, speech.output, path)
-            deliver = partial(self._files.put, speech.output, path)
-            return await self._threads.run_to_end(self._store.finish, job, json.dumps(result), deliver)
+            return await self._threads.run_to_end(self._finish, job, json.dumps(result), speech.output, path)
         finally:
             self._scratch.remove(path)
+
+    def _finish(self, job: Job, result: str, output: str, path: Path) -> Job | None:
+        # Staged first, as a copy or an upload is slow and the transaction of `finish` holds SQLite's write lock.
+        with self._files.staged(output, path) as put:
+            return self._store.finish(job, result, put)
 
     def _ignored(self, emotion: Emotion | None) -> list[Capability]:
         """Return the capabilities that an emotion requires and the engine lacks."""

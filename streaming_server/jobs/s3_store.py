@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from streaming_server.jobs.file_store import storage_errors
 
 _CONFIG = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
 _MISSING = {"404", "NoSuchKey", "NotFound"}
+_STAGED, _STAGED_S = "staged", 24 * 3600.0
+"""Prefix of content that is not under its key yet, and the age at which it is taken for a dead process's."""
 _CACHE_S = 3600.0
 """A local copy is removed after this time without use; processes that have it open continue to read it."""
 
@@ -50,14 +52,21 @@ class ObjectFiles:
     def check(self, key: str) -> None:
         """Every key is valid: there are no links or folders."""
 
-    def stage(self, key: str, source: Path) -> Path:
-        """Does nothing: an upload cannot be prepared."""
-        return source
-
-    def put(self, key: str, source: Path) -> None:
+    @contextmanager
+    def staged(self, key: str, source: Path) -> Iterator[Callable[[], None]]:
+        staged = {"Bucket": self._bucket, "Key": f"{self._prefix}{_STAGED}/{secrets.token_hex(16)}"}
         with _translate_errors(key):
-            self._client.upload_file(str(source), self._bucket, self._prefix + key)
-        source.unlink()
+            self._client.upload_file(str(source), staged["Bucket"], staged["Key"])
+
+        def put() -> None:
+            with _translate_errors(key):
+                self._client.copy_object(CopySource=staged, Bucket=self._bucket, Key=self._prefix + key)
+
+        try:
+            yield put
+        finally:
+            with suppress(ClientError, BotoCoreError):  # then `tidy` removes it
+                self._client.delete_object(**staged)
 
     def local(self, key: str) -> Path:
         name = {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -95,6 +104,8 @@ class ObjectFiles:
             ]
 
     def tidy(self) -> None:
+        for key in self.older_than(_STAGED, _STAGED_S):
+            self.delete(key)
         latest_s = time.time() - _CACHE_S
         for path in self._cache.glob("*/*"):
             with suppress(OSError):  # removed by another process, or replaced by a new copy

@@ -141,9 +141,8 @@ class Uploads:
             held = list(connection.execute(found).scalars())
             chosen = sa.and_(uploads.c.id.in_(held), useless)
             removed = list(connection.execute(uploads.delete().where(chosen).returning(uploads.c.id)).scalars())
-            for upload_id in removed:
-                self._files.delete(upload_key(upload_id))
-        return len(removed) + self._delete_orphans()
+        # Each in a transaction of its own: object storage takes a request for each.
+        return sum(self._delete_orphan(upload_id) for upload_id in removed) + self._delete_orphans()
 
     def mark_dead(self, owner: str) -> None:
         """Record the uploads that a process was examining when it died."""
@@ -206,7 +205,7 @@ class Uploads:
 
     def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
         values = self._values(upload_id, size, filename, recording)
-        with self._database.write() as connection:
+        with self._files.staged(upload_key(upload_id), path) as put, self._database.write() as connection:
             insert = self._database.insert_if_new(uploads, values).returning(uploads)
             again = uploads.update().where(uploads.c.id == upload_id).values(expires_s=values["expires_s"])
             row, is_duplicate = connection.execute(insert).one_or_none(), False
@@ -215,7 +214,7 @@ class Uploads:
                 if row is None:
                     row, is_duplicate = connection.execute(insert).one_or_none(), False
             # Inside the transaction: an expired upload of this content is removed before or after it.
-            self._files.put(upload_key(upload_id), path)
+            put()
         return _upload(row), is_duplicate
 
     def _values(self, upload_id: str, size: int, filename: str, recording: Recording) -> dict[str, Any]:

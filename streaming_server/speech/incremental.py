@@ -53,3 +53,12 @@ async def segments(pieces: TextPieces, max_characters: int) -> AsyncGenerator[st
                 yield segment
     for segment in segmenter.flush():
         yield segment
+
+
+def by_sentences(request: SpeechRequest) -> SpeechRequest:
+    """The same text as an incremental one, so that the times of each of its segments are known."""
+    return replace(request, text="", pieces=_whole(request.text))
+
+
+async def _whole(text: str) -> TextPieces:
+    yield text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -24,6 +24,8 @@ class TimedWord:
     text: str
     start_s: float
     end_s: float
+    begin: int
+    """Index of its first character in the passage."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Passage:
         """The words in their order."""
         times_s = self.times_s
         return [
-            TimedWord(self.text[begin:end], float(times_s[begin]), float(times_s[end]))
+            TimedWord(self.text[begin:end], float(times_s[begin]), float(times_s[end]), begin)
             for begin, end in word_spans(self.text)
         ]
+
+
+def precision_of(passages: Iterable[Passage]) -> Precision:
+    """The lowest precision among several passages."""
+    return "engine" if all(passage.precision == "engine" for passage in passages) else "segment"

@@ -42,7 +42,7 @@ def decoded(gpt: CodeGpt, rows: int) -> tuple[list[list[int]], Tensor]:
 def test_one_compilation_serves_all_blocks_and_all_batches(gpt: CodeGpt, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(gpt.gpt.h) > 1
     expected = [decoded(gpt, rows) for rows in (1, 2, 4)]
-    counter = CompileCounter()  # type: ignore[no-untyped-call]
+    counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     compile_steps(gpt.gpt)
     assert gpt.gpt.between is not between

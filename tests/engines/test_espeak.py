@@ -7,6 +7,7 @@ from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 
+import anyio
 import numpy as np
 import psutil
 import pytest
@@ -18,7 +19,8 @@ from streaming_server.domain import FloatSamples, SpeechRequest, Voice
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
-from streaming_server.engines.espeak.voices import PRESETS, PresetCache, nearest_preset, preset_for
+from streaming_server.engines.espeak.voices import PRESETS, nearest_preset
+from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
 pytestmark = pytest.mark.anyio
@@ -58,9 +60,9 @@ def test_a_text_is_cut_where_its_script_changes() -> None:
 @pytest.mark.parametrize(
     ("recording", "preset"), list(zip(RECORDINGS, PRESETS, strict=True)), ids=lambda item: item.name
 )
-def test_each_recording_names_its_preset(recording: Path, preset: object) -> None:
-    assert preset_for(recording) is preset
-    assert b"espeak" not in recording.read_bytes()
+async def test_each_recording_names_its_preset(recording: Path, preset: object) -> None:
+    assert await RecordingVoices(PRESETS, nearest_preset).find(recording) is preset
+    assert b"espeak" not in await anyio.Path(recording).read_bytes()
 
 
 def test_the_eleven_fit_their_names_in_sex_and_register() -> None:
@@ -85,14 +87,14 @@ async def test_choosing_a_recording_changes_the_voice(engine: EspeakEngine, text
     assert sum(high / low > 1.01 for low, high in pairwise(ordered)) >= 8
 
 
-def test_a_foreign_recording_gets_the_voice_nearest_in_pitch(tmp_path: Path) -> None:
+async def test_a_foreign_recording_gets_the_voice_nearest_in_pitch(tmp_path: Path) -> None:
     for hertz, name in ((75, "onyx"), (99, "alloy"), (183, "sage"), (235, "nova")):
         path = tmp_path / f"{hertz}.wav"
         time_s = np.arange(48000) / 24000
         harmonics = 2 * np.pi * hertz * np.outer(np.arange(1, 6), time_s)
         buzz = to_int16((0.1 * np.sin(harmonics).sum(axis=0)).astype(np.float32))
         path.write_bytes(wav_header(24000, buzz.size) + buzz.tobytes())
-        assert preset_for(path).name == name
+        assert (await RecordingVoices(PRESETS, nearest_preset).find(path)).name == name
     assert nearest_preset(None) is PRESETS[0]
 
 
@@ -101,7 +103,7 @@ async def test_the_name_goes_before_the_content(tmp_path: Path) -> None:
     copy, named = tmp_path / "copy.wav", tmp_path / "voice_05.wav"
     for path in (copy, named):
         shutil.copy(RECORDINGS[3], path)
-    presets = PresetCache()
+    presets = RecordingVoices(PRESETS, nearest_preset)
     nearest, of_name, again = [(await presets.find(path)).name for path in (copy, named, copy)]
     assert nearest == again != of_name == "nova"
 

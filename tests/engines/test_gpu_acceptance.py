@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PHASES = ("of it load", "of it record", "of it synthesis")
 
 
+@pytest.mark.slow
 def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--device", "cpu", "--json", str(file)]

@@ -12,10 +12,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from streaming_server.engines.indextts import checkpoint
 from streaming_server.engines.indextts.stream import window_sizes
-from streaming_server.engines.indextts2 import dit
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
@@ -282,10 +282,10 @@ def record_decoding(gpt: CodeGpt) -> None:
 def attention_kernels(monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, ...]]:
     """Which of the flash, efficient, cuDNN and math kernels each attention of the flow may use."""
     allowed: set[tuple[bool, ...]] = set()
-    attend = dit.F.scaled_dot_product_attention
+    cuda: Any = torch.backends.cuda
+    attend: Callable[..., Tensor] = functional.scaled_dot_product_attention
 
     def noted(*arguments: Any) -> Tensor:
-        cuda = torch.backends.cuda
         allowed.add(
             (
                 cuda.flash_sdp_enabled(),
@@ -296,7 +296,7 @@ def attention_kernels(monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, ...]]:
         )
         return attend(*arguments)
 
-    monkeypatch.setattr(dit.F, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
     return allowed
 
 

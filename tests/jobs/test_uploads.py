@@ -25,6 +25,7 @@ from streaming_server.jobs.uploads import Upload
 from tests.support.postgres import files_below, opened_storage, together
 from tests.support.process import ROOT
 from tests.support.recordings import made
+from tests.support.stored import watch_puts
 
 
 @pytest.fixture
@@ -233,14 +234,12 @@ def test_expiry_waits_for_an_upload_of_the_same_content(
         first, _ = received(storage, content)
         time.sleep(0.5)
         reaper = threading.Thread(target=storage.uploads.delete_expired)
-        put = storage.files.put
 
-        def put_meanwhile(key: str, source: Path) -> None:
-            put(key, source)
+        def reap() -> None:
             reaper.start()
             reaper.join(0.2)
 
-        monkeypatch.setattr(storage.files, "put", put_meanwhile)
+        watch_puts(monkeypatch, storage.files, after=reap)
         received(storage, content)
         reaper.join()
         assert storage.files.local(f"uploads/{first.id}").read_bytes() == content
@@ -252,13 +251,11 @@ def test_no_record_is_told_before_its_file_is_there(
     """A process that dies between the two leaves a file without a record, never a record without a file."""
     with opened_storage(folder, database_url) as storage:
         found: list[Upload | None] = []
-        put = storage.files.put
-
-        def watched_put(key: str, source: Path) -> None:
-            found.append(storage.uploads.get(key.removeprefix("uploads/")))
-            put(key, source)
-
-        monkeypatch.setattr(storage.files, "put", watched_put)
+        watch_puts(
+            monkeypatch,
+            storage.files,
+            before=lambda key: found.append(storage.uploads.get(key.removeprefix("uploads/"))),
+        )
         received(storage, content)
         assert found == [None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from streaming_server.joined_head import JoinedHead
 from tests.support.fakes import tone
 from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
 
@@ -79,6 +81,53 @@ def test_an_upgrade_in_pieces_and_a_request_behind_it(server: LiveServer) -> Non
         rest = BODY[3:] + GET + upgrade + b"\r\n" + GET + b"Connection: close\r\n\r\n"
         connection.sendall(rest)
         assert everything(connection).count(b"HTTP/1.1 200") == 3
+
+
+def test_the_head_of_a_stream_is_written_with_its_first_audio(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+
+    class Noting:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            written.append(data)
+            self._transport.write(data)
+
+    joined: Any = JoinedHead.__init__
+    monkeypatch.setattr(JoinedHead, "__init__", lambda self, transport: joined(self, Noting(transport)))
+    server.post("/synthesize_stream_opus", {"text": "a"})
+    assert written[0].startswith(b"HTTP/1.1 200")
+    assert written[0].count(b"OggS") == 3
+    assert b"HTTP/1.1" not in b"".join(written[1:])
+
+
+@pytest.mark.anyio
+async def test_a_head_without_a_body_is_written_at_once() -> None:
+    written: list[bytes] = []
+
+    class Transport(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            written.append(data)
+
+        def close(self) -> None:
+            written.append(b"closed")
+
+    joined = JoinedHead(Transport())
+    joined.write(b"head")
+    await asyncio.sleep(0)
+    joined.write(b"body")
+    assert written == [b"head", b"body"]
+    closed = JoinedHead(Transport())
+    closed.write(b"head")
+    closed.close()
+    await asyncio.sleep(0)
+    assert written[2:] == [b"head", b"closed"]
 
 
 def test_connect_is_refused(server: LiveServer) -> None:

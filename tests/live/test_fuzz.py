@@ -26,6 +26,7 @@ RUNS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.parametrize("keys", [(), ("secret",)], ids=["open", "keys"])
 def test_every_answer_is_as_described(tmp_path: Path, keys: tuple[str, ...]) -> None:

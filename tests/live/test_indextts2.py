@@ -77,6 +77,7 @@ def version() -> str:
     return "2.0"
 
 
+@pytest.mark.slow
 @BOTH
 def test_model_info_tells_what_is_loaded(serve: Callable[[str], Served], client: httpx.Client, version: str) -> None:
     folder = serve(version).folder

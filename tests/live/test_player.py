@@ -189,7 +189,7 @@ def test_plain_http_in_a_home_network_is_enough(browser: Browser, fake: LiveServ
         assert opened.page.evaluate("[isSecureContext, typeof AudioDecoder]") == [False, "undefined"]
         opened.play_whole("odd")
         assert opened.state("method") == "mediasource"
-        shown = opened.page.text_content("#snippet")
+        shown = opened.page.text_content("#snippet") or ""
         opened.page.click("#code summary")
         opened.page.click("#copy")
         expect(opened.page.locator("#copy")).to_have_text("Copied")
@@ -323,7 +323,7 @@ def test_the_curl_line_works_as_it_is_shown(
         bitrate = opened.page.locator("#bitrate")
         if bitrate.is_visible():
             bitrate.fill("7")
-        shown = opened.page.text_content("#snippet")
+        shown = opened.page.text_content("#snippet") or ""
     assert ('"opus_bitrate":96000' in shown) == (format_name in {"", "webm"})
     strict = shown.replace("curl ", "curl -sS --fail-with-body ", 1)
     subprocess.run(["bash", "-c", strict], cwd=tmp_path, check=True, timeout=120)

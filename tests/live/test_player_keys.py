@@ -81,7 +81,7 @@ def test_the_key_is_kept_for_the_tab_or_on_the_device(page: Player, *, keep: boo
 def test_the_command_line_names_the_key_and_does_not_show_it(page: Player, tmp_path: Path) -> None:
     enter(page)
     page.page.wait_for_selector("#voices input")
-    shown = page.page.text_content("#snippet")
+    shown = page.page.text_content("#snippet") or ""
     assert KEY not in page.page.content()
     strict = shown.replace("curl ", "curl -sS --fail-with-body ", 1)
     subprocess.run(

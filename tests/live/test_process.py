@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.children import end, spawn
 from tests.support.process import ServerProcess, server_process
-from tests.support.scripted import SCRIPTED, until
+from tests.support.scripted import SCRIPTED, notes_collected, until
 from tests.support.server import RawClient, eventually
 
 PCM = "/synthesize_stream"
@@ -160,6 +160,13 @@ def refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_garbage_collection_does_not_look_at_what_the_engine_has_loaded(tmp_path: Path) -> None:
+    with server_process(**SCRIPTED) as server:
+        eventually(lambda: any("server ready" in line for line in list(server.log)))
+        httpx.post(server.url + PCM, json={"text": notes_collected(tmp_path / "note")}, timeout=120)
+        assert (tmp_path / "note").read_text() == "False"
 
 
 def test_a_port_that_is_taken_is_a_sentence_and_an_exit_status() -> None:

@@ -218,6 +218,9 @@ def test_a_locked_sqlite_is_a_503_and_live_speech_goes_on(tmp_path: Path) -> Non
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["success"] is False
+        refused = live.post("/v1/workflows", workflow())
+        assert (refused.status_code, refused.json()["error_code"]) == (503, "QUEUE_FULL")
+        assert int(refused.headers["retry-after"]) >= 1
         spoken = live.post("/tts_url", {"text": "a", "audio_paths": [voice]})
         assert spoken.status_code == 200
         holder.execute("ROLLBACK")

@@ -90,11 +90,20 @@ def opened_storage(
     max_s: float = 60.0,
     max_attempts: int = 5,
     storage_wait_s: float = 120.0,
+    files_url: str = "",
 ) -> Iterator[Storage]:
     """One process's hold of what lies in a folder and a database."""
     limits = UploadLimits(max_bytes, max_s, keep_s, max_attempts)
     options = StorageOptions(
-        folder, database_url, limits, audio_keep_s, max_pending, lease_s, max_attempts, storage_wait_s
+        folder,
+        database_url,
+        limits,
+        audio_keep_s,
+        max_pending,
+        lease_s,
+        max_attempts,
+        storage_wait_s,
+        files_url=files_url,
     )
     storage = Storage(options)
     try:

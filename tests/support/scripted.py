@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ from streaming_server.errors import DeviceFailed
 from tests.support.fakes import FakeEngine, Step, tone
 
 _STEPS_A_SECOND = 20
+_model: list[list[str]] = []
 _ROOT = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join([str(_ROOT), str(_ROOT / "tests/support/plugins"), os.environ.get("PYTHONPATH", "")])
 SCRIPTED = {"ENGINE": "scripted", "PYTHONPATH": PYTHONPATH}
@@ -37,6 +39,15 @@ def killed_at(path: Path) -> str:
     return f"killed {path}"
 
 
+def notes_collected(path: Path) -> str:
+    """A text at which the engine writes into a file whether garbage collection looks at its model."""
+    return f"collected {path}"
+
+
+async def load() -> None:
+    _model.append([])
+
+
 BREAKS_THE_DEVICE = "device"
 """A text at which the engine's device fails, after some audio."""
 
@@ -54,11 +65,18 @@ def script(request: SpeechRequest) -> list[Step]:
     async def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    scripts: dict[str, list[Step]] = {"until": [tone(0.1), exists, tone(0.1)], "killed": [exists, die]}
+    async def note() -> None:
+        await anyio.Path(argument).write_text(str(any(found is _model[0] for found in gc.get_objects())))
+
+    scripts: dict[str, list[Step]] = {
+        "until": [tone(0.1), exists, tone(0.1)],
+        "killed": [exists, die],
+        "collected": [tone(0.1), note],
+    }
     scripts[BREAKS_THE_DEVICE] = [tone(0.1), DeviceFailed()]
     return scripts.get(command, [tone(0.1)])
 
 
 ENGINE = EngineSpec(
-    name="scripted", title="does what its text says", options=EngineOptions, create=lambda _: FakeEngine(script)
+    name="scripted", title="does what its text says", options=EngineOptions, create=lambda _: FakeEngine(script, [load])
 )

@@ -44,6 +44,7 @@ from streaming_server.api.native.schemas import (
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
+from streaming_server.api.timed import SubtitleResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
 from streaming_server.errors import (
@@ -193,8 +194,11 @@ class NativeDialect(Dialect):
         }
         return JSONResponse(body)
 
-    async def synthesize(self, request: Request) -> WholeSpeechResponse:
-        return self._whole(await parse_body(request, SynthesizeBody))
+    async def synthesize(self, request: Request) -> WholeSpeechResponse | SubtitleResponse:
+        body = await parse_body(request, SynthesizeBody)
+        if body.format == "wav":
+            return self._whole(body)
+        return SubtitleResponse(self.service, self._speech_request(body), body.format, self.settings.send_timeout_s)
 
     async def synthesize_simple(self, request: Request) -> WholeSpeechResponse:
         return self._whole(await parse_body(request, SimpleBody))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from streaming_server.api.requests import PositiveInt, SamplingBody, Seed, Text
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
 from streaming_server.domain import Capability, Granularity
+from streaming_server.speech import captions
 from streaming_server.speech.service import EngineState
 
 SHOWN_WHERE_PRESENT = frozenset(
@@ -63,6 +65,8 @@ class GenerationBody(SimpleBody, SamplingBody):
 class SynthesizeBody(GenerationBody):
     use_fast_inference: bool = False
     """Synthesise several sentences as a batch."""
+    format: Literal["wav", "srt", "vtt"] = "wav"
+    """`srt` and `vtt`: the subtitles of the WAV file that the same request makes."""
     sentences_bucket_max_size: PositiveInt = 2
     """Maximum batch size; used with `use_fast_inference` only."""
 
@@ -178,7 +182,17 @@ HEALTH = Operation(
     [Answer("The model is ready.", Health), Answer("The model is loading, or failed to load.", Health, status=503)],
 )
 MODEL_INFO = Operation("Get information on the model", [Answer("The loaded model and its capabilities.", ModelInfo)])
-SYNTHESIZE = Operation("Synthesise a text to a WAV file", [_WHOLE_WAV], SynthesizeBody, refusals=SPEECH_REFUSALS)
+SYNTHESIZE = Operation(
+    "Synthesise a text to a WAV file, or write its subtitles",
+    [
+        replace(
+            _WHOLE_WAV,
+            media_types=[*_WHOLE_WAV.media_types, *(media_type for media_type, _ in captions.FORMATS.values())],
+        )
+    ],
+    SynthesizeBody,
+    refusals=SPEECH_REFUSALS,
+)
 SYNTHESIZE_SIMPLE = Operation(
     "Synthesise a text to a WAV file with default parameters", [_WHOLE_WAV], SimpleBody, refusals=SPEECH_REFUSALS
 )

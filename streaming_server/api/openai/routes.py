@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from streaming_server import __version__
 from streaming_server.api import sse
+from streaming_server.api.channel import open_session
 from streaming_server.api.http import Dialect, parse_body, status_of
 from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.errors import ERRORS, PATH_SHAPES, SHAPES
@@ -122,7 +123,8 @@ class OpenAIDialect(Dialect):
         )
 
     async def speech_session(self, websocket: WebSocket) -> None:
-        await SpeechSession(websocket, self.requests, self._voice, self.session_limits).run()
+        with open_session(websocket, "openai"):
+            await SpeechSession(websocket, self.requests, self._voice, self.session_limits).run()
 
     async def models(self, request: Request) -> Response:
         body: Models = {"object": "list", "data": [_model(name) for name in self._model_names()]}

@@ -14,35 +14,28 @@ from typing import Any
 import anyio
 from starlette.websockets import WebSocket
 
-from streaming_server.api.http import Body, decoded, is_allowed_origin, validated
+from streaming_server.api.channel import RESTART, Channel, check_handshake, message_fields
+from streaming_server.api.http import Body, validated
 from streaming_server.api.openai.schemas import SessionConfig
-from streaming_server.api.openai.session_audio import Channel, Sentence, SentenceAudio
+from streaming_server.api.openai.session_audio import Sentence, SentenceAudio, error_message
 from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Voice
 from streaming_server.errors import (
-    EngineNotReady,
     ForbiddenCharacter,
     InvalidRequest,
-    OriginRefused,
     SessionTimeout,
     ShuttingDown,
     SpeechServerError,
     TextTooLong,
 )
 from streaming_server.segmentation import Cut, Segmenter
-from streaming_server.speech.service import EngineState
-from streaming_server.speech.stream import SpeechStats
 from streaming_server.text import forbidden_character
 
 MAX_MESSAGE_BYTES = 128 * 1024
 """Largest message other than ``session.config``, which the server's limit alone bounds."""
 _MAX_REFERENCES = 4
 """Recordings that one session may send."""
-_INLINE_BYTES = 16 * 1024
-"""A larger message is parsed in a thread."""
-_RESTART = 1012
-"""The code with which uvicorn closes sessions at shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +91,6 @@ class SpeechSession:
         """In sentences that are not finished."""
         self._is_speaking = False
         self._active_s = 0.0
-        self._synthesis_s = 0.0
         self._channel = Channel(websocket, self._settings.send_timeout_s, self._record)
 
     async def run(self) -> None:
@@ -107,10 +99,7 @@ class SpeechSession:
         Raises:
             EngineNotReady, OriginRefused: the handshake is to be refused.
         """
-        if not is_allowed_origin(self._websocket.headers, self._settings.cors_origins):
-            raise OriginRefused(self._websocket.headers["origin"])
-        if self._service.state is not EngineState.READY:
-            raise EngineNotReady
+        check_handshake(self._websocket, self._service, self._settings)
         await self._websocket.accept()
         self._active_s = asyncio.get_running_loop().time()
         self._record.outcome, self._record.characters = DISCONNECTED, 0
@@ -119,6 +108,7 @@ class SpeechSession:
                 with self._channel.scope:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._synthesise)
+                        group.start_soon(self._channel.end_at_shutdown, error_message)
                         await self._read()
         finally:
             await self._channel.close()
@@ -138,7 +128,7 @@ class SpeechSession:
                 return
             self._active_s = loop.time()
             if message["type"] == "websocket.disconnect":
-                if message.get("code") == _RESTART:
+                if message.get("code") == RESTART:
                     self._record.outcome = ShuttingDown.code
                 elif message.get("code") in {1000, 1001} and not self._is_busy:
                     self._record.outcome = COMPLETE
@@ -150,7 +140,7 @@ class SpeechSession:
                 if self._config is None:
                     await self._fail(error)
                     return
-                await self._channel.send_error(error)
+                await self._channel.send(error_message(error))
 
     @property
     def _is_busy(self) -> bool:
@@ -158,7 +148,7 @@ class SpeechSession:
 
     async def _fail(self, error: SpeechServerError) -> None:
         """Report an error and end the session."""
-        await self._channel.send_error(error)
+        await self._channel.send(error_message(error))
         self._channel.end(1008, str(error), error.code)
 
     async def _take(self, message: Any) -> None:
@@ -167,17 +157,9 @@ class SpeechSession:
         Raises:
             SpeechServerError: it cannot be honoured.
         """
-        text = message.get("text")
-        if text is None:
-            raise InvalidRequest("binary messages are not accepted; send JSON text", "type")
-        content = text.encode()
-        if len(content) <= _INLINE_BYTES:
-            fields = decoded(content)
-        else:
-            limiter = self._websocket.app.state.parsing
-            fields = await anyio.to_thread.run_sync(decoded, content, limiter=limiter)
+        fields, size = await message_fields(self._websocket, message, "type")
         kind = fields.get("type") if isinstance(fields, dict) else None
-        if kind != "session.config" and len(content) > MAX_MESSAGE_BYTES:
+        if kind != "session.config" and size > MAX_MESSAGE_BYTES:
             raise InvalidRequest(f"the message is larger than {MAX_MESSAGE_BYTES} bytes", "type")
         if self._config is None and kind not in ("session.config", "session.close"):
             raise InvalidRequest("the first message must be session.config", "type")
@@ -264,7 +246,7 @@ class SpeechSession:
                     try:
                         error = await audio.send(is_admitted=is_admitted)
                     finally:
-                        self._summarise(audio.stats)
+                        self._record.add(audio.stats)
                     is_admitted = is_admitted or audio.stats.wait_s is not None
                     # A full queue would refuse the utterance's other sentences too.
                     is_refused = error is not None and error.retryable
@@ -272,15 +254,3 @@ class SpeechSession:
                 self._is_speaking = False
                 self._active_s = asyncio.get_running_loop().time()
                 self._waiting_characters -= len(item.text) if isinstance(item, Sentence) else 0
-
-    def _summarise(self, stats: SpeechStats) -> None:
-        """Add a sentence's statistics to the session's record."""
-        record = self._record
-        if record.wait_s is None and stats.wait_s is not None:
-            record.wait_s = round(stats.wait_s, 4)
-        if record.first_audio_s is None and stats.first_audio_s is not None:
-            record.first_audio_s = round(stats.first_audio_s, 4)
-        record.audio_s = round((record.audio_s or 0.0) + stats.audio_s, 3)
-        record.underruns = (record.underruns or 0) + stats.underruns
-        self._synthesis_s += stats.synthesis_s
-        record.real_time_factor = round(self._synthesis_s / record.audio_s, 5) if record.audio_s else None

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import base64
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
-import anyio.lowlevel
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
+from streaming_server.api.channel import Channel
 from streaming_server.api.openai.schemas import FORMAT_NAMES, SessionConfig
-from streaming_server.api.record import RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.audio.encoders import FORMATS, PcmEncoder, wav_header
 from streaming_server.domain import Emotion, Generation, Voice
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError
 from streaming_server.speech.stream import SpeechStats, SpeechStream
-from streaming_server.text import word_spans
-
-_CLOSE_S = 1.0
-"""A reader that takes no close frame within this time is aborted."""
-_MAX_REASON_BYTES = 123
-"""Of a close frame, by RFC 6455."""
+from streaming_server.speech.timeline import Passage, precision_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +28,8 @@ class Sentence:
     voice: Voice
 
 
-class Channel:
-    """The sending side of a session, and its end."""
-
-    def __init__(self, websocket: WebSocket, timeout_s: float, record: RequestRecord) -> None:
-        """``timeout_s``: a reader that takes no message for this long ends the session."""
-        self._websocket = websocket
-        self._timeout_s = timeout_s
-        self._record = record
-        self._code, self._reason = 1000, ""
-        self.scope = anyio.CancelScope()
-        """Of all tasks of the session."""
-
-    async def send(self, message: dict[str, Any] | bytes) -> None:
-        """Send a message; where the client has gone, or takes nothing for too long, the session is cancelled."""
-        try:
-            with anyio.fail_after(self._timeout_s):
-                if isinstance(message, bytes):
-                    await self._websocket.send_bytes(message)
-                else:
-                    await self._websocket.send_json(message)
-        except TimeoutError:
-            self.end_slow(f"the reader took no byte for {self._timeout_s:g} s")
-        except (WebSocketDisconnect, RuntimeError):  # the latter where uvicorn has closed for a malformed frame
-            self.scope.cancel()
-        await anyio.lowlevel.checkpoint()  # a send that does not wait would keep the loop from everything else
-
-    async def send_error(self, error: SpeechServerError, **fields: Any) -> None:
-        """As `send`."""
-        await self.send({"type": "error", "message": str(error), **fields})
-
-    def end(self, code: int, reason: str, outcome: str) -> None:
-        """End the session; `close` sends the code and the reason."""
-        self._code, self._reason, self._record.outcome = code, reason, outcome
-        self.scope.cancel()
-
-    def end_slow(self, reason: str) -> None:
-        """End the session of a reader that is too slow."""
-        self.end(1008, reason, ReaderTooSlow.code)
-
-    async def close(self) -> None:
-        """Close the connection; abort it where the client does not read."""
-        reason = self._reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
-        with anyio.move_on_after(_CLOSE_S, shield=True) as waiting, suppress(RuntimeError, WebSocketDisconnect):
-            await self._websocket.close(self._code, reason)
-        transport = self._websocket.scope["state"].get("transport")
-        if waiting.cancelled_caught and transport is not None:
-            transport.abort()
+def error_message(error: SpeechServerError, **fields: Any) -> dict[str, Any]:
+    return {"type": "error", "message": str(error), **fields}
 
 
 class SentenceAudio:
@@ -121,7 +67,7 @@ class SentenceAudio:
                 await (self._stream(stream) if config.stream_audio else self._whole(stream))
         except SpeechServerError as error:
             partial = {"partial_audio": True, "action": "discard"} if self._is_started else {}
-            await self._channel.send_error(error, **partial)
+            await self._channel.send(error_message(error, **partial))
             if self._is_started:
                 await self._done(has_failed=True)
             return error
@@ -169,7 +115,14 @@ class SentenceAudio:
 
         stream.buffer.on_abort.add(abort)
         chunk = 0
-        while piece := await stream.buffer.read(self._sent_bytes):
+        passages: list[Passage] = []
+        while True:
+            piece, passage = await stream.buffer.read_timed(self._sent_bytes)
+            passages += [passage] if passage else []
+            if not piece:
+                if passage is None:
+                    break
+                continue
             if not self._is_started:
                 await self._start()
             begin, self._sent_bytes = self._sent_bytes, self._sent_bytes + len(piece)
@@ -181,10 +134,17 @@ class SentenceAudio:
         if not self._is_started:
             await self._start()
         if self._config.word_timestamps:
-            await self._send_chunk(chunk, self._sent_bytes, b"", self._timestamps())
+            await self._send_chunk(chunk, self._sent_bytes, b"", passages)
 
-    async def _send_chunk(self, number: int, begin: int, piece: bytes, timestamps: list[dict[str, Any]] | None) -> None:
-        precision: dict[str, Any] = {} if timestamps is None else {"alignment_precision": "segment"}
+    async def _send_chunk(self, number: int, begin: int, piece: bytes, passages: Sequence[Passage] | None) -> None:
+        timed: dict[str, Any] = {"timestamps": None}
+        if passages is not None:
+            words = [
+                {"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
+                for passage in passages
+                for word in passage.words()
+            ]
+            timed = {"timestamps": words, "alignment_precision": precision_of(passages)}
         await self._channel.send(
             {
                 "type": "audio.chunk",
@@ -195,22 +155,9 @@ class SentenceAudio:
                 "sample_rate": self._rate_hz,
                 "channels": 1,
                 "audio_b64": base64.b64encode(piece).decode(),
-                "timestamps": timestamps,
-                **precision,
+                **timed,
             }
         )
-
-    def _timestamps(self) -> list[dict[str, Any]]:
-        """Each word's share of the sentence, whose length is exact."""
-        text, whole_ms = self._sentence.text, self._ms(self._sent_bytes)
-        return [
-            {
-                "word": text[begin:end],
-                "start_ms": round(whole_ms * begin / len(text)),
-                "end_ms": round(whole_ms * end / len(text)),
-            }
-            for begin, end in word_spans(text)
-        ]
 
     def _ms(self, size: int) -> int:
         """How long so many bytes of samples last."""

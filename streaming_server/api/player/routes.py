@@ -67,11 +67,12 @@ class PlayerDialect(Dialect):
             verbose=body.verbose,
         )
         rate_hz = self.service.engine.info.sample_rate_hz
-        if body.format == "pcm":
-            encoder = PcmEncoder()
-        else:
-            opus = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
-            encoder = FORMATS[body.format].create(**(opus if body.format in {"ogg", "webm"} else {}))
+        opus = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
+        encoder = (
+            PcmEncoder()
+            if body.format == "pcm"
+            else FORMATS[body.format].create(**(opus if body.format in {"ogg", "webm"} else {}))
+        )
         headers = {
             "X-Sample-Rate": str(rate_hz),
             "Cache-Control": "no-store",

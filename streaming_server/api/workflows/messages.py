@@ -19,7 +19,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowError,
 )
 from streaming_server.domain import Capability, SpeechRequest
-from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError
+from streaming_server.errors import BlankText, InvalidRequest, SpeechServerError, StorageUnavailable
 from streaming_server.jobs.chains import OrderPlanner, Plan, SpeechOrder
 from streaming_server.jobs.inspection import CAPABILITIES, DEFAULT, QUESTIONS, SPEECH
 from streaming_server.jobs.runner import SpeechJob
@@ -67,6 +67,8 @@ _PRESETS = {
 def error_body(status: int, message: str, error: SpeechServerError | None) -> WorkflowError:
     """Return the error of a request that was not accepted, in the dialect's shape."""
     code = _BY_CODE[error.code][1] if error and error.code in _BY_CODE else _BY_STATUS.get(status)
+    if isinstance(error, StorageUnavailable):
+        code = "QUEUE_FULL"  # retryable, unlike the failure of a task that waited for the storage in vain
     if isinstance(error, BlankText):
         message = "输入文本不能为空"
     if isinstance(error, MalformedBody):

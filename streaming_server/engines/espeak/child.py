@@ -6,11 +6,12 @@ forked and warmed while the current one works.
 
 Descriptor 0 is a pipe from the server: a byte cancels the request of that number (modulo 256), its end stops the
 process. Descriptor 1 is a socket that keeps message boundaries. Messages to the worker are the request's number, then
-``D`` and a part of a JSON list of utterances, or ``G`` after the last part; messages to the server begin with a `Kind`.
+``D`` and a part of a JSON list of utterances, or ``G`` and the last part; messages to the server begin with a `Kind`.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -19,6 +20,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
@@ -26,10 +28,19 @@ from streaming_server.engines.espeak.sandbox import confine_process, confine_wor
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 MAX_MESSAGE_BYTES = 65536
-WORD = struct.Struct("=III")
-"""One of `Kind.WORDS`."""
-_CHUNKS_PER_MESSAGE = 4
-"""After the first, which is sent alone: half a millisecond of work, and a quarter of the wake-ups."""
+COUNT, WORD = struct.Struct("=I"), struct.Struct("=III")
+"""The number of words in a message, and one of them."""
+_MAX_WORDS = 256
+"""In one message."""
+_CHUNKS_PER_MESSAGE = (1, 4, 14)
+"""Of the first messages; all later ones have the last number. A chunk takes about 0.1 ms of work, and a message wakes
+the server."""
+_WARM_UP = json.dumps(
+    [
+        {"text": text, "language": language, "timbre": {}, "pause": False, "as_phonemes": False}
+        for text, language in (("一", "cmn"), ("a", "en-us"))
+    ]
+).encode()
 
 
 class Kind:
@@ -43,13 +54,16 @@ class Kind:
     """Beginnings of words in the samples that follow. Each is a `WORD`: the number of its utterance, the index of its
     first character there, and its first sample in the request."""
     SAMPLES = b"S"
-    """Signed 16-bit samples in native order."""
+    """A 32-bit number of words, the words, and signed 16-bit samples, in native order."""
     PHONEMES = b"P"
     """The phonemes of one utterance, in UTF-8."""
     FAILED = b"F"
     """The request is refused: the reason."""
     ENDED = b"E"
     """The request's worker has ended: its exit code, negative where a signal killed it."""
+
+
+_FINISHED = b"F"
 
 
 class _Worker:
@@ -66,16 +80,21 @@ class _Worker:
             try:
                 work(lambda: os.read(gate, 1)[0])
                 exit_code = 0
+                os.write(held, _FINISHED)
             finally:
                 os._exit(exit_code)
         os.close(gate)
         os.close(held)
         self._release = release
         self.alive = alive
-        """Readable once the process has ended."""
+        """Readable once the request is finished or the process has ended."""
 
     def release(self, number: int) -> None:
         os.write(self._release, bytes([number]))
+
+    def has_finished(self) -> bool:
+        """Whether the request is finished, once ``alive`` is readable; the exit of the process takes longer."""
+        return os.read(self.alive, 1) == _FINISHED
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -117,14 +136,14 @@ def serve(control: int, messages: socket.socket, library: EspeakLibrary) -> None
                 cancelled = True
                 current.kill()
         if current.alive in readable:
-            exit_code = current.wait()
-            if exit_code and not cancelled:
-                messages.send(Kind.ENDED + str(exit_code).encode())
+            if not current.has_finished() and not cancelled:
+                messages.send(Kind.ENDED + str(current.wait()).encode())
                 break
             number, cancelled = (number + 1) % 256, False
-            current = spare
+            ended, current = current, spare
             current.release(number)
             messages.send(Kind.ENDED + b"0")
+            ended.wait()
             spare = _Worker(work)
     spare.end()
 
@@ -135,58 +154,67 @@ def _answer(messages: socket.socket, library: EspeakLibrary, number: int) -> Non
     while message := messages.recv(MAX_MESSAGE_BYTES):
         if message[0] != number:
             continue
+        parts.append(message[2:])
         if message[1:2] == b"G":
             break
-        parts.append(message[2:])
     else:
         return
+    try:
+        _speak(b"".join(parts), library, messages.send)
+    except EngineFailed as error:
+        messages.send(Kind.FAILED + str(error).encode())
+
+
+def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], object]) -> None:
+    """Send the samples of a JSON list of utterances.
+
+    Raises:
+        EngineFailed: espeak-ng refuses one.
+    """
     chunks: list[bytes] = []
     words: list[bytes] = []
-    sent = False
+    sizes = chain(_CHUNKS_PER_MESSAGE, repeat(_CHUNKS_PER_MESSAGE[-1]))
+    size = next(sizes)
     samples_given = begin = number = 0
 
     def receive_word(character: int, sample: int) -> None:
         words.append(WORD.pack(number, max(character, 0), begin + max(sample, 0)))
 
     def receive(samples: bytes) -> None:
-        nonlocal sent, samples_given
+        nonlocal samples_given, size
         samples_given += len(samples) // 2
         chunks.append(samples)
-        if not sent or len(chunks) == _CHUNKS_PER_MESSAGE:
+        if len(chunks) == size:
             flush()
-        sent = True
+            size = next(sizes)
 
     def flush() -> None:
-        if words:
-            messages.send(Kind.WORDS + b"".join(words))
-            words.clear()
-        messages.send(Kind.SAMPLES + b"".join(chunks))
+        while len(words) > _MAX_WORDS:
+            send(Kind.WORDS + b"".join(words[:_MAX_WORDS]))
+            del words[:_MAX_WORDS]
+        send(Kind.SAMPLES + COUNT.pack(len(words)) + b"".join(words + chunks))
+        words.clear()
         chunks.clear()
 
-    try:
-        for utterance in json.loads(b"".join(parts)):
-            if utterance["as_phonemes"]:
-                phonemes = library.phonemes(utterance["text"], utterance["language"])
-                messages.send(Kind.PHONEMES + phonemes.encode())
-                continue
-            timbre, text, begin = Timbre(**utterance["timbre"]), utterance["text"], samples_given
-            library.speak(
-                text, utterance["language"], timbre, receive, pause=utterance["pause"], receive_word=receive_word
-            )
-            number += 1
-        if chunks:
-            flush()
-    except EngineFailed as error:
-        messages.send(Kind.FAILED + str(error).encode())
+    for utterance in json.loads(request):
+        text, language = utterance["text"], utterance["language"]
+        if utterance["as_phonemes"]:
+            send(Kind.PHONEMES + library.phonemes(text, language).encode())
+            continue
+        timbre, begin = Timbre(**utterance["timbre"]), samples_given
+        library.speak(text, language, timbre, receive, pause=utterance["pause"], receive_word=receive_word)
+        number += 1
+    if chunks:
+        flush()
 
 
 def _warm(library: EspeakLibrary) -> None:
-    """Load what every request needs; in a worker, also take its own copies of the pages that a synthesis writes."""
-    for text, language in (("一", "cmn"), ("a", "en-us")):
-        library.speak(text, language, Timbre(), lambda _: None)
+    """Load what every request needs; in a worker, also take its own copies of the pages that a request writes."""
+    _speak(_WARM_UP, library, lambda _: None)
 
 
 def main(library_path: str, data_path: str) -> None:
+    gc.disable()  # a collection writes to the pages that the workers share, and there is next to nothing to collect
     messages = socket.socket(fileno=os.dup(1))
     try:
         library = EspeakLibrary(Path(library_path), Path(data_path))

@@ -26,7 +26,8 @@ from streaming_server.engines.espeak.emotion import with_emotion
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import Timbre
 from streaming_server.engines.espeak.process import EspeakProcess, SpokenWord, Utterance
-from streaming_server.engines.espeak.voices import BY_NAME, PRESETS, VOICES, PresetCache
+from streaming_server.engines.espeak.voices import BY_NAME, PRESETS, VOICES, nearest_preset
+from streaming_server.engines.recording_voices import RecordingVoices
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class EspeakEngine:
             EngineUnavailable: espeak-ng is not installed or does not load.
         """
         self._process = EspeakProcess()
-        self._presets = PresetCache()
+        self._presets = RecordingVoices(PRESETS, nearest_preset)
         self.info = EngineInfo(
             name="espeak",
             model_version=self._process.version,
@@ -72,7 +73,7 @@ class EspeakEngine:
                 pass
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 100 to 400 ms, as `Engine.stream`."""
+        """Chunks of 100 ms to 1.4 s, as `Engine.stream`."""
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=espeak")
         voice = request.voice

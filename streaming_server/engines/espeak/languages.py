@@ -51,6 +51,8 @@ def runs(text: str) -> Iterator[tuple[str, str]]:
 def _language(character: str) -> str | None:
     if not character.isalpha():
         return None
+    if character.isascii():
+        return _BY_SCRIPT["LATIN"]
     name = unicodedata.name(character, "")
     script = name.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ", 1)[0].split("-", 1)[0]
     return _BY_SCRIPT.get(script)

@@ -20,7 +20,7 @@ import anyio
 import numpy as np
 
 from streaming_server.domain import IntSamples
-from streaming_server.engines.espeak.child import MAX_MESSAGE_BYTES, WORD, Kind
+from streaming_server.engines.espeak.child import COUNT, MAX_MESSAGE_BYTES, WORD, Kind
 from streaming_server.engines.espeak.library import Timbre, find_files
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
@@ -83,7 +83,7 @@ class EspeakProcess:
         self.version = self._child.version
 
     async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[Spoken, None]:
-        """A chunk of 100 ms, then chunks of up to 400 ms. One request at a time, others wait.
+        """A chunk of 100 ms, then chunks of up to 1.4 s. One request at a time, others wait.
 
         ``aclose()`` kills the worker.
 
@@ -94,10 +94,12 @@ class EspeakProcess:
         async with aclosing(self._answers(utterances)) as answers:
             async for kind, content in answers:
                 if kind == Kind.SAMPLES:
-                    spoken, words = Spoken(np.frombuffer(content, np.int16), words), []
+                    samples_at = COUNT.size + WORD.size * COUNT.unpack_from(content)[0]
+                    words += _words(content[COUNT.size : samples_at])
+                    spoken, words = Spoken(np.frombuffer(content, np.int16, offset=samples_at), words), []
                     yield spoken
                 elif kind == Kind.WORDS:
-                    words += [SpokenWord(*word) for word in WORD.iter_unpack(content)]
+                    words += _words(content)
 
     async def phonemes(self, texts: Sequence[str], language: str) -> list[str]:
         """Each text in the International Phonetic Alphabet, as `EspeakLibrary.phonemes`.
@@ -118,9 +120,10 @@ class EspeakProcess:
             child.number = (child.number + 1) % 256
             try:
                 content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
-                for at in range(0, len(content), _PART_BYTES):
+                last = (len(content) - 1) // _PART_BYTES * _PART_BYTES
+                for at in range(0, last, _PART_BYTES):
                     await child.send(b"D" + content[at : at + _PART_BYTES])
-                await child.send(b"G")
+                await child.send(b"G" + content[last:])
                 while exit_code is None:
                     message = await child.receive()
                     kind, content = message[:1], message[1:]
@@ -146,6 +149,10 @@ class EspeakProcess:
         """End the process."""
         with anyio.CancelScope(shield=True):
             await self._child.aclose()
+
+
+def _words(content: bytes) -> list[SpokenWord]:
+    return [SpokenWord(*word) for word in WORD.iter_unpack(content)]
 
 
 class _Child:

@@ -28,6 +28,8 @@ _LANDLOCK_READ = 1 << 2 | 1 << 3
 """Files and folders."""
 _LANDLOCK_PATH_BENEATH = 1
 
+_LIBC = ctypes.CDLL(None)
+
 
 def confine_process(readable: Path) -> None:
     """Bound this process and those that it forks; of the file system they read ``readable`` alone."""
@@ -36,10 +38,9 @@ def confine_process(readable: Path) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 32)
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _read_only(libc, readable)
+        _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _read_only(_LIBC, readable)
 
 
 def confine_worker(parent: int) -> None:
@@ -47,7 +48,7 @@ def confine_worker(parent: int) -> None:
     _limit(resource.RLIMIT_CPU, _CPU_S)
     _limit(resource.RLIMIT_NPROC, 0)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(0)
 

@@ -1,33 +1,22 @@
-"""The eleven voices, and which of them answers for a recording, since espeak-ng does not clone."""
+"""The eleven voices."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import anyio
-
-from streaming_server.audio.decode import decode_mono
-from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Voice
-from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.espeak.library import Timbre
-from streaming_server.errors import VoiceFileMissing
-
-_ANALYSIS_HZ = 16000
-_ANALYSIS_S = 30.0
-_MAX_CACHED = 256
+from streaming_server.engines.recording_voices import nearest_in_pitch
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A speaker of espeak-ng."""
+    """A voice: a timbre of espeak-ng."""
 
     name: str
     timbre: Timbre
     median_pitch_hz: float
-    """Of its recording in English."""
+    """Median pitch of its English recording."""
 
 
 PRESETS = (
@@ -44,7 +33,6 @@ PRESETS = (
     Preset("verse", Timbre("m4", pitch=41, pitch_range=70, rate_wpm=150), 89),
 )
 BY_NAME = {preset.name: preset for preset in PRESETS}
-_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
 _GENDERS_MEET_HZ = 160.0
 VOICES = tuple(
     Voice(
@@ -56,49 +44,11 @@ VOICES = tuple(
     )
     for preset in PRESETS
 )
-"""The presets as voices that can be asked for."""
-
-
-class PresetCache:
-    """Which preset answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the content."""
-
-    def __init__(self) -> None:
-        self._kept = ContentCache[Preset](_MAX_CACHED, FileDigests())
-
-    async def find(self, recording: Path) -> Preset:
-        """As `preset_for`, which runs on another thread."""
-        if preset := preset_by_name(recording):
-            return preset
-        if (found := self._kept.peek(recording)) is not None:
-            return found
-        return await anyio.to_thread.run_sync(self._kept.get, recording, preset_for)
-
-
-def preset_for(recording: Path) -> Preset:
-    """The preset of ``voice_01`` … ``voice_11``; for any other recording the one nearest to its median pitch.
-
-    Raises:
-        VoiceFileMissing: there is no such file.
-        VoiceUnreadable: it cannot be decoded.
-    """
-    return preset_by_name(recording) or nearest_preset(
-        median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ)
-    )
-
-
-def preset_by_name(recording: Path) -> Preset | None:
-    """
-    Raises:
-        VoiceFileMissing: the name has a preset, but there is no such file.
-    """
-    preset = _BY_STEM.get(recording.stem)
-    if preset and not recording.is_file():
-        raise VoiceFileMissing(recording.name)
-    return preset
+"""The presets as voices."""
 
 
 def nearest_preset(pitch_hz: float | None) -> Preset:
-    """By musical distance; the first preset for a recording without a pitch."""
+    """Return the preset nearest in pitch; the first one for a recording without a pitch."""
     if pitch_hz is None:
         return PRESETS[0]
-    return min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+    return nearest_in_pitch(PRESETS, lambda preset: preset.median_pitch_hz, pitch_hz)

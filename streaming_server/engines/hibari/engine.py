@@ -31,7 +31,7 @@ from streaming_server.engines.hibari.emotion import with_emotion
 from streaming_server.engines.hibari.joins import Levelled, silence, sounding
 from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
-from streaming_server.engines.hibari.voices import VOICES, SpeakerCache
+from streaming_server.engines.hibari.voices import VOICES, Speakers
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
@@ -73,7 +73,7 @@ class HibariEngine:
         self._network = Network()
         self._espeak = espeak
         self._english: EnglishPhonemes | None = None
-        self._speakers = SpeakerCache()
+        self._speakers = Speakers()
         self._thread = OwnerThread("hibari")
         self._ahead = ThreadPoolExecutor(1, "hibari-network")
         self.info = EngineInfo(

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import anyio
-
-from streaming_server.audio.decode import decode_mono
-from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Voice
-from streaming_server.engines.content_cache import ContentCache, FileDigests
 from streaming_server.engines.hibari.rendering import Timbre
+from streaming_server.engines.recording_voices import RecordingVoices, nearest_in_pitch
 
-_ANALYSIS_HZ = 16000
-_ANALYSIS_S = 30.0
-_MAX_CACHED = 256
 _MAX_PITCH_CHANGE = 1.35
 """Maximum factor by which the pitch of a preset is moved towards that of a recording."""
 
@@ -32,7 +23,7 @@ class Preset:
     timbre: Timbre
     """``gain_db`` equalises the loudness of the voices."""
     median_pitch_hz: float
-    """Of its recording in ``reference_audios/``."""
+    """Median pitch of its recording in ``reference_audios/``."""
 
 
 PRESETS = (
@@ -51,12 +42,11 @@ PRESETS = (
     Preset("verse", "male", "poetic", Timbre(0.50, 0.93, pitch_range=1.3, rate=0.95, tilt_db=2.0, gain_db=0.5), 107),
 )
 BY_NAME = {preset.name: preset for preset in PRESETS}
-_BY_STEM = {f"voice_{number:02}": preset for number, preset in enumerate(PRESETS, 1)}
 VOICES = tuple(
     Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
     for preset in PRESETS
 )
-"""Return the presets as voices."""
+"""The presets as voices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +68,11 @@ class Speaker:
         return self.preset.median_pitch_hz * self.pitch
 
 
-class SpeakerCache:
-    """Assigns presets to voices: by name, by ``voice_01`` … ``voice_11``, or by the pitch of the recording."""
+class Speakers:
+    """Assigns presets to voices: by name, otherwise as `RecordingVoices`."""
 
     def __init__(self) -> None:
-        self._kept = ContentCache[Speaker](_MAX_CACHED, FileDigests())
+        self._recordings = RecordingVoices([Speaker(preset) for preset in PRESETS], nearest)
 
     async def find(self, voice: Voice) -> Speaker:
         """
@@ -90,24 +80,13 @@ class SpeakerCache:
             VoiceFileMissing: the recording does not exist.
             VoiceUnreadable: it cannot be decoded.
         """
-        if voice.is_preset:
-            return Speaker(BY_NAME[voice.name])
-        found = self._kept.peek(voice.path)
-        if preset := _BY_STEM.get(voice.path.stem):
-            return Speaker(preset)
-        if found is not None:
-            return found
-        return await anyio.to_thread.run_sync(self._kept.get, voice.path, _speaker_of)
-
-
-def _speaker_of(recording: Path) -> Speaker:
-    return nearest(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
+        return Speaker(BY_NAME[voice.name]) if voice.is_preset else await self._recordings.find(voice.path)
 
 
 def nearest(pitch_hz: float | None) -> Speaker:
     """Return the preset nearest in pitch, moved to that pitch; the first preset for a recording without a pitch."""
     if pitch_hz is None:
         return Speaker(PRESETS[0])
-    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.median_pitch_hz / pitch_hz)))
+    preset = nearest_in_pitch(PRESETS, lambda preset: preset.median_pitch_hz, pitch_hz)
     factor = pitch_hz / preset.median_pitch_hz
     return Speaker(preset, min(max(factor, 1 / _MAX_PITCH_CHANGE), _MAX_PITCH_CHANGE))

@@ -115,7 +115,7 @@ class HiggsEngine:
         Raises:
             EngineNotReady: ``warm`` has not completed.
             InsufficientMemory: the device has too little memory for the request.
-            DeviceFailed: the device computes nothing any more.
+            DeviceFailed: the device has failed.
             VoiceFileMissing: the recording of a voice does not exist.
             VoiceUnreadable: a voice's recording cannot be decoded.
         """
@@ -221,7 +221,7 @@ class Loaded:
         return decoder.codes if decoder.count else None
 
     def shrink(self) -> None:
-        """Give back memory that later requests can do without."""
+        """Release cached memory."""
         self._voice_codes.shrink()
 
     def _voice(self, voice: Voice) -> AnalysedVoice:

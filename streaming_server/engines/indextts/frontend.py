@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
 
 import sentencepiece
 from wetext import Normalizer
@@ -62,8 +63,14 @@ MAX_NORMALISED = 100
 cancelled."""
 MAX_DENSE = 30
 """Maximum number of non-letters normalised per call: wetext takes up to 1 ms for each."""
-SPOKEN_AS_WRITTEN = frozenset(" .!?,'\"-…。！？，、；：;:—“”‘’（）()《》【】「」『』·")
-"""A piece of only these characters needs no normalisation."""
+_QUOTES = "".join(
+    character for character in map(chr, range(0x80, 0x10000)) if category(character) in {"Pi", "Pf", "Ps", "Pe"}
+)
+QUOTES = re.compile(f"([{_QUOTES}]+)")
+"""Quotation marks and brackets outside ASCII. A text is cut at them: wetext takes up to 1 ms for each, and leaves them
+as they are."""
+LOWER_CASE = re.compile(r"[a-z\s]+")
+SPOKEN_AS_WRITTEN = frozenset(" .!?,'\"-;:()[]{}<>`")
 
 
 class TextNormalizer:
@@ -83,12 +90,13 @@ class TextNormalizer:
     def _normalised(self, text: str, language: SpelledOutLanguage, check: Check) -> Iterator[str]:
         for piece in bounded(text):
             check()
-            words = piece.strip()
-            if SPOKEN_AS_WRITTEN.issuperset(words):
-                yield piece
-                continue
-            before, behind = len(piece) - len(piece.lstrip()), len(piece.rstrip())
-            yield piece[:before] + self._words(words, language) + piece[behind:]
+            for part in QUOTES.split(piece):
+                words = part.strip()
+                if not words or is_spoken_as_written(words):
+                    yield part
+                    continue
+                before, behind = len(part) - len(part.lstrip()), len(part.rstrip())
+                yield part[:before] + self._words(words, language) + part[behind:]
 
     def _words(self, text: str, language: SpelledOutLanguage) -> str:
         if language not in self._loaded:
@@ -99,6 +107,15 @@ class TextNormalizer:
             # wetext fails on blank lines, brackets, signs and more, and then on all words beside them.
             words = text.split()
             return " ".join(self._words(word, language) for word in words) if len(words) > 1 else text
+
+
+def is_spoken_as_written(text: str) -> bool:
+    """Whether wetext leaves a text as it is: one of lower-case words, or of punctuation that has no name."""
+    return LOWER_CASE.fullmatch(text) is not None or all(
+        character in SPOKEN_AS_WRITTEN
+        or (character > "\x7f" and character != "§" and category(character).startswith("P"))
+        for character in text
+    )
 
 
 def bounded(text: str) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Kokoro-82M on ONNX Runtime: nine languages in its own voices and blends of them, without cloning."""
+"""Kokoro-82M on ONNX Runtime: nine languages, preset voices and blends. It does not clone voices."""

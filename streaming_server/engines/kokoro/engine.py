@@ -1,4 +1,4 @@
-"""The kokoro engine: Kokoro-82M in pieces below the sentence, each piece one call of the network."""
+"""The kokoro engine: splits sentences into pieces, each synthesised by one call of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from streaming_server.engines.kokoro.folder import find_models, find_voices, pro
 from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes
 from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, available_device
 from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
-from streaming_server.engines.kokoro.voices import RecordingVoices, VoiceStyles, latin_language, presets
+from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
+from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -31,9 +32,9 @@ log = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 _PREFERRED = {"cpu": ("int8", "fp32", "fp16"), "cuda": ("fp16", "fp32", "int8")}
 _QUIET = 0.005
-"""Below it a sample at the edge of a piece is silence."""
+"""Amplitude below which the edge of a piece counts as silence."""
 _EDGE_S = 0.02
-"""Silence that a piece keeps at either end, against clicks."""
+"""Silence kept at both ends of a piece to avoid clicks."""
 _PAUSES_S = {"": 0.0, ",;:—": 0.15, ".!?…": 0.35}
 _CHUNK_S = 0.25
 _SHOWN_CHARACTERS = 20
@@ -41,19 +42,19 @@ _SHOWN_CHARACTERS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one call of the network speaks."""
+    """The input of one call of the network."""
 
     phonemes: str
     language: str
 
     @property
     def pause_s(self) -> float:
-        """The silence after it."""
+        """The pause after the piece."""
         return next(pause for marks, pause in _PAUSES_S.items() if not marks or self.phonemes[-1] in marks)
 
 
 class KokoroEngine:
-    """Engine over one Kokoro model."""
+    """Engine for one Kokoro model."""
 
     def __init__(self, *, model_dir: Path, device: str = "auto", precision: Precision = "auto") -> None:
         """
@@ -73,7 +74,7 @@ class KokoroEngine:
         self._network = Network(models[chosen], found_device)
         self._voices = voices
         self._styles = VoiceStyles(voices)
-        self._recordings = RecordingVoices()
+        self._recordings = RecordingVoices([*OPENAI.values()], voice_of_pitch)
         self._converters: dict[str, Convert] = {}
         self._espeak: EspeakPhonemes | None = None
         self._thread = OwnerThread("kokoro")
@@ -99,7 +100,7 @@ class KokoroEngine:
         )
 
     async def warm(self) -> None:
-        """Load English and Mandarin, and run the network once, as `Engine.warm`."""
+        """Load English and Mandarin and run the network once."""
         loop = asyncio.get_running_loop()
         for language in ("en-us", "cmn"):
             await self._thread.call(self._converter, language, loop)
@@ -107,10 +108,10 @@ class KokoroEngine:
         await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Chunks of 0.25 s, as `Engine.stream`.
+        """Yield chunks of 0.25 s.
 
         Raises:
-            InvalidRequest: the text has characters of a language that the engine does not speak.
+            InvalidRequest: the text has characters of an unsupported language.
         """
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=kokoro")
@@ -139,23 +140,23 @@ class KokoroEngine:
                 yield chunk
 
     async def aclose(self) -> None:
-        """End the thread, and espeak-ng."""
+        """Stop the thread and espeak-ng."""
         await self._thread.aclose()
         if self._espeak is not None:
             await self._espeak.aclose()
 
     async def _voice(self, voice: Voice) -> str:
-        """The name of a voice or a blend; for a recording the voice that answers for it."""
+        """Return the name of a voice or a blend; for a recording the name of the voice that replaces it."""
         if voice.is_preset:
             return voice.name
         found = await self._recordings.find(voice.path)
         return found if found in self._voices else next(iter(self._voices))
 
     def _pieces(self, text: str, voice: str, loop: asyncio.AbstractEventLoop) -> Iterator[_Piece]:
-        """What the text says in a voice, the shortest pieces first; ``loop`` as for `EspeakPhonemes.convert`.
+        """Split the text into pieces of increasing length; ``loop`` as for `EspeakPhonemes.convert`.
 
         Raises:
-            InvalidRequest: the text has characters of a language that the engine does not speak.
+            InvalidRequest: the text has characters of an unsupported language.
         """
         latin = latin_language(voice)
         parts = [(latin if language == "en-us" else language, part) for language, part in runs(text)]
@@ -188,7 +189,7 @@ class KokoroEngine:
 
 
 def _trimmed(samples: FloatSamples) -> FloatSamples:
-    """Without the silence that the network leaves at both ends."""
+    """Remove the silence at both ends."""
     loud = np.flatnonzero(np.abs(samples) > _QUIET)
     if not loud.size:
         return samples[:0]

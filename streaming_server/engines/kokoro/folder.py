@@ -1,4 +1,4 @@
-"""The files of a Kokoro model: the hub's ONNX folder, or the two files that kokoro-onnx publishes.
+"""The files of a Kokoro model: the hub's ONNX folder, or the two files published by kokoro-onnx.
 
 The first has ``onnx/model*.onnx`` and ``voices/*.bin``, the second ``kokoro-v1.0*.onnx`` and ``voices-v1.0.bin``.
 """
@@ -20,7 +20,7 @@ _PRECISIONS = {
 
 
 def find_models(folder: Path) -> dict[str, Path]:
-    """The model's files by precision, ``fp32``, ``fp16`` or ``int8``."""
+    """Return the model files by precision: ``fp32``, ``fp16`` or ``int8``."""
     found: dict[str, Path] = {}
     for path in (*sorted(folder.glob("onnx/*.onnx")), *sorted(folder.glob("*.onnx"))):
         if precision := _PRECISIONS.get(path.stem):
@@ -29,7 +29,7 @@ def find_models(folder: Path) -> dict[str, Path]:
 
 
 def find_voices(folder: Path) -> dict[str, Path]:
-    """The file that holds each voice, by the voice's name."""
+    """Return the file of each voice by name."""
     voices = {path.stem: path for path in sorted(folder.glob("voices/*.bin"))}
     for archive in sorted(folder.glob("voices*.bin")):
         if zipfile.is_zipfile(archive):
@@ -40,7 +40,7 @@ def find_voices(folder: Path) -> dict[str, Path]:
 
 
 def problem(folder: Path) -> str:
-    """What is missing and the command that gets it; empty where nothing is."""
+    """Return what is missing and the command that downloads it; empty if nothing is missing."""
     if not find_models(folder):
         missing = "onnx/model*.onnx or kokoro-v1.0*.onnx"
     elif not find_voices(folder):

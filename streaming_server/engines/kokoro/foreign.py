@@ -1,4 +1,4 @@
-"""Phonemes of Spanish, French, Hindi, Italian and Portuguese, by espeak-ng, in Kokoro's alphabet."""
+"""Spanish, French, Hindi, Italian and Portuguese to phonemes in Kokoro's alphabet, with espeak-ng."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from streaming_server.engines.espeak.process import EspeakProcess
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 
 ESPEAK_VOICES: Mapping[str, str] = {"es": "es", "fr": "fr", "hi": "hi", "it": "it", "pt-br": "pt-br"}
-"""espeak-ng's name of each language."""
+"""espeak-ng's names of the languages."""
 _MARKS = re.compile(r"\s*((?:[;:,.!?…—–()\[\]«»“”\"¡¿।]+(?=\s|$|[«“\"(¡¿])|[«“\"(¡¿]+|\s[-–—]\s)\s*)")
 _MARK = str.maketrans("–«»[]।", "—“”().", "¡¿")
 _SINGLE = {"aɪ": "I", "aʊ": "W", "dz": "ʣ", "dʒ": "ʤ", "eɪ": "A", "oʊ": "O", "əʊ": "Q", "ss": "S"}
 _SINGLE |= {"ts": "ʦ", "tʃ": "ʧ", "ɔɪ": "Y"}
 _TIED = {f"{phonemes[0]}{TIE}{phonemes[1]}": letter for phonemes, letter in _SINGLE.items()}
-"""Two phonemes that are one letter of the alphabet, as misaki has them."""
+"""Pairs of phonemes that are one letter of misaki's alphabet."""
 _SWITCH = re.compile(r"\([a-z-]+\)")
-"""espeak-ng marks words that it reads as another language."""
+"""Marks of espeak-ng for words in another language."""
 
 
 class EspeakPhonemes:
-    """espeak-ng in its child process, for the thread that the engine works on."""
+    """espeak-ng in a child process, for use from the engine's thread."""
 
     def __init__(self) -> None:
         """
@@ -41,9 +41,9 @@ class EspeakPhonemes:
             ) from error
 
     def convert(self, sentence: str, language: str, loop: asyncio.AbstractEventLoop) -> str:
-        """The phonemes of one sentence, with its punctuation, empty where nothing in it can be spoken.
+        """Return the phonemes of one sentence with its punctuation; empty if it has no pronounceable characters.
 
-        Blocks while ``loop`` talks to the child process.
+        Blocks while ``loop`` communicates with the child process.
 
         Raises:
             EngineFailed: espeak-ng crashes on this text.
@@ -55,14 +55,14 @@ class EspeakPhonemes:
         return phonemes.strip() if any(map(str.isalpha, phonemes)) else ""
 
     async def aclose(self) -> None:
-        """End the child process."""
+        """Stop the child process."""
         await self._process.aclose()
 
 
 def split_at_marks(sentence: str) -> tuple[list[str], list[str]]:
-    """The words between punctuation, and the mark behind each; espeak-ng's phonemes have none.
+    """Split a sentence at punctuation, which espeak-ng's phonemes lack, into words and the mark after them.
 
-    A point or a comma inside a number is none.
+    A point or a comma inside a number is not a mark.
     """
     parts = _MARKS.split(sentence)
     words, marks = parts[::2], [_as_mark(mark) for mark in parts[1::2]] + [""]
@@ -70,7 +70,7 @@ def split_at_marks(sentence: str) -> tuple[list[str], list[str]]:
 
 
 def in_alphabet(phonemes: str) -> str:
-    """Phonemes of espeak-ng as Kokoro has learnt them."""
+    """Convert phonemes of espeak-ng to Kokoro's alphabet."""
     for tied, letter in _TIED.items():
         phonemes = phonemes.replace(tied, letter)
     return " ".join(_SWITCH.sub("", phonemes.replace(TIE, "")).replace("-", "").split())

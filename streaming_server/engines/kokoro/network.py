@@ -1,4 +1,4 @@
-"""The network: phonemes and a style in, samples out, in one call of ONNX Runtime that can be stopped."""
+"""The network: phonemes and a style to samples, in one cancellable call of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ERRORS_ONLY = 3
 
 
 def available_device(device: str) -> str:
-    """The device that ``auto``, ``cuda`` or ``cpu`` stands for: ``cuda`` or ``cpu``.
+    """Return ``cuda`` or ``cpu`` for ``auto``, ``cuda`` or ``cpu``.
 
     Raises:
-        EngineUnavailable: CUDA is asked for, and ONNX Runtime does not offer it.
+        EngineUnavailable: ONNX Runtime does not support CUDA.
     """
     providers = onnxruntime.get_available_providers()
     has_cuda = "CUDAExecutionProvider" in providers
@@ -32,22 +32,22 @@ def available_device(device: str) -> str:
 
 
 class Network:
-    """One session of the model."""
+    """A session of the model."""
 
     def __init__(self, model: Path, device: str) -> None:
-        """``device``: as `available_device` returns it.
+        """``device``: the result of `available_device`.
 
         Raises:
             EngineUnavailable: the file cannot be used.
         """
         options = onnxruntime.SessionOptions()
-        # Threads that wait by spinning take the CPU from the encoders of other streams.
+        # Spinning threads would take CPU time from the encoders of other streams.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
         wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise EngineUnavailable(f"{model.name} cannot be loaded: {error}") from error
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         self._tokens = next((name for name in ("input_ids", "tokens") if name in inputs), "")
@@ -60,7 +60,7 @@ class Network:
     def run(
         self, tokens: Sequence[int], style: FloatSamples, speed: float, stop: onnxruntime.RunOptions
     ) -> FloatSamples:
-        """The samples of one piece, shape ``(n,)``; empty where ``stop.terminate`` was set meanwhile.
+        """Return the samples of a piece, shape ``(n,)``; empty if ``stop.terminate`` was set.
 
         Raises:
             EngineFailed: the network fails, or returns numbers that are not finite.

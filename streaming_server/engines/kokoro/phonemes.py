@@ -1,4 +1,4 @@
-"""Text to phonemes in Kokoro's alphabet, and phonemes to pieces that the model takes at once."""
+"""Text to phonemes in Kokoro's alphabet, and phonemes to pieces for the model."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ VOCABULARY = {
     )
     for number, character in enumerate(characters, number)
 }
-"""The model's number of each phoneme."""
+"""The model's ids of phonemes."""
 
 FIRST_PIECE, MAX_PIECE = 32, 150
-"""Phonemes: about 2 and 10 seconds of speech."""
+"""Numbers of phonemes: about 2 and 10 seconds of speech."""
 _GROWTH = 1.25
-"""Of a piece beside the one before it: the sound of one lasts while the next is made, at up to 0.8 of real time."""
+"""Growth of a piece relative to the previous one, whose audio lasts while the next one is synthesised."""
 _CLAUSE_ENDS = ",;:—.!?…"
 
 Convert = Callable[[str], str]
@@ -87,16 +87,16 @@ def japanese() -> Convert:
 
 
 CONVERTERS: dict[str, Callable[[], Convert]] = {"en-us": english, "cmn": mandarin, "ja": japanese}
-"""By the languages of `streaming_server.engines.espeak.languages`."""
+"""Converters by language of `streaming_server.engines.espeak.languages`."""
 
 
 def next_limit(limit: int) -> int:
-    """Phonemes of the piece after one of ``limit``."""
+    """Return the maximum length of the piece after one of ``limit``."""
     return min(round(limit * _GROWTH), MAX_PIECE)
 
 
 def split(phonemes: str, limit: int) -> Iterator[str]:
-    """A sentence in pieces that grow from ``limit`` phonemes on, cut behind a clause or else between words."""
+    """Split a sentence into pieces that grow from ``limit`` phonemes, after clauses or between words."""
     while len(phonemes) > limit * _GROWTH:
         cut = max((phonemes.rfind(mark + " ", limit // 3, limit) + 1 for mark in _CLAUSE_ENDS), default=0)
         cut = cut or phonemes.rfind(" ", limit // 3, limit) + 1 or limit
@@ -108,5 +108,5 @@ def split(phonemes: str, limit: int) -> Iterator[str]:
 
 
 def tokens(phonemes: str) -> list[int]:
-    """The model's numbers, without padding; what is not in its alphabet is left out."""
+    """Return the model's ids without padding; characters outside its alphabet are dropped."""
     return [VOCABULARY[character] for character in phonemes if character in VOCABULARY]

@@ -1,4 +1,4 @@
-"""The registry's entry of Kokoro-82M."""
+"""Registry entry of Kokoro-82M."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from streaming_server.engines.kokoro.folder import problem
 
 
 class KokoroOptions(EngineOptions):
-    """Where the model is and how it computes."""
+    """Options of Kokoro-82M."""
 
     model_dir: Annotated[Path, Field(validation_alias="MODEL_DIR", description="Folder of the model")] = Path(
         "checkpoints/kokoro"
     )
     device: Annotated[
-        Literal["auto", "cuda", "cpu"], Field(validation_alias="DEVICE", description="Where the model runs")
+        Literal["auto", "cuda", "cpu"], Field(validation_alias="DEVICE", description="Device of the model")
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "int8"],
-        Field(validation_alias="PRECISION", description="Which of the model's files is loaded"),
+        Field(validation_alias="PRECISION", description="Precision of the loaded model file"),
     ] = "auto"
 
 

@@ -1,28 +1,24 @@
-"""Kokoro's voices: their languages and sexes, the styles that a request speaks with, and voices for recordings."""
+"""Kokoro's voices: languages, genders, styles, and the assignment of recordings to voices."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import numpy as np
 
-from streaming_server.audio.decode import decode_mono
-from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import FloatSamples, Gender, Voice, parse_blend
-from streaming_server.engines.content_cache import ContentCache, FileDigests
-from streaming_server.errors import EngineFailed, VoiceFileMissing, VoiceUnknown
+from streaming_server.engines.recording_voices import nearest_in_pitch
+from streaming_server.errors import EngineFailed, VoiceUnknown
 
 STYLES = 510
-"""Rows of a voice: one for each number of phonemes."""
+"""Number of rows of a voice, one per number of phonemes."""
 _WIDTH = 256
 _TIMBRE = 128
-"""The first numbers of a style feed the vocoder: the speaker's sound. The rest feed durations and pitch."""
+"""Number of values of a style that determine the timbre; the others determine durations and pitch."""
 _LANGUAGES = {"a": "en-us", "b": "en-us", "j": "ja", "z": "cmn"}
-"""By the first letter of a voice's name, like the next."""
+"""By the first letter of a voice's name, as below."""
 _LATIN_LANGUAGES = {"e": "es", "f": "fr", "i": "it", "p": "pt-br"}
 """Languages in Latin script other than English."""
 _LANGUAGES |= {**_LATIN_LANGUAGES, "h": "hi"}
@@ -39,7 +35,7 @@ _NATIVE = {
     ("hi", "f"): "hf_alpha",
     ("hi", "m"): "hm_omega",
 }
-"""Whose durations and pitch a voice takes in a language that is not its own, by its sex."""
+"""Voices that provide durations and pitch for a foreign language, by gender."""
 OPENAI = {
     "alloy": "af_alloy",
     "echo": "am_echo",
@@ -54,40 +50,36 @@ OPENAI = {
     "verse": "am_puck",
 }
 _BY_PITCH_HZ = {95.0: "am_onyx", 120.0: "am_michael", 185.0: "af_heart", 220.0: "af_nova"}
-"""For recordings of other speakers."""
-_BY_STEM = {f"voice_{number:02}": voice for number, voice in enumerate(OPENAI.values(), 1)}
-_ANALYSIS_HZ = 16000
-_ANALYSIS_S = 30.0
-_MAX_CACHED = 256
+"""Candidates for recordings of other speakers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What the model is given of a voice for one language, shape ``(510, 256)``."""
+    """The style of a voice for one language, shape ``(510, 256)``."""
 
     rows: FloatSamples
 
     def of(self, tokens: int) -> FloatSamples:
-        """The row for a number of phonemes, shape ``(1, 256)``."""
+        """Return the row for a number of phonemes, shape ``(1, 256)``."""
         row = min(tokens, STYLES - 1)
         return self.rows[row : row + 1]
 
 
 class VoiceStyles:
-    """The voices of a folder; each is read once."""
+    """The voices of a folder, each read once."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
         self._loaded: dict[str, FloatSamples] = {}
 
     def style(self, voice: str, language: str) -> Style:
-        """The style in which a voice or a blend speaks a language.
+        """Return the style of a voice or a blend for a language.
 
-        Its timbre is the weighted mean of all its voices, its durations and pitch that of those which speak the
-        language, or, where none does, of a native voice of the same sex.
+        The timbre is the weighted mean of all its voices. Durations and pitch are those of the voices of the language,
+        or, if there is none, of a native voice of the same gender.
 
         Raises:
-            VoiceUnknown: there is no such voice.
+            VoiceUnknown: the voice does not exist.
             EngineFailed: a voice's file is damaged.
         """
         blend = [(OPENAI.get(name, name), weight) for name, weight in parse_blend(voice)]
@@ -129,13 +121,13 @@ def _read(path: Path, name: str) -> FloatSamples:
 
 
 def latin_language(voice: str) -> str:
-    """The language in which a voice, or the first one of a blend, reads Latin script."""
+    """Return the language of a voice, or of the first one of a blend, for Latin script."""
     first = parse_blend(voice)[0][0]
     return _LATIN_LANGUAGES.get(OPENAI.get(first, first)[:1], "en-us")
 
 
 def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:
-    """The voices of a folder, and OpenAI's names for some of them."""
+    """Return the voices of a folder, with OpenAI's names for some of them."""
     named = {name: name for name in files} | {name: voice for name, voice in OPENAI.items() if voice in files}
     return tuple(
         Voice(
@@ -149,33 +141,8 @@ def presets(files: Mapping[str, Path]) -> tuple[Voice, ...]:
     )
 
 
-class RecordingVoices:
-    """Which voice answers for a recording: by the name of ``voice_01`` … ``voice_11``, else by the pitch."""
-
-    def __init__(self) -> None:
-        self._kept = ContentCache[str](_MAX_CACHED, FileDigests())
-
-    async def find(self, recording: Path) -> str:
-        """
-        Raises:
-            VoiceFileMissing: there is no such file.
-            VoiceUnreadable: it cannot be decoded.
-        """
-        if not await anyio.Path(recording).is_file():
-            raise VoiceFileMissing(recording.name)
-        if voice := _BY_STEM.get(recording.stem):
-            return voice
-        if (found := self._kept.peek(recording)) is not None:
-            return found
-        return await anyio.to_thread.run_sync(self._kept.get, recording, _by_pitch)
-
-
-def _by_pitch(recording: Path) -> str:
-    return voice_of_pitch(median_pitch_hz(decode_mono(recording, _ANALYSIS_HZ, _ANALYSIS_S), _ANALYSIS_HZ))
-
-
 def voice_of_pitch(pitch_hz: float | None) -> str:
-    """The voice nearest in pitch; the best one for a recording without a pitch."""
+    """Return the voice nearest in pitch; the default one for a recording without a pitch."""
     if pitch_hz is None:
         return _NATIVE["en-us", "f"]
-    return _BY_PITCH_HZ[min(_BY_PITCH_HZ, key=lambda hertz: abs(math.log(hertz / pitch_hz)))]
+    return _BY_PITCH_HZ[nearest_in_pitch(_BY_PITCH_HZ, lambda hertz: hertz, pitch_hz)]

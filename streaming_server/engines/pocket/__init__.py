@@ -1,1 +1,1 @@
-"""Pocket TTS: Kyutai's package, which clones the voice of a recording on a CPU, one language a model."""
+"""Pocket TTS: Kyutai's package, which clones the voice of a recording on a CPU, with one language per model."""

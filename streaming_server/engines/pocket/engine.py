@@ -26,19 +26,19 @@ from streaming_server.segmentation import sentences
 log = logging.getLogger(__name__)
 
 _MAX_RECORDING_S = 30.0
-"""The package uses as much of a recording by default."""
+"""Seconds of a recording that the package uses by default."""
 _MAX_VOICES = 32
-"""A state of 30 s has 18 MB, or 74 MB in the models of 24 layers."""
+"""Number of cached voices; a state of 30 s has 18 MB, or 74 MB in the models with 24 layers."""
 _MAX_PART_CHARACTERS = 1000
-"""The package's own division of a text takes time that grows with the square of its length."""
+"""Maximum length of a part: the package splits texts in quadratic time."""
 _SILENCE_S = 0.35
 _SHOWN_CHARACTERS = 20
 _LATIN = ("LATIN", "FULLWIDTH LATIN", "MODIFIER LETTER", "FEMININE ORDINAL", "MASCULINE ORDINAL", "MICRO")
-"""How the names of letters in Latin text begin."""
+"""Prefixes of the Unicode names of letters in Latin text."""
 
 
 class PocketEngine:
-    """Engine over one model of one language."""
+    """Engine for one model of one language."""
 
     def __init__(self, *, model_dir: Path, language: str = AUTO) -> None:
         """``language``: the name of a folder in ``languages/``, or ``auto``.
@@ -80,22 +80,22 @@ class PocketEngine:
         )
 
     async def warm(self) -> None:
-        """Load the model, clone a second of silence and speak a word in it, as `Engine.warm`."""
+        """Load the model, clone a second of silence and synthesise a word."""
         if self._model is None:
             self._model = await self._thread.call(self._load)
 
     async def prepare(self, request: SpeechRequest) -> None:
-        """Hash the recordings, so that the slot is not held for it."""
+        """Hash the recordings before the slot is entered."""
         for voice in request.voices:
             await asyncio.to_thread(self._digests.of, self._path(voice))
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Frames of 80 ms, as `Engine.stream`. A voice is analysed when it is first used.
+        """Yield frames of 80 ms. A voice is analysed at its first use.
 
         Raises:
-            EngineNotReady: ``warm`` has not ended.
+            EngineNotReady: ``warm`` has not completed.
             InvalidRequest: the text has letters of another script than the model's language.
-            VoiceFileMissing: the voice's recording is gone.
+            VoiceFileMissing: the recording of the voice does not exist.
         """
         model = self._model
         if model is None:
@@ -119,7 +119,7 @@ class PocketEngine:
                     is_silent = False
                     if not emit(AudioChunk(samples)):
                         return
-            if is_silent:  # nothing in the text can be spoken; an empty file would be an error to most players
+            if is_silent:  # the text has no pronounceable characters; most players fail on empty files
                 emit(AudioChunk(np.zeros(round(_SILENCE_S * self._rate_hz), np.float32)))
 
         async with aclosing(self._thread.iterate(produce, stop=stop.set)) as chunks:
@@ -127,7 +127,7 @@ class PocketEngine:
                 yield chunk
 
     async def aclose(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         await self._thread.aclose()
 
     def _load(self) -> PocketModel:
@@ -161,7 +161,7 @@ def _is_latin(letter: str) -> bool:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Whole sentences that can be spoken, in parts of a limited length."""
+    """Split into parts of limited length at sentence ends, without unpronounceable ones."""
     part = ""
     for sentence in sentences(text):
         if not any(letter.isalnum() for letter in sentence):

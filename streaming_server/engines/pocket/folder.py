@@ -36,7 +36,7 @@ class LanguageFolder:
 
     @property
     def code(self) -> str:
-        """BCP 47 code; empty for a language that is not a published one."""
+        """BCP 47 code; empty for other languages."""
         return CODES.get(self.name.partition("_")[0], "")
 
     @property
@@ -50,23 +50,23 @@ class LanguageFolder:
 
     @property
     def config(self) -> Path:
-        """The model's own configuration; without the file the package's of that name is used."""
+        """The model's configuration file; without it the package's configuration of that name is used."""
         return self.path / "config.yaml"
 
     @property
     def voices(self) -> dict[str, Path]:
-        """Files of prepared voices by name."""
+        """Return the files of prepared voices by name."""
         return {file.stem: file for file in sorted(self.path.glob("embeddings/*.safetensors"))}
 
 
 def find_languages(model_dir: Path) -> dict[str, LanguageFolder]:
-    """The languages of a model folder by name."""
+    """Return the languages of a model folder by name."""
     weights = sorted(model_dir.glob("languages/*/model.safetensors"))
     return {file.parent.name: LanguageFolder(file.parent) for file in weights}
 
 
 def choose_language(model_dir: Path, language: str) -> LanguageFolder | None:
-    """``auto`` takes English, or the first language where there is no English."""
+    """Select a language; ``auto`` selects English, or the first language if there is no English."""
     found = find_languages(model_dir)
     if language == AUTO:
         return found.get(DEFAULT) or next(iter(found.values()), None)
@@ -74,7 +74,7 @@ def choose_language(model_dir: Path, language: str) -> LanguageFolder | None:
 
 
 def problem(model_dir: Path, language: str) -> str:
-    """What is missing and the command that gets it; empty where nothing is."""
+    """Return what is missing and the command that downloads it; empty if nothing is missing."""
     chosen = choose_language(model_dir, language)
     name = chosen.name if chosen else DEFAULT if language == AUTO else language
     if chosen is None:

@@ -1,4 +1,4 @@
-"""Kyutai's ``pocket_tts`` package: its model out of local files, its voice states and its stream of frames."""
+"""Kyutai's ``pocket_tts`` package: loading from local files, voice states and streaming of frames."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from streaming_server.engines.threads import Cancelled
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 VoiceState = dict[str, dict[str, torch.Tensor]]
-"""What the package remembers of a voice, by the names of its modules."""
+"""The package's state of a voice, by module name."""
 
 _MAX_CAUSE_CHARACTERS = 200
 
 
 def read_config(files: LanguageFolder) -> Config:
-    """The sizes of a model, with the paths of its local files in place of the hub's.
+    """Return the configuration of a model with the paths of local files.
 
     Raises:
-        EngineUnavailable: the configuration is damaged, or there is none for this language.
+        EngineUnavailable: the configuration is invalid, or there is none for this language.
     """
     path = files.config if files.config.is_file() else CONFIGS_DIR / f"{files.name}.yaml"
     if not path.is_file():
@@ -62,9 +62,9 @@ class PocketModel:
         Raises:
             EngineUnavailable: a file is damaged, or does not fit the configuration.
         """
-        logging.getLogger("pocket_tts").setLevel(logging.WARNING)  # it logs several lines for each sentence
+        logging.getLogger("pocket_tts").setLevel(logging.WARNING)  # the package logs several lines per sentence
         self._model = _load(files, config)
-        # One frame a call: how many are decoded together would depend on timing, and with it the last bits of a sample.
+        # One frame per call: otherwise their number, and thus the last bits of the samples, would depend on timing.
         self._model.max_decoder_frames_per_call = 1
         self._stop = threading.Event()
         self._generating = threading.current_thread()
@@ -73,7 +73,7 @@ class PocketModel:
         self._model.flow_lm.register_forward_pre_hook(self._note_thread)
 
     def clone(self, samples: FloatSamples, stop: threading.Event) -> VoiceState:
-        """The state of the voice in a recording at the model's sample rate.
+        """Return the state of the voice of a recording at the model's sample rate.
 
         Raises:
             Cancelled: ``stop`` was set.
@@ -83,7 +83,7 @@ class PocketModel:
         return state
 
     def read_voice(self, path: Path) -> VoiceState:
-        """The state of a prepared voice.
+        """Return the state of a prepared voice.
 
         Raises:
             EngineFailed: the file is damaged, or belongs to another model.
@@ -122,7 +122,7 @@ class PocketModel:
                 raise Cancelled
 
     def _settle(self, frames: Iterator[torch.Tensor]) -> None:
-        """Stop the package's threads and wait for them, so that none of them draws noise for the next request."""
+        """Stop the package's threads and wait for them, so that none draws from the generator of the next request."""
         self._stop.set()
         with suppress(Exception):
             for _ in frames:
@@ -154,11 +154,11 @@ def _load(files: LanguageFolder, config: Config) -> Any:
 
 
 def _shapes(state: VoiceState) -> dict[str, tuple[int, ...]]:
-    """Heads and their width by module; the number of positions differs between voices."""
+    """Return the number and width of heads by module; the number of positions differs between voices."""
     return {name: tuple(tensors["cache"].shape[3:]) for name, tensors in state.items() if "cache" in tensors}
 
 
 def _cause(error: Exception) -> str:
-    """The first lines of an error in one."""
+    """Return the first lines of an error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _MAX_CAUSE_CHARACTERS else f"{text[:_MAX_CAUSE_CHARACTERS]}…"

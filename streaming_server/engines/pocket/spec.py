@@ -1,4 +1,4 @@
-"""The registry's entry of Pocket TTS."""
+"""Registry entry of Pocket TTS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streaming_server.engines.pocket.folder import AUTO, find_languages, problem
 
 
 class PocketOptions(EngineOptions):
-    """Where the model is and what it speaks. The package runs on the CPU in float32."""
+    """Options of Pocket TTS, which runs on the CPU in float32."""
 
     model_dir: Annotated[Path, Field(validation_alias="MODEL_DIR", description="Folder of the model")] = Path(
         "checkpoints/pocket"
@@ -24,11 +24,11 @@ class PocketOptions(EngineOptions):
             description="Language of Pocket TTS: a folder in the model's `languages/`, or `auto` (English if there)",
         ),
     ] = AUTO
-    device: Annotated[Literal["auto", "cpu"], Field(validation_alias="DEVICE", description="Where the model runs")] = (
+    device: Annotated[Literal["auto", "cpu"], Field(validation_alias="DEVICE", description="Device of the model")] = (
         "auto"
     )
     precision: Annotated[
-        Literal["auto", "fp32"], Field(validation_alias="PRECISION", description="Of the model's arithmetic")
+        Literal["auto", "fp32"], Field(validation_alias="PRECISION", description="Precision of the model")
     ] = "auto"
 
 
@@ -40,7 +40,7 @@ def create(options: PocketOptions) -> Engine:
 
 ENGINE = EngineSpec(
     name="pocket",
-    title="Pocket TTS, which clones voices on a CPU",
+    title="Pocket TTS, voice cloning on the CPU",
     options=PocketOptions,
     create=create,
     recognises=lambda options: bool(find_languages(options.model_dir)),

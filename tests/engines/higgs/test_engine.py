@@ -23,7 +23,7 @@ from streaming_server.engines.higgs.codes import Undelayed
 from streaming_server.engines.higgs.engine import HiggsEngine
 from streaming_server.engines.higgs.prompt import PromptWriter
 from streaming_server.engines.registry import create_engine
-from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+from streaming_server.errors import EngineFailed, EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from streaming_server.speech.dialogue import Cutting, script_of
 
 ROOT = Path(__file__).parents[3]
@@ -115,6 +115,26 @@ def test_a_voice_is_listened_to_once_and_anew_when_its_file_changes(
         shutil.copy(NOVA.path, tmp_path / "v.wav")
         await spoken(engine, request)
         assert decoded == ["v.wav"] * 2
+
+    with_engine(checkpoint, use)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_logits_that_are_not_finite_end_that_request_alone(checkpoint: Paths, value: float, do_sample: bool) -> None:
+    request = replace(REQUEST, generation=replace(GENERATION, do_sample=do_sample))
+
+    def poison(_module: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor([7]), value)
+
+    async def use(engine: HiggsEngine) -> None:
+        before = await spoken(engine, request)
+        assert engine._loaded is not None
+        hook = engine._loaded._model.audio_lm_head.register_forward_hook(poison)
+        with pytest.raises(EngineFailed, match="not finite"):
+            await spoken(engine, request)
+        hook.remove()
+        assert np.array_equal(np.concatenate(await spoken(engine, request)), np.concatenate(before))
 
     with_engine(checkpoint, use)
 

@@ -39,7 +39,8 @@ def whole(runtime: Runtime) -> torch.Tensor:
     return runtime.vocode(some_latents(64), parity.numbers()["speaker"])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), unique=True, max_size=8).map(sorted))
 def test_exact_chunks_equal_the_whole(runtime: Runtime, whole: torch.Tensor, cuts: list[int]) -> None:
     samples = chunked(runtime, some_latents(64), parity.numbers()["speaker"], cuts, "exact")
@@ -74,7 +75,7 @@ def test_windows_with_fixed_buffers_give_the_same(whole: torch.Tensor) -> None:
     sizes = window_sizes(reach, reach)
     assert sizes == [35, 43, 59, 91, 94]
     runtime.record(sizes)
-    for cuts in ([35, 43, 59, 91], [100], list(range(5, LENGTH, 5))):
+    for cuts in ([35, 43, 59, 91], [100], list(range(5, 60, 9))):
         samples = chunked(runtime, some_latents(64), parity.numbers()["speaker"], cuts, "exact")
         assert (samples - whole).abs().max() < 1e-5
     parity.check_greedy(runtime)

@@ -1,0 +1,219 @@
+"""The WebSocket protocols ``stream-input`` and ``multi-stream-input``: text in while audio goes out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import anyio
+from pydantic import Field
+from starlette.websockets import WebSocket
+
+from streaming_server.api.channel import RESTART, Channel, check_handshake, message_fields
+from streaming_server.api.elevenlabs.context import Context
+from streaming_server.api.elevenlabs.errors import POLICY_VIOLATION, TooManyContexts, error_message, word_of
+from streaming_server.api.elevenlabs.formats import encoder_of
+from streaming_server.api.elevenlabs.schemas import SessionQuery
+from streaming_server.api.elevenlabs.settings import VoiceSettings, delivery
+from streaming_server.api.http import Body, MalformedBody, validated, validated_text
+from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.api.requests import RequestBuilder
+from streaming_server.domain import Voice
+from streaming_server.errors import InvalidRequest, QueueTimeout, SessionTimeout, ShuttingDown, SpeechServerError
+
+MAX_CONTEXTS = 5
+MAX_MESSAGE_BYTES = 128 * 1024
+_MAX_WAIT_S = 10.0
+"""For the slot: clients give a context so long until its first audio."""
+
+
+class _Message(Body):
+    text: str | None = None
+    context_id: Annotated[str, Field(max_length=256)] | None = None
+    voice_settings: VoiceSettings | None = None
+    """Counts in the first message of a context."""
+    flush: bool = False
+    close_context: bool = False
+    close_socket: bool = False
+
+
+class ElevenLabsSession:
+    """One connection: a single context, or up to `MAX_CONTEXTS` with ids."""
+
+    def __init__(self, websocket: WebSocket, requests: RequestBuilder, voice: Voice, *, is_multi: bool) -> None:
+        self._websocket = websocket
+        self._requests = requests
+        self._service = requests.service
+        self._voice = voice
+        self._is_multi = is_multi
+        self._record = RequestRecord.of(websocket.scope)
+        self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record)
+        self._contexts: dict[str | None, Context] = {}
+        self._group = anyio.create_task_group()
+        self._active_s = 0.0
+
+    async def run(self) -> None:
+        """Serve the connection until it ends.
+
+        Raises:
+            EngineNotReady, OriginRefused, InvalidRequest: the handshake is to be refused.
+        """
+        check_handshake(self._websocket, self._service, self._requests.settings)
+        try:
+            self._query = validated_text(SessionQuery, dict(self._websocket.query_params), "query")
+        except MalformedBody as error:
+            raise InvalidRequest(str(error), error.field, "query") from None
+        encoder_of(self._query.output_format)
+        await self._websocket.accept()
+        self._active_s = asyncio.get_running_loop().time()
+        self._record.outcome, self._record.characters = DISCONNECTED, 0
+        self._record.voice = self._voice.name
+        try:
+            with self._channel.scope:
+                async with self._group:
+                    self._group.start_soon(self._channel.end_at_shutdown, self._shutdown_message)
+                    await self._read()
+        finally:
+            await self._channel.close()
+
+    @staticmethod
+    def _shutdown_message(error: ShuttingDown) -> dict[str, Any]:
+        return error_message(error, RESTART)
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        limit_s = self._query.inactivity_timeout
+        while True:
+            try:
+                async with asyncio.timeout_at(self._active_s + limit_s):
+                    message = await self._websocket.receive()
+            except TimeoutError:
+                if self._is_busy:
+                    self._active_s = loop.time()
+                    continue
+                await self._fail(SessionTimeout("no message", limit_s))
+                return
+            except SpeechServerError as error:  # a missing or wrong key
+                await self._fail(error)
+                return
+            self._active_s = loop.time()
+            if message["type"] == "websocket.disconnect":
+                if message.get("code") == RESTART:
+                    self._record.outcome = ShuttingDown.code
+                elif message.get("code") in {1000, 1001} and not self._is_busy:
+                    self._record.outcome = COMPLETE
+                self._channel.scope.cancel()
+                return
+            try:
+                await self._take(message)
+            except SpeechServerError as error:
+                await self._fail(error)
+                return
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(context.is_busy for context in self._contexts.values())
+
+    async def _fail(self, error: SpeechServerError) -> None:
+        """Report an error and end the session."""
+        await self._channel.send(error_message(error))
+        self._channel.end(POLICY_VIOLATION, str(error), word_of(error))
+
+    async def _take(self, message: Any) -> None:
+        """Act on one message.
+
+        Raises:
+            SpeechServerError: the session cannot go on.
+        """
+        content, size = await message_fields(self._websocket, message, "text")
+        if size > MAX_MESSAGE_BYTES:
+            raise InvalidRequest(f"the message is larger than {MAX_MESSAGE_BYTES} bytes", "text")
+        fields = validated(_Message, content, "body")
+        if self._is_multi and fields.close_socket:
+            self._channel.end(1000, "", COMPLETE)
+            return
+        context_id = fields.context_id if self._is_multi else None
+        context = self._contexts.get(context_id)
+        if self._is_multi and fields.close_context:
+            if context is not None:
+                context.close()
+            return
+        if not self._is_multi and fields.text == "" and not fields.flush:
+            await self._end_single(context)
+            return
+        try:
+            if context is None:
+                if not fields.text:
+                    return
+                context = self._open(context_id, fields.voice_settings)
+            if not context.is_ended:
+                self._write(context, fields)
+        except TooManyContexts:
+            raise
+        except SpeechServerError as error:
+            if not self._is_multi:
+                raise
+            await self._channel.send(error_message(error, contextId=context_id))
+            if context is not None:
+                context.cancel()
+
+    def _open(self, context_id: str | None, settings: VoiceSettings | None) -> Context:
+        """
+        Raises:
+            SpeechServerError: too many contexts, settings out of range, or the wait would be too long.
+        """
+        if len(self._contexts) >= MAX_CONTEXTS:
+            raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
+        query, slot = self._query, self._service.slot
+        how = delivery(self._service.engine.info.capabilities, settings, query.seed, query.language_code)
+        if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
+            raise QueueTimeout(_MAX_WAIT_S)
+        context = Context(
+            self._requests,
+            self._voice,
+            how,
+            encoder_of(query.output_format),
+            self._channel,
+            {"contextId": context_id} if self._is_multi else {},
+            counts_from_start=query.sync_alignment,
+        )
+        self._contexts[context_id] = context
+        self._group.start_soon(self._speak, context_id, context)
+        return context
+
+    def _write(self, context: Context, fields: _Message) -> None:
+        """
+        Raises:
+            ForbiddenCharacter, TextTooLong: the text cannot be taken.
+        """
+        text = fields.text or ""
+        if text:
+            self._record.characters = (self._record.characters or 0) + len(text)
+            context.write(text)
+        if fields.flush:
+            context.flush(has_text=bool(text.strip()))
+
+    async def _end_single(self, context: Context | None) -> None:
+        if context is not None:
+            context.end()
+            return
+        await self._channel.send({"audio": None, "isFinal": True})
+        self._channel.end(1000, "", COMPLETE)
+
+    async def _speak(self, context_id: str | None, context: Context) -> None:
+        """Run a context; report how it ended."""
+        try:
+            error = await context.run()
+        finally:
+            del self._contexts[context_id]
+            self._record.add(context.stats)
+            self._active_s = asyncio.get_running_loop().time()
+        if not self._is_multi and error is not None:
+            await self._fail(error)
+            return
+        named: dict[str, Any] = {"contextId": context_id} if self._is_multi else {}
+        if error is not None:
+            await self._channel.send(error_message(error, **named))
+        await self._channel.send({"audio": None, "isFinal": True, **named})
+        if not self._is_multi:
+            self._channel.end(1000, "", COMPLETE)

@@ -1,0 +1,116 @@
+"""Speech with the times of its words, as JSON: one object a line during the synthesis, or one for all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.types import Scope
+
+from streaming_server.api.record import RequestRecord
+from streaming_server.api.responses import Connection, SpeechResponse
+from streaming_server.audio.encoders import AudioEncoder, PcmEncoder
+from streaming_server.domain import SpeechRequest
+from streaming_server.errors import AudioTooLarge, ReaderTooSlow
+from streaming_server.speech import captions
+from streaming_server.speech.incremental import by_sentences
+from streaming_server.speech.service import SpeechService
+from streaming_server.speech.stream import SpeechStream
+from streaming_server.speech.timeline import Passage, precision_of
+
+Compose = Callable[[bytes, Sequence[Passage]], Mapping[str, Any]]
+"""The object for a piece of audio and the passages that end with it."""
+
+
+class TimedSpeechResponse(SpeechResponse):
+    """A text that is synthesised sentence by sentence: the times of each are known when it is complete."""
+
+    def __init__(
+        self,
+        service: SpeechService,
+        request: SpeechRequest,
+        encoder: AudioEncoder,
+        headers: Mapping[str, str],
+        send_timeout_s: float,
+        *,
+        compose: Compose,
+        is_whole: bool,
+    ) -> None:
+        """``is_whole``: one object after the last sample, in place of one a line."""
+        json_headers = {**headers, "Content-Type": "application/json"}
+        super().__init__(service, by_sentences(request), encoder, json_headers, send_timeout_s, keep=False)
+        self._characters = len(request.text)
+        self._compose = compose
+        self._is_whole = is_whole
+
+    def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
+        opened = super().open(scope)
+        RequestRecord.of(scope).characters = self._characters
+        return opened
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        if self._is_whole:
+            await self._respond_whole(stream, connection)
+            return
+        position, is_announced = 0, False
+        while True:
+            piece, passage = await stream.buffer.read_timed(position)
+            if not is_announced:
+                await self.announce(stream, connection)
+                is_announced = True
+            if not piece and passage is None:
+                break
+            position += len(piece)
+            await connection.write(_line(self._compose(piece, [passage] if passage else [])))
+
+    async def _respond_whole(self, stream: SpeechStream, connection: Connection) -> None:
+        """
+        Raises:
+            AudioTooLarge: it passes the limits of unsent audio.
+        """
+        try:
+            await stream.buffer.complete()
+        except ReaderTooSlow:
+            raise AudioTooLarge from None
+        audio, passages = bytearray(), list[Passage]()
+        while True:
+            piece, passage = await stream.buffer.read_timed(len(audio))
+            if not piece and passage is None:
+                break
+            audio += piece
+            passages += [passage] if passage else []
+        content = _line(self._compose(bytes(audio), passages))
+        await connection.start(200, {**self.headers, "Content-Length": str(len(content))})
+        await connection.write(content)
+
+
+class SubtitleResponse(SpeechResponse):
+    """The subtitles of a text, without its audio."""
+
+    def __init__(self, service: SpeechService, request: SpeechRequest, name: str, send_timeout_s: float) -> None:
+        """``name``: one of `captions.FORMATS`."""
+        media_type, self._write = captions.FORMATS[name]
+        headers = {
+            "Content-Type": f"{media_type}; charset=utf-8",
+            "Content-Disposition": f"attachment; filename=synthesized_audio.{name}",
+        }
+        super().__init__(service, request, PcmEncoder(), headers, send_timeout_s, keep=False)
+
+    async def respond(self, stream: SpeechStream, connection: Connection) -> None:
+        position, passages = 0, list[Passage]()
+        while True:
+            piece, passage = await stream.buffer.read_timed(position)
+            if not piece and passage is None:
+                break
+            position += len(piece)
+            passages += [passage] if passage else []
+        content = self._write(passages).encode()
+        precision = {"X-Alignment-Precision": precision_of(passages)}
+        await connection.start(200, {**self.headers, **precision, "Content-Length": str(len(content))})
+        await connection.write(content)
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
