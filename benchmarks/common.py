@@ -34,9 +34,13 @@ class Server:
     """What it has logged after its address, one JSON object a line."""
 
     def logged(self, message: str) -> dict[str, object]:
-        """The first record with a message; without fields where there is none."""
-        records = (json.loads(line) for line in list(self.log) if line.startswith("{"))
-        return next((record for record in records if record["message"] == message), {})
+        """The first record with a message; empty where none is logged within some seconds."""
+        for _ in range(100):
+            records = (json.loads(line) for line in list(self.log) if line.startswith("{"))
+            if found := next((record for record in records if record["message"] == message), None):
+                return dict(found)
+            time.sleep(0.05)
+        return {}
 
 
 @contextmanager
