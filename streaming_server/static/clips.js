@@ -5,13 +5,13 @@ const STORE = "clips";
 const MAX_CLIPS = 50;
 const MAX_BYTES = 100_000_000;
 
-// The clips without their audio, the newest first: {id, created, text, voice, format, method, seconds, size}.
+// The clips without their audio, the newest first: {id, created, text, voice, method, seconds, words, size}.
 export async function list() {
   const clips = await run("readonly", (store) => store.getAll());
   return clips.map(({ file, ...clip }) => ({ ...clip, size: file.size })).sort((a, b) => b.created - a.created);
 }
 
-// Keeps a clip {created, text, voice, method, seconds, file}, in place of the oldest ones beyond the limits.
+// Keeps a clip {created, text, voice, method, seconds, words, file}, in place of the oldest ones beyond the limits.
 export async function add(clip) {
   await run("readwrite", (store) => store.add(clip));
   let size = 0;

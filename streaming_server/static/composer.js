@@ -121,6 +121,8 @@ export class Composer {
   #take(text) {
     this.text = text;
     this.control.focus();
+    this.#field.setSelectionRange(0, 0);
+    this.#field.scrollTop = 0;
   }
 
   #import() {

@@ -1,16 +1,23 @@
-// The speech as a file, in the format that it came in or as WAV.
+// The speech as a file, in the format that it came in or as WAV, and its words as subtitles.
 
 import { save } from "./dom.js";
+import { subtitles } from "./read_along.js";
 import { wavHeader } from "./session.js";
 
 const RATE = 48000;
 
-// The formats in which a session can be saved, the one that it came in first.
-export function formatsOf(format) {
-  return format === "pcm" ? ["wav"] : [format, "wav"];
+// The formats in which a session can be saved, the one that it came in first. `timed`: whether its words are known.
+export function formatsOf(format, timed) {
+  return [...(format === "pcm" ? ["wav"] : [format, "wav"]), ...(timed ? ["srt", "vtt"] : [])];
 }
 
-export async function download(file, format) {
+// `words`: those of the speech, with their times.
+export async function download(file, format, words) {
+  if (format === "srt" || format === "vtt") {
+    const name = file.name.replace(/\.\w+$/, `.${format}`);
+    save(new File([subtitles(words, format)], name, { type: format === "vtt" ? "text/vtt" : "application/x-subrip" }));
+    return;
+  }
   save(format === "wav" && file.type !== "audio/wav" ? await asWav(file) : file);
 }
 

@@ -17,6 +17,7 @@ import { Queue } from "./queue.js";
 import { about, showQueue } from "./queue_panel.js";
 import { StoredStream } from "./session.js";
 import { link, shared } from "./share.js";
+import { ReadAlong, wordsOf } from "./read_along.js";
 import { SpeechStream } from "./stream.js";
 import { clock } from "./time.js";
 import { Transport } from "./transport.js";
@@ -35,6 +36,7 @@ const fields = new Fields(byId("fields"));
 const problem = new Problem(fields);
 const transport = new Transport(show, (volume) => (voices.volume = volume));
 const history = new History(playClip);
+const readAlong = new ReadAlong((second) => transport.seek(second));
 const queue = new Queue(() => {
   showWaiting();
   show();
@@ -45,6 +47,8 @@ let info = null;
 let locked = false;
 // The voice of a draft or a link, until the voices are known.
 let wanted = "";
+// Whether anything was changed since the page was opened.
+let edited = false;
 
 // What tests and curious people may read; nothing of it can be set.
 window.playerState = Object.freeze({
@@ -122,14 +126,17 @@ async function play(clicked) {
   const method = chosen();
   const body = request();
   const clip = { text: composer.title, voice: voiceTitles(), method: method.format };
+  setWords([]);
   await transport.begin({
     method,
     stream: new SpeechStream("player/speech", body),
     rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
     title: clip.text,
-    onComplete: (session) => {
+    onComplete: async (session) => {
+      const words = await wordsOf(session.stream.id);
+      if (session === transport.session) setWords(words);
       const seconds = session.playback.receivedSeconds;
-      history.add({ ...clip, seconds, created: Date.now(), file: session.file() });
+      history.add({ ...clip, words, seconds, created: Date.now(), file: session.file() });
     },
     clicked,
   });
@@ -144,6 +151,7 @@ function voiceTitles() {
 function playClip(clip, file) {
   const method = methods.find(({ format }) => format === clip.method);
   if (!file || !method) return;
+  setWords([]);
   voices.quiet();
   problem.show(null);
   transport.begin({
@@ -151,9 +159,14 @@ function playClip(clip, file) {
     stream: new StoredStream(file),
     rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
     title: clip.text,
-    onComplete: () => {},
+    onComplete: () => setWords(clip.words ?? []),
     clicked: performance.now(),
   });
+}
+
+function setWords(words) {
+  readAlong.set(words);
+  showSaved();
 }
 
 // A voice is about to be heard.
@@ -191,6 +204,7 @@ function show() {
   if (session.failure && session.phase !== "stopped") complain(session);
   const { playback, stream } = session;
   const factor = session.realTimeFactor;
+  readAlong.follow(playback.playedSeconds);
   put("clock", clock(playback.playedSeconds));
   put("first", session.firstAudioMs === null ? "–" : `${number(session.firstAudioMs)} ms`);
   const { received } = stream;
@@ -210,8 +224,9 @@ function statusText() {
 
 function showChip() {
   const { status } = queue;
-  const playing = transport.session?.phase === "playing";
-  const now = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : playing ? "playing" : "idle";
+  const { session } = transport;
+  const here = session?.phase !== "playing" ? "idle" : session.paused ? "held" : "playing";
+  const now = locked ? "locked" : !status ? "unknown" : status.is_processing ? "busy" : here;
   byId("chip").dataset.state = now;
   put("chip-text", t(status?.waiting ? "busyWaiting" : now, { n: status?.waiting }));
 }
@@ -233,12 +248,23 @@ function showRequest() {
   put("bitrate-text", `${bitrate()} kb/s`);
   put("method", t(`by_${chosen().name}`));
   put("snippet", snippet(document.querySelector("[name=code]:checked").value, request()));
+  showSaved();
+  if (edited) remember(DRAFT, state());
+}
+
+// From now on the page has a draft of its own, in place of the link that it may have been opened by.
+function edit() {
+  if (!edited && location.hash) window.history.replaceState(null, "", location.pathname + location.search);
+  edited = true;
+}
+
+function showSaved() {
   const saved = byId("save-as");
-  const names = formatsOf(chosen().format);
-  if ([...saved.options].map(({ value }) => value).join() !== names.join()) {
-    saved.replaceChildren(...names.map((name) => new Option(t(name), name)));
-  }
-  remember(DRAFT, state());
+  const selected = saved.value;
+  const names = formatsOf((transport.session?.method ?? chosen()).format, readAlong.words.length > 0);
+  if ([...saved.options].map(({ value }) => value).join() === names.join()) return;
+  saved.replaceChildren(...names.map((name) => new Option(t(name), name)));
+  if (names.includes(selected)) saved.value = selected;
 }
 
 // Another voice is chosen, or there are others to choose from.
@@ -328,10 +354,11 @@ byId("play").addEventListener("click", (event) => (transport.running ? transport
 byId("pause").addEventListener("click", () => transport.toggle());
 byId("download").addEventListener("click", () => {
   const { session } = transport;
-  download(session.file(), byId("save-as").value === "wav" ? "wav" : session.method.format);
+  download(session.file(), byId("save-as").value, readAlong.words);
 });
 byId("share").addEventListener("click", () => flash("share", link(state())));
 byId("copy").addEventListener("click", () => flash("copy", byId("snippet").textContent));
+for (const kind of ["input", "click", "paste", "drop"]) byId("form").addEventListener(kind, edit, true);
 byId("form").addEventListener("input", showRequest);
 byId("form").addEventListener("submit", (event) => event.preventDefault());
 byId("reset").addEventListener("click", () => {
@@ -369,6 +396,7 @@ load();
 function open() {
   const given = shared();
   if (!given) return;
+  edited = false;
   restore(given);
   if (wanted) voices.name = wanted;
   showWords();

@@ -23,7 +23,7 @@ export class Voices {
     this.#onListen = onListen;
     this.#onChange = onChange;
     this.#own = new OwnVoices(onListen, async (name) => {
-      await this.load(this.#clones);
+      await this.#reload();
       this.name = name;
       onChange();
     });
@@ -83,6 +83,11 @@ export class Voices {
     this.translate();
   }
 
+  // Without an answer the list stays as it is.
+  async #reload() {
+    await this.load(this.#clones).catch(() => {});
+  }
+
   quiet() {
     this.#audio.pause();
     this.#show(null);
@@ -121,7 +126,7 @@ export class Voices {
   #remover(voice) {
     return button("icon remove", "×", async () => {
       await this.#own.remove(voice.name).catch(() => {}); // a voice that is still there stays in the list
-      await this.load(this.#clones);
+      await this.#reload();
       byId("own-voice").focus();
       this.#onChange();
     });

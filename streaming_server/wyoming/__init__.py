@@ -1,1 +1,1 @@
-"""The Wyoming protocol, by which Home Assistant uses text to speech over TCP."""
+"""The Wyoming protocol: text to speech over TCP for Home Assistant."""

@@ -1,4 +1,4 @@
-"""One client: its events are read while one job at a time is synthesised and sent."""
+"""A client connection: reads events while one job at a time is synthesised and sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 32 * 1024
 _MAX_WAITING = 8
-"""Jobs of one connection that wait for the one before them."""
+"""Maximum number of waiting jobs per connection."""
 _CLOSE_S = 1.0
 
 
@@ -68,16 +68,16 @@ class _Chunk(Body):
 
 @dataclass(eq=False)
 class _Job:
-    """A text, whole or in pieces; ``error`` in place of one that cannot be synthesised."""
+    """A text, complete or in pieces; ``error`` if it cannot be synthesised."""
 
     voice: VoiceData | None = None
     text: str = ""
     is_ssml: bool = False
     pieces: asyncio.Queue[str | SpeechServerError | None] | None = None
-    """Of a streamed text; None ends it, an error fails it."""
+    """Pieces of a streamed text; None ends it, an error fails it."""
     error: SpeechServerError | None = None
     characters: int = field(default=0)
-    """Of a streamed text, so far."""
+    """Number of characters of a streamed text so far."""
 
     @property
     def is_streamed(self) -> bool:
@@ -85,7 +85,7 @@ class _Job:
 
 
 class Connection:
-    """Reads, synthesises and sends, until the client leaves."""
+    """Reads, synthesises and sends until the client disconnects."""
 
     def __init__(
         self,
@@ -106,14 +106,14 @@ class Connection:
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._current: _Job | None = None
         self._stream: _Job | None = None
-        """The text that arrives in pieces, until its end has arrived."""
+        """The text that is arriving in pieces, if any."""
         self._writing = asyncio.Lock()
         self._scope = anyio.CancelScope()
         self._error: SpeechServerError | None = None
         self._deadline: asyncio.Timeout | None = None
 
     async def run(self) -> None:
-        """Serve until the client leaves, is idle for too long, or `end` is called."""
+        """Serve until the client disconnects, is idle for too long, or `end` is called."""
         try:
             with self._scope:
                 async with anyio.create_task_group() as group:
@@ -134,7 +134,7 @@ class Connection:
                 self._writer.transport.abort()
 
     def end(self, error: SpeechServerError) -> None:
-        """End the connection; the client is told why."""
+        """Close the connection after sending the reason."""
         self._error = self._error or error
         self._scope.cancel()
 
@@ -161,7 +161,7 @@ class Connection:
             return
 
     def _touch(self) -> None:
-        """Begin the idle time anew."""
+        """Restart the idle timer."""
         if self._deadline is not None and not self._deadline.expired():
             with suppress(RuntimeError):  # it has just ended
                 self._deadline.reschedule(asyncio.get_running_loop().time() + self._idle_s)
@@ -169,7 +169,7 @@ class Connection:
     async def _take(self, event: Event) -> None:
         """
         Raises:
-            InvalidRequest: the event's data is not valid.
+            InvalidRequest: the event's data is invalid.
         """
         stream = self._stream
         match event.type:
@@ -204,7 +204,7 @@ class Connection:
         assert stream.pieces is not None
         limit = self._requests.settings.max_text_characters
         if stream.characters > limit:
-            return  # failed already
+            return  # already failed
         stream.characters += len(text)
         too_long = stream.characters > limit
         stream.pieces.put_nowait(TextTooLong(stream.characters, limit) if too_long else text)
@@ -261,10 +261,10 @@ class Connection:
         return self._requests.build(text, [await self._voice(job.voice)], Generation(), None)
 
     async def _voice(self, asked: VoiceData | None) -> Voice:
-        """The voice of a name, else the first one of a language, else the default one.
+        """Find a voice by name, otherwise the first one of a language, otherwise the default one.
 
         Raises:
-            VoiceUnknown: no voice has the name.
+            VoiceUnknown: the voice does not exist.
         """
         voices = self._requests.voices
         if asked is not None and asked.name:
@@ -275,7 +275,7 @@ class Connection:
     async def _named(self, name: str, field: str) -> Voice:
         """
         Raises:
-            VoiceUnknown: no voice has the name.
+            VoiceUnknown: the voice does not exist.
         """
         voices = self._requests.voices
         if found := await voices.find(name):
@@ -316,14 +316,14 @@ class Connection:
         await self._send(Event("error", {"text": str(error), "code": error.code}))
 
     async def _send_end(self, job: _Job, *, is_started: bool) -> None:
-        """The events that a client waits for after its text, also after an error."""
+        """Send the final events of a text, also after an error."""
         if is_started or not job.is_streamed:
             await self._send(Event("audio-stop", {"timestamp": None}))
         if job.is_streamed:
             await self._send(Event("synthesize-stopped"))
 
     async def _send(self, event: Event) -> None:
-        """Send an event; where the client has gone, or takes nothing for too long, the connection ends."""
+        """Send an event; ends the connection if the client has disconnected or reads nothing for too long."""
         try:
             async with self._writing:
                 with anyio.fail_after(self._send_timeout_s):

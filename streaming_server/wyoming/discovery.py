@@ -1,4 +1,4 @@
-"""Announces the server by zeroconf (mDNS), which is how Home Assistant finds it."""
+"""Announces the server by zeroconf (mDNS), so that Home Assistant discovers it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SERVICE = "_wyoming._tcp.local."
 
 
 class Discovery:
-    """One announced service."""
+    """An announced service."""
 
     def __init__(self, host: str, port: int) -> None:
         """
@@ -35,7 +35,7 @@ class Discovery:
         self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All if is_any else [address])
 
     async def start(self) -> None:
-        """Announce the service; on a conflict under another name."""
+        """Announce the service, with another name on a conflict."""
         await self._zeroconf.async_register_service(self._info, allow_name_change=True)
 
     async def aclose(self) -> None:

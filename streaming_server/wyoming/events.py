@@ -1,4 +1,4 @@
-"""Reading and writing the events of the protocol, within limits: a line of JSON, its data, its payload."""
+"""Reads and writes events of the protocol: a line of JSON, data and payload, with size limits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from streaming_server.errors import InvalidRequest, SpeechServerError
 MAX_LINE_BYTES = 64 * 1024
 MAX_DATA_BYTES = 128 * 1024
 _MAX_PAYLOAD_BYTES = 1024 * 1024
-"""Of events that carry audio, which this server drops."""
+"""Maximum size of the payload of audio events, which the server discards."""
 
 
 class MalformedEvent(SpeechServerError):
-    """What was received is no event; where the next one begins is unknown."""
+    """Invalid data, after which the start of the next event is unknown."""
 
     code = "malformed_event"
 
 
 async def read_event(reader: asyncio.StreamReader) -> Event | None:
-    """The next event, without its payload; None at the end of the connection.
+    """Read the next event without its payload; None at the end of the connection.
 
     Raises:
-        MalformedEvent: it cannot be read, or is larger than the limits.
+        MalformedEvent: the event is invalid or exceeds the limits.
         InvalidRequest: its data is not a JSON object; the next event can be read.
     """
     try:
@@ -55,7 +55,7 @@ async def write_event(event: Event, writer: asyncio.StreamWriter) -> None:
     """Send an event.
 
     Raises:
-        ConnectionError: the client has gone.
+        ConnectionError: the client has disconnected.
     """
     await async_write_event(event, writer)
 

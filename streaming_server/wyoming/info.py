@@ -1,4 +1,4 @@
-"""What this server offers to clients of the protocol."""
+"""The description of the server for clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OTHER_DOMAINS = ("asr", "handle", "intent", "wake", "mic", "snd")
 
 
 async def info(engine: EngineInfo, voices: VoiceLibrary) -> Event:
-    """One program with all voices; a voice without languages of its own has those of the engine's presets."""
+    """Return one program with all voices; a voice without languages has those of the engine's presets."""
     spoken = tuple(dict.fromkeys(code for preset in engine.presets for code in preset.languages)) or _USUAL_LANGUAGES
     known = [*voices.all(), *await voices.uploaded()]
     program = _artifact("streaming-server", f"Streaming text to speech, engine {engine.name}", __version__) | {

@@ -1,4 +1,4 @@
-"""The server: accepts connections within the limits, announces itself if asked to, and ends all of it at shutdown."""
+"""The server: accepts connections within limits, and optionally announces itself."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class WyomingOptions:
     max_connections: int
     max_connections_per_address: int
     is_announced: bool = False
-    """By zeroconf, so that Home Assistant finds it."""
+    """Announce the server by zeroconf."""
     idle_s: float = 300.0
-    """A connection without an event or audio is closed."""
+    """Timeout of a connection without events or audio."""
     send_timeout_s: float = 300.0
-    """A client that takes no byte for this long is aborted."""
+    """Timeout of a client that reads nothing."""
 
 
 class WyomingServer:
-    """Listens until it is closed."""
+    """Listens until closed."""
 
     def __init__(self, requests: RequestBuilder, metrics: Metrics, options: WyomingOptions) -> None:
         self._requests = requests
@@ -58,7 +58,7 @@ class WyomingServer:
             await self._discovery.start()
 
     async def aclose(self) -> None:
-        """End all connections; their clients are told."""
+        """Close all connections after sending the reason."""
         if self._discovery is not None:
             await self._discovery.aclose()
         if self._server is not None:

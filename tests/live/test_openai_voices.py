@@ -136,6 +136,12 @@ def test_an_upload_speaks_in_every_dialect_and_outlives_a_restart_and_its_expiry
         for path, body in bodies.items():
             assert live.post(path, body).status_code == 200, path
             assert live.engine.requests[-1].voice.path.read_bytes() == recording
+        spoken_as = live.post("/v1/text-to-speech/narrator", {"text": "Hello."})
+        assert spoken_as.status_code == 200
+        assert live.engine.requests[-1].voice.path.read_bytes() == recording
+        cloned = [voice["name"] for voice in live.get("/v1/voices").json()["voices"] if voice["category"] == "cloned"]
+        assert cloned == ["narrator"]
+        assert live.get("/v1/voices/narrator").json()["category"] == "cloned"
         task = live.post("/api/v1/tts", bodies["/api/v1/tts/sync"]).json()["task_id"]
         eventually(lambda: live.get(f"/api/v1/task/{task}").json()["status"] == "completed")
 

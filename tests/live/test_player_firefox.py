@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.fakes import FOREVER, Step, tone
-from tests.support.firefox import Firefox, firefox
+from tests.support.firefox import END, ESCAPE, Firefox, firefox
 from tests.support.server import LiveServer, by_text, eventually, running
 
 METHODS = {"webcodecs": "", "mediasource": "delete globalThis.AudioDecoder;"}
-ESCAPE = "\ue00c"
-END = "\ue010"
 
 
 @pytest.fixture(scope="module")

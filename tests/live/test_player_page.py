@@ -50,9 +50,19 @@ def with_capabilities(*capabilities: Capability) -> FakeEngine:
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
 def test_the_page_is_accessible_in_its_states(browser: Browser, fake: LiveServer, scheme: str, locale: str) -> None:
     with player(browser, fake.port, locale=locale, color_scheme=scheme) as opened:
-        for summary in ("#settings summary", "#figures summary"):
-            opened.page.click(summary)
+        for part in ("#settings", "#figures", "#emotion", "#emotion-more", "#code"):
+            opened.page.click(f"{part} > summary")
         accessible(opened.page)
+        opened.page.check("[name=mode][value=dialogue]", force=True)
+        opened.page.click("#add-turn")
+        accessible(opened.page)
+        opened.page.check("[name=mode][value=text]", force=True)
+        opened.play_whole("a")
+        opened.page.click("#history > summary")
+        opened.page.click("#read-along")
+        opened.page.wait_for_selector("#reading")
+        accessible(opened.page)
+        opened.page.click("#read-along")
         opened.play("")
         expect(opened.page.locator("#problem")).to_be_visible()
         accessible(opened.page)

@@ -177,3 +177,26 @@ def test_the_keys_of_a_headset_pause_and_resume(browser: Browser, fake: LiveServ
         expect(opened.page.locator("#status")).to_have_text("Playing")
         opened.page.evaluate("keys.stop()")
         expect(opened.page.locator("#status")).to_have_text("Stopped")
+
+
+def test_a_managed_media_source_plays_as_in_safari(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port, without=("AudioDecoder",)) as opened:
+        opened.page.add_init_script(
+            """globalThis.ManagedMediaSource = class extends MediaSource {
+              constructor() { super(); globalThis.managed = this; }
+            };
+            globalThis.elements = [];
+            const play = HTMLMediaElement.prototype.play;
+            HTMLMediaElement.prototype.play = function () { elements.push(this); return play.call(this); };"""
+        )
+        opened.page.reload()
+        opened.page.wait_for_selector("#voices input")
+        opened.page.locator("#volume").fill("0.5")
+        opened.play_whole("second")
+        assert opened.state("method") == "mediasource"
+        assert opened.page.evaluate("managed.readyState") == "ended"
+        assert opened.state("playedSeconds") == pytest.approx(1, abs=0.05)
+        assert opened.state("firstAudioMs") > 0
+        # WebKit plays such a source only in an element that is not cast, and never through an AudioContext.
+        assert opened.page.evaluate("[elements[0].disableRemotePlayback, elements[0].volume]") == [True, 0.5]
+        assert opened.state("level") == 0

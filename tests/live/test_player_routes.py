@@ -11,7 +11,7 @@ import pytest
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Granularity
-from tests.support.fakes import RATE_HZ, tone
+from tests.support.fakes import RATE_HZ, Gate, tone
 from tests.support.server import RECORDINGS, LiveServer, running, speaking
 
 PATH = "/player/speech"
@@ -131,3 +131,22 @@ def test_what_cannot_be_used_is_named(server: LiveServer, field: str, body: dict
     (problem,) = response.json()["detail"]
     assert field in problem["loc"]
     assert problem["msg"]
+
+
+def test_the_times_of_the_words_are_known() -> None:
+    gate = Gate()
+    with running(speaking(tone(2.0), gate)) as live:
+        with live.client.stream("POST", PATH, json={"text": "Two words."}) as response:
+            path = f"/player/streams/{response.headers['x-stream-id']}/words"
+            assert live.get(path).json() == {"complete": False, "precision": "segment", "words": []}
+            gate.open()
+            response.read()
+        known = live.get(path).json()
+        assert known["complete"]
+        first, second = known["words"]
+        assert (first["text"], first["start"]) == ("Two", 0)
+        assert (second["text"], second["end"]) == ("words.", 2)
+        assert 0.4 < first["end"] <= second["start"] < 1
+        missing = live.get("/player/streams/none/words")
+        assert missing.status_code == 404
+        assert missing.json()["detail"]

@@ -237,6 +237,10 @@ def test_a_link_carries_text_voice_and_settings(browser: Browser, fake: LiveServ
         assert opened.state("phase") == "idle"
         opened.page.click("#play")
         opened.wait("playerState.phase === 'done'")
+        opened.page.fill("#text", "My own.")
+        opened.page.reload()
+        opened.page.wait_for_selector("#voices input")
+        assert opened.page.input_value("#text") == "My own."
         # The fragment stays in the browser.
         assert not [url for url in opened.requested if "Shared" in url.partition("#")[0]]
     asked = fake.engine.requests[-1]
@@ -395,3 +399,35 @@ def test_the_code_works_as_it_is_shown(
     assert samples.size / rate_hz == pytest.approx(0.2, abs=0.001)
     asked = fake.engine.requests[-1]
     assert (asked.text, asked.voice.name, asked.generation.seed) == (text, "voice_06", 3 if has_seed else None)
+
+
+# ---- reading along ----
+
+
+def test_the_words_are_marked_as_they_are_said_and_saved_as_subtitles(browser: Browser, tmp_path: Path) -> None:
+    with running(FakeEngine(lambda _: [tone(4.0)])) as live, player(browser, live.port) as opened:
+        page = opened.page
+        page.fill("#text", "One two three four. Five six seven eight.")
+        page.click("#play")
+        toggle = page.get_by_role("button", name="Read along")
+        toggle.click()
+        marked = page.locator("#reading .now")
+        for word in ("two", "six"):
+            page.locator("#reading span", has_text=word).click()
+            expect(marked).to_contain_text(word)
+        page.locator("#wave").press("End")
+        opened.wait("playerState.phase === 'done'")
+        expect(marked).to_have_text("eight.")
+        for name in ("srt", "vtt"):
+            page.select_option("#save-as", name)
+            lines = opened.download(tmp_path).read_text().splitlines()
+            assert [line for line in lines if line.endswith(".")] == ["One two three four.", "Five six seven eight."]
+            times = [line for line in lines if "-->" in line]
+            assert times[0].startswith("00:00:00.000" if name == "vtt" else "00:00:00,000")
+            assert times[1].endswith("00:00:04.000" if name == "vtt" else "00:00:04,000")
+        toggle.click()
+        expect(page.locator("#text")).to_be_visible()
+        page.reload()
+        page.click("#history summary")
+        page.click("#clips .listen")
+        expect(toggle).to_be_enabled()

@@ -32,7 +32,7 @@ _ARGUMENTS = [
 ]
 # Watches from outside the page's own code: the click as the browser dates it, every buffer that is given a time, and
 # the first moment at which the analyser sees sound.
-_EARS = """
+EARS = """
   globalThis.ears = { laid: [] };
   addEventListener("click", (event) => {
     if (event.target.closest("#play")) Object.assign(ears, { clicked: event.timeStamp, heard: null, laid: [] });
@@ -95,7 +95,7 @@ class Player:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         for name in without:
             self.page.add_init_script(f"delete globalThis.{name}")
-        self.page.add_init_script(_EARS)
+        self.page.add_init_script(EARS)
         self.page.goto(f"http://{host}:{port}/player")
         self.page.wait_for_selector(ready)
 

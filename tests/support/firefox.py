@@ -17,6 +17,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.support.server import eventually
 
+ESCAPE = "\ue00c"
+END = "\ue010"
+"""Keys, as WebDriver names them."""
 _PREFERENCES = {
     "app.normandy.enabled": False,
     "app.update.enabled": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -121,18 +121,20 @@ class ElevenLabsDialect(Dialect):
             await session.run()
 
     async def list_voices(self, request: Request) -> Response:
-        body: ElevenLabsVoices = {"voices": [_listed(voice) for voice in self.voices.all()]}
+        body: ElevenLabsVoices = {"voices": await self._voices()}
         return JSONResponse(body)
 
     async def voice(self, request: Request) -> Response:
-        return JSONResponse(_listed(await self._voice(request.path_params["voice_id"])))
+        voice_id = request.path_params["voice_id"]
+        listed = next((voice for voice in await self._voices() if voice["voice_id"] == voice_id), None)
+        return JSONResponse(listed or _listed(await self._voice(voice_id)))
 
     async def voice_pages(self, request: Request) -> Response:
         query = parse_query(request, VoicePageQuery)
         wanted = request.query_params.getlist("voice_ids")[: operations.MAX_PAGE]
         found = [
             voice
-            for voice in map(_listed, self.voices.all())
+            for voice in await self._voices()
             if (not query.search or query.search.lower() in f"{voice['voice_id']} {voice['name']}".lower())
             and (not query.category or query.category == voice["category"])
             and (not wanted or voice["voice_id"] in wanted)
@@ -192,6 +194,11 @@ class ElevenLabsDialect(Dialect):
         speech = self.requests.build(body.text, [voice], how.generation, None, speed=how.speed)
         return speech, encoder, how.headers
 
+    async def _voices(self) -> list[ElevenLabsVoice]:
+        """All voices; uploads that have a name count as cloned."""
+        uploaded = [_listed(voice, "cloned") for voice in await self.voices.uploaded()]
+        return [*map(_listed, self.voices.all()), *uploaded]
+
     async def _voice(self, voice_id: str) -> Voice:
         """
         Raises:
@@ -215,12 +222,12 @@ def _timed(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:
     return body
 
 
-def _listed(voice: Voice) -> ElevenLabsVoice:
+def _listed(voice: Voice, category: Literal["premade", "cloned"] = "premade") -> ElevenLabsVoice:
     labels = {"language": ", ".join(voice.languages), "gender": voice.gender or ""}
     return {
         "voice_id": voice.name,
         "name": voice.title or voice.name,
-        "category": "premade",
+        "category": category,
         "labels": {name: value for name, value in labels.items() if value},
         "description": None,
         "preview_url": None,

@@ -1,4 +1,4 @@
-"""The shapes of the OpenAI dialect's errors."""
+"""The error shapes of the OpenAI dialect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OpenAIErrorDetail(TypedDict):
 class OpenAIError(TypedDict):
     error: OpenAIErrorDetail
     success: NotRequired[Literal[False]]
-    """Where an uploaded voice is not found."""
+    """For uploaded voices that do not exist."""
 
 
 class TtsError(TypedDict):
@@ -34,7 +34,7 @@ class TtsError(TypedDict):
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> OpenAIError:
-    """OpenAI's shape, all four keys."""
+    """Return an error in OpenAI's shape with all four keys."""
     code = "invalid_api_key" if status == 401 else None
     param = error.field or None if isinstance(error, InvalidRequest) and error.place == "body" else None
     body: OpenAIError = {
@@ -51,7 +51,7 @@ def error_body(status: int, message: str, error: SpeechServerError | None) -> Op
 
 
 def tts_error_body(status: int, message: str, error: SpeechServerError | None) -> TtsError:
-    """The shape of ``/tts_url`` and ``/tts``."""
+    """Return an error in the shape of ``/tts_url`` and ``/tts``."""
     return {"status": "error", "error": message}
 
 

@@ -1,4 +1,4 @@
-"""The OpenAI dialect: ``/v1/audio/speech``, its voices and models, and the forms that came before it."""
+"""The OpenAI dialect: ``/v1/audio/speech``, voices and models, and the older ``/tts_url`` and ``/tts``."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from streaming_server.speech.voices import VoiceLibrary
 _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LONGEST_INPUT = 4096
 QUEUE_KEEP_ALIVE_S = 5.0
-"""Longest time without a byte of an event stream."""
+"""Maximum time without data in an event stream."""
 _TOKENS_PER_SECOND = 50
-"""Of the audio, for the usage count: one for each 20 ms."""
+"""Audio tokens per second for the usage count: one per 20 ms."""
 _MOST_EMOTION = 1.5
 _EMOTION_SUM = "情感向量之和不能超过1.5，请调整后重试。"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIDialect(Dialect):
-    """The routes over one service."""
+    """The OpenAI routes of one service."""
 
     service: SpeechService
     voices: VoiceLibrary
@@ -93,18 +93,18 @@ class OpenAIDialect(Dialect):
             encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
             is_sse = body.stream_format == "sse"
             kind = SseSpeechResponse if is_sse else SpeechResponse
-            # The bytes inside events, or of a voice that lives for one request, are not kept to be resumed.
+            # Events, and audio with a voice of this request only, cannot be resumed.
             keep = not is_sse and given is None
             timeout_s = self.settings.send_timeout_s
             return kind(self.service, speech, encoder, sse.HEADERS, timeout_s, keep=keep, resources=files.pop_all())
         raise AssertionError("unreachable")
 
     async def _speech(self, body: SpeechBody, given: Voice | None) -> SpeechRequest:
-        """The request of a body; ``given``: the voice that came with it.
+        """Build the request of a body; ``given`` is the voice that was sent with it.
 
         Raises:
             InvalidRequest: as `RequestBuilder.build`.
-            VoiceUnknown: a voice that it names does not exist.
+            VoiceUnknown: the voice does not exist.
         """
         names = body.voice if isinstance(body.voice, str) else body.voice.id
         text = await self.requests.ssml(body.input, self._voice, "input") if body.ssml else body.input
@@ -133,7 +133,7 @@ class OpenAIDialect(Dialect):
     async def model(self, request: Request) -> Response:
         name = request.path_params["model_id"]
         if name not in self._model_names():
-            raise HTTPException(404, f"there is no model {name[:80]!r}")
+            raise HTTPException(404, f"unknown model {name[:80]!r}")
         return JSONResponse(_model(name))
 
     async def tts_url(self, request: Request) -> WholeSpeechResponse:
@@ -155,10 +155,10 @@ class OpenAIDialect(Dialect):
         return WholeSpeechResponse(self.service, speech, {}, self.settings.send_timeout_s)
 
     async def _emotion(self, body: TtsUrlBody) -> Emotion | None:
-        """By the method that the body names.
+        """Build the emotion for the method in the body.
 
         Raises:
-            InvalidRequest: the method's own field is missing, or its numbers add up to too much.
+            InvalidRequest: the method's field is missing, or the sum of its numbers is too large.
         """
         fields = EmotionFields(
             ("emo_ref_path", body.emo_ref_path),
@@ -168,7 +168,7 @@ class OpenAIDialect(Dialect):
             body.emo_random,
         )
         field = fields.by_method(body.emo_control_method)
-        if field == "emo_vec" and sum(body.emo_vec or ()) > _MOST_EMOTION + 1e-6:  # tenths do not add up exactly
+        if field == "emo_vec" and sum(body.emo_vec or ()) > _MOST_EMOTION + 1e-6:  # tolerance for rounding
             raise InvalidRequest(_EMOTION_SUM, field)
         return await self.requests.emotion(fields, field, self._file)
 
@@ -177,7 +177,7 @@ class OpenAIDialect(Dialect):
         return await VoiceNames(self.voices).find(name, field)
 
     async def _file(self, name: str, field: str) -> Voice:
-        """The voice of a file's name.
+        """Find a voice by file name.
 
         Raises:
             VoiceUnknown: the reference folder has no such file.
@@ -192,10 +192,10 @@ class OpenAIDialect(Dialect):
 
 
 class SseSpeechResponse(SpeechResponse):
-    """The encoded bytes as server-sent events, and the usage at their end.
+    """The encoded bytes as server-sent events, followed by the usage.
 
-    The headers leave with the first audio or after `QUEUE_KEEP_ALIVE_S`, then comments follow: clients whose read
-    timeout is short outlive the queue. What fails after that is an event, and the connection closes.
+    The headers are sent with the first audio or after `QUEUE_KEEP_ALIVE_S`, followed by comments, so that clients with
+    short read timeouts can wait in the queue. A later failure is sent as an event and closes the connection.
     """
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:

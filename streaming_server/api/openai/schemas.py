@@ -1,4 +1,4 @@
-"""The bodies, answers and operations of the OpenAI dialect, from which ``/openapi.json`` is generated."""
+"""Bodies, answers and operations of the OpenAI dialect."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ VOICES = ("alloy", "echo", "fable", "onyx", "nova", "shimmer", "ash", "ballad", 
 """The names of ``voice_01`` … ``voice_11``."""
 ResponseFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 FORMAT_NAMES: Mapping[str, str] = {"opus": "ogg"}
-"""By the dialect's name, the encoder's, where they differ."""
+"""Names of encoders that differ from those of the dialect."""
 
 
 MAX_SPEECH_BODY_BYTES = MAX_REFERENCE_CHARACTERS + 256 * 1024
-"""Largest body of ``/v1/audio/speech``, which may contain a recording."""
+"""Maximum body size of ``/v1/audio/speech``, which may contain a recording."""
 
 
 class VoiceId(Body):
@@ -63,14 +63,14 @@ class SpeechBody(Body):
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the audio in base64 as server-sent events."""
     ssml: bool = False
-    """`true`: `input` is SSML; see docs/api.md for the elements that are honoured."""
+    """`true`: `input` is SSML; see docs/api.md for the supported elements."""
     ref_audio: Reference | None = None
     """A recording (wav, mp3, m4a or flac) whose voice is used for this request in place of `voice`: base64, a `data:`
     URL, or a URL of a host that the setting `REF_AUDIO_HOSTS` names."""
     ref_text: Description | None = None
-    """What the recording says, for engines that use it."""
+    """Transcript of the recording, for engines that use it."""
     language: Name | None = None
-    """Accepted and ignored: engines find the language by the text."""
+    """Accepted and ignored: engines detect the language."""
     seed: Seed | None = None
     """The same seed and request give the same audio, if the engine supports seeds."""
 
@@ -79,24 +79,24 @@ class SessionConfig(Body):
     """The message ``session.config`` of ``/v1/audio/speech/stream``."""
 
     model: Name | None = None
-    """Any; the model that is loaded speaks."""
+    """Accepts any name; the loaded model is used."""
     voice: Names | VoiceId | None = None
     speaker: Names | None = None
-    """Another name of ``voice``."""
+    """Alternative name of ``voice``."""
     response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] = "wav"
     speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
     instructions: Description | None = None
     language: Name | None = None
-    """Taken and ignored: an engine finds the language by the text."""
+    """Accepted and ignored: engines detect the language."""
     ref_audio: Reference | None = None
     """As in `SpeechBody`, for the rest of the session."""
     ref_text: Description | None = None
     task_type: Literal["CustomVoice", "Base"] | None = None
-    """Both speak in a voice that exists; ``VoiceDesign`` is refused."""
+    """Both use an existing voice; ``VoiceDesign`` is rejected."""
     seed: Seed | None = None
     max_new_tokens: PositiveInt | None = None
     stream_audio: bool = False
-    """Raw samples as they are made, in place of one file for each sentence."""
+    """Raw samples as they are generated instead of one file per sentence."""
     split_granularity: Literal["none", "sentence", "clause"] = "none"
     word_timestamps: bool = False
 
@@ -108,7 +108,7 @@ class SessionConfig(Body):
     def check(self) -> None:
         """
         Raises:
-            InvalidRequest: options that exclude each other.
+            InvalidRequest: the options exclude each other.
         """
         if self.stream_audio and self.response_format != "pcm":
             raise InvalidRequest(f"stream_audio needs response_format pcm, not {self.response_format}", "stream_audio")

@@ -1,6 +1,6 @@
-"""``WS /v1/audio/speech/stream``: text in while sound goes out, as vLLM-Omni's clients use it.
+"""``WS /v1/audio/speech/stream``: incremental text and streamed audio, compatible with vLLM-Omni's clients.
 
-One task reads the client's messages, another synthesises the sentences, each as a stream of its own.
+One task reads the client's messages, another synthesises the sentences, each as a separate stream.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from streaming_server.segmentation import Cut, Segmenter
 from streaming_server.text import forbidden_character
 
 MAX_MESSAGE_BYTES = 128 * 1024
-"""Largest message other than ``session.config``, which the server's limit alone bounds."""
+"""Maximum size of messages other than ``session.config``, for which only the server's limit applies."""
 _MAX_REFERENCES = 4
-"""Recordings that one session may send."""
+"""Maximum number of recordings per session."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     config_s: float = 10.0
-    """Until the first ``session.config``."""
+    """Timeout for the first ``session.config``."""
     idle_s: float = 30.0
-    """Without a message or audio."""
+    """Timeout without a message or audio."""
 
 
 class _Text(Body):
@@ -82,13 +82,13 @@ class SpeechSession:
         self._references = 0
         self._segmenter = Segmenter()
         self._text = ""
-        """Of the current utterance, where it is not split."""
+        """Text of the current utterance, if it is not split."""
         self._utterance = 0
         self._utterance_characters = 0
         self._sentences = 0
         self._items: asyncio.Queue[Sentence | _End] = asyncio.Queue()
         self._waiting_characters = 0
-        """In sentences that are not finished."""
+        """Number of characters in unfinished sentences."""
         self._is_speaking = False
         self._active_s = 0.0
         self._channel = Channel(websocket, self._settings.send_timeout_s, self._record)
@@ -97,7 +97,7 @@ class SpeechSession:
         """Serve the connection until it ends.
 
         Raises:
-            EngineNotReady, OriginRefused: the handshake is to be refused.
+            EngineNotReady, OriginRefused: the handshake is rejected.
         """
         check_handshake(self._websocket, self._service, self._settings)
         await self._websocket.accept()
@@ -152,10 +152,10 @@ class SpeechSession:
         self._channel.end(1008, str(error), error.code)
 
     async def _take(self, message: Any) -> None:
-        """Act on one message.
+        """Process a message.
 
         Raises:
-            SpeechServerError: it cannot be honoured.
+            SpeechServerError: the message is invalid or not supported.
         """
         fields, size = await message_fields(self._websocket, message, "type")
         kind = fields.get("type") if isinstance(fields, dict) else None
@@ -186,7 +186,7 @@ class SpeechSession:
         self._segmenter = Segmenter(Cut.CLAUSE if config.split_granularity == "clause" else Cut.SENTENCE)
 
     async def _reference(self, config: SessionConfig) -> Voice | None:
-        """The voice of the recording in a message, which is kept until the session ends."""
+        """Return the voice of the recording in a message, which is kept until the end of the session."""
         if config.ref_audio is None:
             return None
         if self._references >= _MAX_REFERENCES:
@@ -230,7 +230,7 @@ class SpeechSession:
             self._sentences += 1
 
     async def _synthesise(self) -> None:
-        """Synthesise what is enqueued, in order."""
+        """Synthesise the queued sentences in order."""
         is_admitted = is_refused = False  # of the utterance
         while True:
             item = await self._items.get()
@@ -248,7 +248,7 @@ class SpeechSession:
                     finally:
                         self._record.add(audio.stats)
                     is_admitted = is_admitted or audio.stats.wait_s is not None
-                    # A full queue would refuse the utterance's other sentences too.
+                    # a full queue would reject the other sentences of the utterance too
                     is_refused = error is not None and error.retryable
             finally:
                 self._is_speaking = False

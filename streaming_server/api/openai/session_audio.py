@@ -1,4 +1,4 @@
-"""What a session of ``/v1/audio/speech/stream`` sends: the messages of each sentence, and the close."""
+"""The messages that a session of ``/v1/audio/speech/stream`` sends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streaming_server.speech.timeline import Passage, precision_of
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A text to synthesise, with its place in the session."""
+    """A text to synthesise and its position in the session."""
 
     text: str
     utterance: int
@@ -47,7 +47,7 @@ class SentenceAudio:
         self.stats = SpeechStats()
 
     async def send(self, *, is_admitted: bool) -> SpeechServerError | None:
-        """Synthesise and send; the error, where it failed."""
+        """Synthesise and send; returns the error, if any."""
         config = self._config
         try:
             speech = self._requests.build(
@@ -95,7 +95,7 @@ class SentenceAudio:
     async def _whole(self, stream: SpeechStream) -> None:
         """
         Raises:
-            AudioTooLarge: it passes the limits of unsent audio.
+            AudioTooLarge: it exceeds the limits of unsent audio.
         """
         try:
             size = await stream.buffer.complete()
@@ -160,5 +160,5 @@ class SentenceAudio:
         )
 
     def _ms(self, size: int) -> int:
-        """How long so many bytes of samples last."""
+        """Return the duration of a number of bytes of samples."""
         return round(size / 2 / self._rate_hz * 1000)

@@ -1,4 +1,4 @@
-"""The bodies, answers and operations of uploaded voices and consents."""
+"""Bodies, answers and operations of uploaded voices and consents."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from streaming_server.api.operations import Answer, Operation, Parameter, descri
 from streaming_server.api.requests import Name
 
 MAX_SAMPLE_BYTES = 10 * 1024 * 1024
-"""Largest recording of a voice or a consent, as OpenAI has it."""
+"""Maximum size of a recording of a voice or a consent, as in OpenAI's API."""
 MEDIA_TYPES: Mapping[str, str] = {
     "wav": "audio/wav",
     "mp3": "audio/mpeg",
     "flac": "audio/flac",
     "m4a": "audio/mp4",
 }
-"""By the format of an upload."""
+"""Media types by format of an upload."""
 _PRINTABLE = r"\u0000-\u001f\u007f-\u009f"
 Title = Annotated[
     str, Field(min_length=1, max_length=100, pattern=rf"^[^{_PRINTABLE}]*[^{_PRINTABLE}\s][^{_PRINTABLE}]*$")
@@ -29,22 +29,22 @@ Title = Annotated[
 VoiceTitle = Annotated[
     str, Field(min_length=1, max_length=100, pattern=rf"^[^{_PRINTABLE},]*[^{_PRINTABLE},\s][^{_PRINTABLE},]*$")
 ]
-"""As `Title`, without commas, which separate the names of voices."""
+"""Like `Title`, without commas, which separate the names of voices."""
 
 
 class VoiceForm(Body):
     audio_sample: bytes | None = None
     """Required: a recording (wav, mp3, m4a or flac) of at most 10 MiB."""
     consent: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"\S", examples=["recorded with permission"])]
-    """The id of a consent (`cons_…`), or a statement of consent in words."""
+    """The id of a consent (`cons_…`), or a statement of consent."""
     name: Annotated[VoiceTitle, Field(examples=["narrator"])]
-    """The name of the voice, which no other voice has; without commas."""
+    """Unique name of the voice, without commas."""
     type: Literal["audio_sample"] = "audio_sample"
     """Voices are not created from prompts."""
     ref_text: Annotated[str, Field(max_length=4096)] | None = None
-    """What the recording says."""
+    """Transcript of the recording."""
     speaker_description: Annotated[str, Field(max_length=4096)] | None = None
-    """Kept with the voice."""
+    """Stored with the voice."""
 
 
 class VoicesQuery(Body):
@@ -68,7 +68,7 @@ class ConsentName(Body):
 
 class ConsentsQuery(Body):
     after: Name | None = None
-    """Only consents behind the one with this id."""
+    """Only consents after the one with this id."""
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     """Maximum number of consents in the answer."""
 

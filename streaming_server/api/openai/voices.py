@@ -1,4 +1,4 @@
-"""The voices of the OpenAI dialect: their names, uploads of further ones, and recordings of consent."""
+"""The voices of the OpenAI dialect: names, uploads, and recordings of consent."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ from streaming_server.speech.voices import VoiceLibrary
 
 _NUMBERED = {name: f"voice_{number:02}" for number, name in enumerate(VOICES, 1)}
 _ALIASES = {"marin": "coral", "cedar": "ash"}
-"""Newer names of OpenAI's; used where no voice has the name itself."""
+"""Newer names of OpenAI, used if no voice has that name."""
 _PIECE_BYTES = 1024 * 1024
 
 F = TypeVar("F", bound=Body)
 
 
 class VoiceNames:
-    """OpenAI's names of voices, and the server's own."""
+    """OpenAI's names of voices and the server's names."""
 
     def __init__(self, voices: VoiceLibrary) -> None:
         self._voices = voices
 
     async def find(self, name: str, field: str = "voice") -> Voice:
-        """The voice of an id.
+        """Find a voice by id.
 
         Raises:
-            VoiceUnknown: there is none; the sentence names those that there are.
+            VoiceUnknown: the voice does not exist; the message lists the valid ones.
         """
         known = {voice.name for voice in self._voices.all()}
         own = _ALIASES.get(name, name) if name not in known else name
@@ -71,7 +71,7 @@ class VoiceNames:
         return voice
 
     def shipped(self) -> list[str]:
-        """The names of all voices but uploads: OpenAI's first."""
+        """Return the names of all voices except uploads, OpenAI's first."""
         known = [voice.name for voice in self._voices.all()]
         named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
         named += [name for name, other in _ALIASES.items() if other in named or name in known]
@@ -176,11 +176,11 @@ class VoiceRoutes(Dialect):
 
     @asynccontextmanager
     async def _form(self, request: Request, model: type[F], field: str) -> AsyncIterator[tuple[F, Path]]:
-        """A form with a recording, whose file exists until the ``with`` ends.
+        """Read a form with a recording, whose file is deleted at the end of the ``with``.
 
         Raises:
-            InvalidRequest: a field is missing or not valid.
-            UploadTooLarge: the recording is larger than `MAX_SAMPLE_BYTES`.
+            InvalidRequest: a field is missing or invalid.
+            UploadTooLarge: the recording exceeds `MAX_SAMPLE_BYTES`.
         """
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(
@@ -209,7 +209,7 @@ async def add_voice(
 
     Raises:
         NameTaken: another voice has the name.
-        RecordingRefused: the file is not a recording of an allowed kind.
+        RecordingRefused: the file is not a recording in an allowed format.
         InvalidRequest, StorageFull, StorageUnavailable: as `VoiceStore.add`.
     """
     name = name.strip()

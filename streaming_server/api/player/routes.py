@@ -12,7 +12,7 @@ from streaming_server.api.http import Dialect, parse_body
 from streaming_server.api.openai.voices import VoiceNames
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.player import schemas as operations
-from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, VoiceKind
+from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, PlayerWords, VoiceKind
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
@@ -37,6 +37,7 @@ class PlayerDialect(Dialect):
         return [
             ApiRoute("/player/voices", self.list_voices, TAG, operations.VOICES),
             ApiRoute("/player/speech", self.speech, TAG, operations.SPEECH, methods=["POST"]),
+            ApiRoute("/player/streams/{stream_id}/words", self.words, TAG, operations.WORDS),
         ]
 
     async def list_voices(self, request: Request) -> Response:
@@ -80,6 +81,22 @@ class PlayerDialect(Dialect):
             "Content-Disposition": f"attachment; filename=speech.{body.format}",
         }
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
+
+    async def words(self, request: Request) -> Response:
+        async with self.service.resume(request.path_params["stream_id"]) as stream:
+            passages = [*stream.passages]
+            is_complete = stream.buffer.ended
+        is_measured = bool(passages) and all(passage.precision == "engine" for passage in passages)
+        body: PlayerWords = {
+            "complete": is_complete,
+            "precision": "engine" if is_measured else "segment",
+            "words": [
+                {"text": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+                for passage in passages
+                for word in passage.words()
+            ],
+        }
+        return JSONResponse(body)
 
     async def _emotion(self, body: PlayerSpeechBody) -> Emotion | None:
         """

@@ -13,6 +13,7 @@ from streaming_server.api.operations import (
     STREAM_HEADERS,
     Answer,
     Operation,
+    Parameter,
     Tag,
     described,
 )
@@ -31,6 +32,7 @@ from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.opus import BITRATE_BPS, COMPLEXITY
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import Gender, Granularity
+from streaming_server.speech.timeline import Precision
 
 TAG = Tag(
     "Player", "The routes of the page at `/player`: voices by name, and one request with all that engines honour."
@@ -98,6 +100,27 @@ class PlayerVoices(TypedDict):
 
 
 _MEDIA_TYPES = [FORMATS[name].media_type for name in get_args(StreamFormat) if name != "pcm"]
+
+
+@described
+class PlayerWord(TypedDict):
+    text: str
+    """With its punctuation."""
+    start: float
+    """Seconds from the start of the audio."""
+    end: float
+
+
+@described
+class PlayerWords(TypedDict):
+    complete: bool
+    """False while the stream is being synthesised; more words may follow."""
+    precision: Precision
+    """`engine`: measured. `segment`: the words of a passage share its time by their lengths."""
+    words: list[PlayerWord]
+    """Empty for a dialogue."""
+
+
 VOICES = Operation(
     "List the voices",
     [
@@ -122,4 +145,10 @@ SPEECH = Operation(
     PlayerSpeechBody,
     parameters=[RESUMABLE],
     refusals=SPEECH_REFUSALS,
+)
+WORDS = Operation(
+    "Get the times of a stream's words",
+    [Answer("The words that have been synthesised.", PlayerWords)],
+    parameters=[Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")],
+    refusals=[404],
 )

@@ -1,0 +1,103 @@
+// The words as they are said: shown in place of the text while it plays, and saved as subtitles.
+
+import { json } from "./api.js";
+import { byId, element, recall, remember } from "./dom.js";
+
+const STORED = "player-read-along";
+// A subtitle has at most two lines.
+const MAX_CUE_CHARACTERS = 80;
+const MAX_CUE_S = 6;
+const SENTENCE_END = /[.!?…。！？][”"')\]]*$/;
+
+// The words of a stream that is complete: [{text, start, end}], empty where they are not known.
+export async function wordsOf(streamId) {
+  try {
+    return (await json(`player/streams/${streamId}/words`)).words;
+  } catch {
+    return [];
+  }
+}
+
+export class ReadAlong {
+  words = [];
+  #panel = byId("reading");
+  #toggle = byId("read-along");
+  #spans = [];
+  #current = null;
+  #on = recall(STORED) === true;
+
+  // `onSeek` gets the start of a word that is clicked.
+  constructor(onSeek) {
+    this.#toggle.addEventListener("click", () => {
+      this.#on = !this.#on;
+      remember(STORED, this.#on);
+      this.#show();
+    });
+    this.#panel.addEventListener("click", ({ target }) => {
+      const at = this.#spans.indexOf(target);
+      if (at >= 0) onSeek(this.words[at].start);
+    });
+    this.#show();
+  }
+
+  // Shows other words, or none.
+  set(words) {
+    this.words = words;
+    this.#current = null;
+    this.#spans = words.map(({ text }) => element("span", "", text));
+    // Where words touch, as in Chinese, no space is between them.
+    const gap = words.some(({ text }) => /[a-z]/i.test(text)) ? " " : "";
+    this.#panel.replaceChildren(...this.#spans.flatMap((span) => [span, gap]));
+    this.#show();
+  }
+
+  // Marks the word that is said at a second.
+  follow(second) {
+    if (this.#panel.hidden) return;
+    const after = this.words.findIndex(({ start }) => start > second);
+    const span = this.#spans[(after < 0 ? this.words.length : after) - 1] ?? null;
+    if (span === this.#current) return;
+    this.#current?.classList.remove("now");
+    span?.classList.add("now");
+    this.#current = span;
+    if (span) this.#panel.scrollTop = span.offsetTop - this.#panel.clientHeight / 2;
+  }
+
+  #show() {
+    const known = this.words.length > 0;
+    this.#toggle.disabled = !known;
+    this.#toggle.setAttribute("aria-pressed", String(this.#on));
+    this.#panel.hidden = !known || !this.#on;
+    for (const id of ["text", "dialogue"]) byId(id).classList.toggle("covered", !this.#panel.hidden);
+    byId("text").inert = !this.#panel.hidden;
+  }
+}
+
+// Subtitles of words as SubRip or WebVTT.
+export function subtitles(words, format) {
+  const blocks = cues(words).map(({ text, start, end }, i) => {
+    const times = [start, end].map((seconds) => stamp(seconds, format === "srt" ? "," : "."));
+    return `${format === "srt" ? `${i + 1}\n` : ""}${times.join(" --> ")}\n${text}\n`;
+  });
+  return (format === "vtt" ? "WEBVTT\n\n" : "") + blocks.join("\n");
+}
+
+// The words in groups that end with a sentence or before they become too long.
+function cues(words) {
+  const found = [];
+  let open = null;
+  for (const { text, start, end } of words) {
+    const gap = open && /[\p{L}\p{N},.;:!?]$/u.test(open.text) && !/\p{sc=Han}/u.test(open.text.slice(-1) + text[0]) ? " " : "";
+    const full = open && (open.text.length + text.length > MAX_CUE_CHARACTERS || end - open.start > MAX_CUE_S);
+    if (open && !full) Object.assign(open, { text: open.text + gap + text, end });
+    else found.push((open = { text, start, end }));
+    if (SENTENCE_END.test(text)) open = null;
+  }
+  return found;
+}
+
+function stamp(seconds, point) {
+  const all = Math.round(seconds * 1000);
+  const parts = [Math.floor(all / 3_600_000), Math.floor(all / 60_000) % 60, Math.floor(all / 1000) % 60];
+  return parts.map((part) => String(part).padStart(2, "0")).join(":") + point + String(all % 1000).padStart(3, "0");
+}
