@@ -20,6 +20,7 @@ from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.threads import Check, Waiting
+from streaming_server.engines.torch.codes import DecodedBatch
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 
@@ -100,14 +101,7 @@ class Narrator:
                     voice.conditioning, segments[start : start + batch], generation.max_mel_tokens, sampling,
                     generation.num_beams, generation.length_penalty, rngs[start : start + batch],
                 )  # fmt: skip
-                with closing(decoding):
-                    while True:
-                        try:
-                            waiting = next(decoding)
-                        except StopIteration as end:
-                            decoded: list[tuple[list[int], Tensor]] = end.value
-                            break
-                        yield vocoding.ready() if waiting is None else vocoding.ready_or_waiting()
+                decoded = yield from while_decoding(decoding, vocoding)
                 for index, (codes, latents) in enumerate(decoded, start):
                     spoken = without_long_silence(zip(codes, latents, strict=True))
                     kept = [latent for latent in spoken if isinstance(latent, Tensor)]
@@ -162,6 +156,20 @@ def slope(samples: Tensor, rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
     """Fade-in factors for the samples ``(n,)``: from 0 to 1 within ``FADE_S``, then 1."""
     rise = torch.arange(samples.numel(), device=samples.device) / (FADE_S * rate_hz)
     return rise.clamp(max=1.0)
+
+
+def while_decoding(
+    decoding: DecodedBatch, vocoding: Vocoding
+) -> Generator[FloatSamples | Waiting | None, None, list[tuple[list[int], Tensor]]]:
+    """Yield the audio of earlier segments while the next ones are decoded; return their codes and latents."""
+    with closing(decoding):
+        while True:
+            try:
+                waiting = next(decoding)
+            except StopIteration as end:
+                decoded: list[tuple[list[int], Tensor]] = end.value
+                return decoded
+            yield vocoding.ready() if waiting is None else vocoding.ready_or_waiting()
 
 
 def stacked(latents: Sequence[Tensor]) -> Tensor | None:
