@@ -64,6 +64,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
         ({"DATABASE_URL": "postgresql://localhost/a"}, "hibari,espeak,postgresql"),
         ({"DATABASE_URL": "sqlite:///a.db"}, "hibari,espeak"),
         ({"FILES_URL": "s3://bucket"}, "hibari,espeak,s3"),
+        ({"WYOMING_PORT": "10200", "MCP": "true"}, "hibari,espeak,wyoming,mcp"),
         (
             {"CELERY_BROKER_URL": "redis://a", "DATABASE_URL": "postgres://a/b", "FILES_URL": "s3://c"},
             "hibari,espeak,celery,postgresql,s3",

@@ -134,8 +134,8 @@ class WholeSpeechResponse(SpeechResponse):
     def __init__(
         self, service: SpeechService, request: SpeechRequest, headers: Mapping[str, str], send_timeout_s: float
     ) -> None:
-        whole = {**headers, "Content-Type": "audio/wav"}
-        super().__init__(service, request, PcmEncoder(), whole, send_timeout_s, keep=False)
+        wav_headers = {**headers, "Content-Type": "audio/wav"}
+        super().__init__(service, request, PcmEncoder(), wav_headers, send_timeout_s, keep=False)
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         try:
@@ -183,18 +183,18 @@ class ResumedResponse(StreamResponse):
         buffer, position = stream.buffer, self._position
         if position < buffer.first:
             raise StreamNotFound
-        whole = buffer.ended and buffer.error is None
+        is_complete = buffer.ended and buffer.error is None
         # For a running stream, only its end or a later byte shows whether the position exists.
         piece = await buffer.read(position)
-        if position > buffer.size or (self._by_range and whole and position == buffer.size):
+        if position > buffer.size or (self._by_range and is_complete and position == buffer.size):
             raise RangeNotSatisfiable(buffer.size)
         headers = {"Content-Type": stream.media_type, "X-Stream-Id": stream.id, "X-Stream-Offset": str(position)}
-        end = buffer.size if whole else None
-        if whole and self._by_range:
+        end = buffer.size if is_complete else None
+        if is_complete and self._by_range:
             end = min(buffer.size, buffer.size if self._last is None else self._last + 1)
             span = {"Content-Range": f"bytes {position}-{end - 1}/{buffer.size}", "Accept-Ranges": "bytes"}
             await connection.start(206, {**headers, **span, "Content-Length": str(end - position)})
-        elif whole:
+        elif is_complete:
             await connection.start(200, {**headers, "Content-Length": str(buffer.size - position)})
         else:
             await connection.start(200, headers)

@@ -22,7 +22,7 @@ MP3_BITRATE_BPS = range(32000, 160001)
 """Bit rates common to MPEG-1 and MPEG-2 layer III; a value between two of them is rounded to the nearest."""
 _MPEG_1_HZ, _MPEG_1_BITRATE_BPS = 32000, range(32000, 320001)
 AAC_BITRATE_BPS = range(16000, 128001)
-WEBM_MOST_BPS = 256000
+WEBM_MAX_BPS = 256000
 """The maximum of FFmpeg's Opus wrapper for one channel; libopus itself allows more."""
 _FALLBACK_HZ = 24000
 
@@ -188,7 +188,7 @@ class WebmOpusEncoder(ContainerEncoder):
     _rates_hz = opus.SAMPLE_RATES_HZ
 
     def __init__(self, bitrate_bps: int = 32000, complexity: int = 10) -> None:
-        """Above `WEBM_MOST_BPS`, that is what is used.
+        """Above `WEBM_MAX_BPS`, that is what is used.
 
         Raises:
             ValueError: a bitrate or complexity that libopus does not have.
@@ -196,7 +196,7 @@ class WebmOpusEncoder(ContainerEncoder):
         _check_bitrate(bitrate_bps, opus.BITRATE_BPS)
         if complexity not in opus.COMPLEXITY:
             raise ValueError(f"complexity {complexity} is outside 0-10")
-        super().__init__(min(bitrate_bps, WEBM_MOST_BPS), {"compression_level": str(complexity)})
+        super().__init__(min(bitrate_bps, WEBM_MAX_BPS), {"compression_level": str(complexity)})
 
 
 def _check_bitrate(bitrate_bps: int, valid: range) -> None:

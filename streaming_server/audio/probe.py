@@ -19,8 +19,8 @@ FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,m
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
 """Allowed difference from the declared length: lossy formats round to their frames."""
-_MOST_CHUNKS = 1000
-_MOST_CHANNELS = 8
+_MAX_CHUNKS = 1000
+_MAX_CHANNELS = 8
 _FLOAT_FORMATS = {"flt", "fltp", "dbl", "dblp"}
 """FFmpeg's names of the sample formats that can hold more than full scale, and what is not a number."""
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF}
@@ -64,7 +64,7 @@ def _missing_bytes(file: BinaryIO) -> int:
     """The number of sample bytes that a WAV file declares but lacks; FFmpeg ignores the difference."""
     size = file.seek(0, 2)
     position = 12
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if position + 8 > size:
             break
         file.seek(position)
@@ -86,8 +86,8 @@ def _decoded(container: InputContainer, longest_s: float) -> Recording:
     rate_hz = getattr(stream, "rate", 0)  # one that nothing here decodes has none
     if not rate_hz:
         raise RecordingRefused("the file is in a coding that cannot be decoded")
-    if stream.channels > _MOST_CHANNELS:
-        raise RecordingRefused(f"the recording has {stream.channels} channels; at most {_MOST_CHANNELS} are allowed")
+    if stream.channels > _MAX_CHANNELS:
+        raise RecordingRefused(f"the recording has {stream.channels} channels; at most {_MAX_CHANNELS} are allowed")
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordingRefused(f"the sample rate is {rate_hz} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are allowed")
     announced_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0

@@ -14,7 +14,7 @@ SPEED_MIN, SPEED_MAX = 0.25, 4.0
 _STAGE_MIN = 0.5
 """The filter's lowest tempo; for lower ones two filters are chained."""
 _TAIL_S = 0.2
-_LEAST_SAMPLES = 8
+_MIN_SAMPLES = 8
 """The filter fails for pieces so short that no sample is left at tempo 4.0."""
 
 
@@ -50,7 +50,7 @@ class TimeStretch:
             return samples
         self._taken += samples.size
         samples, self._short = np.concatenate([self._short, samples]), samples[:0]
-        if samples.size < _LEAST_SAMPLES:
+        if samples.size < _MIN_SAMPLES:
             self._short = samples
             return samples[:0]
         out = self._filter.push(samples)

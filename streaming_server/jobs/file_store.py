@@ -165,8 +165,8 @@ def _sync(folder: Path) -> None:
 def _copied(source: Path, target: Path) -> Path:
     """Copy a file to another file system."""
     try:
-        with source.open("rb") as whole, target.open("xb") as copy:
-            shutil.copyfileobj(whole, copy)
+        with source.open("rb") as original, target.open("xb") as copy:
+            shutil.copyfileobj(original, copy)
             copy.flush()
             os.fsync(copy.fileno())
     except BaseException:

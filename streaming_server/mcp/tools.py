@@ -164,7 +164,7 @@ class _Tools:
                             await file.write(piece)
                             position += len(piece)
                 if request is not None:
-                    record.audio_s = round(stream.stats.audio_s, 3)
+                    record.add(stream.stats)
             return stream.media_type, stream.stats.audio_s, await self._deliver(path, suffix, request)
         finally:
             self._storage.scratch.remove(path)

@@ -1,4 +1,4 @@
-"""The slot in which synthesis happens: first come, first served, live requests before jobs."""
+"""The slot of the engine: first come, first served, with live requests before jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streaming_server.errors import QueueFull, QueueTimeout
 from streaming_server.speech.priority_semaphore import PrioritySemaphore
 
 _DECAY = 0.8
-"""Weight of all earlier syntheses together against the latest one, in the measured speed."""
+"""Weight of all earlier syntheses relative to the latest one in the measured speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class SlotHolder:
     """A request that holds the slot."""
 
     text: str
-    """Empty where the slot does not show texts."""
+    """Empty if the slot does not show texts."""
     reference_audio_index: int | None
-    """None for a voice that is no file of the reference folder."""
+    """None if the voice is not a file of the reference folder."""
     start_time_s: float
     """UNIX time at which the slot was entered."""
 
@@ -84,7 +84,7 @@ class Slot:
             max_waiting: most live requests that may wait; with 0 a request enters only when the slot is free.
             timeout_s: their longest wait.
             live_first: a waiting live request enters before a waiting job; else both enter by arrival.
-            shows_text: whether ``status`` has the holder's text.
+            shows_text: whether ``status`` includes the text.
             capacity: the most holders at a time.
             has_room: whether one more request can be synthesised beside the given number without gaps in any.
         """
@@ -118,11 +118,11 @@ class Slot:
 
     @property
     def position_of_newcomer(self) -> int:
-        """The position of a live request that arrives now; 0 where it enters at once."""
+        """Position of a live request that arrives now; 0 if it enters immediately."""
         return 0 if self._semaphore.is_open else sum(ticket.priority == 0 for ticket in self._waiting) + 1
 
     def expected_wait_s(self, position: int) -> float:
-        """How long the request at a position probably waits: for the characters before it, at the measured speed."""
+        """Estimate the wait at a position from the number of characters before it and the measured speed."""
         if position == 0:
             return 0.0
         speed, now_s = self._speed.s_per_character, time.monotonic()
@@ -144,10 +144,10 @@ class Slot:
 
         Args:
             text: the text to synthesise.
-            reference_audio_index: the index of its voice.
-            request_id: identifies the request while it waits.
-            batch: a job, which waits without limits and counts towards none.
-            is_admitted: a later segment of a text that has held the slot before: a full queue does not refuse it.
+            reference_audio_index: index of the voice.
+            request_id: identifies the request in the queue.
+            batch: a job, to which the limits do not apply.
+            is_admitted: a later segment of a text that has held the slot before, which a full queue does not reject.
 
         Raises:
             QueueFull: the queue holds ``max_waiting`` live requests.
@@ -166,7 +166,7 @@ class Slot:
         self._notify()
         try:
             yield
-            self._speed.add(len(text), time.monotonic() - holding.entered_s)  # only of texts that were finished
+            self._speed.add(len(text), time.monotonic() - holding.entered_s)  # of completed texts only
         finally:
             self._holdings.remove(holding)
             self._semaphore.release()
@@ -190,10 +190,10 @@ class Slot:
 
 
 class _Speed:
-    """Seconds of synthesis per character, over recent texts by their length."""
+    """Seconds of synthesis per character of recent texts, weighted by length."""
 
     def __init__(self) -> None:
-        self._characters = 50.0  # an assumption that the first syntheses replace
+        self._characters = 50.0  # an assumption for the first syntheses
         self._seconds = 1.0
 
     @property
@@ -201,6 +201,6 @@ class _Speed:
         return self._seconds / self._characters
 
     def add(self, characters: int, seconds: float) -> None:
-        """Count a synthesis that was finished."""
+        """Count a completed synthesis."""
         self._characters = _DECAY * self._characters + characters
         self._seconds = _DECAY * self._seconds + seconds

@@ -1,6 +1,6 @@
-"""A stream of speech: a task for the synthesis, a task for the encoding, and the bytes to be read.
+"""A stream of speech: a synthesis task, an encoding task, and the encoded bytes.
 
-Neither task waits for the one after it, except at the bounds of `buffers`.
+No task waits for the next one, except at the limits of `buffers`.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ from streaming_server.text import pause_s
 log = logging.getLogger(__name__)
 
 _IDLE_FLUSH_S = 0.1
-"""After this long without output, bytes that the encoder holds back to save overhead are flushed."""
+"""Time without output after which buffered bytes of the encoder are flushed."""
 _UNENCODED_LIMIT_S = 600
-"""A synthesis further ahead of its encoder than this waits for it, and holds the slot meanwhile."""
+"""Maximum lead of a synthesis over its encoder; beyond it the synthesis waits and keeps the slot."""
 
 
 class StreamState(StrEnum):
     QUEUED = "queued"
     SYNTHESISING = "synthesising"
     AWAITING_TEXT = "awaiting_text"
-    """Without the slot, until the next words of an incremental text arrive."""
+    """Waits without the slot for the next segment of an incremental text."""
     DRAINING = "draining"
-    """The synthesis has ended; the reader has not everything yet."""
+    """The synthesis has ended and audio is still unsent."""
     KEPT = "kept"
-    """Without a reader, for one that may come back."""
+    """Without a reader, kept for resuming."""
 
 
 @dataclass(slots=True)
@@ -63,21 +63,21 @@ class SpeechStats:
     """The statistics of one stream; seconds since its text, or its first segment, unless stated otherwise."""
 
     position: int = 0
-    """Position in the queue at arrival; 0 where the slot was free."""
+    """Position in the queue at arrival; 0 if the slot was free."""
     characters: int = 0
-    """Length of the text; of an incremental one, of the segments that have reached the slot."""
+    """Length of the text; for an incremental text, of the segments synthesised so far."""
     wait_s: float | None = None
-    """Until the slot was entered."""
+    """Wait for the slot."""
     first_audio_s: float | None = None
-    """Until the first encoded audio."""
+    """Time to the first encoded audio."""
     synthesis_s: float = 0.0
-    """How long the slot was held."""
+    """Time for which the slot was held."""
     audio_s: float = 0.0
     """Duration of the audio synthesised so far."""
     underruns: int = 0
-    """How often a client that plays while it receives had nothing left to play, as `PlaybackClock` counts."""
+    """Number of underruns as counted by `PlaybackClock`."""
     underrun_s: float = 0.0
-    """How long all of them lasted."""
+    """Total duration of the underruns."""
 
 
 class SpeechStream:
@@ -101,18 +101,18 @@ class SpeechStream:
     ) -> None:
         """
         Args:
-            request: the text, its voice and options.
-            encoder: a new one.
-            engine: synthesises it.
+            request: the request.
+            encoder: a new encoder.
+            engine: the engine.
             slot: entered for the synthesis.
             encoders: runs the encoder.
-            buffer: where the bytes go.
-            grace_s: how long the synthesis continues without a reader; 0 ends it at once.
+            buffer: receives the encoded bytes.
+            grace_s: time for which the synthesis continues without a reader.
             batch: as for `Slot.enter`.
-            max_characters: longest incremental text.
+            max_characters: maximum length of an incremental text.
             is_admitted: as for `Slot.enter`, from the first segment on.
-            on_device_failure: called with the error that ends this synthesis where no other one can succeed either.
-            tempo: how much faster than the engine's the encoder makes the speech.
+            on_device_failure: called with the error if the engine's device has failed.
+            tempo: factor of the speaking rate that the encoder applies.
         """
         self.request = request
         self._encoder = encoder
@@ -128,7 +128,7 @@ class SpeechStream:
         self._playback = PlaybackClock()
         self._put_samples = 0
         self._pause_s = 0.0
-        """To be put before the next segment."""
+        """Pause before the next segment."""
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -138,7 +138,7 @@ class SpeechStream:
         self._readers = 0
         self._is_read = asyncio.Event()
         self.is_announced = False
-        """Whether a client knows the id: without it no reader can resume the stream."""
+        """Whether a client knows the id, without which the stream cannot be resumed."""
         self.id = secrets.token_urlsafe(16)
         self.media_type = encoder.media_type
         self.buffer = buffer
@@ -166,12 +166,12 @@ class SpeechStream:
 
     @property
     def held_bytes(self) -> int:
-        """What it holds in memory, encoded or not."""
+        """Bytes in memory, encoded or not."""
         return self.buffer.held_bytes + self._samples.held_bytes
 
     @property
     def is_read(self) -> bool:
-        """Whether a reader is there."""
+        """Whether the stream has a reader."""
         return self._readers > 0
 
     @property
@@ -189,7 +189,7 @@ class SpeechStream:
             self._patience.cancel()
 
     async def detach(self) -> None:
-        """Remove a reader. After the last one the synthesis ends; what was not encoded waits for another reader."""
+        """Remove a reader. After the last one the synthesis ends; unencoded samples wait for another reader."""
         self._readers -= 1
         if self._readers:
             return
@@ -200,14 +200,14 @@ class SpeechStream:
             await _cancelled(self._synthesis)
 
     def abort(self, error: SpeechServerError) -> None:
-        """End a synthesis that runs or waits; the reader gets the error after what is encoded already."""
+        """End the synthesis; the reader gets the error after the audio encoded so far."""
         if not self._synthesis.done():
             self.buffer.end(error)
             self._synthesis.cancel()
             self._encoding.cancel()
 
     async def aclose(self) -> None:
-        """Stop both tasks; returns when the slot is free."""
+        """Stop both tasks and return when the slot is free."""
         if self._patience:
             self._patience.cancel()
         await _cancelled(self._synthesis)
@@ -245,7 +245,7 @@ class SpeechStream:
             self._spoken_s = time.monotonic()
 
     async def _synthesise_part(self, request: SpeechRequest) -> None:
-        """Hold the slot for a whole text, or for one segment of it."""
+        """Hold the slot for a complete text or a segment."""
         stats, is_first = self.stats, self.stats.wait_s is None
         if self.request.pieces is not None:
             stats.characters += len(request.text)
@@ -277,11 +277,11 @@ class SpeechStream:
                             await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
                             begin = self._put_samples
                         if not np.isfinite(chunk.samples).all():
-                            raise EngineFailed("the speech engine made samples that are not numbers")
+                            raise EngineFailed("the speech engine returned samples that are not finite")
                         stats.synthesis_s = earlier_s + time.monotonic() - entered_s
                         await self._put(chunk.samples)
                         if stats.first_audio_s is None:
-                            # The encoder goes first, and then the reader, even if the engine has more at once.
+                            # the encoder and the reader run first, even if the engine has more audio available
                             await asyncio.sleep(0)
                             await asyncio.sleep(0)
             finally:
@@ -311,7 +311,7 @@ class SpeechStream:
         try:
             while not ended:
                 await self._is_read.wait()
-                # 25 ms give one packet, whatever a resampler holds back; larger shares later need fewer threads.
+                # 25 ms give one packet in spite of a resampler's delay; larger shares later save thread switches
                 share = min(max(encoded, rate_hz // 40), rate_hz // 2)
                 samples = await self._samples.take(share, sent_s + _IDLE_FLUSH_S - time.monotonic())
                 if samples is None or isinstance(samples, Passage):
@@ -319,7 +319,7 @@ class SpeechStream:
                     sent_s = time.monotonic()
                 elif samples.size:
                     push = partial(encoder.push, samples)
-                    # One packet takes less time than the way to a thread and back.
+                    # encoding one packet takes less time than a thread switch
                     piece = await self._encoders.run(encoded, push) if encoded else push()
                     encoded += samples.size
                 else:
@@ -333,7 +333,7 @@ class SpeechStream:
                     self.buffer.push(piece)
                     if self.stats.first_audio_s is None:
                         self.stats.first_audio_s = sent_s - self._text_s
-                        await asyncio.sleep(0)  # the reader sends it before the next share takes the interpreter
+                        await asyncio.sleep(0)  # lets the reader send before the next share takes the GIL
                 if isinstance(samples, Passage):
                     self.buffer.push_passage(samples)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The voices that can be asked for: reference recordings, the engine's presets, and uploads by their id or name."""
+"""The available voices: reference recordings, the engine's presets, and uploads by id or name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
 
 
 class VoiceLibrary:
-    """The reference folder as it was last listed, and the presets of the engine.
+    """The reference folder as last listed, the presets of the engine, and uploads.
 
-    An index keeps its meaning between two listings, so that a client which has seen a list and asks for one of it
-    gets that file or hears that it is gone, and never another.
+    An index refers to the last listing: a client gets the listed file or an error, but never another file.
     """
 
     def __init__(
@@ -31,11 +30,11 @@ class VoiceLibrary:
     ) -> None:
         """
         Args:
-            folder: of the recordings.
-            find_upload: returns an uploaded recording as a voice, by its id or name; it may block its thread.
-            list_uploads: returns the uploads that have a name, under that name; it may block its thread.
+            folder: folder of the recordings.
+            find_upload: returns an uploaded recording as a voice, by its id or name; may block.
+            list_uploads: returns the uploads that have a name, under that name; may block.
             presets: voices of the engine.
-            blends: a blend of presets is a voice too.
+            blends: whether blends of presets are voices.
         """
         self._folder = folder
         self._details = VoiceDetails(folder)
@@ -47,7 +46,7 @@ class VoiceLibrary:
         self.list()
 
     def list(self) -> list[Voice]:
-        """The recordings, sorted by file name, as the folder is now; empty where there is no folder."""
+        """List the recordings of the folder by file name; empty if there is no folder."""
         try:
             names = sorted(path.name for path in self._folder.iterdir() if _is_recording(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -57,31 +56,31 @@ class VoiceLibrary:
         return self._voices
 
     def all(self) -> Sequence[Voice]:
-        """The recordings, and behind them the presets; of one name the first."""
+        """Return the recordings and the presets; of equal names only the first."""
         found: dict[str, Voice] = {}
         for voice in (*self.list(), *self._presets):
             found.setdefault(voice.name, voice)
         return [*found.values()]
 
     async def uploaded(self) -> Sequence[Voice]:
-        """The named uploads, the oldest first."""
+        """Return the named uploads, oldest first."""
         return await asyncio.to_thread(self._list_uploads)
 
     @property
     def default(self) -> Voice:
-        """The first recording, or the first preset where there is none.
+        """The first recording, or the first preset if there is none.
 
         Raises:
-            VoiceIndexOutOfRange: there is no voice at all.
+            VoiceIndexOutOfRange: there are no voices.
         """
         return next(iter(self.all()), None) or self.get(0)
 
     def get(self, index: int) -> Voice:
-        """The voice at an index.
+        """Return the voice at an index.
 
         Raises:
-            VoiceIndexOutOfRange: there is none, not even since the last listing.
-            VoiceFileMissing: its file is gone.
+            VoiceIndexOutOfRange: the index does not exist.
+            VoiceFileMissing: its file does not exist any more.
         """
         if not 0 <= index < len(self._voices) and not 0 <= index < len(self.list()):
             raise VoiceIndexOutOfRange(index, len(self._voices))

@@ -32,7 +32,6 @@ from streaming_server.errors import (
 )
 from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
-from streaming_server.speech.stream import SpeechStats
 from streaming_server.wyoming.events import MalformedEvent, read_event, write_event
 from streaming_server.wyoming.info import info
 
@@ -307,7 +306,8 @@ class Connection:
                         self._touch()
             finally:
                 stream.buffer.on_abort.discard(abort)
-                _summarise(stream.stats, record)
+                record.characters = stream.stats.characters
+                record.add(stream.stats)
         if not record.sent_bytes:
             raise BlankText
         return True
@@ -340,12 +340,3 @@ async def _pieces(queue: asyncio.Queue[str | SpeechServerError | None]) -> Async
         if isinstance(piece, SpeechServerError):
             raise piece
         yield piece
-
-
-def _summarise(stats: SpeechStats, record: RequestRecord) -> None:
-    """Add a stream's statistics to its record."""
-    record.characters = stats.characters
-    record.wait_s = stats.wait_s and round(stats.wait_s, 4)
-    record.first_audio_s = stats.first_audio_s and round(stats.first_audio_s, 4)
-    record.audio_s = round(stats.audio_s, 3)
-    record.real_time_factor = round(stats.synthesis_s / stats.audio_s, 5) if stats.audio_s else None

@@ -14,15 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from streaming_server.engines.torch import decoding
+from streaming_server.engines.torch.codes import CodeWriter
 from streaming_server.engines.torch.decoding import MAX_UNTAKEN, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.model_engine import keeps_deadlines
 from streaming_server.engines.torch.rows import Row
 from streaming_server.engines.torch.sampling import RANKED, Sampling, Warp
+from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
 from tests.support.graphs import EmulatedGraphs, substitute
 
 ROWS = 3
+RATE_HZ = 24_000
 MAX_CODES = 24
 SAMPLINGS = [
     Sampling(),
@@ -84,7 +88,7 @@ def decoder(request: pytest.FixtureRequest, short_spans: None) -> Iterator[Decod
     """One decoder for all examples: what a prompt leaves behind must not reach the next one."""
     with pytest.MonkeyPatch.context() as patch:
         substitute(patch, request.param)
-        made = Decoder(gpt(), ROWS, 100, MAX_CODES)
+        made = Decoder(gpt(), ROWS, len(prompt(4)) + MAX_CODES, MAX_CODES)  # just enough for the longest request
         made.record(longest=50)
         yield made
 
@@ -127,7 +131,7 @@ class Client:
         torch.testing.assert_close(found, latents[: len(self.codes)], atol=1e-4, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(REQUESTS, st.integers(0, 3)), min_size=1, max_size=7))
 def test_each_request_decodes_what_it_decodes_alone(decoder: Decoder, arrivals: list[tuple[Request, int]]) -> None:
     """Other rows join and leave after any number of steps."""
@@ -158,17 +162,16 @@ def test_a_row_pauses_while_nobody_takes_its_codes(decoder: Decoder) -> None:
 
 
 def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decoder) -> None:
-    client = Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))
+    """Nor what it left in the cache the next prompt of its row, a shorter one."""
+    clients = [Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))]
     broken = decoder.join(torch.full_like(prompt(4), torch.nan), 9, Sampling())
     decoder.step()
     assert not broken.finite.wait()
     decoder.leave(broken)
-    step = 0
-    while not client.look(step):
-        decoder.step()
-        step += 1
-    later = Client(decoder, Request(1, 0, 2, MAX_CODES, MAX_CODES, 1))
-    while not later.look(0):
+    clients.append(Client(decoder, Request(1, 0, 2, MAX_CODES, MAX_CODES, 1)))
+    assert clients[-1].row.index == broken.index
+    while clients:
+        clients = [client for client in clients if not client.look(0)]
         decoder.step()
 
 
@@ -186,3 +189,15 @@ def test_ranking_a_few_logits_draws_what_ranking_all_draws() -> None:
         assert torch.equal(warp.draw(logits, seen, noise, RANKED), warp.draw(logits, seen, noise))
     assert not Sampling(top_k=0).ranks_few
     assert not Sampling(top_k=RANKED + 1).ranks_few
+
+
+def test_a_stream_is_admitted_if_decoding_and_vocoding_keep_up() -> None:
+    writer, thread = CodeWriter(gpt(), 6), VocoderThread(torch.device("cpu"), RATE_HZ)
+    assert keeps_deadlines(writer, thread, 8, code_s=0.04)  # nothing is measured yet
+    writer.step_s |= {1: 0.010, 2: 0.012}
+    assert [keeps_deadlines(writer, thread, streams, code_s=0.04) for streams in (1, 2, 5, 7)] == [True] * 3 + [False]
+    writer.step_s[2] = 0.5  # a busy moment: one row says that two take at most 0.02 s
+    assert keeps_deadlines(writer, thread, 3, code_s=0.04)
+    thread._busy_s, thread._audio_s = 0.4, 1.0
+    assert [keeps_deadlines(writer, thread, streams, code_s=0.04) for streams in (2, 3)] == [True, False]
+    thread.close()

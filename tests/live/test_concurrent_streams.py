@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,19 +34,19 @@ BODIES = [
 ]
 
 
-@pytest.fixture(params=["1.5", "2.0"])
-def server(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[LiveServer]:  # fmt: skip
+@pytest.fixture(params=["1.5", "2.0"], scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("model") / "m"
     engine: ModelEngine
     if request.param == "1.5":
-        engine = IndexTTSEngine(model_dir=tiny.make_checkpoint(tmp_path / "m"), device="cpu")
+        engine = IndexTTSEngine(model_dir=tiny.make_checkpoint(folder), device="cpu")
     else:
-        options = IndexTTS2Options(model_dir=tiny2.make_checkpoint(tmp_path / "m", "2.0"), steps=2, device="cpu")
+        options = IndexTTS2Options(model_dir=tiny2.make_checkpoint(folder, "2.0"), steps=2, device="cpu")
         engine = IndexTTS2Engine(options)
-    monkeypatch.setattr(ModelEngine, "has_room", lambda *_: True)  # on a busy machine there may be none
-    with running(engine, max_concurrent=CAPACITY) as live:
-        yield live
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelEngine, "has_room", lambda *_: True)  # on a busy machine there may be none
+        with running(engine, max_concurrent=CAPACITY) as live:
+            yield live
 
 
 def steps_wait_for(condition: Callable[[Decoder], bool], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,13 +49,21 @@ class FakeEngine:
     warming: list[Step] = field(default_factory=list)
     max_mel_tokens: int | None = 800
     capabilities: frozenset[Capability] = EMOTIONS_OF_ALL_KINDS
+    max_concurrency: int = 1
     requests: list[SpeechRequest] = field(default_factory=list)
     running: int = 0
     closed: bool = False
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("fake", "1.0.0", RATE_HZ, max_mel_tokens=self.max_mel_tokens, capabilities=self.capabilities)
+        return EngineInfo(
+            "fake",
+            "1.0.0",
+            RATE_HZ,
+            max_mel_tokens=self.max_mel_tokens,
+            capabilities=self.capabilities,
+            max_concurrency=self.max_concurrency,
+        )
 
     async def warm(self) -> None:
         for step in self.warming:

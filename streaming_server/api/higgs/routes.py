@@ -177,13 +177,13 @@ class HiggsDialect(Dialect):
         )
 
     def _generation(self, body: GenerateBody) -> Generation:
-        most = body.max_new_tokens if "max_new_tokens" in body.model_fields_set else self.settings.max_new_tokens
+        max_codes = body.max_new_tokens if "max_new_tokens" in body.model_fields_set else self.settings.max_new_tokens
         return Generation(
             do_sample=body.temperature > 0,
             top_p=body.top_p,
             top_k=body.top_k or 0,
             temperature=body.temperature,
-            max_mel_tokens=most,
+            max_mel_tokens=max_codes,
             seed=body.seed,
             ras_window=max(body.ras_win_len, 0),
             ras_repeats=body.ras_win_max_num_repeat,

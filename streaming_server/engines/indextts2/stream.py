@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import Generation
-from streaming_server.engines.indextts.stream import Audio, generators, sampling_of, slope
+from streaming_server.engines.indextts.stream import Audio, generators, sampling_of, slope, while_decoding
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.reading import Segment
@@ -100,14 +100,7 @@ class Narrator:
         with self.thread.session() as vocoding:
             for start in range(0, len(segments), batch):
                 decoding = self._decode(delivery, segments[start : start + batch], rngs[start : start + batch])
-                with closing(decoding):
-                    while True:
-                        try:
-                            waiting = next(decoding)
-                        except StopIteration as end:
-                            decoded: list[tuple[list[int], Tensor]] = end.value
-                            break
-                        yield vocoding.ready() if waiting is None else vocoding.ready_or_waiting()
+                decoded = yield from while_decoding(decoding, vocoding)
                 for index, (codes, latents) in enumerate(decoded, start):
                     row = torch.tensor(codes)
                     sounds = row < self._runtime.sounds

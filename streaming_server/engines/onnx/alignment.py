@@ -42,6 +42,6 @@ def spans_of_words(sentence: str, count: int, convert: Callable[[str], str]) -> 
 
 def _spread(counts: Sequence[int], total: int) -> list[int]:
     """Scale counts so that they sum up to ``total``."""
-    whole = sum(counts) or 1
-    ends = [round(end * total / whole) for end in accumulate(counts)]
+    sum_of_counts = sum(counts) or 1
+    ends = [round(end * total / sum_of_counts) for end in accumulate(counts)]
     return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]

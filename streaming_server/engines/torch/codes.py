@@ -86,13 +86,13 @@ class CodeWriter:
             decoder.leave(row)
 
     def expected_step_s(self, rows: int) -> float:
-        """Seconds of a step with this number of rows, at most: measured, or in proportion to fewer rows; 0 if unknown.
+        """Seconds of a step with this number of rows, at most; 0 before any was measured. May be called on any thread.
 
-        May be called on any thread.
+        A step with more rows takes at most proportionally longer. The best of these bounds counts, so that a time that
+        was measured in a busy moment does not keep that number of rows from being tried again.
         """
         measured = self.step_s.copy()
-        known = max((count for count in measured if count <= rows), default=0)
-        return measured[known] * rows / known if known else 0.0
+        return min((seconds * rows / count for count, seconds in measured.items() if count <= rows), default=0.0)
 
     def step(self) -> bool:
         """Decode the next code of every prompt that joined; return whether there was any."""

@@ -358,10 +358,9 @@ class Decoder:
                     self._retire(row)
 
     def _retire(self, row: Row) -> None:
-        """Draw no more codes for a row. What its place in the batch computes from now on is written to slot 0."""
+        """Draw no more codes for a row. Its slot stays: what it computes from now on goes behind its last input."""
         if not row.is_retired:
             row.is_retired = True
-            self._slot[row.index].zero_()
             self._drawn[row.index].fill_(False)
             self._unfed = [other for other in self._unfed if other is not row]
 
