@@ -2,9 +2,9 @@
 
 For each sentence, in turn and in one process: the engine's stream (its first audio, and the whole) and the package's
 own call; then the word error rate of both over the sentences. The int8 weights and the voices are those of the tests.
-Needs ``pip install kokoro-onnx``, which the project does not use.
+Needs ``pip install kokoro-onnx``, which the project does not use, unless with ``--only-engine``.
 
-Usage: python -m benchmarks.kokoro [--sentences N] [--voice NAME] [--only-speed]
+Usage: python -m benchmarks.kokoro [--sentences N] [--voice NAME] [--only-speed] [--only-engine]
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from kokoro_onnx import Kokoro
 
 from benchmarks.common import percentile, table
 from benchmarks.default_voice import SENTENCES
@@ -58,16 +58,16 @@ async def by_engine(engine: KokoroEngine, text: str, voice: str) -> Spoken:
     return Spoken(np.concatenate(pieces), first_s, time.perf_counter() - began_s)
 
 
-def by_package(package: Kokoro, english: EnglishPhonemes, text: str, voice: str) -> Spoken:
+def by_package(package: Any, english: EnglishPhonemes, text: str, voice: str) -> Spoken:
     began_s = time.perf_counter()
     samples, _ = package.create(english(text), voice, is_phonemes=True)
     whole_s = time.perf_counter() - began_s
     return Spoken(np.asarray(samples, np.float32), whole_s, whole_s)
 
 
-def report(engine: Sequence[Spoken], package: Sequence[Spoken], texts: Sequence[str], *, only_speed: bool) -> None:
+def report(by_name: Mapping[str, Sequence[Spoken]], texts: Sequence[str], *, only_speed: bool) -> None:
     rows = []
-    for name, spoken in (("this server's engine", engine), ("kokoro-onnx", package)):
+    for name, spoken in by_name.items():
         compute_s, audio_s = sum(one.whole_s for one in spoken), sum(one.audio_s for one in spoken)
         long = [one.first_s / one.whole_s for one in spoken if one.audio_s > LONG_S]
         said = [(one.samples, text) for one, text in zip(spoken, texts, strict=True)]
@@ -96,23 +96,31 @@ def report(engine: Sequence[Spoken], package: Sequence[Spoken], texts: Sequence[
     table(head, rows)
 
 
-async def measure(folder: Path, texts: Sequence[str], voice: str, *, only_speed: bool) -> None:
-    voices = find_voices(folder)
+def package_over(folder: Path) -> Any:
+    """kokoro-onnx on the folder's model and voices, which it wants in one file."""
+    from kokoro_onnx import Kokoro
+
     archive = folder / "voices-v1.0.bin"
+    rows = {name: np.fromfile(path, np.float32).reshape(510, 1, 256) for name, path in find_voices(folder).items()}
     with archive.open("wb") as content:
-        rows = {name: np.fromfile(path, np.float32).reshape(510, 1, 256) for name, path in voices.items()}
         np.savez(content, **rows)  # type: ignore[arg-type]
+    return Kokoro(str(find_models(folder)["int8"]), str(archive))
+
+
+async def measure(
+    folder: Path, texts: Sequence[str], voice: str, *, only_engine: bool
+) -> Mapping[str, Sequence[Spoken]]:
+    package, english = None if only_engine else package_over(folder), EnglishPhonemes()
     engine = KokoroEngine(model_dir=folder)
     await engine.warm()
-    package, english = Kokoro(str(find_models(folder)["int8"]), str(archive)), EnglishPhonemes()
-    ours, theirs = [], []
-    for number, text in enumerate((texts[0], *texts)):
-        own, other = await by_engine(engine, text, voice), by_package(package, english, text, voice)
-        if number:
-            ours.append(own)
-            theirs.append(other)
+    found: dict[str, list[Spoken]] = {"this server's engine": []} | ({} if only_engine else {"kokoro-onnx": []})
+    for text in (texts[0], *texts):
+        spoken = [await by_engine(engine, text, voice)]
+        spoken += [by_package(package, english, text, voice)] if package else []
+        for one, several in zip(spoken, found.values(), strict=True):
+            several.append(one)
     await engine.aclose()
-    report(ours, theirs, texts, only_speed=only_speed)
+    return {name: several[1:] for name, several in found.items()}  # without the first, which warms up
 
 
 def main() -> None:
@@ -120,11 +128,13 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     parser.add_argument("--voice", default="af_heart")
     parser.add_argument("--only-speed", action="store_true")
+    parser.add_argument("--only-engine", action="store_true")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         made = make_folder(Path(folder) / "kokoro")
         texts = SENTENCES[: options.sentences]
-        asyncio.run(measure(made, texts, options.voice, only_speed=options.only_speed))
+        spoken = asyncio.run(measure(made, texts, options.voice, only_engine=options.only_engine))
+    report(spoken, texts, only_speed=options.only_speed)
 
 
 if __name__ == "__main__":

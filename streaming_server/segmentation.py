@@ -11,6 +11,7 @@ MAX_SENTENCE_CHARACTERS = 300
 
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n\s*""")
 _LAST_END = re.compile(r"""[.!?…]+["'”’)\]]*$|[。！？][”’」』）]*$""")
+_CERTAIN_END = re.compile(r"""(?:[!?…]|(?:^|[\s"'“‘(\[-])[^\W\d_]{4,}\.)["'”’)\]]*\s$""")
 _ABBREVIATIONS = frozenset(
     """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
     ave blvd rd apt dept univ approx est vs vol fig ch pp cf no nos e.g i.e viz
@@ -41,6 +42,11 @@ def is_sentence(text: str) -> bool:
     end = _LAST_END.search(text)
     is_long = " " in text or (len(text) > 1 and not text.isascii())
     return end is not None and is_long and _ends_sentence(text, end)
+
+
+def is_certain_end(text: str) -> bool:
+    """Whether a text ends a sentence whatever follows: by a word that no abbreviation looks like, and a space."""
+    return bool(_CERTAIN_END.search(text))
 
 
 def needs_space(before: str, after: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from streaming_server.downloads import MODELS
+from streaming_server.engines.kokoro.folder import find_models, find_voices
 
 BIG = bytes(range(256)) * (24 << 12)
 """24 MiB: the client saves what it has received every 10 MB."""
@@ -260,3 +261,21 @@ def test_pocket_comes_language_by_language_from_pinned_commits(hub: Hub, tmp_pat
     assert pinned <= hub.revisions
     unknown = run(hub, "pocket", "--dir", str(tmp_path), "--variant", "klingon")
     assert "--variant klingon: this model has no such variant; it has english, french" in unknown.stderr
+
+
+def test_kokoro_comes_in_the_precision_asked_for(hub: Hub, tmp_path: Path) -> None:
+    (repository,) = {part.repository for part in MODELS["kokoro"].parts_of(None)}
+    models = {f"onnx/{name}.onnx": name.encode() for name in ("model", "model_fp16", "model_quantized", "model_q4")}
+    voices = {f"voices/{name}.bin": name.encode() for name in ("af_heart", "zf_xiaoxiao")}
+    hub.repositories[repository] = models | voices | {"README.md": b"not part of it"}
+    done = run(hub, "kokoro", "--dir", str(tmp_path), "--variant", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert below(tmp_path) == {*voices, "onnx/model_fp16.onnx"}
+    hub.files.clear()
+    assert run(hub, "kokoro", "--dir", str(tmp_path)).returncode == 0
+    assert below(tmp_path) == {*voices, "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"}
+    assert not [file for file in hub.files if "voices" in file], "a voice was downloaded twice"
+    assert find_models(tmp_path).keys() == {"fp16", "int8"}
+    assert find_voices(tmp_path).keys() == {"af_heart", "zf_xiaoxiao"}
+    unknown = run(hub, "kokoro", "--dir", str(tmp_path), "--variant", "int3")
+    assert "--variant int3: this model has no such variant; it has int8, fp16, fp32" in unknown.stderr

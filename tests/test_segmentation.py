@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_server.segmentation import MAX_SENTENCE_CHARACTERS, Cut, Segmenter, sentences
+from streaming_server.segmentation import (
+    MAX_SENTENCE_CHARACTERS,
+    Cut,
+    Segmenter,
+    is_certain_end,
+    is_sentence,
+    needs_space,
+    sentences,
+)
 
 TOKENS = [*"abXY01 .!?…,;:—\n\"'()。，你", "Dr.", "e.g.", "3.14", "word ", "word. ", "No. "]
 TEXTS = st.lists(st.sampled_from(TOKENS), max_size=60).map("".join)
@@ -124,3 +132,52 @@ def test_the_work_grows_with_the_text_alone() -> None:
         pending.append(segmenter.pending_characters)
     assert max(pending) <= MAX_SENTENCE_CHARACTERS + len("word ")
     assert any(later < earlier for earlier, later in pairwise(pending))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It was quiet. ", True),
+        ("Really? ", True),
+        ("Yes! ", True),
+        ("He said \u201cenough.\u201d ", True),
+        ("It was quiet.", False),  # a token may follow
+        ("I met Dr. ", False),
+        ("at 5 p.m. ", False),
+        ("It cost 3. ", False),
+        ("see fig. ", False),
+        ("www.example.", False),
+        ("a word ", False),
+    ],
+)
+def test_an_end_is_certain_whatever_follows(text: str, expected: bool) -> None:
+    assert is_certain_end(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello there.", True),
+        ("Yes.", False),
+        ("\u4f60\u597d\u3002", True),
+        ("I met Dr.", False),
+        (" It is 3.", True),
+        ("a b", False),
+    ],
+)
+def test_a_piece_of_several_words_may_be_a_sentence(text: str, expected: bool) -> None:
+    assert is_sentence(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("Hello.", "Yes.", True),
+        ("3.", "14", False),
+        ("example.", "com", False),
+        ("Hello. ", "Yes", False),
+        ("a", "B", False),
+    ],
+)
+def test_sentences_that_touch_need_a_space(before: str, after: str, expected: bool) -> None:
+    assert needs_space(before, after) is expected

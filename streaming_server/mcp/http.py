@@ -81,9 +81,13 @@ class McpDialect(Dialect):
         """
         assert request is not None
         name = f"{uuid.uuid4().hex}.{suffix}"
-        await self._storage.request_threads.run(self._storage.files.put, f"{AUDIO}/{name}", path)
+        await self._storage.request_threads.run(self._put, f"{AUDIO}/{name}", path)
         RequestRecord.of(request.scope).outcome = "complete"
         return f"{str(request.base_url).rstrip('/')}/mcp/audio/{name}"
+
+    def _put(self, key: str, path: Path) -> None:
+        with self._storage.files.staged(key, path) as put:
+            put()
 
 
 class _Endpoint:

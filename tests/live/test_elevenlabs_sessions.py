@@ -199,7 +199,7 @@ def test_a_sixth_context_ends_the_session(server: LiveServer) -> None:
 @pytest.mark.parametrize("how", ["text", "closed twice"])
 def test_close_context_interrupts_and_frees_the_slot(how: str) -> None:
     gate = Gate()
-    with running(FakeEngine(lambda _: [tone(0.1), gate])) as live, Client(live) as client:
+    with running(FakeEngine(lambda _: [tone(0.02), gate])) as live, Client(live) as client:  # audio in one message
         client.send(text="A long story. And", context_id="a")
         assert client.next()["audio"]
         if how == "closed twice":

@@ -48,8 +48,10 @@ def test_voices_are_listed_with_what_is_known_of_them(tmp_path: Path) -> None:
             "kind": "recording",
             "index": 0,
             "available": True,
+            "sample_url": "/download_reference_audio/0",
         }
         assert listed()[0] == described
+        assert live.get(listed()[0]["sample_url"]).content == (tmp_path / "b.wav").read_bytes()
         (tmp_path / "gone.wav").unlink()
         assert [voice["name"] for voice in listed()] == ["b", "voice_01"]
         table.write_text('[b]\ntitle = "Beatrice"\n')

@@ -26,12 +26,33 @@ _TOKEN = re.compile(r"\d+|[a-z]+")
 
 def transcript(samples: FloatSamples, rate_hz: int) -> str:
     """What is heard in mono samples, shape ``(n,)``."""
-    resampler = Resampler(rate_hz, _RATE_HZ)
-    heard = to_float32(np.concatenate([resampler.push(to_int16(samples)), resampler.finish()]))
     segments, _ = _model().transcribe(
-        heard, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False, without_timestamps=True
+        _resampled(samples, rate_hz),
+        language="en",
+        beam_size=1,
+        temperature=0.0,
+        condition_on_previous_text=False,
+        without_timestamps=True,
     )
     return " ".join(segment.text.strip() for segment in segments)
+
+
+def timed_words(samples: FloatSamples, rate_hz: int) -> list[tuple[str, float]]:
+    """The words that are heard, as `words` writes them, and when each begins, in seconds."""
+    segments, _ = _model().transcribe(
+        _resampled(samples, rate_hz),
+        language="en",
+        beam_size=1,
+        temperature=0.0,
+        condition_on_previous_text=False,
+        word_timestamps=True,
+    )
+    return [
+        (written, float(word.start))
+        for segment in segments
+        for word in segment.words or ()
+        for written in words(word.word)[:1]
+    ]
 
 
 def words(text: str) -> list[str]:
@@ -111,6 +132,11 @@ def word_error_rate(recordings: Iterable[tuple[FloatSamples, str]], rate_hz: int
     """Over several recordings, each with what was said in it; 0-1, more where words are added."""
     counted = [errors(transcript(samples, rate_hz), spoken) for samples, spoken in recordings]
     return sum(wrong for wrong, _ in counted) / sum(count for _, count in counted)
+
+
+def _resampled(samples: FloatSamples, rate_hz: int) -> FloatSamples:
+    resampler = Resampler(rate_hz, _RATE_HZ)
+    return to_float32(np.concatenate([resampler.push(to_int16(samples)), resampler.finish()]))
 
 
 @cache

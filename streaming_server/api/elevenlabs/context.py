@@ -16,13 +16,15 @@ from streaming_server.api.requests import RequestBuilder
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.domain import TextPieces, TextSignal, Voice
 from streaming_server.errors import ForbiddenCharacter, SpeechServerError, TextTooLong
-from streaming_server.segmentation import is_sentence, needs_space
+from streaming_server.segmentation import is_certain_end, is_sentence, needs_space
 from streaming_server.speech.stream import SpeechStats, SpeechStream, StreamState
 from streaming_server.speech.timeline import Passage
 from streaming_server.text import forbidden_character
 
 END_OF_TURN_S = 0.1
 """A ``close_context`` so soon after a flush ends the turn; later, after a flush with text, it interrupts it."""
+
+_TAIL_CHARACTERS = 40
 
 
 class Context:
@@ -59,6 +61,7 @@ class Context:
         self._pieces: asyncio.Queue[str | TextSignal | None] = asyncio.Queue()
         self._characters = 0
         self._last: str | TextSignal = ""
+        self._tail = ""
         self._flushed_s: float | None = None
         """When the newest text was flushed; None where text came after the last flush."""
         self._is_bare_flush = False
@@ -92,7 +95,9 @@ class Context:
         self._put(text)
         if text.strip():
             self._flushed_s = None
-        if is_sentence(text):  # a client that sends sentences sends no space behind
+        self._tail = (self._tail + text)[-_TAIL_CHARACTERS:]
+        # A client that sends sentences sends no space behind; one that sends words sends one behind each.
+        if is_sentence(text) or is_certain_end(self._tail):
             self._put(TextSignal.FLUSH)
 
     def flush(self, *, has_text: bool) -> None:

@@ -44,10 +44,11 @@ class PlayerDialect(Dialect):
         voices = self.voices.all()
         presets = [voice for voice in voices if voice.is_preset]
         if presets and Capability.VOICE_CLONING not in self.service.engine.info.capabilities:
-            listed = [_listed(voice, "preset") for voice in presets]
+            kinds: list[tuple[Voice, VoiceKind]] = [(voice, "preset") for voice in presets]
         else:
-            listed = [_listed(voice, "upload") for voice in await self.voices.uploaded()]
-            listed += [_listed(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+            kinds = [(voice, "upload") for voice in await self.voices.uploaded()]
+            kinds += [(voice, "preset" if voice.is_preset else "recording") for voice in voices]
+        listed = [_listed(voice, kind, request.scope.get("root_path", "")) for voice, kind in kinds]
         body: PlayerVoices = {"voices": listed}
         return JSONResponse(body)
 
@@ -112,7 +113,9 @@ class PlayerDialect(Dialect):
         return await self.requests.emotion(fields, given[0] if given else None, VoiceNames(self.voices).find)
 
 
-def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
+def _listed(voice: Voice, kind: VoiceKind, root_path: str) -> PlayerVoice:
+    available = kind != "recording" or voice.path.is_file()
+    has_file = available and kind == "recording"
     return {
         "name": voice.name,
         "title": voice.title or voice.name,
@@ -120,5 +123,6 @@ def _listed(voice: Voice, kind: VoiceKind) -> PlayerVoice:
         "gender": voice.gender,
         "kind": kind,
         "index": voice.index,
-        "available": kind != "recording" or voice.path.is_file(),
+        "available": available,
+        "sample_url": f"{root_path}/download_reference_audio/{voice.index}" if has_file else None,
     }

@@ -93,6 +93,8 @@ class PlayerVoice(TypedDict):
     """The index of `GET /reference_audios`; null for a voice that is no file of the reference folder."""
     available: bool
     """False if the file is gone."""
+    sample_url: str | None
+    """The path of the recording on this server; null for a voice without one in the reference folder."""
 
 
 class PlayerVoices(TypedDict):
