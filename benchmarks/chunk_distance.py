@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 
-from streaming_server.engines.indextts2.calibration import Utterance, mel_of, rms_difference
+from streaming_server.engines.indextts2.calibration import mel_of, rms_difference
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
+from streaming_server.engines.torch.calibration import Utterance
 from tests.engines.indextts2 import acoustic_parity
 
 STEPS = 25

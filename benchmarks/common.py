@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -29,6 +30,17 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mi
 class Server:
     port: int
     pid: int
+    log: list[str]
+    """What it has logged after its address, one JSON object a line."""
+
+    def logged(self, message: str) -> dict[str, object]:
+        """The first record with a message; empty where none is logged within some seconds."""
+        for _ in range(100):
+            records = (json.loads(line) for line in list(self.log) if line.startswith("{"))
+            if found := next((record for record in records if record["message"] == message), None):
+                return dict(found)
+            time.sleep(0.05)
+        return {}
 
 
 @contextmanager
@@ -50,15 +62,16 @@ def running_server(*command: str, **environment: str) -> Iterator[Server]:
                 break
         else:
             raise RuntimeError("the server did not start")
-        # An unread pipe would block the server.
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        log: list[str] = []
+        drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
+        drain.start()
         while asyncio.run(status_of(port, "/health")) != 200:
             time.sleep(0.02)
-        yield Server(port, process.pid)
+        yield Server(port, process.pid, log)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-    drain.wait(5)
+    drain.join(5)
 
 
 @asynccontextmanager

@@ -17,13 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.indextts import bandwidth, memory_mb, seconds_of
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ, Acoustics
-from streaming_server.engines.indextts2.calibration import Utterance, cost, decoded
+from streaming_server.engines.indextts2.calibration import cost
 from streaming_server.engines.indextts2.checkpoint import build
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Reference, Slots
 from streaming_server.engines.indextts2.gpt import Gpt20
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import record
+from streaming_server.engines.torch.calibration import Utterance, decoded
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
 from tests.engines.indextts2 import published, tiny

@@ -21,6 +21,7 @@ from streaming_server.components import create_service, create_storage, create_w
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
+from streaming_server.engines.base import Calibrating
 from streaming_server.environment import InvalidSetting, meaning
 from streaming_server.errors import (
     DeviceFailed,
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate",
         parents=[model],
         allow_abbrev=False,
-        help="measure the streaming modes of IndexTTS 2 and recommend one",
+        help="measure the streaming modes of IndexTTS and recommend settings",
     )
     calibrate.add_argument("--text", default=CALIBRATION_TEXT, help="text to synthesise, a sentence of several seconds")
     calibrate.add_argument(
@@ -354,31 +355,17 @@ def _calibrate(settings: Settings, options: argparse.Namespace) -> int:
 async def _calibrate_modes(settings: Settings, voice: Voice, text: str) -> None:
     engine = registry.create_engine(settings.engine, settings.engine_options)
     try:
-        if engine.info.model_type != "IndexTTS2":
-            raise EngineUnavailable("calibrate requires IndexTTS 2.0 or 2.5; set --model-dir to its folder")
-        from streaming_server.engines.indextts2.calibration import MAX_DISTANCE, MAX_REAL_TIME_FACTOR, Mode
-        from streaming_server.engines.indextts2.engine import IndexTTS2Engine
-
-        assert isinstance(engine, IndexTTS2Engine)
-
-        def report(mode: Mode) -> None:
-            cost = mode.cost
-            numbers = f"{mode.distance:9.3f} {cost.first_audio_s * 1e3:16.0f} {cost.real_time_factor:17.3f}"
-            print(f"{mode.name:22} {mode.steps:5} {numbers}", flush=True)
-
+        if not isinstance(engine, Calibrating):
+            raise EngineUnavailable("calibrate requires an IndexTTS model; set --model-dir to its folder")
         await engine.warm()
-        print(f"{'mode':22} {'steps':>5} {'distance*':>9} {'first audio, ms':>16} {'real-time factor':>17}", flush=True)
-        best = await engine.calibrate(voice.path, text, report)
-        stream = f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={best.pace.look_ahead}"
-        is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
-        slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
-        print(
-            "\n* distance of the mel from the exact one, relative to the distance between two exact ones with different"
-            f" noise; up to {MAX_DISTANCE} is acceptable. Compare the audio by ear before use.{slow}\n\n"
-            f"{stream if best.pace.chunks else 'INDEXTTS2_STREAM=segment'} INDEXTTS2_STEPS={best.steps}"
-        )
+        advice = await engine.calibrate(voice.path, text, _print_now)
+        print(f"\n{advice}")
     finally:
         await engine.aclose()
+
+
+def _print_now(line: str) -> None:
+    print(line, flush=True)
 
 
 def _download(settings: Settings, options: argparse.Namespace) -> int:

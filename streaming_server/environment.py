@@ -77,7 +77,7 @@ def meaning(item: FieldInfo) -> str:
 def choices_of(item: FieldInfo) -> list[str]:
     """Return the valid words of a setting."""
     return [
-        value
+        str(value)
         for kind, _ in _kinds(item.annotation, item.metadata)
         if get_origin(kind) is Literal
         for value in get_args(kind)

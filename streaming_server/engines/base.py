@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
@@ -92,6 +93,25 @@ class Preparing(Protocol):
     """An engine with work that needs no device and runs before the slot is entered, such as hashing recordings."""
 
     async def prepare(self, request: SpeechRequest) -> None: ...
+
+
+@runtime_checkable
+class Calibrating(Protocol):
+    """An engine whose settings trade accuracy for latency."""
+
+    async def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
+        """Measure what the settings cost in a voice, and return which to choose.
+
+        Args:
+            recording: The recording of the voice.
+            text: The text; its first segment is synthesised.
+            report: Called with each line of a table, on another thread.
+
+        Raises:
+            EngineNotReady: ``warm`` has not completed.
+            InvalidRequest: the text is too short.
+            VoiceUnreadable: the recording cannot be decoded.
+        """
 
 
 @runtime_checkable

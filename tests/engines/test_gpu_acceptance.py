@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+PHASES = ("of it load", "of it record", "of it synthesis")
+
 
 @pytest.mark.slow
 def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
@@ -21,6 +23,10 @@ def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
     assert [value for value in results.values() if str(value).startswith("failed")] == []
     assert (results["1.5 parity in fp32"], results["2.0 parity in fp32"]) == ("8 of 8", "13 of 13")
     assert results["1.5 recorded codes equal eager ones"] == "yes"
+    start_s, *phases_s = (results[f"1.5 {name}, look-ahead 4, s"] for name in ("start to ready", *PHASES))
+    assert phases_s[0] > 0
+    assert phases_s[2] > 0
+    assert sum(phases_s) < start_s
     assert {
         "1.5 decoding, recorded, codes/s",
         "1.5 first audio over HTTP, look-ahead 4, p50 ms",

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from streaming_server.engines.indextts import checkpoint
 from streaming_server.engines.indextts.stream import window_sizes
@@ -277,8 +278,32 @@ def record_decoding(gpt: CodeGpt) -> None:
     }
 
 
+@pytest.fixture
+def attention_kernels(monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, ...]]:
+    """Which of the flash, efficient, cuDNN and math kernels each attention of the flow may use."""
+    allowed: set[tuple[bool, ...]] = set()
+    cuda: Any = torch.backends.cuda
+    attend: Callable[..., Tensor] = functional.scaled_dot_product_attention
+
+    def noted(*arguments: Any) -> Tensor:
+        allowed.add(
+            (
+                cuda.flash_sdp_enabled(),
+                cuda.mem_efficient_sdp_enabled(),
+                cuda.cudnn_sdp_enabled(),
+                cuda.math_sdp_enabled(),
+            )
+        )
+        return attend(*arguments)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
+    return allowed
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.5"])
-def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(version: str, request: pytest.FixtureRequest) -> None:
+def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(
+    version: str, request: pytest.FixtureRequest, attention_kernels: set[tuple[bool, ...]]
+) -> None:
     config = published.config(version)
     states: dict[str, Any] = {name: meta(shapes) for name, shapes in published.shapes(version).items()}
     rows = sum(config["emo_num"])
@@ -292,6 +317,8 @@ def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(version: str, request: pyte
     acoustics.flow.record(430, 370)
     acoustics.windows.record(222)
     assert FakeCudaGraphs.recorded.keys() > {(430, 370), 222}
+    # Only kernels that take a mask, so that recorded and eager steps use the same.
+    assert attention_kernels == {(False, True, False, True)}
 
 
 @pytest.mark.parametrize(

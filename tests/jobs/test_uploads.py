@@ -316,7 +316,7 @@ def test_one_that_kills_each_process_that_examines_it_is_refused(folder: Path, t
     for _ in range(2):
         assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     refused = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert "RecordingRefused: 2 processes died while they examined this file" in refused.stderr
+    assert "RecordingRefused: 2 processes died while examining this file" in refused.stderr
     with opened_storage(folder, url, max_attempts=2) as storage:
         upload, _ = received(storage, content)
         assert storage.uploads.get(upload.id) is not None, "others are accepted"

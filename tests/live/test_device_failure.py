@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from streaming_server import server as server_module
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Batching, Engine
 from streaming_server.engines.indextts import engine as engine15
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts2 import engine as engine2
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
+from streaming_server.engines.torch import model_engine
 from streaming_server.engines.torch.vocoder import Windows
 from streaming_server.errors import DeviceFailed
 from tests.engines.indextts import tiny
@@ -83,20 +85,26 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
 
 @pytest.fixture(params=["1.5", "2.0"])
-def server(request: pytest.FixtureRequest, faulty: Faults, tmp_path: Path) -> Iterator[LiveServer]:
+def server(
+    request: pytest.FixtureRequest, faulty: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LiveServer]:
+    monkeypatch.setattr(model_engine, "MAX_LOAD", math.inf)  # a busy machine admits as many requests as an idle one
     engine: Engine
     if request.param == "1.5":
         engine = engine15.IndexTTSEngine(model_dir=tiny.make_checkpoint(tmp_path / "m"), device="cpu")
     else:
         options = IndexTTS2Options(model_dir=tiny2.make_checkpoint(tmp_path / "m", "2.0"), steps=2, device="cpu")
         engine = engine2.IndexTTS2Engine(options)
-    with running(engine) as live:
+    with running(engine, max_concurrent=4) as live:
         yield live
 
 
 def test_a_request_without_enough_memory_ends_alone(server: LiveServer, faulty: Faults) -> None:
     expected = server.post(PCM, BODY).content
     assert faulty.analysed == 1
+    engine = server.service.engine
+    assert isinstance(engine, Batching)
+    assert engine.has_room(2)
     for place, error in (("decoding", NO_MEMORY), ("vocoding", NO_MEMORY), ("decoding", NO_WORKSPACE)):
         setattr(faulty, place, error)
         answer = server.post(PCM, BODY)
@@ -106,8 +114,9 @@ def test_a_request_without_enough_memory_ends_alone(server: LiveServer, faulty: 
         setattr(faulty, place, None)
         assert server.get("/health").status_code == 200
         assert server.post(PCM, BODY).content == expected
-    # The analyses were given up for each of them.
+    # Each of them cleared the analyses and halved the number of requests at a time, down to one.
     assert faulty.analysed == 4
+    assert not engine.has_room(1)
     assert server.post(PCM, BODY).content == expected
     assert faulty.analysed == 4
 

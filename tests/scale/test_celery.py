@@ -25,7 +25,7 @@ from tests.support.brokers import Broker, RabbitMQ, Redis, Service
 from tests.support.children import end, spawn
 from tests.support.fleet import CLI, Fleet, fleet, speech
 from tests.support.process import ROOT
-from tests.support.scripted import killed_at, takes, until
+from tests.support.scripted import BREAKS_THE_DEVICE, SCRIPTED, killed_at, takes, until
 from tests.support.server import eventually
 
 SPEECH, HEALTH = "indextts.generate_speech", "indextts.health_check"
@@ -340,3 +340,12 @@ def count_finishes(many: Fleet) -> None:
 def finishes(many: Fleet) -> list[str]:
     with sqlite3.connect(many.data_dir / "server.db") as database:
         return [job for (job,) in database.execute("SELECT job FROM finishes")]
+
+
+def test_a_worker_whose_device_fails_ends_and_leaves_its_task_to_the_next(redis: Redis) -> None:
+    with fleet(redis, **SCRIPTED) as many:
+        [worker] = many.start(1, CLI)
+        accepted = many.submit(BREAKS_THE_DEVICE, "out/broken.wav")
+        assert worker.process.wait(90) == 75
+        assert "worker ends" in worker.log()
+        assert many.rows("state, attempts") == [("pending", 1)], accepted

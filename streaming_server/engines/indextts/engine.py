@@ -12,17 +12,18 @@ import torch
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
 from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.indextts.calibration import calibrate
 from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.stream import Audio, Narrator, window_sizes
+from streaming_server.engines.indextts.stream import CHUNKS, Audio, Narrator, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, keeps_deadlines, run_alone
+from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.engines.torch.options import Device, Precision
-from streaming_server.errors import EngineUnavailable
+from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class IndexTTSEngine(ModelEngine):
         precision: None selects fp16 on CUDA and fp32 elsewhere.
         look_ahead: Codes required after a chunk of a token stream before it is vocoded; fewer reduce the latency, and
             ``exact`` gives the same audio as vocoding all codes at once.
+        first_chunk: Codes of the first chunk of a token stream.
         voice_cache_size: Number of voice analyses to cache.
 
     Raises:
@@ -49,12 +51,13 @@ class IndexTTSEngine(ModelEngine):
 
     def __init__(
         self, *, model_dir: Path, device: Device = "auto", precision: Precision | None = None,
-        look_ahead: LookAhead = "exact", voice_cache_size: int = 64,
+        look_ahead: LookAhead = "exact", first_chunk: int = CHUNKS[0], voice_cache_size: int = 64,
     ) -> None:  # fmt: skip
         super().__init__(device, precision)
         if look_ahead != "exact" and look_ahead < 1:
             raise EngineUnavailable(f"the look-ahead must be `exact` or at least 1 code, not {look_ahead}")
         self._look_ahead = look_ahead
+        self._first_chunk = first_chunk
         self._voice_cache_size = voice_cache_size
         self._checkpoint = Checkpoint.open(model_dir)
         self._frontend = self._checkpoint.frontend()
@@ -85,12 +88,29 @@ class IndexTTSEngine(ModelEngine):
             ),
         )
 
-    def _load(self) -> Loaded:
-        runtime = self._checkpoint.load(self._device, self._dtype)
+    async def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
+        """Measure all look-aheads, as `engines.base.Calibrating` has it.
+
+        Raises:
+            EngineNotReady: ``warm`` has not completed.
+            InvalidRequest: the text is too short.
+            VoiceUnreadable: the recording cannot be decoded.
+        """
+        loaded = self._loaded
+        if not isinstance(loaded, Loaded):
+            raise EngineNotReady
+        return await self._owner.call(loaded.calibrate, recording, text, report)
+
+    def _load(self, times: StartTimes) -> Loaded:
+        with times.phase("load"):
+            runtime = self._checkpoint.load(self._device, self._dtype)
         voices = VoiceCache(runtime, self._voice_cache_size, partial(decode_native, limit_s=MAX_S), self._digests)
-        loaded = Loaded(self._checkpoint.version, runtime, self._frontend, self._look_ahead, voices, self._owner.wake)
+        loaded = Loaded(
+            self._checkpoint.version, runtime, self._frontend, self._look_ahead, self._first_chunk, voices,
+            self._owner.wake,
+        )  # fmt: skip
         runtime.writer.open(self._rows)
-        loaded.warm()
+        loaded.warm(times)
         return loaded
 
 
@@ -98,14 +118,15 @@ class Loaded:
     """The loaded model; used by the owner thread only."""
 
     def __init__(
-        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, voices: VoiceCache,
-        wake: Callable[[], None],
+        self, version: str, runtime: Runtime, frontend: Frontend, look_ahead: LookAhead, first_chunk: int,
+        voices: VoiceCache, wake: Callable[[], None],
     ) -> None:  # fmt: skip
         self._version = version
         self._runtime = runtime
         self._frontend = frontend
         self._look_ahead = look_ahead
-        self._narrator = Narrator(runtime, look_ahead, wake)
+        self._first_chunk = first_chunk
+        self._narrator = Narrator(runtime, look_ahead, first_chunk, wake)
         self._voices = voices
 
     def speak(self, request: SpeechRequest, check: Check) -> Audio:
@@ -122,18 +143,24 @@ class Loaded:
         else:
             yield from self._narrator.speak_by_token(voice, segments, generation)
 
-    def warm(self) -> None:
+    def warm(self, times: StartTimes) -> None:
         """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""
         reach = self._runtime.vocoder.shape.reach
-        look_ahead = self._runtime.look_ahead_codes(self._look_ahead)
+        windows = window_sizes(reach, self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
         if self._runtime.device.type == "cuda":
-            self._runtime.record(window_sizes(reach, look_ahead), WHOLE_CODES)
+            with times.phase("record"):
+                self._runtime.record(windows, WHOLE_CODES)
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))
-        generation = Generation(max_mel_tokens=min(window_sizes(reach, look_ahead)), seed=0)
+        generation = Generation(max_mel_tokens=min(windows), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
-        run_alone(self._narrator.speak_by_token(voice, segments, generation), self.step)
+        with times.phase("synthesis"):
+            run_alone(self._narrator.speak_by_token(voice, segments, generation), self.step)
+
+    def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
+        segment, *_ = self._frontend.segments(text, self._runtime.gpt.shape.max_text)
+        return calibrate(self._runtime, self._voices.get(recording), segment, report)
 
     def step(self) -> bool:
         return self._runtime.writer.step()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from streaming_server.engines.base import Engine, EngineSpec
-from streaming_server.engines.torch.options import LookAhead, ModelDir, TorchOptions
+from streaming_server.engines.torch.options import LookAhead, ModelDir, TorchOptions, whole_number
 
 _VERSION = re.compile(r"^version: *['\"]?(\d)", re.MULTILINE)
 
@@ -18,6 +20,15 @@ class IndexTTSOptions(TorchOptions):
 
     model_dir: ModelDir = Path("checkpoints")
     look_ahead: LookAhead = "exact"
+    first_chunk: Annotated[
+        Literal[1, 2, 4, 8, 16, 32],
+        BeforeValidator(whole_number),
+        Field(
+            validation_alias="FIRST_CHUNK",
+            description="Size of the first chunk of token streaming, in codes of 43 ms: `1`, `2`, `4`, `8`, `16` or "
+            "`32`; the next ones double, up to 32",
+        ),
+    ] = 4
 
 
 def major_version(folder: Path) -> str | None:
@@ -50,6 +61,7 @@ def create(options: IndexTTSOptions) -> Engine:
         device=options.device,
         precision=options.chosen_precision,
         look_ahead=options.look_ahead,
+        first_chunk=options.first_chunk,
         voice_cache_size=options.voice_cache,
     )
 

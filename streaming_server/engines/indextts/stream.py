@@ -52,23 +52,26 @@ class Narrator:
     Args:
         runtime: The models. While its rows are open, several requests may be synthesised at the same time.
         look_ahead: Codes required after a chunk before it is vocoded.
+        first_chunk: Codes of the first chunk.
         wake: As for `VocoderThread`.
     """
 
     def __init__(
-        self, runtime: Runtime, look_ahead: LookAhead = "exact", wake: Callable[[], None] | None = None
-    ) -> None:
+        self, runtime: Runtime, look_ahead: LookAhead = "exact", first_chunk: int = CHUNKS[0],
+        wake: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._look_ahead = look_ahead
+        self._first_chunk = first_chunk
         self.thread = VocoderThread(runtime.device, SAMPLE_RATE_HZ, wake)
 
     def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
-        """Yield audio in chunks during decoding with one beam; the first chunk needs ``4 + look_ahead`` codes."""
+        """Yield audio in chunks during decoding with one beam; the first needs its size and the look-ahead in codes."""
         sampling = sampling_of(generation)
         with self.thread.session() as vocoding:
             for index, generator in enumerate(generators(self._runtime.device, generation, len(segments))):
                 audio = self._segment(vocoding, voice, index, len(segments))
-                sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead))
+                sizes = chunk_sizes(self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
                 size = next(sizes)
                 latents: list[Tensor] = []
                 joined = self._runtime.join(
@@ -173,19 +176,24 @@ def stacked(latents: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(latents)) if latents else None
 
 
-def chunk_sizes(look_ahead: int) -> Iterator[int]:
+def chunks_from(first: int) -> list[int]:
+    """Sizes of the chunks, each twice the one before, up to the last of ``CHUNKS``."""
+    return [first, *(first << doubled for doubled in range(1, 6) if first << doubled <= CHUNKS[-1])]
+
+
+def chunk_sizes(look_ahead: int, first_chunk: int = CHUNKS[0]) -> Iterator[int]:
     """Number of codes before each push; the first includes the look-ahead."""
-    first, *growing = CHUNKS
+    first, *growing = chunks_from(first_chunk)
     return chain([first + look_ahead], growing, repeat(CHUNKS[-1]))
 
 
-def window_sizes(reach: int, look_ahead: int) -> list[int]:
+def window_sizes(reach: int, look_ahead: int, first_chunk: int = CHUNKS[0]) -> list[int]:
     """Lengths of the windows in which the chunks of a long segment are vocoded; graphs are recorded for these."""
     sizes, behind = [], 0
-    for chunk in (*CHUNKS, CHUNKS[-1]):
+    for chunk in (*chunks_from(first_chunk), CHUNKS[-1]):
         sizes.append(min(behind, reach) + chunk + look_ahead)
         behind += chunk
-    return sizes
+    return sorted(set(sizes))
 
 
 def without_long_silence(pairs: Iterable[tuple[int, Tensor] | Waiting]) -> Iterator[Tensor | Waiting | None]:

@@ -6,52 +6,39 @@ from the exact one, relative to the distance between two exact mels with differe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ, Acoustics
-from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelStream, Pace
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, SIZES, MelStream, Pace, chunk_pace
 from streaming_server.engines.indextts2.flow import Reference
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import Synthesis, record
 from streaming_server.engines.indextts2.voices import AnalysedVoice
+from streaming_server.engines.torch.calibration import (
+    COST_HEADING,
+    MAX_CODES,
+    MAX_REAL_TIME_FACTOR,
+    Cost,
+    Utterance,
+    decoded,
+    streamed,
+)
 from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
 STEPS = (25, 12, 8)
+FIRST_CHUNKS = tuple(size for size in SIZES if size != CHUNK.chunks[0])
+"""Sizes beside the default one, with its look-ahead."""
 MAX_DISTANCE = 0.25
 """Maximum relative distance of a recommended mode. In a small trained model, a look-ahead of 16 frames gave 0.21 and
 one of 8 frames 0.26."""
-MAX_REAL_TIME_FACTOR = 0.8
-"""Maximum real-time factor of a recommended mode, so that a stream does not stall."""
-MAX_CODES = 600
 
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """The codes of one utterance and the times at which they were decoded."""
-
-    codes: Tensor
-    latents: Tensor
-    times_s: Sequence[float]
-    """Time from the start of the decoding to each code."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Latency and speed of a mode."""
-
-    first_audio_s: float
-    """Time from the start of the decoding to the first samples."""
-    codes_s: float
-    """The part of ``first_audio_s`` spent on decoding."""
-    real_time_factor: float
-    """Measured with decoding and synthesis in sequence; a server runs them concurrently."""
+HEADING = f"{'mode':37} {'steps':>5} {'distance*':>9} {COST_HEADING}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +53,48 @@ class Mode:
 
     @property
     def name(self) -> str:
-        return f"chunk, look-ahead {self.pace.look_ahead}" if self.pace.chunks else "segment"
+        if not self.pace.chunks:
+            return "segment"
+        return f"chunk, look-ahead {self.pace.look_ahead}, first chunk {self.pace.chunks[0]}"
+
+    @property
+    def row(self) -> str:
+        return f"{self.name:37} {self.steps:5} {self.distance:9.3f} {self.cost.columns}"
+
+    @property
+    def settings(self) -> str:
+        """The variables that choose it."""
+        if not self.pace.chunks:
+            return f"INDEXTTS2_STREAM=segment INDEXTTS2_STEPS={self.steps}"
+        return (
+            f"INDEXTTS2_STREAM=chunk INDEXTTS2_LOOK_AHEAD={self.pace.look_ahead}"
+            f" INDEXTTS2_FIRST_CHUNK={self.pace.chunks[0]} INDEXTTS2_STEPS={self.steps}"
+        )
 
 
-def calibrate(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int = 0) -> Iterator[Mode]:
+def calibrate(
+    runtime: Runtime, voice: AnalysedVoice, segment: Segment, report: Callable[[str], None], seed: int = 0
+) -> str:
+    """Report a table row by row, and return what to make of it.
+
+    Raises:
+        InvalidRequest: the segment is too short to be split into chunks.
+    """
+    report(HEADING)
+    modes = []
+    for mode in measured(runtime, voice, segment, seed):
+        report(mode.row)
+        modes.append(mode)
+    best = recommended(modes)
+    is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
+    slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
+    return (
+        "* distance of the mel from the exact one, relative to the distance between two exact ones with different"
+        f" noise; up to {MAX_DISTANCE} is acceptable. Compare the audio by ear before use.{slow}\n\n{best.settings}"
+    )
+
+
+def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int) -> Iterator[Mode]:
     """Measure all modes and yield each one; the exact mode, by segment with the most steps, is the first.
 
     Raises:
@@ -81,8 +106,12 @@ def calibrate(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: in
     )
     utterance = decoded(pairs)
     acoustics = runtime.acoustics
-    paces = [SEGMENT, *(replace(CHUNK, look_ahead=frames) for frames in LOOK_AHEADS)]
-    if len(utterance.codes) <= next(paces[-1].code_counts(acoustics)):
+    paces = [
+        SEGMENT,
+        *(chunk_pace(look_ahead=frames) for frames in LOOK_AHEADS),
+        *(chunk_pace(first) for first in FIRST_CHUNKS),
+    ]
+    if len(utterance.codes) <= max(next(pace.code_counts(acoustics)) for pace in paces if pace.chunks):
         raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
     exact, other = (
         mel_of(acoustics, voice.full_reference, utterance, SEGMENT, STEPS[0], noise) for noise in (seed, seed + 1)
@@ -113,41 +142,15 @@ def recommended(modes: Sequence[Mode]) -> Mode:
     return min(near, key=lambda mode: mode.cost.real_time_factor)
 
 
-def decoded(pairs: Iterator[tuple[int, Tensor]]) -> Utterance:
-    codes, latents, times = [], [], []
-    begun = time.perf_counter()
-    for code, latent in pairs:
-        codes.append(code)
-        latents.append(latent)
-        times.append(time.perf_counter() - begun)
-    return Utterance(torch.tensor(codes), torch.stack(latents) if latents else torch.empty(0, 0), times)
-
-
 def cost(acoustics: Acoustics, stream: MelStream, pace: Pace, utterance: Utterance) -> Cost:
     """Measure the synthesis of an utterance, given the times at which its codes were decoded."""
     speech = Synthesis(acoustics, stream)
-    count = len(utterance.codes)
-    known = list(up_to(pace.code_counts(acoustics), count))
-    begun, samples, busy_s, first_s = 0, 0, 0.0, 0.0
-    for end in [*known, None]:
-        push: Callable[..., Tensor] = speech.finish if end is None else speech.push
-        started = time.perf_counter()
-        piece = push(utterance.codes[begun:end], utterance.latents[begun:end])
-        if acoustics.device.type == "cuda":
-            torch.cuda.synchronize(acoustics.device)
-        busy_s += time.perf_counter() - started
-        first_s = first_s or busy_s
-        samples += len(piece)
-        begun = end or begun
-    codes_s = utterance.times_s[(known[0] if known else count) - 1]
-    return Cost(codes_s + first_s, codes_s, (utterance.times_s[-1] + busy_s) * SAMPLE_RATE_HZ / samples)
 
+    def piece(begun: int, end: int | None) -> Tensor:
+        push = speech.finish if end is None else speech.push
+        return push(utterance.codes[begun:end], utterance.latents[begun:end])
 
-def up_to(counts: Iterator[int], maximum: int) -> Iterator[int]:
-    for count in counts:
-        if count > maximum:
-            return
-        yield count
+    return streamed(utterance, pace.code_counts(acoustics), piece, SAMPLE_RATE_HZ)[0]
 
 
 def mel_of(

@@ -78,8 +78,16 @@ class Pace:
 SEGMENT = Pace(())
 """One solve per segment, exact."""
 
-CHUNK = Pace((34, 69, 138))
-"""Chunks of 0.4, 0.8 and then 1.6 s: low latency at first, then fewer solves."""
+SIZES = (17, 34, 69, 138)
+"""Frames of a chunk: 0.2, 0.4, 0.8 and 1.6 s. Small ones first give low latency, large ones later need fewer solves."""
+
+
+def chunk_pace(first: int = 34, look_ahead: int = 16) -> Pace:
+    """Chunks that double from ``first``, one of ``SIZES``, up to the largest."""
+    return Pace(SIZES[SIZES.index(first) :], look_ahead)
+
+
+CHUNK = chunk_pace()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.checkpoint import CONFIG
 from streaming_server.engines.indextts.stream import Audio
-from streaming_server.engines.indextts2.calibration import Mode, calibrate, recommended
-from streaming_server.engines.indextts2.chunks import CHUNK, Pace
+from streaming_server.engines.indextts2.calibration import calibrate
+from streaming_server.engines.indextts2.chunks import Pace, chunk_pace
 from streaming_server.engines.indextts2.description import Describer, describer
 from streaming_server.engines.indextts2.emotion import capped, weakened
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
@@ -33,7 +33,7 @@ from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
-from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, keeps_deadlines, run_alone
+from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.errors import EngineNotReady, EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -98,13 +98,8 @@ class IndexTTS2Engine(ModelEngine):
             emotion_text_by="words" if checkpoint.classifier is None else "classifier",
         )
 
-    async def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
-        """Measure all streaming modes and return the recommended one.
-
-        Args:
-            recording: The recording of the voice.
-            text: The text; its first segment is synthesised.
-            report: Called with each mode, on another thread.
+    async def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
+        """Measure all streaming modes, as `engines.base.Calibrating` has it.
 
         Raises:
             EngineNotReady: ``warm`` has not completed.
@@ -116,12 +111,13 @@ class IndexTTS2Engine(ModelEngine):
             raise EngineNotReady
         return await self._owner.call(lambda: loaded.calibrate(recording, text, report))
 
-    def _load(self) -> Loaded:
-        runtime = self._checkpoint.load(self._device, self._dtype)
-        description = describer(self._checkpoint.classifier, self._device)
+    def _load(self, times: StartTimes) -> Loaded:
+        with times.phase("load"):
+            runtime = self._checkpoint.load(self._device, self._dtype)
+            description = describer(self._checkpoint.classifier, self._device)
         loaded = Loaded(runtime, self._reader, description, self._options, self._digests, self._owner.wake)
         runtime.writer.open(self._rows)
-        loaded.warm()
+        loaded.warm(times)
         return loaded
 
 
@@ -136,7 +132,7 @@ class Loaded:
         self._reader = reader
         self._description = description
         self._options = options
-        self._pace = replace(CHUNK, look_ahead=options.look_ahead)
+        self._pace = chunk_pace(options.first_chunk, options.look_ahead)
         self._narrator = Narrator(runtime, options.steps, self._pace, wake)
         sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
@@ -162,28 +158,26 @@ class Loaded:
         else:
             yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
 
-    def warm(self) -> None:
+    def warm(self, times: StartTimes) -> None:
         """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""
         noise: FloatSamples = (torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10).numpy()
         voice = self._voices.analyse(noise, SAMPLE_RATE_HZ)
         if self._runtime.device.type == "cuda":
-            self._record()
+            with times.phase("record"):
+                self._record()
         segments = [segment for text in WARM_UP_TEXTS for segment in self._reader.segments(text, 20)]
         known = next(self._pace.code_counts(self._runtime.acoustics))
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
-        for speech in (
-            self._narrator.speak_by_chunk(delivery, segments),
-            self._narrator.speak_by_segment(delivery, segments, 1),
-        ):
-            run_alone(speech, self.step)
+        with times.phase("synthesis"):
+            for speech in (
+                self._narrator.speak_by_chunk(delivery, segments),
+                self._narrator.speak_by_segment(delivery, segments, 1),
+            ):
+                run_alone(speech, self.step)
 
-    def calibrate(self, recording: Path, text: str, report: Callable[[Mode], None]) -> Mode:
+    def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
-        modes = []
-        for mode in calibrate(self._runtime, self._voices.get(recording), segment):
-            report(mode)
-            modes.append(mode)
-        return recommended(modes)
+        return calibrate(self._runtime, self._voices.get(recording), segment, report)
 
     def step(self) -> bool:
         return self._runtime.writer.step()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from streaming_server.engines.torch.options import ModelDir, TorchOptions
+from streaming_server.engines.torch.options import ModelDir, TorchOptions, whole_number
 
 
 class IndexTTS2Options(TorchOptions):
@@ -41,6 +41,14 @@ class IndexTTS2Options(TorchOptions):
             "and increase the latency",
         ),
     ] = 16
+    first_chunk: Annotated[
+        Literal[17, 34, 69, 138],
+        BeforeValidator(whole_number),
+        Field(
+            description="Size of the first chunk of the mode `chunk`, in mel frames: `17`, `34`, `69` or `138`; the "
+            "next ones double, up to 138"
+        ),
+    ] = 34
     emotion_cap: Annotated[
         bool,
         Field(

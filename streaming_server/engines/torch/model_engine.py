@@ -7,8 +7,8 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Protocol
 
 import pynvml
@@ -53,6 +53,19 @@ class Loaded(Protocol):
     def close(self) -> None: ...
 
 
+class StartTimes:
+    """How long the phases of a start take, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begun_s = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun_s
+
+
 class ModelEngine(ABC):
     """An ``Engine`` around one checkpoint.
 
@@ -72,7 +85,7 @@ class ModelEngine(ABC):
         self._precision = precision
         self._dtype = DTYPES[precision]
         self._owner = OwnerThread("indextts", self._step)
-        self._rows = 1
+        self._rows = self._admitted = 1
         self._digests = FileDigests()
         self._loaded: Loaded | None = None
 
@@ -82,14 +95,14 @@ class ModelEngine(ABC):
         """What is loaded; known before ``warm`` has ended."""
 
     @abstractmethod
-    def _load(self) -> Loaded:
-        """Read the weights and synthesise once. Runs on the owner thread."""
+    def _load(self, times: StartTimes) -> Loaded:
+        """Read the weights, record and synthesise once, each as a phase of ``times``. Runs on the owner thread."""
 
     def reserve(self, requests: int) -> None:
-        self._rows = requests
+        self._rows = self._admitted = requests
 
     def has_room(self, active: int) -> bool:
-        return self._loaded is None or self._loaded.has_room(active)
+        return self._loaded is None or (active < self._admitted and self._loaded.has_room(active))
 
     async def warm(self) -> None:
         if self._loaded is None:
@@ -114,7 +127,7 @@ class ModelEngine(ABC):
             raise EngineNotReady
 
         def steps(check: Check) -> Steps[AudioChunk]:
-            with device_errors(self._device, loaded.shrink), closing(loaded.speak(request, check)) as audio:
+            with device_errors(self._device, self._shrink), closing(loaded.speak(request, check)) as audio:
                 for samples in audio:
                     check()
                     if samples is None or isinstance(samples, Waiting):
@@ -135,14 +148,24 @@ class ModelEngine(ABC):
     def _step(self) -> bool:
         if self._loaded is None:
             return False
-        with device_errors(self._device, self._loaded.shrink):
+        with device_errors(self._device, self._shrink):
             return self._loaded.step()
+
+    def _shrink(self) -> None:
+        """After a request did not fit: serve half as many at a time from now on, and clear the caches."""
+        self._admitted = max(1, self._admitted // 2)
+        if self._loaded is not None:
+            self._loaded.shrink()
 
     def _loaded_or_refused(self) -> Loaded:
         allow_tf32(self._dtype != torch.float32)
         try:
+            times = StartTimes()
             with device_errors(self._device, lambda: None):
-                return self._load()
+                loaded = self._load(times)
+            phases = {f"{name}_s": round(seconds, 2) for name, seconds in times.seconds.items()}
+            log.info("model loaded", extra={"fields": {"device": str(self._device), **phases}})
+            return loaded
         except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
 

@@ -23,6 +23,11 @@ LookAhead = Annotated[
 ]
 
 
+def whole_number(value: object) -> object:
+    """A variable's text as a number, for a field that takes some numbers only."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class TorchOptions(EngineOptions):
     """Device, precision and cache size of a model."""
 

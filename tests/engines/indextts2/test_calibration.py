@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streaming_server import cli
 from streaming_server.engines.indextts2 import calibration
-from streaming_server.engines.indextts2.calibration import Cost, Mode, recommended
-from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
+from streaming_server.engines.indextts2.calibration import Mode, recommended
+from streaming_server.engines.indextts2.chunks import SEGMENT, chunk_pace
+from streaming_server.engines.torch.calibration import Cost
 
+CHUNK_MODES = ("0, first chunk 34", "16, first chunk 34", "16, first chunk 17")
 SENTENCE = "The first train leaves at six, and the sea is far."
 
 
 def way(stream: str, distance: float, first_audio_s: float, factor: float, steps: int = 25) -> Mode:
     look_ahead = int(stream) if stream.isdigit() else 0
-    pace = replace(CHUNK, look_ahead=look_ahead) if stream.isdigit() else SEGMENT
+    pace = chunk_pace(look_ahead=look_ahead) if stream.isdigit() else SEGMENT
     return Mode(pace, steps, Cost(first_audio_s, 0.0, factor), distance)
 
 
@@ -42,16 +43,16 @@ def test_both_ways_are_measured_and_settings_named(
 ) -> None:
     monkeypatch.setattr(calibration, "STEPS", (6, 2))
     monkeypatch.setattr(calibration, "LOOK_AHEADS", (0, 16))
+    monkeypatch.setattr(calibration, "FIRST_CHUNKS", (17,))
     assert cli.main(["calibrate", "--model_dir", str(folders[version]), "--device", "cpu", "--text", SENTENCE]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["mode", "steps", "distance*", "first", "audio,", "ms", "real-time", "factor"]
-    rows = [line.rsplit(maxsplit=4) for line in lines[:6]]
-    assert [(row[0], row[1]) for row in rows] == [
-        (name, steps) for steps in ("6", "2") for name in ("segment", "chunk, look-ahead 0", "chunk, look-ahead 16")
-    ]
+    rows = [line.rsplit(maxsplit=4) for line in lines[:8]]
+    names = ["segment", *(f"chunk, look-ahead {mode}" for mode in CHUNK_MODES)]
+    assert [(row[0], row[1]) for row in rows] == [(name, steps) for steps in ("6", "2") for name in names]
     distances = [float(row[2]) for row in rows]
     assert distances[0] == 0
-    assert all(0 < distance < 1 for distance in distances[3:])
+    assert all(0 < distance < 1 for distance in distances[4:])
     assert all(float(number) > 0 for row in rows for number in row[3:])
     assert lines[-1].startswith("INDEXTTS2_STREAM=")
     assert " INDEXTTS2_STEPS=" in lines[-1]
@@ -67,4 +68,4 @@ def test_a_text_without_a_cut_is_refused(
 
 def test_another_engine_has_nothing_to_calibrate(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "--engine", "espeak"]) == 2
-    assert "calibrate requires IndexTTS 2.0 or 2.5" in capsys.readouterr().err
+    assert "calibrate requires an IndexTTS model" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""Counts what one recorded step launches, reads and computes, at real sizes and without a GPU, and estimates its time.
+
+``python -m benchmarks.kernels [--compile]`` runs the steps over tensors without memory. A kernel is an operator that is
+no view. The estimate takes for each kernel the largest of the time to launch it inside a graph, to move its bytes and
+to do its arithmetic on an H100; it is no measurement. ``--compile`` also compiles what lies between two attentions, for
+the CPU, and counts its kernels before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks import indextts, indextts2
+from benchmarks.common import table
+from streaming_server.engines.indextts import checkpoint
+from streaming_server.engines.indextts.runtime import Runtime
+from streaming_server.engines.indextts2 import checkpoint as checkpoint2
+from streaming_server.engines.indextts2 import flow
+from streaming_server.engines.indextts2.chunks import CHUNK
+from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
+from streaming_server.engines.torch import decoding, vocoder
+from streaming_server.engines.torch.compiled import difference
+from streaming_server.engines.torch.gpt import CodeGpt, between
+from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.sampling import RANKED
+from tests.engines.indextts2 import published
+
+LAUNCH_S = 1.8e-6
+"""Shortest time of a kernel in a graph, with the gap to the next one."""
+BYTES_S = 2.7e12
+"""80 % of the bandwidth of an H100 SXM."""
+FLOPS = 250e12
+"""A quarter of its dense half-precision peak, as convolutions of these sizes reach it."""
+
+LOOK_UPS = ("embedding", "index", "index_select", "gather", "scatter", "scatter_", "index_copy_", "index_put_")
+"""Operators that read and write as much as they move, not their whole input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One operator that is no view."""
+
+    name: str
+    read_and_written: int
+    operations: int
+
+    @property
+    def seconds(self) -> float:
+        return max(LAUNCH_S, self.read_and_written / BYTES_S, self.operations / FLOPS)
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the kernels of what runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators = 0
+        self.kernels: list[Kernel] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operators += 1
+        packet = func.overloadpacket
+        name = packet.__name__
+        if not func.is_view and name not in {"_unsafe_view", "empty", "empty_strided", "lift_fresh"}:
+            given, made = tensors((args, kwargs)), tensors(result)
+            sizes = [tensor.numel() * tensor.element_size() for tensor in [*given, *made]]
+            moved = 2 * min(sizes) if name in LOOK_UPS else sum(sizes)
+            count = flop_registry.get(packet)
+            operations = int(count(*args, **(kwargs or {}), out_val=result)) if count else 0
+            self.kernels.append(Kernel(name, moved, operations))
+        return result
+
+
+def tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+class CountedGraphs(Graphs):
+    """Runs each step once when it is recorded, and counts."""
+
+    counted: dict[Hashable, Counter] = {}  # noqa: RUF012
+
+    def record(self, key: Hashable, function: Callable[[], None], *, searches: bool = True) -> None:
+        with Counter() as counter:
+            super().record(key, function, searches=searches)
+        self.counted[key] = counter
+
+
+@contextmanager
+def counting() -> Iterator[Mapping[Hashable, Counter]]:
+    """The steps that are recorded inside, by key."""
+    modules: Any = (decoding, flow, vocoder)
+    CountedGraphs.counted = {}
+    for module in modules:
+        module.Graphs = CountedGraphs
+    try:
+        yield CountedGraphs.counted
+    finally:
+        for module in modules:
+            module.Graphs = Graphs
+
+
+def row(name: str, *counters: Counter) -> list[str]:
+    kernels = [kernel for counter in counters for kernel in counter.kernels]
+    return [
+        name,
+        str(sum(counter.operators for counter in counters)),
+        str(len(kernels)),
+        f"{sum(kernel.operations for kernel in kernels) / 1e9:.1f}",
+        f"{sum(kernel.read_and_written for kernel in kernels) / 1e6:.0f}",
+        f"{sum(kernel.seconds for kernel in kernels) * 1e3:.2f}",
+    ]
+
+
+HEAD = ("one step, fp16", "operators", "kernels", "GFLOP", "MB", "estimate on an H100, ms")
+
+
+def decoding_rows(name: str, gpt: CodeGpt, rows: Sequence[int]) -> Iterator[list[str]]:
+    """A decoding step in the second span, and a prompt."""
+    span, prompt = 2 * decoding.SPAN, 2 * decoding.BUCKET
+    for count in rows:
+        with counting() as counted:
+            decoding.Decoder(gpt, count, span, 8).record(prompt if count == 1 else 0)
+        step = [counted["draw", count, RANKED], counted["advance", count, span]]
+        yield row(f"{name} decoding, {count} rows, span {span}", *step)
+        if count == 1:
+            yield row(f"{name} prompt of {prompt} inputs", counted["prompt", prompt])
+
+
+def without_memory() -> tuple[Runtime, Runtime2]:
+    """1.5 and 2.0 at real sizes on the meta device."""
+    config = yaml.safe_load(indextts.REAL_SIZES.read_text(encoding="utf-8"))
+    states = [
+        {key: torch.empty(value.shape, device="meta") for key, value in module.state_dict().items()}
+        for module in checkpoint.assemble(config, {}, {})
+    ]
+    runtime = checkpoint.build(config, states[0], states[1], "meta", torch.float16)
+    config2 = published.config("2.0")
+    shapes = published.shapes("2.0")
+    states2: dict[str, Any] = {
+        name: {key: torch.empty(shape, device="meta") for key, shape in of.items()} for name, of in shapes.items()
+    }
+    count = sum(config2["emo_num"])
+    states2["feat1"], states2["feat2"] = torch.empty(count, 192), torch.empty(count, 1280)
+    return runtime, checkpoint2.build(config2, states2, "meta", torch.float16)
+
+
+def measured(rows: Sequence[int]) -> Iterator[list[str]]:
+    """The rows of the table."""
+    runtime, runtime2 = without_memory()
+    yield from decoding_rows("1.5", runtime.gpt, rows)
+    reach = runtime.vocoder.shape.reach
+    for look_ahead in (reach, 4):
+        length = reach + 32 + look_ahead
+        with counting() as counted:
+            vocoder.Windows(runtime.vocoder, runtime.vocoder.speaker_width).record(length)
+        yield row(f"1.5 vocoder, {length} codes for 32", counted[length])
+    yield from decoding_rows("2.0", runtime2.gpt, rows[:1])
+    acoustics = runtime2.acoustics
+    for target in (CHUNK.lengths(CHUNK.past)[0], CHUNK.lengths(CHUNK.past)[-1]):
+        with counting() as counted:
+            flow.Flow(acoustics.s2mel.estimator).record(indextts2.REFERENCE_FRAMES, target)
+        yield row(f"2.0 flow, a step of {indextts2.REFERENCE_FRAMES} + {target} frames", *counted.values())
+    length = CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]
+    with counting() as counted:
+        vocoder.Windows(acoustics.vocoder).record(length)
+    yield row(f"2.0 vocoder, {length} frames for {CHUNK.chunks[-1]}", counted[length])
+
+
+def compiled_rows(layers: int) -> Iterator[list[str]]:
+    """Kernels between two attentions, and of all blocks of a step, before and after compiling for the CPU."""
+    from torch._inductor import metrics
+
+    config = yaml.safe_load(indextts.REAL_SIZES.read_text(encoding="utf-8"))
+    config["gpt"]["layers"] = 2
+    gpt = indextts.random_runtime(config, torch.device("cpu"), torch.float32).gpt
+    block, following, *_ = gpt.gpt.blocks
+    inputs = (*torch.randn(2, 1, 1, gpt.shape.width), *block.weights_after, *following.weights_before)
+    with Counter() as counter:
+        between(*inputs)
+    products = sum(kernel.operations > 0 for kernel in counter.kernels)
+    metrics.reset()
+    problem = difference(torch.compile(between, fullgraph=True), gpt.gpt)
+    fused = metrics.generated_kernel_count
+    yield ["between two attentions", str(len(counter.kernels)), f"{products} products + {fused} fused"]
+    saved = (layers - 1) * (len(counter.kernels) - products - fused)
+    yield [f"all {layers} blocks of a step", "", f"{saved} fewer"]
+    yield ["difference of the results", "", problem or "within the tolerance"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32], help="requests decoded at a time")
+    parser.add_argument("--compile", action="store_true", help="also compile, which takes about a minute")
+    options = parser.parse_args(arguments)
+    table(HEAD, list(measured(options.rows)))
+    if options.compile:
+        print()
+        table(["compiled by torch.compile", "kernels before", "after"], list(compiled_rows(layers=24)))
+
+
+if __name__ == "__main__":
+    main()
