@@ -155,7 +155,9 @@ class ApiKeys:
         headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         named = [headers.get(name, "") for name in _KEY_HEADERS]
-        return _match([*named, bearer.strip() if scheme.lower() == "bearer" else ""], keys)
+        given = [*named, bearer.strip() if scheme.lower() == "bearer" else ""]
+        # Headers were decoded as Latin-1: this gives back the bytes that the client sent.
+        return _match([key.encode("latin-1") for key in given], keys)
 
     def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Messages of a session whose key stands in the first one.
@@ -176,7 +178,8 @@ class ApiKeys:
             except TimeoutError:
                 raise Unauthorized from None
             if message["type"] == "websocket.receive":
-                if not _match(_first_keys(message, fields), self._keys):
+                given = [key.encode("utf-8", "replace") for key in _first_keys(message, fields)]
+                if not _match(given, self._keys):
                     raise Unauthorized
                 is_checked = True
             return message
@@ -201,10 +204,10 @@ def _first_keys(message: Message, fields: Sequence[str]) -> list[str]:
     return [key.removeprefix("Bearer ").strip() for key in named if isinstance(key, str)]
 
 
-def _match(given: Sequence[str], keys: Sequence[bytes]) -> bool:
+def _match(given: Sequence[bytes], keys: Sequence[bytes]) -> bool:
     """Whether any of the given keys is valid."""
     # All pairs are compared, each in constant time, so that the duration reveals nothing about the keys.
-    return sum(hmac.compare_digest(one.encode("utf-8", "replace"), key) for one in given for key in keys) > 0
+    return sum(hmac.compare_digest(one, key) for one in given for key in keys) > 0
 
 
 class UploadGuard:

@@ -69,6 +69,7 @@ def test_player_and_its_files_are_served(server: LiveServer) -> None:
     assert "<!doctype html>" in server.get("/player").text
     assert server.get("/static/player.js").headers["content-type"].startswith("text/javascript")
     assert server.get("/static/player.js").headers["cache-control"] == "no-cache"
+    assert server.get("/static/player.js").headers["content-encoding"] == "gzip"
     assert server.get("/static/../app.py").status_code == 404
 
 

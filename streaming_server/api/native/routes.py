@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount
@@ -123,7 +124,7 @@ class NativeDialect(Dialect):
         return [
             ApiRoute("/", self.root, TAG, operations.ROOT),
             ApiRoute("/player", self.player, TAG, operations.PLAYER),
-            Mount("/static", _FreshFiles(directory=_STATIC, packages=[_SWAGGER_UI])),
+            Mount("/static", GZipMiddleware(_FreshFiles(directory=_STATIC, packages=[_SWAGGER_UI]))),
             ApiRoute("/health", self.health, TAG, operations.HEALTH),
             ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
             ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),
