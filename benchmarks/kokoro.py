@@ -113,7 +113,8 @@ async def measure(
     package, english = None if only_engine else package_over(folder), EnglishPhonemes()
     engine = KokoroEngine(model_dir=folder)
     await engine.warm()
-    found: dict[str, list[Spoken]] = {"this server's engine": []} | ({} if only_engine else {"kokoro-onnx": []})
+    names = ["this server's engine"] if only_engine else ["this server's engine", "kokoro-onnx"]
+    found: dict[str, list[Spoken]] = {name: [] for name in names}
     for text in (texts[0], *texts):
         spoken = [await by_engine(engine, text, voice)]
         spoken += [by_package(package, english, text, voice)] if package else []
