@@ -59,7 +59,7 @@ def sdk(server: LiveServer) -> Iterator[ElevenLabs]:
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
 def test_every_output_format_is_decoded_by_ffmpeg(sdk: ElevenLabs, name: str) -> None:
-    content = b"".join(sdk.text_to_speech.convert("voice_01", text="Ten letter", output_format=name))  # type: ignore[arg-type]
+    content = b"".join(sdk.text_to_speech.convert("voice_01", text="Ten letter", output_format=name))
     kind, rate, *bitrate = name.split("_")
     rate_hz = int(rate)
     if kind == "pcm":
@@ -116,7 +116,7 @@ def test_models_without_the_header_are_openais(server: LiveServer) -> None:
 
 def test_streams_are_the_same_audio_as_in_other_dialects(server: LiveServer, sdk: ElevenLabs) -> None:
     format_ = f"pcm_{RATE_HZ}"
-    given = b"".join(sdk.text_to_speech.stream("voice_01", text=TEXT, output_format=format_))  # type: ignore[arg-type]
+    given = b"".join(sdk.text_to_speech.stream("voice_01", text=TEXT, output_format=format_))
     assert given == server.post("/synthesize_stream", {"text": TEXT}).content == to_int16(tone(0.7, 440.0)).tobytes()
 
 
@@ -219,7 +219,7 @@ def test_the_realtime_sdk_over_tls(server: LiveServer, tmp_path: Path) -> None:
 
 
 def test_livekits_plugins(server: LiveServer) -> None:
-    command = [sys.executable, ROOT / "tests/support/livekit_client.py", str(server.port)]
+    command = [sys.executable, str(ROOT / "tests/support/livekit_client.py"), str(server.port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
