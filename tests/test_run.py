@@ -90,8 +90,8 @@ def test_on_a_terminal_it_asks_before_it_uses_sudo(
     answer: str, used: bool, bare: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "install").write_text("#!/bin/sh\nexit 3\n")
-    (tmp_path / "scripts" / "install").chmod(0o755)
+    (tmp_path / "scripts" / "install_all").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "scripts" / "install_all").chmod(0o755)
     shutil.copy(RUN_TESTS, tmp_path)
     terminal, of_process = pty.openpty()
     os.write(terminal, answer.encode())

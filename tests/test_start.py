@@ -151,7 +151,12 @@ def test_a_start_script_that_is_killed_leaves_no_server(folder: Path) -> None:
         ("celery", ["worker"], {"CELERY_BROKER_URL": "redis://a"}, "a worker requires celery"),
         ("boto3", ["serve", "--port", "0"], {"FILES_URL": "s3://bucket"}, "FILES_URL needs boto3"),
         ("none", ["worker"], {}, "CELERY_BROKER_URL is not set"),
-        ("none", ["worker"], {"FILES_URL": "ftp://a", "CELERY_BROKER_URL": "redis://a"}, "FILES_URL=ftp://a: s3://"),
+        (
+            "none",
+            ["worker"],
+            {"FILES_URL": "ftp://a", "CELERY_BROKER_URL": "redis://a"},
+            "FILES_URL=ftp://a: must be s3://",
+        ),
     ],
 )
 def test_what_is_missing_is_a_sentence(
