@@ -27,6 +27,13 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/tts": {"text": "a", "character": "alloy"},
     "/generate": {"text": "a"},
     "/generate-stream": {"text": "a"},
+    "/player/speech": {"text": "a"},
+    "/dev/captioned_speech": {"input": "a"},
+    "/v1/text-to-speech/voice_01": {"text": "a"},
+    "/v1/text-to-speech/voice_01/stream": {"text": "a"},
+    "/v1/text-to-speech/voice_01/with-timestamps": {"text": "a"},
+    "/v1/text-to-speech/voice_01/stream/with-timestamps": {"text": "a"},
+    "/v1/audio/voice_consents/cons_1": {"name": "a"},
     "/api/v1/tts": {"text": "a", "prompt_audio_id": "voice_01"},
     "/api/v1/tts/sync": {"text": "a", "prompt_audio_id": "voice_01"},
     "/v1/workflows": {"workflow_config": {"workflow_chain": ["indextts.health_check"]}},
@@ -56,7 +63,7 @@ def refusal(server: LiveServer, path: str, content: bytes) -> str:
 
 def test_every_route_with_a_json_body_is_tried(server: LiveServer) -> None:
     taking = {
-        route.path
+        route.path.replace("{voice_id}", "voice_01").replace("{consent_id}", "cons_1")
         for route in server.routes
         if isinstance(route, ApiRoute) and "POST" in (route.methods or ()) and "json" in route.operation.accepts
     }
@@ -97,6 +104,10 @@ def test_a_long_list_is_one_problem(server: LiveServer, path: str, field: str, i
         *[("/v1/audio/speech", field) for field in ("model", "voice", "instructions", "input")],
         *[("/tts_url", field) for field in ("text", "spk_audio_path", "emo_ref_path", "emo_text")],
         *[("/tts", field) for field in ("text", "character")],
+        *[("/player/speech", field) for field in ("text", "voice", "emo_text")],
+        *[("/dev/captioned_speech", field) for field in ("input", "voice")],
+        ("/v1/text-to-speech/voice_01", "text"),
+        ("/v1/audio/voice_consents/cons_1", "name"),
         *[("/generate", field) for field in ("text", "ref_audio", "scene_prompt")],
         *[("/api/v1/tts", field) for field in ("text", "prompt_audio_id", "emo_audio_id", "emo_text")],
         ("/v1/workflows", "video_path"),
