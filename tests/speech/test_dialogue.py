@@ -183,7 +183,7 @@ async def test_a_turn_that_fails_is_heard_after_those_before_it() -> None:
         received = b""
         while len(received) < 4800:
             received += await stream.buffer.read(len(received))
-        with pytest.raises(EngineFailed, match="not numbers"):
+        with pytest.raises(EngineFailed, match="not finite"):
             await stream.buffer.read(len(received))
     assert received == to_int16(tone(0.1)).tobytes()
     assert service.slot.status().holder is None

@@ -84,8 +84,8 @@ async def test_the_slot_is_free_once_the_synthesis_is_over_though_nobody_reads()
     [
         (ValueError("a secret path"), EngineFailed, "the speech engine failed"),
         (EngineFailed("out of memory"), EngineFailed, "out of memory"),
-        (np.array([np.nan], np.float32), EngineFailed, "not numbers"),
-        (np.array([np.inf], np.float32), EngineFailed, "not numbers"),
+        (np.array([np.nan], np.float32), EngineFailed, "not finite"),
+        (np.array([np.inf], np.float32), EngineFailed, "not finite"),
     ],
 )
 async def test_a_failure_reaches_the_reader_behind_the_audio_before_it(
