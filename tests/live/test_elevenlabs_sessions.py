@@ -315,9 +315,9 @@ def test_keys_are_taken_from_headers_and_from_the_first_message() -> None:
             with Client(live) as client:
                 client.send(text="One word.", context_id="a", **fields)
                 assert client.next()["audio"]
-        for refused in ({}, {"xi_api_key": "wrong"}, {"xi_api_key": 3}):
+        for wrong in ({}, {"xi_api_key": "wrong"}, {"xi_api_key": 3}):
             with Client(live) as client:
-                client.send(text="One word.", context_id="a", **refused)
+                client.send(text="One word.", context_id="a", **wrong)
                 assert client.next()["error"] == "invalid_api_key"
                 assert client.close_code() == 1008
 
