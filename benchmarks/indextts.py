@@ -24,7 +24,7 @@ from streaming_server.domain import Generation
 from streaming_server.engines.indextts.checkpoint import assemble, build
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.stream import Narrator, window_sizes
+from streaming_server.engines.indextts.stream import Synthesiser, window_sizes
 from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.gpt import Projection
@@ -152,17 +152,17 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
     shape = runtime.gpt.shape
     speaker_width = runtime.vocoder.speaker_width
     voice = AnalysedVoice(torch.randn(runtime.gpt.perceiver_encoder.latents.shape), torch.randn(speaker_width))
-    narrator = Narrator(runtime, look_ahead)
+    synthesiser = Synthesiser(runtime, look_ahead)
     generation = Generation(seed=1, max_mel_tokens=min(codes, shape.max_mel))
     for _ in range(2):
         begun = time.perf_counter()
         first, samples = 0.0, 0
-        for chunk in narrator.speak_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
+        for chunk in synthesiser.synthesise_by_token(voice, [list(range(2, 2 + TEXT_TOKENS))], generation):
             if isinstance(chunk, np.ndarray):
                 first = first or time.perf_counter() - begun
                 samples += len(chunk)
         total = time.perf_counter() - begun
-    narrator.close()
+    synthesiser.close()
     return first, total, samples / SAMPLE_RATE_HZ
 
 

@@ -125,7 +125,7 @@ class HiggsEngine:
 
         def produce(emit: Emit[AudioChunk]) -> None:
             with device_errors(self._device, loaded.shrink):
-                loaded.speak(request, emit)
+                loaded.synthesise(request, emit)
 
         async with aclosing(self._owner.iterate(produce)) as chunks:
             async for chunk in chunks:
@@ -145,7 +145,7 @@ class HiggsEngine:
                 warm_up = SpeechRequest(
                     "Hello.", Voice("", Path()), Generation(max_mel_tokens=24, seed=0), own_voices=True
                 )
-                loaded.speak(warm_up, Discard())
+                loaded.synthesise(warm_up, Discard())
         except InsufficientMemory as error:
             raise EngineUnavailable(f"the device {self._device} has too little free memory for the model") from error
         return loaded
@@ -175,7 +175,7 @@ class Loaded:
         self._writer = PromptWriter(tokenizer, model.config, device)
         self._voice_codes = ContentCache[torch.Tensor](voice_cache_size, digests)
 
-    def speak(self, request: SpeechRequest, emit: Emit[AudioChunk]) -> None:
+    def synthesise(self, request: SpeechRequest, emit: Emit[AudioChunk]) -> None:
         """Synthesise all pieces of a request, each with the previous ones as context.
 
         Raises:

@@ -17,7 +17,7 @@ from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.stream import CHUNKS, Audio, Narrator, window_sizes
+from streaming_server.engines.indextts.stream import CHUNKS, Audio, Synthesiser, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check
 from streaming_server.engines.torch.faults import free_unused
@@ -126,10 +126,10 @@ class Loaded:
         self._frontend = frontend
         self._look_ahead = look_ahead
         self._first_chunk = first_chunk
-        self._narrator = Narrator(runtime, look_ahead, first_chunk, wake)
+        self._synthesiser = Synthesiser(runtime, look_ahead, first_chunk, wake)
         self._voices = voices
 
-    def speak(self, request: SpeechRequest, check: Check) -> Audio:
+    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
         generation = request.generation
         longest = min(generation.max_text_tokens_per_sentence, self._runtime.gpt.shape.max_text)
         segments = self._frontend.segments(request.text, longest, check=check)
@@ -139,9 +139,9 @@ class Loaded:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
         voice = self._voices.get(request.voice.path, check)
         if request.granularity is Granularity.SENTENCE:
-            yield from self._narrator.speak_by_sentence(voice, segments, generation, request.sentence_batch)
+            yield from self._synthesiser.synthesise_by_sentence(voice, segments, generation, request.sentence_batch)
         else:
-            yield from self._narrator.speak_by_token(voice, segments, generation)
+            yield from self._synthesiser.synthesise_by_token(voice, segments, generation)
 
     def warm(self, times: StartTimes) -> None:
         """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""
@@ -156,7 +156,7 @@ class Loaded:
         generation = Generation(max_mel_tokens=min(windows), seed=0)
         segments = [ids for text in WARM_UP_TEXTS for ids in self._frontend.segments(text, 20)]
         with times.phase("synthesis"):
-            run_alone(self._narrator.speak_by_token(voice, segments, generation), self.step)
+            run_alone(self._synthesiser.synthesise_by_token(voice, segments, generation), self.step)
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
         segment, *_ = self._frontend.segments(text, self._runtime.gpt.shape.max_text)
@@ -167,11 +167,11 @@ class Loaded:
 
     def has_room(self, active: int) -> bool:
         code_s = self._runtime.samples_per_code / SAMPLE_RATE_HZ
-        return keeps_deadlines(self._runtime.writer, self._narrator.thread, active + 1, code_s)
+        return keeps_deadlines(self._runtime.writer, self._synthesiser.thread, active + 1, code_s)
 
     def shrink(self) -> None:
         self._voices.shrink()
 
     def close(self) -> None:
-        self._narrator.close()
+        self._synthesiser.close()
         free_unused(self._runtime.device)

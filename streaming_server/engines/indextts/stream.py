@@ -46,7 +46,7 @@ Segments = Sequence[Sequence[int]]
 """Token ids of each segment."""
 
 
-class Narrator:
+class Synthesiser:
     """Synthesises requests with a runtime; must be called by the thread that owns the runtime.
 
     Args:
@@ -65,7 +65,7 @@ class Narrator:
         self._first_chunk = first_chunk
         self.thread = VocoderThread(runtime.device, SAMPLE_RATE_HZ, wake)
 
-    def speak_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
+    def synthesise_by_token(self, voice: AnalysedVoice, segments: Segments, generation: Generation) -> Audio:
         """Yield audio in chunks during decoding with one beam; the first needs its size and the look-ahead in codes."""
         sampling = sampling_of(generation)
         with self.thread.session() as vocoding:
@@ -91,7 +91,9 @@ class Narrator:
                 vocoding.submit(audio.finish, partial(stacked, latents), is_computed=True)
             yield from vocoding.rest()
 
-    def speak_by_sentence(self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int) -> Audio:
+    def synthesise_by_sentence(
+        self, voice: AnalysedVoice, segments: Segments, generation: Generation, batch: int
+    ) -> Audio:
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         sampling = sampling_of(generation)
         rngs = generators(self._runtime.device, generation, len(segments))

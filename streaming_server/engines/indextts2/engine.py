@@ -28,7 +28,7 @@ from streaming_server.engines.indextts2.languages import ROWS
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Reader
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.stream import Delivery, Narrator
+from streaming_server.engines.indextts2.stream import Delivery, Synthesiser
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check
@@ -133,13 +133,13 @@ class Loaded:
         self._description = description
         self._options = options
         self._pace = chunk_pace(options.first_chunk, options.look_ahead)
-        self._narrator = Narrator(runtime, options.steps, self._pace, wake)
+        self._synthesiser = Synthesiser(runtime, options.steps, self._pace, wake)
         sentence, *_ = reader.segments(STATISTICS_TEXT, runtime.gpt.shape.max_text)
         decode = partial(decode_native, limit_s=MAX_S)
         self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, sentence)
         self._emotions = EmotionCache(runtime, options.voice_cache, decode, digests)
 
-    def speak(self, request: SpeechRequest, check: Check) -> Audio:
+    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
         generation = request.generation
         if request.granularity is None:
             generation = replace(generation, num_beams=1)  # beam search is slow and needs complete segments
@@ -154,9 +154,9 @@ class Loaded:
         emotion = self._emotion(request.emotion or Emotion(), voice, generation.seed, check)
         delivery = Delivery(voice, emotion, generation, self._duration_factor(request.speed))
         if by_chunk:
-            yield from self._narrator.speak_by_chunk(delivery, segments)
+            yield from self._synthesiser.synthesise_by_chunk(delivery, segments)
         else:
-            yield from self._narrator.speak_by_segment(delivery, segments, request.sentence_batch)
+            yield from self._synthesiser.synthesise_by_segment(delivery, segments, request.sentence_batch)
 
     def warm(self, times: StartTimes) -> None:
         """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""
@@ -170,8 +170,8 @@ class Loaded:
         delivery = Delivery(voice, voice.emotion, Generation(max_mel_tokens=known + 1, num_beams=1, seed=0))
         with times.phase("synthesis"):
             for speech in (
-                self._narrator.speak_by_chunk(delivery, segments),
-                self._narrator.speak_by_segment(delivery, segments, 1),
+                self._synthesiser.synthesise_by_chunk(delivery, segments),
+                self._synthesiser.synthesise_by_segment(delivery, segments, 1),
             ):
                 run_alone(speech, self.step)
 
@@ -185,14 +185,14 @@ class Loaded:
     def has_room(self, active: int) -> bool:
         acoustics = self._runtime.acoustics
         code_s = acoustics.frames(100) * acoustics.samples_per_frame / SAMPLE_RATE_HZ / 100
-        return keeps_deadlines(self._runtime.writer, self._narrator.thread, active + 1, code_s)
+        return keeps_deadlines(self._runtime.writer, self._synthesiser.thread, active + 1, code_s)
 
     def shrink(self) -> None:
         self._voices.shrink()
         self._emotions.shrink()
 
     def close(self) -> None:
-        self._narrator.close()
+        self._synthesiser.close()
         free_unused(self._runtime.device)
 
     def _record(self) -> None:
@@ -225,11 +225,11 @@ class Loaded:
     def _longest(self, generation: Generation) -> int:
         """Maximum number of text tokens of a segment."""
         gpt = self._runtime.gpt
-        spoken = max(SHORTEST_LIMIT, generation.max_mel_tokens // CODES_PER_TOKEN[gpt.speaks_by_style])
+        spoken = max(SHORTEST_LIMIT, generation.max_mel_tokens // CODES_PER_TOKEN[gpt.conditions_on_style])
         return min(generation.max_text_tokens_per_sentence, gpt.shape.max_text, spoken)
 
     def _duration_factor(self, speed: float) -> float:
-        return 1 / speed if self._runtime.gpt.speaks_by_style else 1.0
+        return 1 / speed if self._runtime.gpt.conditions_on_style else 1.0
 
 
 def emotion_rng(seed: int | None) -> torch.Generator:

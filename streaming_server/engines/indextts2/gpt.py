@@ -26,7 +26,7 @@ class EmotionGpt(CodeGpt, ABC):
 
     speaker_rows: int
     """Number of speaker tokens; the emotion vector is added to each of them."""
-    speaks_by_style: bool
+    conditions_on_style: bool
     """Whether speaker tokens are computed from the style vector (2.5) instead of the features (2.0)."""
 
     def __init__(self, shape: GptShape, emotion: Reader) -> None:
@@ -63,7 +63,7 @@ class EmotionGpt(CodeGpt, ABC):
 class Gpt20(EmotionGpt):
     """2.0: one speaker token per latent of the Perceiver."""
 
-    speaks_by_style = False
+    conditions_on_style = False
 
     def __init__(self, shape: GptShape, voice: Reader, emotion: Reader) -> None:
         super().__init__(shape, emotion)
@@ -84,7 +84,7 @@ class Gpt25(EmotionGpt):
     """2.5: one speaker token, projected from the style; a language embedding is added to each text position."""
 
     speaker_rows = 1
-    speaks_by_style = True
+    conditions_on_style = True
 
     def __init__(self, shape: GptShape, style: int, languages: int, emotion: Reader) -> None:
         super().__init__(shape, emotion)

@@ -104,7 +104,7 @@ class Runtime(AcousticStages):
 
     def spk_cond(self, voice: Array) -> Tensor:
         """Features ``(T, features)`` in 2.0 or style ``(192,)`` in 2.5 → speaker tokens ``(n, width)``."""
-        return self.gpt.speaker(self._take(voice, 1 if self.gpt.speaks_by_style else 2))
+        return self.gpt.speaker(self._take(voice, 1 if self.gpt.conditions_on_style else 2))
 
     def emo(self, features: Array) -> Tensor:
         """Normalised features ``(T, features)`` → emotion vector ``(width,)``."""

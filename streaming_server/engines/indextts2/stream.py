@@ -44,7 +44,7 @@ class Delivery:
     """Factor on the natural duration; 2.5 only."""
 
 
-class Narrator:
+class Synthesiser:
     """Synthesises requests with a runtime; must be called by the thread that owns the runtime.
 
     Args:
@@ -62,7 +62,7 @@ class Narrator:
         self._pace = pace
         self.thread = VocoderThread(runtime.device, SAMPLE_RATE_HZ, wake)
 
-    def speak_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
+    def synthesise_by_chunk(self, delivery: Delivery, segments: Sequence[Segment]) -> Audio:
         """Yield audio in chunks during decoding with one beam."""
         runtime, generation, voice = self._runtime, delivery.generation, delivery.voice
         sampling = sampling_of(generation)
@@ -94,7 +94,7 @@ class Narrator:
                 vocoding.submit(audio.finish, partial(remaining, codes, latents), is_computed=True)
             yield from vocoding.rest()
 
-    def speak_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
+    def synthesise_by_segment(self, delivery: Delivery, segments: Sequence[Segment], batch: int) -> Audio:
         """Yield audio one segment at a time, with ``num_beams`` beams; ``batch`` segments are decoded together."""
         rngs = generators(self._runtime.device, delivery.generation, len(segments))
         with self.thread.session() as vocoding:

@@ -81,7 +81,7 @@ class VoiceCache(RecordingCache[AnalysedVoice]):
         check()
         mel, style = runtime.mel22(wide), runtime.campplus_style(narrow)
         check()
-        conditioning = runtime.spk_cond(style if runtime.gpt.speaks_by_style else features)
+        conditioning = runtime.spk_cond(style if runtime.gpt.conditions_on_style else features)
         emotion = runtime.emo(features)
         check()
         frames = round(STREAM_REFERENCE_S * mel_rate_hz / runtime.hearing.mel.hop)

@@ -38,7 +38,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfl
 class Loaded(Protocol):
     """A loaded model; used by the owner thread only."""
 
-    def speak(self, request: SpeechRequest, check: Check) -> Audio:
+    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
         """The request's audio; ``check`` is called between pieces of work that take long."""
 
     def step(self) -> bool:
@@ -127,7 +127,7 @@ class ModelEngine(ABC):
             raise EngineNotReady
 
         def steps(check: Check) -> Steps[AudioChunk]:
-            with device_errors(self._device, self._shrink), closing(loaded.speak(request, check)) as audio:
+            with device_errors(self._device, self._shrink), closing(loaded.synthesise(request, check)) as audio:
                 for samples in audio:
                     check()
                     if samples is None or isinstance(samples, Waiting):

@@ -22,7 +22,7 @@ from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.indextts.stream import Narrator, SegmentAudio, without_long_silence
+from streaming_server.engines.indextts.stream import SegmentAudio, Synthesiser, without_long_silence
 from streaming_server.engines.indextts.voices import AnalysedVoice, VoiceCache
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
@@ -235,7 +235,7 @@ def test_closing_a_stream_stops_the_decoding_at_once(
     with_engine(checkpoint, use)
 
 
-# Below the engine: the narrator with its own runtime.
+# Below the engine: the synthesiser with its own runtime.
 
 
 @pytest.fixture(scope="module")
@@ -256,23 +256,23 @@ GENERATION = Generation(seed=1, num_beams=1)
 def test_sound_leaves_before_the_last_code_is_decoded(
     tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    narrator = Narrator(tiny, look_ahead=4)
+    synthesiser = Synthesiser(tiny, look_ahead=4)
     with counted(monkeypatch) as codes:
         decoded_at_sound = []
-        for samples in narrator.speak_by_token(voice, SEGMENTS, GENERATION):
+        for samples in synthesiser.synthesise_by_token(voice, SEGMENTS, GENERATION):
             time.sleep(0.01)  # a real model takes as long for a code
             if samples is not None:
                 decoded_at_sound.append(len(codes))
         assert 8 <= decoded_at_sound[0] < 40 < len(codes)
-    narrator.close()
+    synthesiser.close()
 
 
 def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
     tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    narrator = Narrator(tiny)
+    synthesiser = Synthesiser(tiny)
     with counted(monkeypatch) as codes:
-        for _ in narrator.speak_by_token(voice, SEGMENTS[:1], GENERATION):
+        for _ in synthesiser.synthesise_by_token(voice, SEGMENTS[:1], GENERATION):
             pass
     first_segment = len(codes)
     finish = SegmentAudio.finish
@@ -286,9 +286,9 @@ def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
 
     monkeypatch.setattr(SegmentAudio, "finish", waiting)
     with counted(monkeypatch) as codes:
-        for _ in narrator.speak_by_token(voice, SEGMENTS, GENERATION):
+        for _ in synthesiser.synthesise_by_token(voice, SEGMENTS, GENERATION):
             pass
-    narrator.close()
+    synthesiser.close()
     assert finished[0] > first_segment
 
 
@@ -296,31 +296,29 @@ def test_a_closed_narration_decodes_no_more(
     tiny: Runtime, voice: AnalysedVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for speak in ("token", "sentence"):
-        narrator = Narrator(tiny)
+        synthesiser = Synthesiser(tiny)
         with counted(monkeypatch) as codes:
             audio = (
-                narrator.speak_by_token(voice, SEGMENTS, GENERATION)
+                synthesiser.synthesise_by_token(voice, SEGMENTS, GENERATION)
                 if speak == "token"
-                else narrator.speak_by_sentence(voice, SEGMENTS, GENERATION, 3)
+                else synthesiser.synthesise_by_sentence(voice, SEGMENTS, GENERATION, 3)
             )
             for _ in range(3):
                 next(audio)
             audio.close()
             assert len(codes) == 3
-        narrator.close()
+        synthesiser.close()
 
 
 def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> None:
     """The audio fades to and from silence at joins; the outer ends are unchanged."""
-    narrator = Narrator(tiny)
+    synthesiser = Synthesiser(tiny)
     ends, position = [], 0
     for count in range(1, len(SEGMENTS)):
-        position = sum(
-            len(s) for s in narrator.speak_by_token(voice, SEGMENTS[:count], GENERATION) if isinstance(s, np.ndarray)
-        )  # fmt: skip
-        ends.append(position)
-    parts = [s for s in narrator.speak_by_token(voice, SEGMENTS, GENERATION) if isinstance(s, np.ndarray)]
-    narrator.close()
+        parts = synthesiser.synthesise_by_token(voice, SEGMENTS[:count], GENERATION)
+        ends.append(sum(len(part) for part in parts if isinstance(part, np.ndarray)))
+    parts = [s for s in synthesiser.synthesise_by_token(voice, SEGMENTS, GENERATION) if isinstance(s, np.ndarray)]
+    synthesiser.close()
     audio = np.concatenate(parts)
     loudness = np.abs(audio).mean()
     for end in ends:

@@ -92,11 +92,11 @@ def check_style(runtime: Runtime) -> None:
 
 
 def suffix(runtime: Runtime) -> str:
-    return "25" if runtime.gpt.speaks_by_style else "20"
+    return "25" if runtime.gpt.conditions_on_style else "20"
 
 
 def check_speaker(runtime: Runtime) -> None:
-    if not runtime.gpt.speaks_by_style:
+    if not runtime.gpt.conditions_on_style:
         close(runtime.spk_cond(SPEAKER), numbers("gpt_tiny")["spk_cond_20"], 1e-5)
 
 
@@ -114,13 +114,13 @@ def check_emotions(runtime: Runtime) -> None:
 def check_emotion_vector(runtime: Runtime) -> None:
     expected = numbers("gpt_tiny")
     assert runtime.emo_index(STYLE).tolist() == expected["emo_index"].tolist()
-    if not runtime.gpt.speaks_by_style:
+    if not runtime.gpt.conditions_on_style:
         mixed = runtime.emo_from_vector(expected["emo_vector"], STYLE, expected["emo_base_20"])
         close(mixed, expected["emo_from_vector_20"], 1e-5)
 
 
 def heard(runtime: Runtime) -> npt.NDArray[np.float32]:
-    return STYLE if runtime.gpt.speaks_by_style else SPEAKER
+    return STYLE if runtime.gpt.conditions_on_style else SPEAKER
 
 
 def check_prefix(runtime: Runtime) -> None:
@@ -137,7 +137,7 @@ def decoded(runtime: Runtime, **how: Any) -> tuple[list[int], torch.Tensor]:
 def check_greedy(runtime: Runtime) -> None:
     codes, latents = decoded(runtime, do_sample=False)
     assert codes == numbers("gpt_tiny")[f"codes_greedy_aligned_{suffix(runtime)}"].tolist()
-    if not runtime.gpt.speaks_by_style:
+    if not runtime.gpt.conditions_on_style:
         close(latents, numbers("gpt_tiny")["latents_greedy_aligned_20"], 1e-4)
 
 
@@ -157,7 +157,7 @@ def check_acoustics(runtime: Runtime) -> None:
     expected, codes = numbers("s2mel_tiny"), numbers("s2mel_tiny")["codes"][None]
     close(runtime.vq2emb(codes)[:, :64], expected["vq2emb_head"], 1e-5)
     close(runtime.wav(normal(45, 1, 80, 40))[:2048], expected["wav_head"], 1e-5)
-    if runtime.gpt.speaks_by_style:
+    if runtime.gpt.conditions_on_style:
         close(runtime.dec25(codes)[:, :64], expected["dec25_head"], 1e-5)
         close(runtime.mu25(codes), expected["mu25"], 1e-5)
         close(runtime.mu25(codes, 1.3), expected["mu25_dur13"], 1e-5)

@@ -101,7 +101,7 @@ def test_where_the_configuration_is_silent_the_weights_tell_the_version() -> Non
     for version in published.VERSIONS:
         config = {key: value for key, value in published.config(version).items() if key != "version"}
         runtime = build(config, published_states(version), device="meta")
-        assert runtime.gpt.speaks_by_style == (version == "2.5")
+        assert runtime.gpt.conditions_on_style == (version == "2.5")
 
 
 @pytest.mark.parametrize("version", published.VERSIONS)

@@ -26,7 +26,7 @@ from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Narrator
+from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Synthesiser
 from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
@@ -335,7 +335,7 @@ def test_an_unknown_language_is_refused(folders: dict[str, Path]) -> None:
         IndexTTS2Engine(QUICK.model_copy(update={"model_dir": folders["2.5"], "language": "xx"}))
 
 
-# Below the engine: the narrator with its own runtime.
+# Below the engine: the synthesiser with its own runtime.
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -369,41 +369,47 @@ def test_a_chunk_leaves_before_the_segments_last_code_is_decoded(
 ) -> None:
     never_stopping(tiny, monkeypatch)
     needed = next(CHUNK.code_counts(tiny.acoustics))
-    narrator = Narrator(tiny, steps=1)
+    synthesiser = Synthesiser(tiny, steps=1)
     with counted(monkeypatch) as codes:
         decoded_at_sound = []
-        for samples in narrator.speak_by_chunk(delivery, SEGMENTS[:1]):
+        for samples in synthesiser.synthesise_by_chunk(delivery, SEGMENTS[:1]):
             time.sleep(0.005)  # a real model takes as long for a code
             if isinstance(samples, np.ndarray):
                 decoded_at_sound.append((len(codes), len(samples)))
         assert needed <= decoded_at_sound[0][0] < 100 < len(codes)
         assert decoded_at_sound[0][1] == CHUNK.chunks[0] * tiny.acoustics.samples_per_frame
-    narrator.close()
+    synthesiser.close()
 
 
 def test_a_whole_segment_leaves_after_its_last_code(
     tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    narrator = Narrator(tiny, steps=1)
+    synthesiser = Synthesiser(tiny, steps=1)
     with counted(monkeypatch) as codes:
         first = next(
-            len(codes) for samples in narrator.speak_by_segment(delivery, SEGMENTS[:1], 1) if samples is not None
+            len(codes)
+            for samples in synthesiser.synthesise_by_segment(delivery, SEGMENTS[:1], 1)
+            if samples is not None
         )
         assert first == len(codes)
-    narrator.close()
+    synthesiser.close()
 
 
 def test_how_it_is_cut_does_not_change_how_long_it_is(tiny: Runtime, delivery: Delivery) -> None:
-    narrator = Narrator(tiny, steps=2)
-    chunked = np.concatenate([s for s in narrator.speak_by_chunk(delivery, SEGMENTS) if isinstance(s, np.ndarray)])
-    whole = np.concatenate([s for s in narrator.speak_by_segment(delivery, SEGMENTS, 1) if isinstance(s, np.ndarray)])
+    synthesiser = Synthesiser(tiny, steps=2)
+    chunked = np.concatenate(
+        [s for s in synthesiser.synthesise_by_chunk(delivery, SEGMENTS) if isinstance(s, np.ndarray)]
+    )
+    whole = np.concatenate(
+        [s for s in synthesiser.synthesise_by_segment(delivery, SEGMENTS, 1) if isinstance(s, np.ndarray)]
+    )
     assert len(chunked) == len(whole)
     silence = np.ones(round(PAUSE_S * SAMPLE_RATE_HZ))
     silent = np.flatnonzero(np.convolve(np.abs(whole) < 1e-12, silence, "valid") == len(silence))
     assert len(silent) >= 2  # a pause between each two of the three segments
     for start in silent:
         assert np.abs(whole[start - 3 : start]).max() < 1e-2  # and a fade into it
-    narrator.close()
+    synthesiser.close()
 
 
 @pytest.mark.parametrize("way", ["chunk", "segment"])
@@ -411,7 +417,7 @@ def test_a_start_that_is_drawn_makes_no_sound(
     tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """It is beyond the codebook; the public program would fail."""
-    narrator = Narrator(tiny, steps=1)
+    synthesiser = Synthesiser(tiny, steps=1)
     start = tiny.gpt.shape.start_mel
     bias = tiny.gpt.mel_head.bias.clone()
     bias[start] = 1e4
@@ -419,31 +425,31 @@ def test_a_start_that_is_drawn_makes_no_sound(
     unpenalised = replace(delivery.generation, repetition_penalty=1.0, do_sample=False)
     told = replace(delivery, generation=unpenalised)
     audio = (
-        narrator.speak_by_chunk(told, SEGMENTS[:1])
+        synthesiser.synthesise_by_chunk(told, SEGMENTS[:1])
         if way == "chunk"
-        else narrator.speak_by_segment(told, SEGMENTS[:1], 1)
+        else synthesiser.synthesise_by_segment(told, SEGMENTS[:1], 1)
     )
     assert sum(len(samples) for samples in audio if isinstance(samples, np.ndarray)) == 0
-    narrator.close()
+    synthesiser.close()
 
 
 def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery: Delivery) -> None:
     assert delivery.voice.statistics is not None
     alone = replace(delivery, voice=replace(delivery.voice, statistics=None))
-    narrator = Narrator(tiny, steps=2)
+    synthesiser = Synthesiser(tiny, steps=2)
     steadied, unsteadied, whole = (
         np.concatenate([s for s in audio if isinstance(s, np.ndarray)])
         for audio in (
-            narrator.speak_by_chunk(delivery, SEGMENTS[:1]),
-            narrator.speak_by_chunk(alone, SEGMENTS[:1]),
-            narrator.speak_by_segment(alone, SEGMENTS[:1], 1),
+            synthesiser.synthesise_by_chunk(delivery, SEGMENTS[:1]),
+            synthesiser.synthesise_by_chunk(alone, SEGMENTS[:1]),
+            synthesiser.synthesise_by_segment(alone, SEGMENTS[:1], 1),
         )
     )
     assert len(steadied) == len(unsteadied) == len(whole)
     first = CHUNK.chunks[0] * tiny.acoustics.samples_per_frame
     assert len(whole) > first
     assert not np.array_equal(steadied[:first], unsteadied[:first])
-    narrator.close()
+    synthesiser.close()
 
 
 def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> None:
@@ -480,19 +486,19 @@ def test_a_voice_is_heard_at_22_050_hz_and_from_there_at_16(tiny: Runtime, monke
 
 def test_a_closed_narration_decodes_no_more(tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
     for way in ("chunk", "segment"):
-        narrator = Narrator(tiny, steps=1)
+        synthesiser = Synthesiser(tiny, steps=1)
         with counted(monkeypatch) as codes:
             audio = (
-                narrator.speak_by_chunk(delivery, SEGMENTS)
+                synthesiser.synthesise_by_chunk(delivery, SEGMENTS)
                 if way == "chunk"
-                else narrator.speak_by_segment(delivery, SEGMENTS, 2)
+                else synthesiser.synthesise_by_segment(delivery, SEGMENTS, 2)
             )
             next(audio)
             audio.close()
             so_far = len(codes)
             time.sleep(0.05)
             assert len(codes) == so_far
-        narrator.close()
+        synthesiser.close()
 
 
 def test_acoustics_are_touched_by_the_vocoders_thread_alone_while_speaking(
@@ -508,9 +514,9 @@ def test_acoustics_are_touched_by_the_vocoders_thread_alone_while_speaking(
         return mu(self, *args, **how)
 
     monkeypatch.setattr(Acoustics, "mu", watched)
-    narrator = Narrator(tiny, steps=1)
-    for _ in narrator.speak_by_chunk(delivery, SEGMENTS[:1]):
+    synthesiser = Synthesiser(tiny, steps=1)
+    for _ in synthesiser.synthesise_by_chunk(delivery, SEGMENTS[:1]):
         pass
-    narrator.close()
+    synthesiser.close()
     assert len(threads) == 1
     assert threads.pop().startswith("vocoder")
