@@ -313,7 +313,7 @@ def test_a_closed_narration_decodes_no_more(
 def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> None:
     """The audio fades to and from silence at joins; the outer ends are unchanged."""
     synthesiser = Synthesiser(tiny)
-    ends, position = [], 0
+    ends = []
     for count in range(1, len(SEGMENTS)):
         parts = synthesiser.synthesise_by_token(voice, SEGMENTS[:count], GENERATION)
         ends.append(sum(len(part) for part in parts if isinstance(part, np.ndarray)))
