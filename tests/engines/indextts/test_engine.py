@@ -315,8 +315,8 @@ def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> N
     synthesiser = Synthesiser(tiny)
     ends = []
     for count in range(1, len(SEGMENTS)):
-        parts = synthesiser.synthesise_by_token(voice, SEGMENTS[:count], GENERATION)
-        ends.append(sum(len(part) for part in parts if isinstance(part, np.ndarray)))
+        beginning = synthesiser.synthesise_by_token(voice, SEGMENTS[:count], GENERATION)
+        ends.append(sum(len(part) for part in beginning if isinstance(part, np.ndarray)))
     parts = [s for s in synthesiser.synthesise_by_token(voice, SEGMENTS, GENERATION) if isinstance(s, np.ndarray)]
     synthesiser.close()
     audio = np.concatenate(parts)
