@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.fakes import Step, tone
+from tests.support.fakes import Gate, Step, tone
 from tests.support.process import server_process
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
@@ -62,12 +63,24 @@ def test_each_stream_shows_where_it_is() -> None:
 
 
 def test_underruns_are_counted_for_clients_that_play_while_they_receive() -> None:
-    with running(by_text({"gap": [tone(0.1), 0.4, tone(0.1)]}), resume_keep_s=60) as live:
+    gate = Gate()
+
+    async def heard() -> None:
+        await gate()
+
+    with running(by_text({"gap": [tone(0.1), heard, tone(0.1)]}), resume_keep_s=60) as live:
+        gate.open()
         live.post("/synthesize", {"text": "gap"}).raise_for_status()
         before = metrics(live)
         assert (before["speech_underruns_total"], before["speech_underrun_seconds_total"]) == (0, 0)
         for path in ("/synthesize_stream", "/synthesize_stream_opus"):
-            live.post(path, {"text": "gap"}, headers={"X-Request-Id": path}).raise_for_status()
+            gate = Gate()
+            with live.client.stream("POST", path, json={"text": "gap"}, headers={"X-Request-Id": path}) as response:
+                pieces = response.iter_raw()
+                next(pieces)
+                time.sleep(0.5)  # the client plays all that it has
+                gate.open()
+                list(pieces)
         after = metrics(live)
         counted = {stream["request_id"]: stream["underruns"] for stream in streams(live)}
         assert min(counted.values()) >= 1
