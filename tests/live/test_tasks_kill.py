@@ -86,9 +86,9 @@ class Batch:
         return record
 
     def delete(self, task_id: str) -> None:
+        del self.tasks[task_id]  # without an answer it may be deleted or not
         if requests.delete(f"{self.url}/api/v1/task/{task_id}", timeout=120).status_code in {200, 404}:
             self.deleted.add(task_id)
-            del self.tasks[task_id]
 
     def audio(self, task_id: str) -> bytes:
         answer = requests.get(f"{self.url}/api/v1/audio/{task_id}", timeout=120)
