@@ -78,7 +78,7 @@ def test_what_was_received_is_sought_while_more_arrives(browser: Browser, fake: 
     with player(browser, fake.port, without=METHODS[format_name]) as opened:
         position = opened.page.get_by_role("slider", name="Position in the speech")
         opened.play("endless")
-        opened.wait("playerState.playedSeconds > 0.1")
+        opened.wait("playerState.scheduledSamples > 1.95 * playerState.sampleRate")
         opened.page.click("#pause")
         for key, second in {"End": 2, "ArrowLeft": 0, "Home": 0}.items():
             position.press(key)
