@@ -132,6 +132,17 @@ def test_the_speed_is_honoured_and_what_is_not_is_named(server: LiveServer, sdk:
         assert "x-ignored-settings" not in answer.headers
 
 
+def test_tags_in_a_text_are_pauses_and_phonemes(server: LiveServer) -> None:
+    text = 'One <break time="1s"/><phoneme alphabet="cmu-arpabet" ph="T UW1">two</phoneme>'
+    response = server.post(f"{SPEECH}/with-timestamps?output_format=pcm_24000", {"text": text})
+    assert response.headers["x-ignored-settings"] == "ssml.phoneme"
+    found = response.json()
+    assert "".join(found["alignment"]["characters"]).split() == ["One", "two"]
+    assert len(base64.b64decode(found["audio_base64"])) == 48000 + 48000 * (4 + 3) // 20
+    refused = server.post(SPEECH, {"text": '<break time="11s"/>'})
+    assert (refused.status_code, "0-10 s" in refused.json()["detail"]["message"]) == (400, True)
+
+
 def test_stability_lowers_the_temperature_of_an_engine_that_samples() -> None:
     engine = speaking_texts(capabilities=frozenset({Capability.GENERATION_PARAMETERS}))
     with running(engine) as live:

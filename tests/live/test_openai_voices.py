@@ -320,6 +320,25 @@ def test_ssml_is_read_where_it_is_declared(server: LiveServer) -> None:
     assert server.engine.requests[0].text == markup
 
 
+def test_events_have_the_times_of_words_and_marks(server: LiveServer) -> None:
+    def times(**fields: Any) -> list[dict[str, Any]]:
+        response = spoken(server, stream_format="sse", word_timestamps=True, language="de", **fields)
+        assert response.headers["x-ignored-settings"] == "language"
+        events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+        assert events[-1]["usage"]["input_tokens"] == len(fields["input"].removeprefix("<speak>").split("<")[0])
+        return [event for event in events if event["type"] == "speech.audio.timestamps"]
+
+    first, second = times(input="One two. Three")
+    assert [word["word"] for word in (*first["words"], *second["words"])] == ["One", "two.", "Three"]
+    assert first["words"][0]["start"] == 0
+    assert first["words"][1]["end"] < second["words"][0]["start"]
+    assert (first["alignment_precision"], first["marks"]) == ("segment", [])
+    (marked,) = times(input="<speak>One<mark name='here'/></speak>", ssml=True)
+    assert marked["marks"] == [{"name": "here", "time": marked["words"][0]["end"]}]
+    refused = spoken(server, input="a", word_timestamps=True)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "word_timestamps")
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
