@@ -12,7 +12,7 @@ import pytest
 from tests.support.fakes import tone
 from tests.support.server import running, speaking
 
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
 """For each of the two runs; `scripts/fuzz` sets more."""
 CONFIG = Path(__file__).parents[1] / "data" / "schemathesis.toml"
 ENDLESS = ("/opus_queue_status/events", "/test_stream")
@@ -23,7 +23,7 @@ NEEDS_A_RECORDING = r"/generate-upload|/audio/voices|/audio/voice_consents"
 """No schema can say that the bytes of a file are a recording, so a request that fits the schema may be refused."""
 RUNS = (
     ["--exclude-path-regex", NEEDS_A_RECORDING, "--max-time", str(SECONDS)],
-    ["--include-path-regex", NEEDS_A_RECORDING, "--max-time", "5", "--exclude-checks", "positive_data_acceptance"],
+    ["--include-path-regex", NEEDS_A_RECORDING, "--max-time", "3", "--exclude-checks", "positive_data_acceptance"],
 )
 
 
