@@ -195,7 +195,7 @@ def test_a_text_that_kills_the_process_is_tried_as_often_as_the_setting_says(tmp
             httpx.post(f"{first.url}/api/v1/tts", json=body, timeout=120).json()["task_id"] for body in bodies
         )
         gate.touch()
-        assert first.process.wait(60) == -9
+        assert first.process.wait(180) == -9
     for _ in range(2):
         again = subprocess.run(SERVE, cwd=ROOT, env=os.environ | SCRIPTED | environment, timeout=120, check=False)
         assert again.returncode == -9
@@ -238,7 +238,7 @@ def test_a_locked_postgresql_is_a_503_for_many_and_live_speech_goes_on(postgresq
         with psycopg.connect(url) as holder:
             holder.execute("LOCK TABLE jobs, uploads, job_uploads IN ACCESS EXCLUSIVE MODE")
             asking = [
-                threading.Thread(target=lambda: answers.append(live.get("/api/v1/tasks", timeout=60)))
+                threading.Thread(target=lambda: answers.append(live.get("/api/v1/tasks", timeout=180)))
                 for _ in range(20)  # more than there are threads for the database
             ]
             for thread in asking:

@@ -205,7 +205,7 @@ def unfinished(url: str) -> int:
 def spoken_s(live: ServerProcess, text: str) -> float:
     """Return the time of a text without interruptions."""
     body = {"text": text, "prompt_audio_id": "voice_01"}
-    return seconds(requests.post(f"{live.url}/api/v1/tts/sync", json=body, timeout=60).content)
+    return seconds(requests.post(f"{live.url}/api/v1/tts/sync", json=body, timeout=180).content)
 
 
 def seconds(content: bytes) -> float:

@@ -56,7 +56,7 @@ EARS = """
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "the tests of the page need Debian's chromium"
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=180_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
         try:
@@ -86,7 +86,7 @@ class Player:
     ) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)
         self.requested: list[str] = []
         self.errors: list[str] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
@@ -117,7 +117,7 @@ class Player:
         self.page.fill("#text", text)
         self.page.click("#play")
 
-    def wait(self, condition: str, within_s: float = 60.0) -> None:
+    def wait(self, condition: str, within_s: float = 180.0) -> None:
         """Until an expression over ``playerState`` and ``ears`` holds."""
         # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
         eventually(lambda: self.page.evaluate(condition), within_s)
