@@ -81,13 +81,18 @@ class Firefox:
         eventually(lambda: self.evaluate(condition))
 
     def click(self, selector: str) -> None:
-        """As a person does: with the pointer, where the element is."""
+        """As a person does: with the pointer, where the element is once it is enabled and stays in its place."""
         x, y = self.evaluate(
-            f"""(() => {{
-              const element = document.querySelector({json.dumps(selector)});
-              element.scrollIntoView({{ block: "center" }});
-              const {{ left, top, width, height }} = element.getBoundingClientRect();
-              return [Math.round(left + width / 2), Math.round(top + height / 2)];
+            f"""(async () => {{
+              for (let last = null; ; await new Promise(requestAnimationFrame)) {{
+                const element = document.querySelector({json.dumps(selector)});
+                if (!element || element.disabled) continue;
+                element.scrollIntoView({{ block: "center" }});
+                const {{ left, top, width, height }} = element.getBoundingClientRect();
+                const place = [Math.round(left + width / 2), Math.round(top + height / 2)];
+                if (width && String(place) === last) return place;
+                last = String(place);
+              }}
             }})()"""
         )
         pointer = [
