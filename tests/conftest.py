@@ -28,8 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than the number of cores, because tests often wait."""
-    return min(len(os.sched_getaffinity(0)) + 1, 8)
+    """Two more than the number of cores, because tests often wait."""
+    return min(len(os.sched_getaffinity(0)) + 2, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

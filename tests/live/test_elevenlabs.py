@@ -53,7 +53,7 @@ def server() -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def sdk(server: LiveServer) -> Iterator[ElevenLabs]:
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(timeout=180) as client:
         yield ElevenLabs(base_url=f"http://127.0.0.1:{server.port}", api_key="secret", httpx_client=client)
 
 

@@ -65,7 +65,7 @@ class Client:
         self.socket.send(json.dumps(fields))
 
     def next(self) -> Any:
-        return json.loads(self.socket.recv(timeout=60))
+        return json.loads(self.socket.recv(timeout=180))
 
     def until_final(self) -> list[Any]:
         found = [self.next()]
@@ -425,7 +425,7 @@ def test_many_sessions_leave_nothing_behind() -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(180)
                 assert not thread.is_alive()
         eventually(lambda: is_idle(live))
         eventually(lambda: 'speech_sessions{protocol="elevenlabs"} 0.0' in live.get("/metrics").text)

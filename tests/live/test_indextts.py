@@ -30,7 +30,7 @@ def server(checkpoint: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as connected:
+    with httpx.Client(base_url=server.url, timeout=180) as connected:
         yield connected
 
 

@@ -299,7 +299,7 @@ def test_a_session_speaks_in_the_voice_of_its_recording(server: LiveServer, reco
     with connect(f"ws://127.0.0.1:{server.port}/v1/audio/speech/stream") as session:
         for message in (config, {"type": "input.text", "text": "Hello."}, {"type": "input.done"}):
             session.send(json.dumps(message))
-        while "session.done" not in str(session.recv(timeout=60)):
+        while "session.done" not in str(session.recv(timeout=180)):
             pass
         request = server.engine.requests[-1]
         assert request.voice.transcript == "One."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support.fakes import FOREVER, RATE_HZ, Step, tone
 from tests.support.proxy import cutting_proxy
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
 
-MANY = [tone(0.3, frequency) for frequency in range(200, 600, 40)]
+MANY = [tone(0.15, frequency) for frequency in range(200, 600, 40)]
 NO_MEDIA = ("AudioDecoder", "MediaSource", "ManagedMediaSource")
 WAYS = {"webcodecs": (), "mediasource": ("AudioDecoder",), "pcm": NO_MEDIA}
 
@@ -70,7 +71,7 @@ def test_sound_is_heard_while_the_engine_works(browser: Browser, fake: LiveServe
         for _ in range(2):
             opened.play("long")
             opened.heard_ms()
-            assert opened.state("firstAudioMs") > 0
+            opened.wait("playerState.firstAudioMs > 0")
             assert fake.queue()["is_processing"]
             opened.page.keyboard.press("Escape")
             opened.wait("playerState.level < 0.001")
@@ -81,8 +82,7 @@ def test_the_waveform_is_drawn_while_it_arrives(page: Player) -> None:
     page.play("long")
     page.wait("playerState.drawnSlots > 90")
     # Two of the six seconds that the width shows at least, at half of full scale.
-    bars = np.array(page.bars())
-    assert 0.25 < np.mean(bars > 20) < 0.4
+    eventually(lambda: 0.25 < np.mean(np.array(page.bars()) > 20) < 0.4)
     assert page.state("phase") == "playing"
     expect(page.page.locator("#first")).to_contain_text("ms")
     expect(page.page.locator("#received")).to_contain_text("kB")
@@ -130,7 +130,7 @@ def test_leaving_the_page_frees_the_slot(browser: Browser, fake: LiveServer) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "cuts"),
-    [("webcodecs", (3000,)), ("webcodecs", (2001,)), ("pcm", (40_001,)), ("mediasource", (3000,))],
+    [("webcodecs", (3000, 2001)), ("pcm", (40_001,)), ("mediasource", (3000,))],
 )
 def test_a_broken_connection_costs_no_sample(
     browser: Browser, fake: LiveServer, tmp_path: Path, way: str, cuts: tuple[int, ...]
@@ -139,20 +139,21 @@ def test_a_broken_connection_costs_no_sample(
         opened.play_whole("many")
         whole = opened.laid()
         assert opened.state("resumes") == 0
-    synthesised = len(fake.engine.requests)
-    with (
-        cutting_proxy(fake.port, b"POST /player/speech", *cuts) as proxy,
-        player(browser, proxy.port, without=WAYS[way]) as opened,
-    ):
-        opened.play_whole("many")
-        assert proxy.made == len(cuts)
-        assert opened.state("resumes") >= 1
-        assert np.array_equal(opened.laid(), whole)
-        kept = fake.get(f"/streams/{opened.stream_ids[0]}").content
-        assert opened.download(tmp_path).read_bytes()[-len(kept) :] == kept
-    assert len(fake.engine.requests) == synthesised + 1
+    for cut in cuts:
+        synthesised = len(fake.engine.requests)
+        with (
+            cutting_proxy(fake.port, b"POST /player/speech", cut) as proxy,
+            player(browser, proxy.port, without=WAYS[way]) as opened,
+        ):
+            opened.play_whole("many")
+            assert proxy.made == 1
+            assert opened.state("resumes") >= 1
+            assert np.array_equal(opened.laid(), whole)
+            kept = fake.get(f"/streams/{opened.stream_ids[0]}").content
+            assert opened.download(tmp_path).read_bytes()[-len(kept) :] == kept
+        assert len(fake.engine.requests) == synthesised + 1
     if way != "mediasource":  # which keeps its samples to itself
-        assert whole.size == 3.0 * (48000 if way == "webcodecs" else RATE_HZ)
+        assert whole.size == 1.5 * (48000 if way == "webcodecs" else RATE_HZ)
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_a_connection_that_breaks_again_and_again_is_continued_each_time(browser
     ):
         opened.play_whole("many")
         assert (outer.made, proxy.made, opened.state("resumes")) == (1, 3, 4)
-        assert opened.laid().size == 3.0 * 48000
+        assert opened.laid().size == 1.5 * 48000
 
 
 @pytest.mark.parametrize("format_name", ["webm", "mp3"])
@@ -242,7 +243,7 @@ def test_what_was_heard_can_be_downloaded(page: Player, tmp_path: Path, format_n
 
 def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
     with (
-        running(by_text({"first": [tone(0.1), FOREVER], "mine": [tone(2.0)]})) as live,
+        running(by_text({"first": [tone(0.1), FOREVER], "mine": [tone(0.2)]})) as live,
         player(browser, live.port) as opened,
     ):
         chip = opened.page.locator("#chip-text")
@@ -250,16 +251,18 @@ def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
         holder = RawClient(live.port, "/synthesize_stream", {"text": "first"})
         expect(chip).to_have_text("Speaking")
         expect(opened.page.locator("#queue .now")).to_contain_text("first")
+        clicked_s = time.monotonic()
         opened.play("mine")
         expect(chip).to_have_text("Speaking, 1 waiting")
         expect(opened.page.locator("#queue .mine")).to_contain_text("You")
         expect(opened.page.locator("#status")).to_contain_text("number 1")
-        opened.page.wait_for_timeout(2200)
+        opened.page.wait_for_timeout(500)
         holder.close()
         opened.wait("playerState.phase === 'done'")
+        took_s = time.monotonic() - clicked_s
         expect(chip).to_have_text("Ready")
-        # The two seconds of waiting are none of the engine's work.
-        assert float(opened.page.text_content("#factor") or "") < 1
+        # The half second of waiting is none of the engine's work, of which there is 0.2 s of audio.
+        assert float(opened.page.text_content("#factor") or "") * 0.2 < took_s - 0.5
 
 
 def test_a_full_queue_is_told_and_retried(browser: Browser) -> None:
@@ -347,8 +350,9 @@ def test_a_recording_can_be_heard_before_it_is_chosen(page: Player) -> None:
 
 def test_the_page_asks_no_other_host(page: Player, fake: LiveServer) -> None:
     page.play_whole("a")
-    page.page.click("#voices li:nth-child(1) .listen")
-    page.page.wait_for_timeout(200)
+    listen = page.page.locator("#voices li:nth-child(1) .listen")
+    listen.click()
+    expect(listen).to_have_attribute("aria-label", "Stop listening to Alloy")
     hosts = {urllib.parse.urlsplit(url).netloc for url in page.requested if not url.startswith(("data:", "blob:"))}
     assert hosts == {f"127.0.0.1:{fake.port}"}
     blocked = page.page.evaluate("fetch('http://localhost:9/').then(() => '', (error) => error.message)")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.browser import EARS
 from tests.support.fakes import FOREVER, Step, tone
 from tests.support.firefox import END, ESCAPE, Firefox, firefox
 from tests.support.server import LiveServer, by_text, eventually, running
@@ -27,8 +28,8 @@ def fake() -> Iterator[LiveServer]:
 
 
 def opened(browser: Firefox, fake: LiveServer, preload: str) -> Firefox:
-    browser.open(f"http://127.0.0.1:{fake.port}/player", preload=preload)
-    browser.wait("document.querySelector('#voices input') !== null")
+    browser.open(f"http://127.0.0.1:{fake.port}/player", preload=EARS + preload)
+    browser.wait("document.querySelector('#voices input') !== null && !('loading' in document.body.dataset)")
     return browser
 
 
@@ -37,7 +38,7 @@ def test_it_plays_seeks_and_stops(browser: Firefox, fake: LiveServer, method: st
     page = opened(browser, fake, METHODS[method])
     page.fill("#text", "endless")
     page.click("#play")
-    page.wait("playerState.level > 0.01")
+    page.wait("ears.heard !== null && playerState.scheduledSamples > 1.95 * playerState.sampleRate")
     assert page.evaluate("playerState.method") == method
     assert fake.queue()["is_processing"]
     page.click("#pause")
@@ -52,15 +53,18 @@ def test_it_plays_seeks_and_stops(browser: Firefox, fake: LiveServer, method: st
     page.wait("playerState.phase === 'done'")
     assert page.evaluate("playerState.playedSeconds") == pytest.approx(0.5, abs=0.05)
     synthesised = len(fake.engine.requests)
+    page.evaluate("ears.heard = null")
     page.click("#pause")
-    page.wait("playerState.phase === 'playing'")
-    page.wait("playerState.phase === 'done'")
+    page.wait("ears.heard !== null && playerState.phase === 'done'")
     assert len(fake.engine.requests) == synthesised
 
 
 def test_its_history_is_kept(browser: Firefox, fake: LiveServer) -> None:
     page = opened(browser, fake, "")
+    page.fill("#text", "short")
+    page.click("#play")
     page.wait("/clip/.test(document.getElementById('history-count').textContent)")
+    page = opened(browser, fake, "")
     page.click("#history summary")
     page.click("#clips .listen")
-    page.wait("playerState.phase === 'done'")
+    page.wait("ears.laid.length > 0 && playerState.phase === 'done'")

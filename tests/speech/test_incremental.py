@@ -93,7 +93,7 @@ async def serving(
     engine = FakeEngine(script)
     service = create_service(Settings(**settings), engine)
     await service.warm()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         yield service, engine
         await service.aclose()
 

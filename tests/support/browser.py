@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, Request, Response, expect, sync_playwright
 
 from streaming_server.domain import FloatSamples
 from tests.support.server import eventually
@@ -56,7 +58,7 @@ EARS = """
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "the tests of the page need Debian's chromium"
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=180_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
         try:
@@ -67,12 +69,43 @@ def chromium() -> Iterator[Browser]:
 
 def accessible(page: Page) -> None:
     """That axe finds nothing to complain about."""
-    results = Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
+    if not page.evaluate("'axe' in globalThis"):
+        page.evaluate(Axe().axe_script)
+    violations = page.evaluate("axe.run({ resultTypes: ['violations'] }).then(({ violations }) => violations)")
+    assert not violations, json.dumps(violations, indent=1)
+
+
+class _Profile:
+    """A browser context that pages of several tests share, one after the other, for the sake of its HTTP cache."""
+
+    def __init__(self, browser: Browser, options: dict[str, Any]) -> None:
+        self.context: BrowserContext = browser.new_context(**options)
+        self._storage: CDPSession = self.context.new_cdp_session(self.context.new_page())
+
+    def clear(self, origin: str) -> None:
+        """Close all pages, and delete what they have stored; what a tab stores goes with it."""
+        for page in self.context.pages[1:]:
+            page.close()
+        kinds = "local_storage,indexeddb,cookies"
+        self._storage.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": kinds})
+
+
+_PROFILES: WeakKeyDictionary[Browser, dict[str, _Profile]] = WeakKeyDictionary()
+
+
+def _profile(browser: Browser, options: dict[str, Any]) -> _Profile:
+    profiles = _PROFILES.setdefault(browser, {})
+    key = json.dumps(options, sort_keys=True)
+    if key not in profiles:
+        profiles[key] = _Profile(browser, options)
+    return profiles[key]
 
 
 class Player:
-    """The page, once it is ready."""
+    """The page, once it is ready.
+
+    ``without``: names that the browser shall not have; ``script`` runs before the page's own.
+    """
 
     def __init__(
         self,
@@ -81,23 +114,36 @@ class Player:
         *,
         host: str = "127.0.0.1",
         without: tuple[str, ...] = (),
+        script: str = "",
         ready: str = "#voices input",
         **context: Any,
     ) -> None:
-        self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
+        options = {"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context
+        self._profile = _profile(browser, options)
+        self.context = self._profile.context
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)
         self.requested: list[str] = []
         self.errors: list[str] = []
-        self.context.on("request", lambda request: self.requested.append(request.url))
+        self.context.on("request", self._note_request)
         self.stream_ids: list[str] = []
         self.page.on("response", self._note_stream)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         for name in without:
             self.page.add_init_script(f"delete globalThis.{name}")
         self.page.add_init_script(EARS)
-        self.page.goto(f"http://{host}:{port}/player")
+        self.page.add_init_script(script)
+        self._origin = f"http://{host}:{port}"
+        self.page.goto(f"{self._origin}/player")
         self.page.wait_for_selector(ready)
+
+    def close(self) -> None:
+        """Close the pages and delete what they have stored."""
+        self.context.remove_listener("request", self._note_request)
+        self._profile.clear(self._origin)
+
+    def _note_request(self, request: Request) -> None:
+        self.requested.append(request.url)
 
     def _note_stream(self, response: Response) -> None:
         if "x-stream-id" in response.headers:
@@ -117,7 +163,7 @@ class Player:
         self.page.fill("#text", text)
         self.page.click("#play")
 
-    def wait(self, condition: str, within_s: float = 60.0) -> None:
+    def wait(self, condition: str, within_s: float = 180.0) -> None:
         """Until an expression over ``playerState`` and ``ears`` holds."""
         # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
         eventually(lambda: self.page.evaluate(condition), within_s)
@@ -126,11 +172,27 @@ class Player:
         self.play(text)
         self.wait("playerState.phase === 'done'")
 
+    def forget_sound(self) -> None:
+        """``heard_ms`` waits for a sound after this moment."""
+        self.page.evaluate("ears.heard = null")
+
     def heard_ms(self) -> float:
         """From the click to the first sound at the way out."""
         self.wait("ears.heard !== null")
         took: float = self.page.evaluate("ears.heard - ears.clicked")
         return took
+
+    def held_samples(self) -> int:
+        """What has been played once the clock of the sound stands still."""
+        seen: list[int] = [-1, -2]
+
+        def stands() -> bool:
+            seen[:] = seen[1], self.state("playedSamples")
+            self.page.wait_for_timeout(20)
+            return seen[0] == seen[1]
+
+        eventually(stands)
+        return seen[1]
 
     def laid(self) -> FloatSamples:
         """All samples that were given a time, in their order."""
@@ -161,5 +223,5 @@ def player(browser: Browser, port: int, **options: Any) -> Iterator[Player]:
     try:
         yield page
     finally:
-        page.context.close()
+        page.close()
     assert not page.errors

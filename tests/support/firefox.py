@@ -51,7 +51,7 @@ class Firefox:
         number = next(self._ids)
         self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            answer = json.loads(self._connection.recv(timeout=60))
+            answer = json.loads(self._connection.recv(timeout=180))
             if answer.get("id") == number:
                 if answer["type"] == "error":
                     raise RuntimeError(f"{method}: {answer['error']}: {answer['message']}")
@@ -81,13 +81,18 @@ class Firefox:
         eventually(lambda: self.evaluate(condition))
 
     def click(self, selector: str) -> None:
-        """As a person does: with the pointer, where the element is."""
+        """As a person does: with the pointer, where the element is once it is enabled and stays in its place."""
         x, y = self.evaluate(
-            f"""(() => {{
-              const element = document.querySelector({json.dumps(selector)});
-              element.scrollIntoView({{ block: "center" }});
-              const {{ left, top, width, height }} = element.getBoundingClientRect();
-              return [Math.round(left + width / 2), Math.round(top + height / 2)];
+            f"""(async () => {{
+              for (let last = null; ; await new Promise(requestAnimationFrame)) {{
+                const element = document.querySelector({json.dumps(selector)});
+                if (!element || element.disabled) continue;
+                element.scrollIntoView({{ block: "center" }});
+                const {{ left, top, width, height }} = element.getBoundingClientRect();
+                const place = [Math.round(left + width / 2), Math.round(top + height / 2)];
+                if (width && String(place) === last) return place;
+                last = String(place);
+              }}
             }})()"""
         )
         pointer = [
@@ -135,7 +140,7 @@ def firefox() -> Iterator[Firefox]:
                 yield Firefox(connection)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)
             assert process.stderr is not None
             process.stderr.close()
 
@@ -157,7 +162,7 @@ def _sound(home: Path) -> Iterator[dict[str, str]]:
         yield environment | {"PULSE_SERVER": f"unix:{socket}"}
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def _address(process: subprocess.Popen[str]) -> str:

@@ -41,13 +41,13 @@ def test_chunks_double_up_to_the_largest() -> None:
 def test_every_look_ahead_is_a_row_and_the_last_line_has_settings(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(calibration, "LOOK_AHEADS", ("exact", 4))
+    monkeypatch.setattr(calibration, "LOOK_AHEADS", ("exact", 1))
     monkeypatch.setattr(calibration, "FIRST_CHUNKS", (8,))
     assert cli.main(["calibrate", "--model_dir", str(checkpoint), "--device", "cpu", "--text", SENTENCE]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split()[:5] == ["look-ahead", "first", "chunk", "error*,", "dB"]
     rows = [line.split() for line in lines[:3]]
-    assert [row[:2] for row in rows] == [["exact", "4"], ["4", "4"], ["exact", "8"]]
+    assert [row[:2] for row in rows] == [["exact", "4"], ["1", "4"], ["exact", "8"]]
     exact, near, coarse = (float(row[2]) for row in rows)
     assert exact < -90
     assert coarse < -90

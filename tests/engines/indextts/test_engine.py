@@ -25,7 +25,9 @@ from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.stream import SegmentAudio, Synthesiser, without_long_silence
 from streaming_server.engines.indextts.voices import AnalysedVoice, VoiceCache
 from streaming_server.engines.torch.decoding import Decoder
+from streaming_server.engines.torch.options import Precision
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
+from tests.support.engines import SharedEngines
 from tests.support.server import eventually
 
 TEXT = "你好, 世界. Hello world! 今天天气很好。"
@@ -48,16 +50,23 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> SpeechRequest:
     return SpeechRequest(TEXT, Voice("v", path), generation)
 
 
-def with_engine(checkpoint: Path, use: Callable[[IndexTTSEngine], Awaitable[Any]], **settings: Any) -> Any:
-    async def main() -> Any:
-        engine = IndexTTSEngine(model_dir=checkpoint, device="cpu", **settings)
-        try:
-            await engine.warm()
-            return await use(engine)
-        finally:
-            await engine.aclose()
+def create(checkpoint: Path, precision: Precision = "fp32") -> IndexTTSEngine:
+    return IndexTTSEngine(model_dir=checkpoint, device="cpu", precision=precision)
 
-    return asyncio.run(main())
+
+ENGINES = SharedEngines(create)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def engines() -> Iterator[None]:
+    yield
+    ENGINES.close()
+
+
+def with_engine(
+    checkpoint: Path, use: Callable[[IndexTTSEngine], Awaitable[Any]], precision: Precision = "fp32"
+) -> Any:
+    return ENGINES.use(use, checkpoint, precision)
 
 
 async def spoken(engine: Engine, request: SpeechRequest) -> list[FloatSamples]:

@@ -31,6 +31,7 @@ from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.engines.indextts.test_engine import counted, spoken, write_voice
+from tests.support.engines import SharedEngines
 
 VERSIONS = ("2.0", "2.5")
 TEXT = "你好, 世界. Hello world! 今天天气很好。"
@@ -51,35 +52,11 @@ def request_(voices: Sequence[Voice]) -> SpeechRequest:
     return SpeechRequest(TEXT, voices[0], generation)
 
 
-class Engines:
-    """Engines that are shared by the tests, because loading is slow."""
-
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._kept: dict[tuple[Path, IndexTTS2Options], IndexTTS2Engine] = {}
-
-    def use(
-        self, folder: Path, what: Callable[[ModelEngine], Awaitable[Any]], options: IndexTTS2Options = QUICK
-    ) -> Any:
-        async def main() -> Any:
-            if (folder, options) not in self._kept:
-                engine = IndexTTS2Engine(options.model_copy(update={"model_dir": folder}))
-                await engine.warm()
-                self._kept[folder, options] = engine
-            return await what(self._kept[folder, options])
-
-        return self._runner.run(main())
-
-    def close(self) -> None:
-        async def main() -> None:
-            for engine in self._kept.values():
-                await engine.aclose()
-
-        self._runner.run(main())
-        self._runner.close()
+def create(folder: Path, options: IndexTTS2Options) -> IndexTTS2Engine:
+    return IndexTTS2Engine(options.model_copy(update={"model_dir": folder}))
 
 
-ENGINES = Engines()
+ENGINES = SharedEngines(create)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,7 +66,7 @@ def engines() -> Iterator[None]:
 
 
 def with_engine(folder: Path, use: Callable[[ModelEngine], Awaitable[Any]], options: IndexTTS2Options = QUICK) -> Any:
-    return ENGINES.use(folder, use, options)
+    return ENGINES.use(use, folder, options)
 
 
 async def said(engine: ModelEngine, request: SpeechRequest) -> FloatSamples:

@@ -48,11 +48,11 @@ W2VBERT: Mapping[str, Any] = {
 }
 BIGVGAN: Mapping[str, Any] = {
     "resblock": "1",
-    "upsample_rates": [4, 4, 2, 2, 2, 2],
-    "upsample_kernel_sizes": [8, 8, 4, 4, 4, 4],
-    "upsample_initial_channel": 64,
-    "resblock_kernel_sizes": [3, 7, 11],
-    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+    "upsample_rates": [8, 8, 4],
+    "upsample_kernel_sizes": [16, 16, 8],
+    "upsample_initial_channel": 32,
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [2]],
     "num_mels": 80,
     "use_tanh_at_final": False,
     "use_bias_at_final": False,
