@@ -187,7 +187,8 @@ async def test_odd_texts_are_survived(engine: EspeakEngine, text: str) -> None:
 def onsets_s(samples: FloatSamples, rate_hz: int) -> FloatSamples:
     """When sound begins after at least 80 ms of silence."""
     loud = np.flatnonzero(np.abs(samples) > 0.01)
-    return loud[np.flatnonzero(np.diff(loud, prepend=-rate_hz) > 0.08 * rate_hz)] / np.float32(rate_hz)
+    begins: FloatSamples = loud[np.flatnonzero(np.diff(loud, prepend=-rate_hz) > 0.08 * rate_hz)].astype(np.float32)
+    return begins / np.float32(rate_hz)
 
 
 async def test_marks_are_where_the_words_begin(engine: EspeakEngine) -> None:
