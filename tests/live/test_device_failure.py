@@ -21,7 +21,7 @@ from streaming_server.engines.indextts2 import engine as engine2
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
 from streaming_server.engines.torch import model_engine
-from streaming_server.engines.torch.vocoder import Windows
+from streaming_server.engines.torch.windows import Windows
 from streaming_server.errors import DeviceFailed
 from tests.engines.indextts import tiny
 from tests.engines.indextts2 import tiny as tiny2

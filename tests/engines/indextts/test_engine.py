@@ -26,6 +26,7 @@ from streaming_server.engines.indextts.stream import SegmentAudio, Synthesiser, 
 from streaming_server.engines.indextts.voices import AnalysedVoice, VoiceCache
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.options import Precision
+from streaming_server.engines.torch.pieces import Job
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.support.engines import SharedEngines
 from tests.support.server import eventually
@@ -287,7 +288,7 @@ def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
     finish = SegmentAudio.finish
     finished: list[int] = []
 
-    def waiting(self: SegmentAudio, latents: torch.Tensor | None) -> torch.Tensor:
+    def waiting(self: SegmentAudio, latents: torch.Tensor | None) -> Job[torch.Tensor]:
         if not finished:
             eventually(lambda: len(codes) > first_segment)
         finished.append(len(codes))
