@@ -48,7 +48,7 @@ class Faults:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for runtime in (Runtime, Runtime2):
             patch.setattr(runtime, "join", self._decoding(runtime.join))
-        patch.setattr(Windows, "__call__", self._vocoding(Windows.__call__))
+        patch.setattr(Windows, "vocode", self._vocoding(Windows.vocode))
         for module in (engine15, engine2):
             patch.setattr(module, "decode_native", self._reading(module.decode_native))
 

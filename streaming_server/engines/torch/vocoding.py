@@ -134,8 +134,11 @@ class VocoderThread:
                 self._launched.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
                 self._launched[-1].record(self._stream)
         except BaseException as error:
-            for session, job, _ in chosen:
-                self._end(session, job, error)
+            if len(chosen) > 1:  # the error may concern one of them only, or none by itself
+                for one in chosen:
+                    self._run_batch([one])
+            else:
+                self._end(*chosen[0][:2], error)
             return
         for session, job, _ in chosen:
             self._advance(session, job)
