@@ -77,9 +77,9 @@ REQUESTS = st.builds(
     Request,
     st.sampled_from([0, 1, 9, 20]),
     st.sampled_from([2, 13, 28, 40]),
-    st.sampled_from([0, 1, 3]),
-    st.integers(0, 3),
-    st.sampled_from([0, 1, 2, 99, 99, 99]),
+    st.sampled_from([0, 3, 4]),
+    st.integers(0, 99),
+    st.sampled_from([1, 2, 99, 99, 99]),
 )
 
 
@@ -117,8 +117,8 @@ def compare(samples: Tensor, request: Request) -> None:
     assert (samples - expected).abs().max() < TOLERANCE
 
 
-@settings(max_examples=8, deadline=None)
-@given(requests=st.lists(st.tuples(REQUESTS, st.integers(0, 3)), min_size=3, max_size=6), order=st.randoms())
+@settings(max_examples=10, deadline=None)
+@given(requests=st.lists(st.tuples(REQUESTS, st.sampled_from([0, 0, 1])), min_size=5, max_size=8), order=st.randoms())
 def test_each_request_gets_what_it_gets_alone(
     recorded: Models, requests: list[tuple[Request, int]], order: random.Random
 ) -> None:
@@ -139,7 +139,7 @@ def test_each_request_gets_what_it_gets_alone(
                 job.close()
 
     while running or waiting:
-        if waiting and (not running or waiting[0][1] <= turn):
+        while waiting and (not running or waiting[0][1] <= turn):
             request, _ = waiting.pop(0)
             advance(request, request.job(recorded.flow, recorded.windows), 0)
             turn = 0
@@ -147,7 +147,8 @@ def test_each_request_gets_what_it_gets_alone(
         if running:
             first = order.choice(running)
             equal = [each for each in running if each[2].key == first[2].key]
-            chosen = order.sample(equal, order.randint(1, min(len(equal), first[2].limit)))
+            most = min(len(equal), first[2].limit)
+            chosen = order.sample(equal, order.choice([1, most, most, most]))
             first[2].run([piece.item for _, _, piece, _ in chosen])
             running = [each for each in running if each not in chosen]
             for request, job, _, count in chosen:
@@ -223,10 +224,10 @@ def test_who_is_about_to_run_dry_shares_a_batch_with_such_listeners_only(scene: 
     near, far = scene.session(1000 * URGENT_S), scene.session(2000 * URGENT_S)
     for name, session in {"far": far, "near": near, "soon": scene.session(URGENT_S / 50)}.items():
         scene.submit(session, name, "a")
-    for name, key in {"new": "a", "new too": "a", "other": "b"}.items():
+    for name, key in {"new": "a", "other": "b"}.items():
         scene.submit(scene.session(), name, key)
     scene.submit(far, "far again", "a")
-    assert scene.run() == [["new", "new too", "soon"], ["other"], ["near", "far"], ["far again"]]
+    assert scene.run() == [["new", "soon"], ["other"], ["near", "far"], ["far again"]]
 
 
 def test_a_job_joins_between_two_pieces_and_a_batch_has_a_limit(scene: Scene) -> None:
