@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -46,6 +46,8 @@ class Capability(StrEnum):
     SCENE = "scene"
     SMART_VOICE = "smart_voice"
     """Chooses the speakers' voices itself."""
+    PHONEMES = "phonemes"
+    """Uses the pronunciations of a request."""
 
 
 class Granularity(StrEnum):
@@ -120,6 +122,25 @@ def parse_blend(name: str) -> tuple[tuple[str, float], ...]:
     return tuple(blend)
 
 
+_LANGUAGE_NAMES = {
+    "auto": "", "arabic": "ar", "chinese": "zh", "dutch": "nl", "english": "en", "french": "fr", "german": "de",
+    "hindi": "hi", "italian": "it", "japanese": "ja", "korean": "ko", "portuguese": "pt", "russian": "ru",
+    "spanish": "es",
+}  # fmt: skip
+
+
+def language_tag(name: str) -> str:
+    """Return the tag for one of some English names of languages, empty for ``auto``; anything else as it is."""
+    name = name.strip().lower()
+    return _LANGUAGE_NAMES.get(name, name)
+
+
+def matching_language(tag: str, known: Collection[str]) -> str | None:
+    """Return the known language that a BCP 47 tag stands for: itself, or the longest one that the tag begins with."""
+    parts = tag.lower().replace("_", "-").split("-")
+    return next((found for end in range(len(parts), 0, -1) if (found := "-".join(parts[:end])) in known), None)
+
+
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 """The order of an `EmotionVector`."""
 
@@ -169,6 +190,34 @@ Script = tuple[tuple[Turn, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Pronunciation:
+    """The phonemes of a part of a text."""
+
+    start: int
+    end: int
+    """Behind its last character."""
+    ipa: str
+    """In the International Phonetic Alphabet."""
+
+
+def pronunciations_within(found: Iterable[Pronunciation], begin: int, end: int) -> tuple[Pronunciation, ...]:
+    """The pronunciations of a part of a text, with places in this part."""
+    return tuple(
+        replace(each, start=each.start - begin, end=each.end - begin)
+        for each in found
+        if begin <= each.start and each.end <= end
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """A named place in a text."""
+
+    name: str
+    character: int
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A part of a text that sounds the same throughout, and the pause behind it."""
 
@@ -184,6 +233,12 @@ class Span:
     """Factor of the voice's pitch."""
     gain_db: float = 0.0
     """Change of the volume."""
+    language: str = ""
+    """As ``SpeechRequest.language``; empty: the request's."""
+    pronunciations: tuple[Pronunciation, ...] = ()
+    """In rising order, without overlap; places within the span's text."""
+    bookmarks: tuple[Bookmark, ...] = ()
+    """Places within the span's text."""
 
 
 class TextSignal(Enum):
@@ -193,8 +248,16 @@ class TextSignal(Enum):
     """The text so far is complete and is synthesised without waiting for more."""
 
 
+@dataclass(frozen=True, slots=True)
+class PronouncedText:
+    """A piece of an incremental text that has given phonemes."""
+
+    text: str
+    ipa: str
+
+
 if TYPE_CHECKING:
-    TextPieces = AsyncGenerator[str | TextSignal, None]
+    TextPieces = AsyncGenerator[str | PronouncedText | TextSignal, None]
 else:
     TextPieces = object  # jobs are stored through pydantic, which has no schema of an asynchronous generator
 """A text that arrives in pieces. The stream that reads it closes it."""
@@ -233,6 +296,10 @@ class SpeechRequest:
     pieces: TextPieces | None = field(default=None, compare=False, repr=False)
     """The text, if it arrives in pieces; for one stream only, and not with a script. Engines receive one request per
     segment instead."""
+    language: str = ""
+    """BCP 47 tag of the language in which the text is read, for engines that list it; empty: by its script."""
+    pronunciations: tuple[Pronunciation, ...] = ()
+    """In rising order, without overlap; for engines with ``Capability.PHONEMES``."""
 
     def __post_init__(self) -> None:
         """
@@ -257,6 +324,10 @@ class Mark:
     """Index into the text of the request; its length stands for the end."""
     time_s: float
     """From the first sample that the engine yields for the request."""
+    name: str = ""
+    """Of a `Bookmark`; engines do not set it."""
+    is_measured: bool = True
+    """False: a place whose time is estimated, or the end of a span that has no measured words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def run(*arguments: str, text: str | None = None, **environment: str) -> subproc
     command = [sys.executable, "-m", "streaming_server.cli", *arguments]
     given = text.encode() if text is not None else None
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, input=given, check=False, env=os.environ | environment, timeout=60
+        command, cwd=ROOT, capture_output=True, input=given, check=False, env=os.environ | environment, timeout=180
     )
 
 

@@ -38,11 +38,11 @@ def test_ends():
 def run(folder: Path, test: str, *before: str, workers: str) -> subprocess.CompletedProcess[str]:
     """Run a test in a separate run; ``before`` is the command prefix."""
     (folder / "test_one.py").write_text(test)
-    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", workers, "--rootdir", str(folder)]
+    options = ["-p", "xdist", "-p", "tests.conftest", "-p", "no:cacheprovider", "-n", workers, "--rootdir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [*before, sys.executable, "-m", "pytest", *options, str(folder)],
-        env=environment | {"PYTHONPATH": str(ROOT), "TEST_LEFTOVERS_S": "0.5"},
+        env=environment | {"PYTHONPATH": str(ROOT), "TEST_LEFTOVERS_S": "0.5", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

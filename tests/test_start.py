@@ -47,7 +47,12 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
     """What was installed."""
     clean = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
     subprocess.run(
-        ["./start_api.sh", *arguments], cwd=folder, env=clean | environment, check=True, capture_output=True, timeout=60
+        ["./start_api.sh", *arguments],
+        cwd=folder,
+        env=clean | environment,
+        check=True,
+        capture_output=True,
+        timeout=180,
     )
     written = folder / "installed"
     installed = written.read_text() if written.exists() else ""
@@ -168,7 +173,7 @@ def test_what_is_missing_is_a_sentence(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"streaming-server: {sentence}")

@@ -13,12 +13,21 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body, Dialect, ErrorShape, parse_body
-from streaming_server.api.operations import SPEECH_REFUSALS, Answer, ApiRoute, Operation, Tag, described
+from streaming_server.api.operations import (
+    IGNORED_NOTE,
+    SPEECH_REFUSALS,
+    Answer,
+    ApiRoute,
+    Operation,
+    Tag,
+    described,
+    ignored_header,
+)
 from streaming_server.api.requests import Name, Names, RequestBuilder, Text
 from streaming_server.api.timed import TimedSpeechResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
-from streaming_server.domain import Generation
+from streaming_server.domain import Generation, Voice
 from streaming_server.errors import SpeechServerError, VoiceUnknown
 from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
@@ -38,6 +47,8 @@ class CaptionedBody(Body):
     stream: bool = True
     """One object a line during the synthesis; `false`: one object after it."""
     return_timestamps: bool = True
+    ssml: bool = False
+    """`true`: `input` is SSML; its times come with the last audio, and `marks` has those of its `mark` elements."""
 
 
 @described
@@ -49,6 +60,13 @@ class WordTime(TypedDict):
 
 
 @described
+class MarkTime(TypedDict):
+    name: str
+    time: float
+    """In seconds, from the start of all audio."""
+
+
+@described
 class CaptionedSpeech(TypedDict):
     audio: str
     """In base64; joined, the audio of all lines is one file."""
@@ -57,6 +75,8 @@ class CaptionedSpeech(TypedDict):
     """Of the words whose sentence ends with this audio."""
     alignment_precision: NotRequired[Literal["engine", "segment"]]
     """`engine`: measured; `segment`: the words of a sentence share its time."""
+    marks: NotRequired[list[MarkTime]]
+    """Of the `mark` elements of SSML."""
 
 
 @described
@@ -79,7 +99,7 @@ def _error_body(status: int, message: str, error: SpeechServerError | None) -> C
 TAG = Tag("Kokoro-FastAPI", "Speech with the times of its words.")
 _SPEECH = Operation(
     "Synthesise a text, with the time of each word",
-    [Answer("One object a line; with `stream` false a single one.", CaptionedSpeech)],
+    [Answer(f"One object a line; with `stream` false a single one. {IGNORED_NOTE}", CaptionedSpeech)],
     CaptionedBody,
     refusals=SPEECH_REFUSALS,
 )
@@ -100,10 +120,9 @@ class CaptionedDialect(Dialect):
 
     async def speech(self, request: Request) -> TimedSpeechResponse:
         body = await parse_body(request, CaptionedBody)
-        voice = self.voices.default if body.voice is None else await self.voices.find(body.voice)
-        if voice is None:
-            raise VoiceUnknown(body.voice or "", [known.name for known in self.voices.all()])
-        speech = self.requests.build(body.input, [voice], Generation(), None, field="input", speed=body.speed)
+        voice = self.voices.default if body.voice is None else await self._voice(body.voice)
+        text = await self.requests.ssml(body.input, self._voice, "input") if body.ssml else body.input
+        speech = self.requests.build(text, [voice], Generation(), None, field="input", speed=body.speed)
         encoder = FORMATS["ogg" if body.response_format == "opus" else body.response_format].create()
 
         def compose(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:
@@ -119,14 +138,25 @@ class CaptionedDialect(Dialect):
             }
             if passages and body.return_timestamps:
                 content["alignment_precision"] = precision_of(passages)
+            if marks := [mark for passage in passages for mark in passage.bookmarks]:
+                content["marks"] = [{"name": mark.name, "time": round(mark.time_s, 3)} for mark in marks]
             return content
 
         return TimedSpeechResponse(
             self.service,
             speech,
             encoder,
-            {},
+            ignored_header(self.requests.ignored(speech)),
             self.settings.send_timeout_s,
             compose=compose,
             is_whole=not body.stream,
         )
+
+    async def _voice(self, name: str, field: str = "voice") -> Voice:
+        """
+        Raises:
+            VoiceUnknown: the voice does not exist.
+        """
+        if found := await self.voices.find(name):
+            return found
+        raise VoiceUnknown(name, [known.name for known in self.voices.all()], field)

@@ -93,4 +93,13 @@ STREAM_HEADERS: Mapping[str, str] = {
     "X-Stream-Id": "The id of the stream, for `/streams/{stream_id}`.",
     "X-Queue-Position": "The number of requests ahead in the queue at arrival; 0 if the request started immediately.",
 }
+IGNORED_HEADER = "X-Ignored-Settings"
+IGNORED_NOTE = f"The header `{IGNORED_HEADER}` names settings that the engine cannot honour, if there are any."
+
+
+def ignored_header(names: Sequence[str]) -> dict[str, str]:
+    """The header that names settings without effect; empty if there are none."""
+    return {IGNORED_HEADER: ", ".join(names)} if names else {}
+
+
 SPEECH_REFUSALS = (400, 500, 503)

@@ -13,14 +13,17 @@ from streaming_server.api.operations import MAX_TEXT_CHARACTERS
 from streaming_server.api.references import References
 from streaming_server.domain import (
     EMOTIONS,
+    Capability,
     Emotion,
     EmotionVector,
     Generation,
     Granularity,
+    Pronunciation,
     Span,
     SpeechRequest,
     TextPieces,
     Voice,
+    language_tag,
 )
 from streaming_server.errors import InvalidRequest
 from streaming_server.logs import request_id
@@ -146,6 +149,8 @@ class RequestBuilder:
         verbose: bool = False,
         scene: str = "",
         own_voices: bool = False,
+        language: str = "",
+        pronunciations: tuple[Pronunciation, ...] = (),
     ) -> SpeechRequest:
         """Build a request within the engine's limits.
 
@@ -168,6 +173,8 @@ class RequestBuilder:
             verbose: log the request's details.
             scene: description of the scene.
             own_voices: the engine may choose the voices.
+            language: a BCP 47 tag or the English name of a language; empty for the engine's choice.
+            pronunciations: phonemes of parts of a text that is a string.
 
         Raises:
             InvalidRequest: the text cannot be synthesised, a speaker has no voice, or the number of codes is too large.
@@ -206,10 +213,29 @@ class RequestBuilder:
             own_voices,
             spans,
             pieces,
+            language_tag(language),
+            pronunciations,
         )
         if with_tags and not script and not spans and self.settings.dialogue:
             return as_dialogue(request, self.voices.list(), field)
         return request
+
+    def ignored(self, request: SpeechRequest, language_field: str = "language") -> list[str]:
+        """What a request asks for and the engine cannot do: a language, and elements of SSML.
+
+        Args:
+            request: the request.
+            language_field: the dialect's name of the field of the language.
+        """
+        info = self.service.engine.info
+        languages = {span.language for span in request.spans} - {""}
+        given = request.pronunciations or any(span.pronunciations for span in request.spans)
+        found = {
+            language_field: request.language and not info.reads(request.language),
+            "ssml.lang": not all(map(info.reads, languages)),
+            "ssml.phoneme": given and Capability.PHONEMES not in info.capabilities,
+        }
+        return [name for name, is_ignored in found.items() if is_ignored]
 
     def has_speakers(self, text: str) -> bool:
         """Whether a text is a dialogue under the setting ``dialogue``."""

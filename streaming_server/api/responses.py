@@ -104,12 +104,14 @@ class SpeechResponse(StreamResponse):
     ) -> None:
         super().__init__(service, {"Content-Type": encoder.media_type, **headers}, send_timeout_s, resources)
         self.request = request
+        self.characters = len(request.text)
+        """Number of characters of the text, for the log and the usage."""
         self._encoder = encoder
         self._keep = keep
 
     def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
         record = RequestRecord.of(scope)
-        record.voice, record.characters = self.request.voice.name, len(self.request.text)
+        record.voice, record.characters = self.request.voice.name, self.characters
         resumable = Headers(scope=scope).get("x-resumable", "").lower() in {"true", "1"}
         return self.service.open(self.request, self._encoder, keep=self._keep, resumable=resumable)
 

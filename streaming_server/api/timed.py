@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from starlette.types import Scope
-
-from streaming_server.api.record import RequestRecord
 from streaming_server.api.responses import Connection, SpeechResponse
 from streaming_server.audio.encoders import AudioEncoder, PcmEncoder
 from streaming_server.domain import SpeechRequest
@@ -41,14 +37,9 @@ class TimedSpeechResponse(SpeechResponse):
         """``is_whole``: one object after the last sample, in place of one a line."""
         json_headers = {**headers, "Content-Type": "application/json"}
         super().__init__(service, by_sentences(request), encoder, json_headers, send_timeout_s, keep=False)
-        self._characters = len(request.text)
+        self.characters = len(request.text)
         self._compose = compose
         self._is_whole = is_whole
-
-    def open(self, scope: Scope) -> AbstractAsyncContextManager[SpeechStream]:
-        opened = super().open(scope)
-        RequestRecord.of(scope).characters = self._characters
-        return opened
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         if self._is_whole:

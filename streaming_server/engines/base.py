@@ -9,7 +9,7 @@ from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_check
 
 from pydantic import Field
 
-from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice
+from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice, matching_language
 from streaming_server.environment import SettingsGroup
 
 
@@ -42,8 +42,14 @@ class EngineInfo:
     """Voices of the engine, which require no recording."""
     blends: bool = False
     """Whether requests may name a blend of presets, as in `domain.parse_blend`."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 tags of the languages that a request can choose, in lower case; empty: the text alone decides."""
     max_concurrency: int = 1
     """Maximum number of concurrent calls of `Engine.stream`."""
+
+    def reads(self, language: str) -> bool:
+        """Whether a request can choose a language, given as a BCP 47 tag."""
+        return matching_language(language, self.languages) is not None
 
     @property
     def is_fp16(self) -> bool:

@@ -40,6 +40,8 @@ class Speech(BaseModel):
     media_type: str
     duration_s: float
     voice: str
+    ignored_settings: list[str]
+    """What the loaded engine cannot honour."""
 
 
 class ListedVoice(BaseModel):
@@ -88,6 +90,7 @@ class _Tools:
         speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX, description="Speaking rate")] = 1.0,
         instructions: Annotated[Description | None, Field(description="An emotion or style in words")] = None,
         ssml: Annotated[bool, Field(description="The text is SSML")] = False,
+        language: Annotated[Name, Field(description="Language tag, if the text does not show it")] = "",
     ) -> Speech:
         """Say a text aloud: synthesise it to an audio file and return where the file is."""
         request = _request(ctx)
@@ -101,12 +104,20 @@ class _Tools:
                 with_tags=True,
                 emotion=Emotion(text=instructions) if (instructions or "").strip() else None,
                 speed=speed,
+                language=language,
             )
             media_type, duration_s, audio = await self._spoken(speech, SUFFIXES[audio_format], request)
         except SpeechServerError as error:
             _note(request, error.code)
             raise ToolError(str(error)) from None
-        return Speech(audio=audio, media_type=media_type, duration_s=round(duration_s, 3), voice=voice)
+        ignored = self._requests.ignored(speech)
+        return Speech(
+            audio=audio,
+            media_type=media_type,
+            duration_s=round(duration_s, 3),
+            voice=voice,
+            ignored_settings=ignored,
+        )
 
     async def list_voices(self) -> list[ListedVoice]:
         """List the voices that speak can use."""

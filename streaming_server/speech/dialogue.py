@@ -12,10 +12,11 @@ import numpy as np
 
 from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
-from streaming_server.domain import AudioChunk, Capability, Mark, Script, SpeechRequest, Turn, Voice
+from streaming_server.domain import AudioChunk, Capability, Mark, Script, Span, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import Engine
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.markup import spans_of, without_pauses
+from streaming_server.speech.timeline import Passage
 from streaming_server.text import cut_by_words
 
 _TAG = re.compile(r"\[SPEAKER([0-9]+)\]")
@@ -102,30 +103,69 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
     rate_hz = info.sample_rate_hz
     has_speed = Capability.SPEED in info.capabilities
     made = 0  # samples
-    for span in spans_of(request):
-        if span.text == request.text or any(character.isalnum() for character in span.text):
+    spans = spans_of(request)
+    for span in spans:
+        begin_s, measured = made / rate_hz, list[Mark]()
+        is_spoken = span.text == request.text or any(map(str.isalnum, span.text))
+        if is_spoken:
             voice, speed = span.voice or request.voice, request.speed * (span.rate if has_speed else 1.0)
-            part = replace(request, text=span.text, voice=voice, spans=(), speed=min(max(speed, SPEED_MIN), SPEED_MAX))
+            part = replace(
+                request,
+                text=span.text,
+                voice=voice,
+                spans=(),
+                speed=min(max(speed, SPEED_MIN), SPEED_MAX),
+                language=span.language or request.language,
+                pronunciations=span.pronunciations,
+            )
             if Capability.DIALOGUE in info.capabilities:
                 part = replace(part, script=script_of(part.text, [voice], PLAIN))
             tempo = 1.0 if has_speed else span.rate
             prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
-            begin_s = made / rate_hz
             async with aclosing(engine.stream(part)) as chunks:
                 async for chunk in chunks:
                     marks = [Mark(span.start + mark.character, begin_s + mark.time_s / tempo) for mark in chunk.marks]
+                    measured += marks
                     samples = prosody.push(chunk.samples)
                     made += samples.size
                     yield AudioChunk(samples, marks)
             if (rest := prosody.finish()).size:
                 made += rest.size
                 yield AudioChunk(rest)
+        reached = _reached(span, begin_s, made / rate_hz, measured, has_ends=is_spoken and len(spans) > 1)
+        if reached:
+            yield AudioChunk(np.empty(0, np.float32), reached)
         # Where the engine has no speed of its own, the pause is stretched with the speech.
         missing = round(span.pause_s * rate_hz * (1.0 if has_speed else request.speed))
         made += missing
         while missing > 0:
             yield AudioChunk(np.zeros(min(missing, rate_hz), np.float32))
             missing -= rate_hz
+
+
+def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark], *, has_ends: bool) -> list[Mark]:
+    """When the bookmarks of a span are reached, and its ends where the engine measures nothing in between.
+
+    Args:
+        span: the span.
+        begin_s: when its audio begins.
+        end_s: when its audio ends.
+        measured: the words that the engine has measured.
+        has_ends: its ends are places of their own: it is spoken, and is not the whole text.
+    """
+    found: list[Mark] = []
+    if not measured and has_ends:
+        end = span.start + len(span.text)
+        found += [Mark(span.start, begin_s, is_measured=False), Mark(end, end_s, is_measured=False)]
+    if span.bookmarks:
+        words = [
+            replace(mark, character=mark.character - span.start, time_s=mark.time_s - begin_s) for mark in measured
+        ]
+        times_s = Passage(span.text, begin_s, end_s, words).times_s
+        found += [
+            Mark(span.start + mark.character, float(times_s[mark.character]), mark.name) for mark in span.bookmarks
+        ]
+    return found
 
 
 def _turns(text: str, voices: Sequence[Voice], field: str) -> list[Turn]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from streaming_server.domain import SpeechRequest, TextPieces, TextSignal
+from streaming_server.domain import (
+    PronouncedText,
+    Pronunciation,
+    SpeechRequest,
+    TextPieces,
+    TextSignal,
+    pronunciations_within,
+)
 from streaming_server.errors import ForbiddenCharacter, TextTooLong
 from streaming_server.segmentation import Segmenter
 from streaming_server.text import forbidden_character
@@ -21,12 +28,44 @@ async def parts(request: SpeechRequest, max_characters: int) -> AsyncGenerator[S
     if request.pieces is None:
         yield request
         return
-    async with aclosing(segments(request.pieces, max_characters)) as found:
+    given = _Given()
+    async with aclosing(segments(given.recorded(request.pieces), max_characters)) as found:
         async for segment in found:
-            yield replace(request, text=segment, pieces=None)
+            yield replace(request, text=segment, pieces=None, pronunciations=given.of(segment))
 
 
-async def segments(pieces: TextPieces, max_characters: int) -> AsyncGenerator[str, None]:
+class _Given:
+    """The pronunciations of an incremental text, found again in its segments."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        """What no segment has had so far."""
+        self._found: list[Pronunciation] = []
+        """Places in ``_text``."""
+
+    async def recorded(self, pieces: TextPieces) -> AsyncGenerator[str | TextSignal, None]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, TextSignal):
+                    yield piece
+                    continue
+                text = piece.text if isinstance(piece, PronouncedText) else piece
+                if isinstance(piece, PronouncedText):
+                    self._found.append(Pronunciation(len(self._text), len(self._text) + len(text), piece.ipa))
+                self._text += text
+                yield text
+
+    def of(self, segment: str) -> tuple[Pronunciation, ...]:
+        """Those of the next segment, which holds all of the text but white space."""
+        begin = self._text.index(segment)
+        end = begin + len(segment)
+        found = pronunciations_within(self._found, begin, end)
+        self._text = self._text[end:]
+        self._found = [*pronunciations_within(self._found, end, end + len(self._text))]
+        return found
+
+
+async def segments(pieces: AsyncGenerator[str | TextSignal, None], max_characters: int) -> AsyncGenerator[str, None]:
     """Yield each segment as soon as no further piece can change it; closes ``pieces``.
 
     The next piece is taken when all segments so far have been consumed.
@@ -56,9 +95,19 @@ async def segments(pieces: TextPieces, max_characters: int) -> AsyncGenerator[st
 
 
 def by_sentences(request: SpeechRequest) -> SpeechRequest:
-    """The same text as an incremental one, so that the times of each of its segments are known."""
-    return replace(request, text="", pieces=_whole(request.text))
+    """The same text as an incremental one, so that the times of each of its segments are known.
+
+    Marked-up texts and scripts are returned as they are.
+    """
+    if request.spans or request.script:
+        return request
+    return replace(request, text="", pieces=_whole(request.text, request.pronunciations), pronunciations=())
 
 
-async def _whole(text: str) -> TextPieces:
-    yield text
+async def _whole(text: str, given: Sequence[Pronunciation]) -> TextPieces:
+    at = 0
+    for each in given:
+        yield text[at : each.start]
+        yield PronouncedText(text[each.start : each.end], each.ipa)
+        at = each.end
+    yield text[at:]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from streaming_server.domain import Span, SpeechRequest
+from streaming_server.domain import Span, SpeechRequest, pronunciations_within
 from streaming_server.errors import InvalidRequest
 
 MAX_PAUSE_S = 10.0
@@ -18,7 +18,7 @@ _PAUSE = re.compile(r"\[pause (\d{1,6}(?:\.\d{1,6})?)(ms|s)\]", re.IGNORECASE | 
 
 def spans_of(request: SpeechRequest) -> Sequence[Span]:
     """The spans of a request; those of a plain text are cut at its pauses."""
-    return request.spans or with_pauses([Span(request.text)])
+    return request.spans or with_pauses([Span(request.text, pronunciations=request.pronunciations)])
 
 
 def with_pauses(spans: Sequence[Span]) -> Sequence[Span]:
@@ -62,10 +62,22 @@ def check_total(seconds: float, field: str) -> None:
 def _cut(span: Span) -> Iterator[Span]:
     at = 0
     for pause in _PAUSE.finditer(span.text):
-        pause_s = min(_seconds(pause), MAX_PAUSE_S)
-        yield replace(span, text=span.text[at : pause.start()], start=span.start + at, pause_s=pause_s)
+        yield replace(_part(span, at, pause.start()), pause_s=min(_seconds(pause), MAX_PAUSE_S))
         at = pause.end()
-    yield replace(span, text=span.text[at:], start=span.start + at)  # and the span's own pause
+    yield _part(span, at, len(span.text))
+
+
+def _part(span: Span, begin: int, end: int) -> Span:
+    """A part of a span, with the pause behind the span."""
+    return replace(
+        span,
+        text=span.text[begin:end],
+        start=span.start + begin,
+        pronunciations=pronunciations_within(span.pronunciations, begin, end),
+        bookmarks=tuple(
+            replace(mark, character=mark.character - begin) for mark in span.bookmarks if begin <= mark.character <= end
+        ),
+    )
 
 
 def _seconds(pause: re.Match[str]) -> float:

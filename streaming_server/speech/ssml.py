@@ -1,7 +1,7 @@
 """SSML: a subset of W3C's Speech Synthesis Markup Language 1.1, parsed into spans.
 
-``break``, ``prosody`` (rate, pitch, volume), ``emphasis``, ``voice``, ``sub``, ``say-as``, ``p`` and ``s`` are
-honoured. The content of ``phoneme``, ``lang``, ``mark`` and any other element is read as plain text.
+``break``, ``prosody`` (rate, pitch, volume), ``emphasis``, ``voice``, ``lang``, ``phoneme``, ``mark``, ``sub``,
+``say-as``, ``p`` and ``s`` are honoured. The content of any other element is read as plain text.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from xml.sax.handler import ContentHandler
 from defusedxml import DefusedXmlException
 from defusedxml.sax import parseString
 
-from streaming_server.domain import Span
+from streaming_server.domain import Bookmark, Pronunciation, Span
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.markup import MAX_PAUSE_S, check_total
+from streaming_server.speech.phonetics import ALPHABETS, to_ipa
 
 _RATES = {"x-slow": 0.5, "slow": 0.8, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
 _PITCHES = {"x-low": 0.7, "low": 0.85, "medium": 1.0, "default": 1.0, "high": 1.15, "x-high": 1.35}
@@ -44,6 +45,8 @@ _DECIBELS = re.compile(rf"([+-]?){_NUMBER}dB", re.ASCII | re.IGNORECASE)
 _PARAGRAPH_S = 0.4
 _ENDS = tuple(".!?…,;:。！？，；：")
 _WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff]$")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,5}", re.ASCII)
+_LANGUAGE_ELEMENTS = frozenset({"speak", "voice", "p", "s", "lang"})
 _MAX_DEPTH = 100
 
 
@@ -88,6 +91,12 @@ def parse(text: str, field: str = "text") -> list[Passage]:
     return handler.passages
 
 
+def seconds_of(time: str) -> float | None:
+    """The seconds of a time such as ``0.5s`` or ``500ms``; None if it is not valid."""
+    found = _TIME.fullmatch(time.strip())
+    return float(found[1]) / (1000 if found[2] == "ms" else 1) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """What applies to the content of an element."""
@@ -97,6 +106,7 @@ class _State:
     gain_db: float = 0.0
     voice: str = ""
     say_as: str = ""
+    language: str = ""
     is_dropped: bool = False
 
 
@@ -108,6 +118,8 @@ class _Handler(ContentHandler):
         self._states = [_State()]
         self._length = 0
         """Of the plain text so far."""
+        self._phonemes: tuple[int, int, str] | None = None
+        """Of the open ``phoneme``: its depth, where it begins in the plain text, and its phonemes."""
         self._locator: Any = None
 
     def setDocumentLocator(self, locator: Any) -> None:  # noqa: N802
@@ -122,16 +134,19 @@ class _Handler(ContentHandler):
     def startElement(self, name: str, attrs: Any) -> None:  # noqa: N802
         if len(self._states) == 1 and name != "speak":
             raise self.invalid(f"the root element is {name[:40]}, not speak")
+        if self._phonemes is not None:
+            raise self.invalid(f"phoneme has text alone, not {name[:40]}")
         if len(self._states) > _MAX_DEPTH:
             raise self.invalid(f"elements are nested more than {_MAX_DEPTH} deep")
+        self._act(name, attrs)
         self._states.append(self._content_state(name, attrs))
 
     def _content_state(self, name: str, attrs: Any) -> _State:
         """What applies to the content of an element that begins."""
         state = self._states[-1]
+        if name in _LANGUAGE_ELEMENTS:
+            state = replace(state, language=self._language(attrs, state, is_required=name == "lang"))
         match name:
-            case "break":
-                self._pause(self._break_s(attrs))
             case "prosody":
                 state = self._prosody(state, attrs)
             case "emphasis":
@@ -152,12 +167,24 @@ class _Handler(ContentHandler):
                 state = replace(state, say_as=attrs["interpret-as"])
             case "metadata" | "desc":
                 state = replace(state, is_dropped=True)
+        return state
+
+    def _act(self, name: str, attrs: Any) -> None:
+        """What the beginning of an element does by itself."""
+        match name:
+            case "break":
+                self._pause(self._break_s(attrs))
+            case "phoneme":
+                self._begin_phonemes(attrs)
+            case "mark":
+                self._bookmark(attrs)
             case "p" | "s":
                 self._end_sentence()
-        return state
 
     def endElement(self, name: str) -> None:  # noqa: N802
         self._states.pop()
+        if self._phonemes is not None and self._phonemes[0] == len(self._states):
+            self._end_phonemes(*self._phonemes[1:])
         if name in {"p", "s"}:
             self._end_sentence()
         if name == "p":
@@ -171,13 +198,62 @@ class _Handler(ContentHandler):
     def _add(self, text: str, state: _State) -> None:
         """Append to the last span where nothing else applies and no pause lies in between."""
         last = self.passages[-1] if self.passages else None
-        span = Span(text, 0.0, self._length, None, state.rate, state.pitch, state.gain_db)
-        self._length += len(text)
-        sound = (state.rate, state.pitch, state.gain_db, state.voice)
+        span = Span(text, 0.0, self._length, None, state.rate, state.pitch, state.gain_db, state.language)
+        sound = (state.rate, state.pitch, state.gain_db, state.voice, state.language)
         if last is not None and not last.span.pause_s and _sound(last) == sound:
-            self.passages[-1] = replace(last, span=replace(last.span, text=last.span.text + text))
+            self._append(text)
         else:
             self.passages.append(Passage(span, state.voice))
+            self._length += len(text)
+
+    def _append(self, text: str) -> None:
+        """Append to the last span."""
+        last = self.passages[-1]
+        self.passages[-1] = replace(last, span=replace(last.span, text=last.span.text + text))
+        self._length += len(text)
+
+    def _begin_phonemes(self, attrs: Mapping[str, str]) -> None:
+        alphabet = attrs.get("alphabet", "ipa")
+        if alphabet not in ALPHABETS:
+            raise self._bad("alphabet", alphabet, ", ".join(ALPHABETS))
+        if "ph" not in attrs:
+            raise self.invalid("phoneme needs the attribute ph")
+        try:
+            self._phonemes = len(self._states), self._length, to_ipa(attrs["ph"], alphabet)
+        except ValueError as error:
+            raise self.invalid(f"ph: {error}") from None
+
+    def _end_phonemes(self, begin: int, ipa: str) -> None:
+        """Give the phonemes to the text of the element, if one span has it all."""
+        self._phonemes = None
+        last = self.passages[-1] if self.passages else None
+        if last is None or last.span.pause_s or not last.span.start <= begin < self._length:
+            return
+        text = last.span.text[begin - last.span.start :]
+        first = begin - last.span.start + len(text) - len(text.lstrip())
+        if words := text.strip():
+            given = Pronunciation(first, first + len(words), ipa)
+            span = replace(last.span, pronunciations=(*last.span.pronunciations, given))
+            self.passages[-1] = replace(last, span=span)
+
+    def _bookmark(self, attrs: Mapping[str, str]) -> None:
+        if not attrs.get("name", "").strip():
+            raise self.invalid("mark needs the attribute name")
+        if not self.passages or self.passages[-1].span.pause_s:
+            self._add("", self._states[-1])
+        last = self.passages[-1]
+        mark = Bookmark(attrs["name"].strip(), len(last.span.text))
+        self.passages[-1] = replace(last, span=replace(last.span, bookmarks=(*last.span.bookmarks, mark)))
+
+    def _language(self, attrs: Mapping[str, str], state: _State, *, is_required: bool) -> str:
+        if "xml:lang" not in attrs:
+            if is_required:
+                raise self.invalid("lang needs the attribute xml:lang")
+            return state.language
+        tag = attrs["xml:lang"].strip()
+        if not _LANGUAGE.fullmatch(tag):
+            raise self._bad("xml:lang", tag, "a BCP 47 tag such as de or pt-BR")
+        return tag
 
     def _pause(self, seconds: float) -> None:
         if not self.passages:
@@ -190,14 +266,13 @@ class _Handler(ContentHandler):
         """Add a full stop where a sentence's end is not marked."""
         text = self.passages[-1].span.text.rstrip() if self.passages else ""
         if text and not self.passages[-1].span.pause_s and not text.endswith(_ENDS):
-            self._add("。" if _WIDE.search(text) else ". ", self._states[-1])
+            self._append("。" if _WIDE.search(text) else ". ")
 
     def _break_s(self, attrs: Mapping[str, str]) -> float:
         if "time" not in attrs:
             return float(self._choice(attrs, "strength", _STRENGTHS, _STRENGTHS["medium"]))
-        time = _TIME.fullmatch(attrs["time"].strip())
-        seconds = float(time[1]) / (1000 if time[2] == "ms" else 1) if time else -1.0
-        if not 0 <= seconds <= MAX_PAUSE_S:
+        seconds = seconds_of(attrs["time"])
+        if seconds is None or seconds > MAX_PAUSE_S:
             raise self._bad("time", attrs["time"], f"0-{MAX_PAUSE_S:g} s, such as 500ms or 0.5s")
         return seconds
 
@@ -247,9 +322,9 @@ class _Handler(ContentHandler):
         return self.invalid(f"{name} is {value[:40]!r}; valid: {valid}")
 
 
-def _sound(passage: Passage) -> tuple[float, float, float, str]:
+def _sound(passage: Passage) -> tuple[float, float, float, str, str]:
     span = passage.span
-    return span.rate, span.pitch, span.gain_db, passage.voice
+    return span.rate, span.pitch, span.gain_db, passage.voice, span.language
 
 
 def _signed(found: re.Match[str]) -> float:

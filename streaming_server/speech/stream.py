@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
@@ -273,7 +273,7 @@ class SpeechStream:
                 async with aclosing(perform(self._engine, request)) as chunks:
                     async for chunk in chunks:
                         marks += chunk.marks
-                        if begin < 0:
+                        if begin < 0 and chunk.samples.size:
                             await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
                             begin = self._put_samples
                         if not np.isfinite(chunk.samples).all():
@@ -298,7 +298,7 @@ class SpeechStream:
     def _end_passage(self, text: str, begin: int, marks: list[Mark]) -> None:
         self._pause_s = pause_s(text)
         start_s, end_s = (samples / self.rate_hz / self._tempo for samples in (begin, self._put_samples))
-        timed = [Mark(mark.character, mark.time_s / self._tempo) for mark in marks]
+        timed = [replace(mark, time_s=mark.time_s / self._tempo) for mark in marks]
         passage = Passage(text, start_s, end_s, timed)
         self.passages.append(passage)
         self._samples.put_passage(passage)

@@ -28,6 +28,14 @@ class TimedWord:
     """Index of its first character in the passage."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedTime:
+    """When a bookmark is reached; seconds from the start of the stream's audio."""
+
+    name: str
+    time_s: float
+
+
 @dataclass(frozen=True)
 class Passage:
     """A text that was synthesised at once, and its place in the stream's audio."""
@@ -37,17 +45,23 @@ class Passage:
     """Of its first sample, from the start of the stream's audio; a pause may lie between two passages."""
     end_s: float
     marks: Sequence[Mark] = ()
-    """From ``start_s``; empty where the engine measures none."""
+    """From ``start_s``: of words and of the ends of spans, as far as they are known; and of bookmarks."""
 
     @property
     def precision(self) -> Precision:
-        return "engine" if self.marks else "segment"
+        words = [mark for mark in self.marks if not mark.name]
+        return "engine" if words and all(mark.is_measured for mark in words) else "segment"
+
+    @property
+    def bookmarks(self) -> list[NamedTime]:
+        """The bookmarks of the text in their order."""
+        return [NamedTime(mark.name, self.start_s + mark.time_s) for mark in self.marks if mark.name]
 
     @cached_property
     def times_s(self) -> npt.NDArray[np.float64]:
         """When each character begins, and when the last one ends: rising, shape ``(len(text) + 1,)``."""
         known = {0: self.start_s, len(self.text): self.end_s}
-        known |= {mark.character: self.start_s + mark.time_s for mark in self.marks}
+        known |= {mark.character: self.start_s + mark.time_s for mark in self.marks if not mark.name}
         places = sorted(known)
         times_s = np.interp(np.arange(len(self.text) + 1), places, [known[place] for place in places])
         rising: npt.NDArray[np.float64] = np.maximum.accumulate(times_s.clip(self.start_s, self.end_s))

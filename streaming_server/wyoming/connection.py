@@ -257,7 +257,11 @@ class Connection:
         text: str | TextPieces | Sequence[Span] = job.text if job.pieces is None else _pieces(job.pieces)
         if job.is_ssml:
             text = await self._requests.ssml(job.text, self._named)
-        return self._requests.build(text, [await self._voice(job.voice)], Generation(), None)
+        language = (job.voice.language or "") if job.voice else ""
+        speech = self._requests.build(text, [await self._voice(job.voice)], Generation(), None, language=language)
+        if ignored := self._requests.ignored(speech):
+            log.info("settings ignored: %s", ", ".join(ignored))
+        return speech
 
     async def _voice(self, asked: VoiceData | None) -> Voice:
         """Find a voice by name, otherwise the first one of a language, otherwise the default one.

@@ -125,7 +125,7 @@ def _answers(client: httpx.Client) -> bool:
 def stage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Proxy, LiveServer]]:
-    engine = FakeEngine(lambda asked: [tone(0.5), FOREVER] if asked.text.startswith("Endless") else [tone(0.5)])
+    engine = FakeEngine(lambda asked: [tone(0.02), FOREVER] if asked.text.startswith("Endless") else [tone(0.5)])
     with (
         running(engine) as server,
         proxied(request.param, tmp_path_factory.mktemp("proxy"), server) as proxy,

@@ -42,7 +42,7 @@ class Gate:
                 self.calls += 1
                 if self.calls == 2:
                     self.reached.set()
-                    assert self.opened.wait(60)
+                    assert self.opened.wait(180)
             return function(*arguments, **options)
 
         monkeypatch.setattr(owner, name, gated)

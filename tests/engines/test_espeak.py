@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
@@ -15,9 +16,9 @@ import pytest
 from streaming_server.audio.encoders import wav_header
 from streaming_server.audio.pcm import to_int16
 from streaming_server.audio.pitch import median_pitch_hz
-from streaming_server.domain import FloatSamples, SpeechRequest, Voice
+from streaming_server.domain import FloatSamples, Pronunciation, SpeechRequest, Voice
 from streaming_server.engines.espeak.engine import EspeakEngine
-from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.languages import ALIASES, find_languages, runs
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_files
 from streaming_server.engines.espeak.voices import PRESETS, nearest_preset
 from streaming_server.engines.recording_voices import RecordingVoices
@@ -181,3 +182,45 @@ def test_an_exception_in_the_receiver_ends_the_synthesis() -> None:
 async def test_odd_texts_are_survived(engine: EspeakEngine, text: str) -> None:
     await spoken(engine, text)
     assert (await spoken(engine, "fine")).size
+
+
+def onsets_s(samples: FloatSamples, rate_hz: int) -> FloatSamples:
+    """When sound begins after at least 80 ms of silence."""
+    loud = np.flatnonzero(np.abs(samples) > 0.01)
+    begins: FloatSamples = loud[np.flatnonzero(np.diff(loud, prepend=-rate_hz) > 0.08 * rate_hz)].astype(np.float32)
+    return begins / np.float32(rate_hz)
+
+
+async def test_marks_are_where_the_words_begin(engine: EspeakEngine) -> None:
+    text = "One, nobody; even 2024, и сестра: somewhere."
+    chunks = [chunk async for chunk in engine.stream(SpeechRequest(text, voice(RECORDINGS[0])))]
+    marks = {mark.character: mark.time_s for chunk in chunks for mark in chunk.marks}
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    assert [*marks.values()] == sorted(marks.values())
+    assert {text[at:].split(maxsplit=1)[0] for at in marks} >= set(text.split())
+    onsets = onsets_s(samples, engine.info.sample_rate_hz)
+    for word in ("nobody", "even", "сестра", "somewhere"):
+        assert np.abs(onsets - marks[text.index(word if word != "сестра" else "и")]).min() < 0.04, word
+
+
+async def test_phonemes_and_languages_are_heard(engine: EspeakEngine) -> None:
+    async def said(text: str, **options: Any) -> FloatSamples:
+        request = SpeechRequest(text, voice(RECORDINGS[0]), **options)
+        return np.concatenate([chunk.samples async for chunk in engine.stream(request)])
+
+    cat = (Pronunciation(4, 5, "kæt"),)
+    assert np.array_equal(await said("The x [[ran.", pronunciations=cat), await said("The cat [ ran."))
+    assert np.array_equal(await said("The x.", pronunciations=(Pronunciation(4, 5, "ǃ"),)), await said("The x."))
+    german = await said("Guten Tag, 21.", language="de-AT")
+    assert not np.array_equal(german, await said("Guten Tag, 21."))
+    assert np.array_equal(german, await said("Guten Tag, 21.", language="DE"))
+    assert np.array_equal(await said("Tag.", language="tlh"), await said("Tag."))
+    assert list(runs("Да, ja! нет", "uk")) == [("uk", "Да, "), ("en-us", "ja! "), ("uk", "нет")]
+
+
+def test_every_language_that_is_listed_can_be_chosen() -> None:
+    library = EspeakLibrary(*find_files())
+    languages = find_languages(find_files()[1])
+    assert {"de", "pt-br", "yue"} <= set(languages)
+    for language in (*languages[::8], *ALIASES.values()):
+        library.phonemes("1", language)

@@ -15,13 +15,23 @@ import pytest
 from onnxruntime import RunOptions
 
 from streaming_server.audio.pitch import pitch_hz
-from streaming_server.domain import Capability, FloatSamples, SpeechRequest, Voice, parse_blend
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    FloatSamples,
+    Mark,
+    Pronunciation,
+    SpeechRequest,
+    Voice,
+    parse_blend,
+)
 from streaming_server.engines.kokoro.engine import KokoroEngine
 from streaming_server.engines.kokoro.folder import find_models, find_voices
 from streaming_server.engines.kokoro.phonemes import FIRST_PIECE, MAX_PIECE, japanese, mandarin, split, tokens
 from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_of_pitch
 from streaming_server.errors import EngineFailed, EngineUnavailable, InvalidRequest, VoiceUnknown
-from tests.support.asr import word_error_rate
+from streaming_server.speech.timeline import Passage
+from tests.support.asr import timed_words, word_error_rate, words
 from tests.support.kokoro import make_folder
 from tests.support.server import running
 
@@ -56,8 +66,43 @@ def speak(engine: KokoroEngine, text: str, voice: Voice, speed: float = 1.0) -> 
 
 
 @pytest.fixture(scope="module")
-def sentence(engine: KokoroEngine) -> FloatSamples:
-    return speak(engine, SENTENCE, own("af_heart"))
+def timed_sentence(engine: KokoroEngine) -> tuple[FloatSamples, list[Mark]]:
+    async def collect() -> list[AudioChunk]:
+        async with aclosing(engine.stream(SpeechRequest(SENTENCE, own("af_heart")))) as chunks:
+            return [chunk async for chunk in chunks]
+
+    chunks = asyncio.run(collect())
+    return np.concatenate([chunk.samples for chunk in chunks]), [mark for chunk in chunks for mark in chunk.marks]
+
+
+@pytest.fixture(scope="module")
+def sentence(timed_sentence: tuple[FloatSamples, list[Mark]]) -> FloatSamples:
+    return timed_sentence[0]
+
+
+def test_words_have_the_times_of_the_network(timed_sentence: tuple[FloatSamples, list[Mark]]) -> None:
+    samples, marks = timed_sentence
+    passage = Passage(SENTENCE, 0.0, samples.size / RATE_HZ, marks)
+    assert passage.precision == "engine"
+    spoken = [(words(word.text)[0], word.start_s) for word in passage.words()]
+    heard = timed_words(samples, RATE_HZ)
+    assert [word for word, _ in heard] == [word for word, _ in spoken]
+    differences = [abs(one - other) for (_, one), (_, other) in zip(spoken, heard, strict=True)]
+    assert np.median(differences) < 0.1
+
+
+def test_phonemes_and_languages_reach_the_network(engine: KokoroEngine) -> None:
+    loop = asyncio.new_event_loop()
+    (piece,) = engine._pieces("Say Mr. Smith, now.", "af_heart", loop, "", (Pronunciation(4, 13, "ˈsmɪθ"),))
+    assert "smˈɪθ, nˈW." in piece.phonemes
+    assert [text for _, text in piece.words] == [(0, 3), (4, 14), (15, 19)]
+    (chinese,) = engine._pieces("我说", "af_heart", loop, "", ())
+    (mixed,) = engine._pieces("我说", "af_heart", loop, "", (Pronunciation(1, 2, "ˈsmɪθ"),))
+    assert mixed.phonemes.endswith("smˈɪθ")
+    assert chinese.phonemes != mixed.phonemes
+    languages = {part.language for part in engine._pieces("Hello 東京", "af_heart", loop, "ja", ())}
+    assert languages == {"en-us", "ja"}
+    loop.close()
 
 
 def test_english_is_understood(sentence: FloatSamples) -> None:
@@ -198,7 +243,7 @@ def test_a_stopped_call_returns_no_samples(engine: KokoroEngine, folder: Path) -
     stop = RunOptions()
     stop.terminate = True
     style = VoiceStyles(find_voices(folder)).style("af_heart", "en-us").of(3)
-    assert engine._network.run(tokens("həlˈO"), style, 1.0, stop).size == 0
+    assert engine._network.run(tokens("həlˈO"), style, 1.0, stop).samples.size == 0
 
 
 def test_both_published_layouts_hold_the_same_voices(folder: Path, tmp_path: Path) -> None:

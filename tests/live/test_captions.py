@@ -46,6 +46,16 @@ def test_lines_have_audio_and_the_words_of_each_sentence(server: LiveServer) -> 
     assert len(base64.b64decode(whole["audio"])) == round(1.03 * 48000)
 
 
+def test_marks_and_words_of_ssml_are_timed_and_what_is_ignored_is_named(server: LiveServer) -> None:
+    markup = "<speak>One <mark name='a'/><break time='1s'/><mark name='b'/><phoneme ph='x'>two</phoneme></speak>"
+    response = server.post(PATH, {"input": markup, "voice": "voice_01", "ssml": True, "stream": False})
+    assert response.headers["x-ignored-settings"] == "ssml.phoneme"
+    found = response.json()
+    assert found["marks"] == [{"name": "a", "time": 0.2}, {"name": "b", "time": 1.2}]
+    assert found["timestamps"][1] == {"word": "two", "start_time": 1.2, "end_time": 1.35}
+    assert found["alignment_precision"] == "segment"
+
+
 def test_the_default_is_mp3_and_times_can_be_left_out(server: LiveServer) -> None:
     found = lines(server, return_timestamps=False, voice=None)
     assert {(line["audio_format"], line["timestamps"]) for line in found} == {("audio/mpeg", None)}

@@ -192,6 +192,6 @@ def test_the_process_ends_with_the_status_that_its_supervisor_restarts() -> None
         received = RawClient(server.port, PCM, {"text": BREAKS_THE_DEVICE}).read_all()
         assert received.startswith(b"HTTP/1.1 200")
         assert not received.endswith(b"0\r\n\r\n")
-        assert server.process.wait(60) == 75
+        assert server.process.wait(180) == 75
     [error] = [line for line in server.log if '"level": "error"' in line]
     assert "server ends: exit_status=75" in error

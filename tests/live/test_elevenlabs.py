@@ -53,7 +53,7 @@ def server() -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def sdk(server: LiveServer) -> Iterator[ElevenLabs]:
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(timeout=180) as client:
         yield ElevenLabs(base_url=f"http://127.0.0.1:{server.port}", api_key="secret", httpx_client=client)
 
 
@@ -130,6 +130,17 @@ def test_the_speed_is_honoured_and_what_is_not_is_named(server: LiveServer, sdk:
     plain = sdk.text_to_speech.with_raw_response.convert("voice_01", text="a", voice_settings=VoiceSettings(speed=1.0))
     with plain as answer:
         assert "x-ignored-settings" not in answer.headers
+
+
+def test_tags_in_a_text_are_pauses_and_phonemes(server: LiveServer) -> None:
+    text = 'One <break time="1s"/><phoneme alphabet="cmu-arpabet" ph="T UW1">two</phoneme>'
+    response = server.post(f"{SPEECH}/with-timestamps?output_format=pcm_24000", {"text": text})
+    assert response.headers["x-ignored-settings"] == "ssml.phoneme"
+    found = response.json()
+    assert "".join(found["alignment"]["characters"]).split() == ["One", "two"]
+    assert len(base64.b64decode(found["audio_base64"])) == 48000 + 48000 * (4 + 3) // 20
+    refused = server.post(SPEECH, {"text": '<break time="11s"/>'})
+    assert (refused.status_code, "0-10 s" in refused.json()["detail"]["message"]) == (400, True)
 
 
 def test_stability_lowers_the_temperature_of_an_engine_that_samples() -> None:

@@ -65,7 +65,7 @@ class Client:
         self.socket.send(json.dumps(fields))
 
     def next(self) -> Any:
-        return json.loads(self.socket.recv(timeout=60))
+        return json.loads(self.socket.recv(timeout=180))
 
     def until_final(self) -> list[Any]:
         found = [self.next()]
@@ -154,6 +154,26 @@ def test_sentences_without_a_space_behind_are_not_glued_together(server: LiveSer
         client.send(context_id="a", close_context=True)
         texts = ["".join(alignment["chars"]).strip() for alignment in alignments(client.until_final())]
     assert texts == ["Hello there.", "Yes.", "It works."]
+
+
+def test_tags_are_read_where_the_query_says_so(server: LiveServer) -> None:
+    with Client(server, enable_ssml_parsing="true", language_code="de") as client:
+        assert client.socket.response is not None
+        assert client.socket.response.headers["x-ignored-settings"] == "language_code, ssml.phoneme"
+        for piece in ("One <bre", 'ak time="0.5s"/>t', 'wo <phoneme ph="x">th', "ree</phoneme> <b"):
+            client.send(text=piece, context_id="a")
+        client.send(context_id="a", flush=True)
+        client.send(context_id="a", close_context=True)
+        messages = client.until_final()
+        assert "".join(alignments(messages)[0]["chars"]).split() == ["One", "two", "three", "<b"]
+        assert audio_of(messages) == pcm_of("One ") + bytes(RATE_HZ) + pcm_of("two three <b")
+        client.send(text='<break time="x"/>', context_id="b")
+        assert client.next()["error"] == "invalid_request"
+        assert client.until_final()
+    with Client(server) as client:
+        client.send(text="a <b> c", context_id="a", flush=True)
+        client.send(context_id="a", close_context=True)
+        assert audio_of(client.until_final()) == pcm_of("a <b> c")
 
 
 def test_contexts_are_streams_of_their_own(server: LiveServer) -> None:
@@ -405,7 +425,7 @@ def test_many_sessions_leave_nothing_behind() -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(180)
                 assert not thread.is_alive()
         eventually(lambda: is_idle(live))
         eventually(lambda: 'speech_sessions{protocol="elevenlabs"} 0.0' in live.get("/metrics").text)

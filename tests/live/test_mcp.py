@@ -36,7 +36,7 @@ def server() -> Iterator[LiveServer]:
 
 def called(target: Any, work: Callable[[Client], Awaitable[Any]]) -> Any:
     async def session() -> Any:
-        async with asyncio.timeout(60), Client(target) as client:
+        async with asyncio.timeout(180), Client(target) as client:
             return await work(client)
 
     return asyncio.run(session())

@@ -299,7 +299,7 @@ def test_a_session_speaks_in_the_voice_of_its_recording(server: LiveServer, reco
     with connect(f"ws://127.0.0.1:{server.port}/v1/audio/speech/stream") as session:
         for message in (config, {"type": "input.text", "text": "Hello."}, {"type": "input.done"}):
             session.send(json.dumps(message))
-        while "session.done" not in str(session.recv(timeout=60)):
+        while "session.done" not in str(session.recv(timeout=180)):
             pass
         request = server.engine.requests[-1]
         assert request.voice.transcript == "One."
@@ -318,6 +318,25 @@ def test_ssml_is_read_where_it_is_declared(server: LiveServer) -> None:
     server.engine.requests.clear()
     spoken(server, input=markup)
     assert server.engine.requests[0].text == markup
+
+
+def test_events_have_the_times_of_words_and_marks(server: LiveServer) -> None:
+    def times(**fields: Any) -> list[dict[str, Any]]:
+        response = spoken(server, stream_format="sse", word_timestamps=True, language="de", **fields)
+        assert response.headers["x-ignored-settings"] == "language"
+        events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+        assert events[-1]["usage"]["input_tokens"] == len(fields["input"].removeprefix("<speak>").split("<")[0])
+        return [event for event in events if event["type"] == "speech.audio.timestamps"]
+
+    first, second = times(input="One two. Three")
+    assert [word["word"] for word in (*first["words"], *second["words"])] == ["One", "two.", "Three"]
+    assert first["words"][0]["start"] == 0
+    assert first["words"][1]["end"] < second["words"][0]["start"]
+    assert (first["alignment_precision"], first["marks"]) == ("segment", [])
+    (marked,) = times(input="<speak>One<mark name='here'/></speak>", ssml=True)
+    assert marked["marks"] == [{"name": "here", "time": marked["words"][0]["end"]}]
+    refused = spoken(server, input="a", word_timestamps=True)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "word_timestamps")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_command_line_names_the_key_and_does_not_show_it(page: Player, tmp_p
     assert KEY not in page.page.content()
     strict = shown.replace("curl ", "curl -sS --fail-with-body ", 1)
     subprocess.run(
-        ["bash", "-c", strict], cwd=tmp_path, check=True, timeout=60, env={"API_KEY": KEY, "PATH": "/usr/bin"}
+        ["bash", "-c", strict], cwd=tmp_path, check=True, timeout=180, env={"API_KEY": KEY, "PATH": "/usr/bin"}
     )
     (path,) = tmp_path.iterdir()
     assert path.read_bytes()[:4] == b"OggS"

@@ -92,7 +92,7 @@ def test_a_running_stream_may_end_at_shutdown_and_new_clients_are_refused(tmp_pa
         (tmp_path / "end").touch()
         received += client.read_all()
         assert received.endswith(b"0\r\n\r\n")
-        assert server.process.wait(60) in {0, -signal.SIGTERM}
+        assert server.process.wait(180) in {0, -signal.SIGTERM}
 
 
 def test_a_stream_that_does_not_end_is_cut_after_the_settings_time(tmp_path: Path) -> None:
@@ -215,14 +215,14 @@ def test_a_server_that_reloads_begins_again_when_its_code_changes(tmp_path: Path
         def started() -> list[str]:
             return re.findall("Started server process", (tmp_path / "log").read_text())
 
-        eventually(started, within_s=60)
+        eventually(started, within_s=180)
         (url,) = re.findall(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "log").read_text())
-        eventually(lambda: answers(url), within_s=60)
+        eventually(lambda: answers(url), within_s=180)
         module.touch()
-        eventually(lambda: len(started()) == 2, within_s=60)
-        eventually(lambda: answers(url), within_s=60)
+        eventually(lambda: len(started()) == 2, within_s=180)
+        eventually(lambda: answers(url), within_s=180)
         process.terminate()
-        assert process.wait(60) in {0, -signal.SIGTERM}
+        assert process.wait(180) in {0, -signal.SIGTERM}
     finally:
         end(process)
 

@@ -77,7 +77,7 @@ class Session:
         self.send("input.done")
 
     def next(self) -> Any:
-        message = self.socket.recv(timeout=60)
+        message = self.socket.recv(timeout=180)
         return json.loads(message) if isinstance(message, str) else message
 
     def until(self, kind: str) -> list[Any]:
@@ -480,7 +480,7 @@ def test_a_hundred_sessions_leave_nothing_behind() -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(180)
                 assert not thread.is_alive()
         eventually(lambda: is_idle(live))
         eventually(lambda: f'route="{PATH}",status="101"}} 100.0' in live.get("/metrics").text)

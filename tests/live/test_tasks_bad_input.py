@@ -109,7 +109,7 @@ def refused(answer: requests.Response | tuple[int, bytes], status: int, *words: 
 
 def upload(live: LiveServer, content: bytes, name: str = "voice.wav", field: str = "file") -> requests.Response:
     url = f"http://127.0.0.1:{live.port}/api/v1/upload/audio"
-    return requests.post(url, files={field: (name, content)}, timeout=60)
+    return requests.post(url, files={field: (name, content)}, timeout=180)
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
@@ -275,7 +275,7 @@ def test_a_hundred_megabytes_without_a_length(live: LiveServer, folder: Path) ->
 
     url = f"http://127.0.0.1:{live.port}/api/v1/upload/audio"
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    refused(requests.post(url, data=pieces(), headers=headers, timeout=60), 413, "2 MiB")
+    refused(requests.post(url, data=pieces(), headers=headers, timeout=180), 413, "2 MiB")
 
 
 def test_who_asks_first_is_told_before_the_file_is_sent(live: LiveServer) -> None:

@@ -66,7 +66,7 @@ def session(live: LiveServer, _: Path) -> bytes:
         socket.send(json.dumps({"type": "session.config", "voice": "alloy", "response_format": "wav"}))
         socket.send(json.dumps({"type": "input.text", "text": TEXT}))
         socket.send(json.dumps({"type": "input.done"}))
-        while isinstance(message := socket.recv(timeout=60), str):
+        while isinstance(message := socket.recv(timeout=180), str):
             pass
         return message
 

@@ -12,12 +12,13 @@ import pytest
 from streaming_server.audio.encoders import OggOpusEncoder, PcmEncoder
 from streaming_server.audio.pcm import to_int16
 from streaming_server.components import create_service
-from streaming_server.domain import SpeechRequest, TextPieces, TextSignal, Turn
+from streaming_server.domain import PronouncedText, Pronunciation, SpeechRequest, TextPieces, TextSignal, Turn
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.voices import VOICES
 from streaming_server.errors import EngineFailed, ForbiddenCharacter, QueueFull, TextTooLong
 from streaming_server.segmentation import Segmenter
 from streaming_server.settings import Settings
+from streaming_server.speech.incremental import by_sentences, parts
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream, StreamState
 from streaming_server.text import pause_s
@@ -30,14 +31,25 @@ SEGMENTS = ["When the fog lifted over the bay,", "every ship waved.", "It cost 3
 SEGMENTS += ["Then it was quiet"]
 
 
+async def test_phonemes_stay_with_their_word_in_the_segments() -> None:
+    writer = Writer()
+    writer.write("One two. Say ", PronouncedText("Dr. tomato", "x"), " now. And ", PronouncedText("here", "y"), ".")
+    writer.end()
+    found = [part async for part in parts(writer.request(), 1000)]
+    given = [(part.text, [part.text[each.start : each.end] for each in part.pronunciations]) for part in found]
+    assert given == [("One two.", []), ("Say Dr. tomato now.", ["Dr. tomato"]), ("And here.", ["here"])]
+    whole = by_sentences(SpeechRequest("a b. C", voice(), pronunciations=(Pronunciation(2, 3, "x"),)))
+    assert [part.pronunciations async for part in parts(whole, 1000)] == [(Pronunciation(2, 3, "x"),), ()]
+
+
 class Writer:
     """The writing side of an incremental text."""
 
     def __init__(self) -> None:
-        self._pieces: asyncio.Queue[str | TextSignal | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[str | PronouncedText | TextSignal | None] = asyncio.Queue()
         self.is_closed = False
 
-    def write(self, *pieces: str | TextSignal) -> None:
+    def write(self, *pieces: str | PronouncedText | TextSignal) -> None:
         for piece in pieces:
             self._pieces.put_nowait(piece)
 
@@ -81,7 +93,7 @@ async def serving(
     engine = FakeEngine(script)
     service = create_service(Settings(**settings), engine)
     await service.warm()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         yield service, engine
         await service.aclose()
 

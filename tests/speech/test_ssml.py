@@ -9,11 +9,23 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from streaming_server.domain import AudioChunk, Capability, FloatSamples, Mark, Span, SpeechRequest, Turn, Voice
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    FloatSamples,
+    Mark,
+    Pronunciation,
+    Span,
+    SpeechRequest,
+    Turn,
+    Voice,
+)
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.dialogue import perform
+from streaming_server.speech.inline_tags import InlineTags, without_tags
 from streaming_server.speech.markup import MAX_PAUSES_S, check_pauses, with_pauses
 from streaming_server.speech.ssml import InvalidMarkup, parse
+from streaming_server.speech.timeline import Passage
 from tests.support.fakes import RATE_HZ, FakeEngine, tone, voice
 
 
@@ -58,14 +70,14 @@ def spoken(engine: FakeEngine) -> list[str]:
         ('<say-as interpret-as="characters">usb</say-as>', [("U S B", 0)]),
         ('<say-as interpret-as="digits">42</say-as>', [("4 2", 0)]),
         ('<say-as interpret-as="date">1 May</say-as>', [("1 May", 0)]),
-        ('a <phoneme alphabet="ipa" ph="x">tomato</phoneme> <mark name="m"/><lang xml:lang="de">ja</lang>', None),
+        ('a <phoneme ph="x">tomato</phoneme> <mark name="m"/>b <lang xml:lang="de">ja</lang>', None),
         ("a &amp; b &lt; c", [("a & b < c", 0)]),
         ("<metadata>hidden</metadata>shown", [("shown", 0)]),
         ("<unknown>read</unknown>", [("read", 0)]),
     ],
 )
 def test_text_and_pauses(markup: str, expected: list[tuple[str, float]] | None) -> None:
-    assert texts(markup) == (expected or [("a tomato ja", 0)])
+    assert texts(markup) == (expected or [("a tomato b ", 0), ("ja", 0)])
 
 
 def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
@@ -94,6 +106,16 @@ def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
         ("<speak><voice>a</voice></speak>", 1, 8, "attribute name"),
         ("<speak><sub>a</sub></speak>", 1, 8, "alias"),
         ("<speak><say-as>a</say-as></speak>", 1, 8, "interpret-as"),
+        ("<speak><lang>a</lang></speak>", 1, 8, "xml:lang"),
+        ("<speak xml:lang='?'>a</speak>", 1, 1, "BCP 47"),
+        ("<speak><mark/></speak>", 1, 8, "attribute name"),
+        ("<speak><phoneme>a</phoneme></speak>", 1, 8, "attribute ph"),
+        ("<speak><phoneme ph=' '>a</phoneme></speak>", 1, 8, "no phonemes"),
+        ("<speak><phoneme ph='a' alphabet='pinyin'>a</phoneme></speak>", 1, 8, "ipa, x-sampa, cmu-arpabet"),
+        ("<speak><phoneme ph='a\u00e9' alphabet='x-sampa'>a</phoneme></speak>", 1, 8, "not a symbol of X-SAMPA"),
+        ("<speak><phoneme ph='Q' alphabet='cmu-arpabet'>a</phoneme></speak>", 1, 8, "not a symbol of ARPABET"),
+        (f"<speak><phoneme ph='{'a' * 201}'>a</phoneme></speak>", 1, 8, "at most 200"),
+        ("<speak><phoneme ph='a'>a<break/></phoneme></speak>", 1, 25, "text alone, not break"),
         ('<!DOCTYPE s [<!ENTITY a "aaaa">]>\n<speak>&a;</speak>', 1, 13, "not allowed"),
         ("<speak>" + "<s>" * 101, 1, 305, "100 deep"),
         ("<speak>&nbsp;</speak>", 1, 8, "entity"),
@@ -208,3 +230,82 @@ def test_words_are_timed_across_pauses() -> None:
             return [mark async for chunk in chunks for mark in chunk.marks]
 
     assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [(0, 0.1), (14, 1.6)]
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "phonemes"), [("ipa", "təˈmeɪtoʊ"), ("x-sampa", 't@"meItoU'), ("cmu-arpabet", "T AH0 M EY1 T OW0")]
+)
+def test_phonemes_belong_to_a_word(alphabet: str, phonemes: str) -> None:
+    written = f"Say <phoneme alphabet='{alphabet}' ph='{phonemes}'> tomato </phoneme>, please"
+    assert sound(written).text == "Say  tomato , please"
+    (given,) = sound(written).pronunciations
+    assert (given.start, given.end, given.ipa.replace("ˈ", "")) == (5, 11, "təmeɪtoʊ")
+
+
+def test_an_engine_gets_languages_and_phonemes_with_the_text_of_each_span() -> None:
+    engine = engine_of(0.1)
+    document = (
+        "<speak xml:lang='en'>a<break/><phoneme ph='x'>b</phoneme> <lang xml:lang='de'>[pause 1s] c</lang></speak>"
+    )
+    spans = with_pauses([passage.span for passage in parse(document)])
+    performed(SpeechRequest("ab [pause 1s] c", voice(), spans=tuple(spans), language="fr"), engine)
+    performed(SpeechRequest("ab", voice(), language="fr", pronunciations=(Pronunciation(1, 2, "y"),)), engine)
+    asked = [(request.text, request.language, request.pronunciations) for request in engine.requests]
+    assert asked == [
+        ("a", "en", ()),
+        ("b ", "en", (Pronunciation(0, 1, "x"),)),
+        (" c", "de", ()),
+        ("ab", "fr", (Pronunciation(1, 2, "y"),)),
+    ]
+
+
+def test_marks_are_reached_at_the_ends_of_spans_and_within_them() -> None:
+    document = (
+        "<speak><mark name='m'/>one<mark name='n'/><break time='1s'/><mark name='o'/>two <mark name='p'/>six</speak>"
+    )
+    passages = parse(document)
+
+    async def collect() -> list[Mark]:
+        text = "".join(passage.span.text for passage in passages)
+        request = SpeechRequest(text, voice(), spans=tuple(passage.span for passage in passages))
+        async with aclosing(perform(engine_of(0.7), request)) as chunks:
+            return [mark async for chunk in chunks for mark in chunk.marks]
+
+    found = Passage("onetwo six", 0.0, 2.4, asyncio.run(collect()))
+    assert [(mark.name, round(mark.time_s, 6)) for mark in found.bookmarks] == [
+        *(("m", 0.0), ("n", 0.7)),
+        *(("o", 1.7), ("p", 2.1)),
+    ]
+    assert found.precision == "segment"
+    assert found.times_s[7] == pytest.approx(2.1)
+
+
+_PHONEME = '<phoneme alphabet="x-sampa" ph="&quot;x">d e</phoneme>'
+TAGGED = f'a < b <break time="1.5s" />c {_PHONEME} <br> <breakfast> <phoneme ph="x">f'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_tags_within_a_text_are_read_however_they_arrive(size: int) -> None:
+    tags = InlineTags()
+    found = [piece for at in range(0, len(TAGGED), size) for piece in tags.push(TAGGED[at : at + size])]
+    found += tags.flush()
+    texts = [piece if isinstance(piece, str) else f"({piece.text}|{piece.ipa})" for piece in found]
+    assert "".join(texts) == 'a < b [pause 1.500s]c (d e|ˈx) <br> <breakfast> <phoneme ph="x">f'
+    plain, given = without_tags(TAGGED)
+    assert [plain[each.start : each.end] for each in given] == ["d e"]
+    assert without_tags("<" * 1000)[0] == "<" * 1000
+
+
+@pytest.mark.parametrize(
+    ("tag", "problem"),
+    [
+        ('<break time="11s"/>', "0-10 s"),
+        ("<break/>", "0-10 s"),
+        ('<phoneme alphabet="x" ph="a">a</phoneme>', "cmu-arpabet"),
+        ('<phoneme alphabet="x-sampa" ph="é">a</phoneme>', "X-SAMPA"),
+    ],
+)
+def test_a_tag_that_is_not_valid_is_refused(tag: str, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem) as refused:
+        without_tags(tag, "input")
+    assert refused.value.field == "input"

@@ -58,7 +58,7 @@ EARS = """
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "the tests of the page need Debian's chromium"
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=180_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
         try:
@@ -122,7 +122,7 @@ class Player:
         self._profile = _profile(browser, options)
         self.context = self._profile.context
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)
         self.requested: list[str] = []
         self.errors: list[str] = []
         self.context.on("request", self._note_request)
@@ -163,7 +163,7 @@ class Player:
         self.page.fill("#text", text)
         self.page.click("#play")
 
-    def wait(self, condition: str, within_s: float = 60.0) -> None:
+    def wait(self, condition: str, within_s: float = 180.0) -> None:
         """Until an expression over ``playerState`` and ``ears`` holds."""
         # Playwright's own waiting evaluates text in the page, which the page's policy forbids.
         eventually(lambda: self.page.evaluate(condition), within_s)

@@ -51,7 +51,7 @@ class Firefox:
         number = next(self._ids)
         self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            answer = json.loads(self._connection.recv(timeout=60))
+            answer = json.loads(self._connection.recv(timeout=180))
             if answer.get("id") == number:
                 if answer["type"] == "error":
                     raise RuntimeError(f"{method}: {answer['error']}: {answer['message']}")
@@ -140,7 +140,7 @@ def firefox() -> Iterator[Firefox]:
                 yield Firefox(connection)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)
             assert process.stderr is not None
             process.stderr.close()
 
@@ -162,7 +162,7 @@ def _sound(home: Path) -> Iterator[dict[str, str]]:
         yield environment | {"PULSE_SERVER": f"unix:{socket}"}
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def _address(process: subprocess.Popen[str]) -> str:

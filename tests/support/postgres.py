@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 import pytest
 
+from streaming_server.jobs.database import Database
 from streaming_server.jobs.storage import Storage, StorageOptions
 from streaming_server.jobs.uploads import UploadLimits
 
@@ -110,6 +111,22 @@ def opened_storage(
         yield storage
     finally:
         storage.close()
+
+
+class Clock:
+    """The databases' clock, which a test moves ahead; what it waits for does not depend on the machine's speed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, self._ahead_s = Database.now, 0.0
+        monkeypatch.setattr(Database, "now", lambda database: now(database) + self._ahead_s)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def files_below(folder: Path) -> list[str]:

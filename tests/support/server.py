@@ -82,7 +82,7 @@ def _served(server: uvicorn.Server, *, wait: bool) -> Iterator[LiveServer]:
             yield LiveServer(port, app.state.service, client, app.routes)
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(180)
         assert not thread.is_alive()
 
 
@@ -146,7 +146,7 @@ def around_now() -> Any:
     return pytest.approx(time.time(), abs=600)
 
 
-def eventually(condition: Callable[[], object], within_s: float = 60.0) -> None:
+def eventually(condition: Callable[[], object], within_s: float = 180.0) -> None:
     """Wait until a condition holds."""
     deadline_s = time.monotonic() + within_s
     while not condition():

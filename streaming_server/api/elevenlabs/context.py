@@ -14,9 +14,10 @@ from streaming_server.api.elevenlabs.alignment import milliseconds
 from streaming_server.api.elevenlabs.settings import Delivery
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.audio.encoders import AudioEncoder
-from streaming_server.domain import TextPieces, TextSignal, Voice
+from streaming_server.domain import PronouncedText, TextPieces, TextSignal, Voice
 from streaming_server.errors import ForbiddenCharacter, SpeechServerError, TextTooLong
 from streaming_server.segmentation import is_certain_end, is_sentence, needs_space
+from streaming_server.speech.inline_tags import InlineTags
 from streaming_server.speech.stream import SpeechStats, SpeechStream, StreamState
 from streaming_server.speech.timeline import Passage
 from streaming_server.text import forbidden_character
@@ -39,7 +40,9 @@ class Context:
         channel: Channel,
         fields: Mapping[str, Any],
         *,
+        language: str,
         counts_from_start: bool,
+        reads_tags: bool,
     ) -> None:
         """
         Args:
@@ -49,16 +52,19 @@ class Context:
             encoder: a new one.
             channel: where its messages go.
             fields: part of each of its messages.
+            language: of the text; empty for the engine's choice.
             counts_from_start: times are from the context's start, in place of the previous alignment's end.
+            reads_tags: the text may have tags, as `InlineTags` reads them.
         """
         self._service = requests.service
         self._max_characters = requests.settings.max_text_characters
-        self._request = requests.build(self._text(), [voice], how.generation, None, speed=how.speed)
+        self._request = requests.build(self._text(), [voice], how.generation, None, speed=how.speed, language=language)
         self._encoder = encoder
         self._channel = channel
         self._fields = fields
         self._counts_from_start = counts_from_start
-        self._pieces: asyncio.Queue[str | TextSignal | None] = asyncio.Queue()
+        self._tags = InlineTags() if reads_tags else None
+        self._pieces: asyncio.Queue[str | PronouncedText | TextSignal | None] = asyncio.Queue()
         self._characters = 0
         self._last: str | TextSignal = ""
         self._tail = ""
@@ -84,32 +90,41 @@ class Context:
 
         Raises:
             ForbiddenCharacter, TextTooLong: as for a whole text.
+            InvalidRequest: a tag has a value that is not valid.
         """
         if forbidden := forbidden_character(text):
             raise ForbiddenCharacter(*forbidden)
         self._characters += len(text)
         if self._characters > self._max_characters:
             raise TextTooLong(self._characters, self._max_characters)
-        if isinstance(self._last, str) and needs_space(self._last, text):
-            self._pieces.put_nowait(" ")
-        self._put(text)
         if text.strip():
             self._flushed_s = None
+        for piece in self._tags.push(text) if self._tags else [text]:
+            self._append(piece)
+
+    def _append(self, piece: str | PronouncedText) -> None:
+        text = piece.text if isinstance(piece, PronouncedText) else piece
+        if isinstance(self._last, str) and needs_space(self._last, text):
+            self._pieces.put_nowait(" ")
+        self._last = text
+        self._pieces.put_nowait(piece)
         self._tail = (self._tail + text)[-_TAIL_CHARACTERS:]
         # A client that sends sentences sends no space behind; one that sends words sends one behind each.
         if is_sentence(text) or is_certain_end(self._tail):
-            self._put(TextSignal.FLUSH)
+            self._put_flush()
 
     def flush(self, *, has_text: bool) -> None:
         """Synthesise all that has been written."""
+        self._append_rest()
         self._flushed_s, self._is_bare_flush = asyncio.get_running_loop().time(), not has_text
         if self._last is not TextSignal.FLUSH:
-            self._put(TextSignal.FLUSH)
+            self._put_flush()
 
     def end(self) -> None:
         """Complete the text: the context ends after its audio."""
         if not self.is_ended:
             self.is_ended = True
+            self._append_rest()
             self._pieces.put_nowait(None)
 
     def close(self) -> None:
@@ -141,9 +156,14 @@ class Context:
     def _abort(self) -> None:
         self._channel.end_slow("the unsent audio has reached its limit")
 
-    def _put(self, piece: str | TextSignal) -> None:
-        self._last = piece
-        self._pieces.put_nowait(piece)
+    def _append_rest(self) -> None:
+        """Append what would have become a tag."""
+        for piece in self._tags.flush() if self._tags else ():
+            self._append(piece)
+
+    def _put_flush(self) -> None:
+        self._last = TextSignal.FLUSH
+        self._pieces.put_nowait(TextSignal.FLUSH)
 
     async def _text(self) -> TextPieces:
         while (piece := await self._pieces.get()) is not None:

@@ -33,7 +33,7 @@ from streaming_server.api.elevenlabs.schemas import (
 from streaming_server.api.elevenlabs.session import ElevenLabsSession
 from streaming_server.api.elevenlabs.settings import delivery
 from streaming_server.api.http import Dialect, ErrorShape, parse_body, parse_query
-from streaming_server.api.operations import ApiRoute
+from streaming_server.api.operations import ApiRoute, ignored_header
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.api.timed import TimedSpeechResponse
@@ -41,6 +41,7 @@ from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import VoiceUnknown
 from streaming_server.settings import Settings
+from streaming_server.speech.inline_tags import without_tags
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.timeline import Passage, precision_of
 from streaming_server.speech.voices import VoiceLibrary
@@ -189,10 +190,18 @@ class ElevenLabsDialect(Dialect):
         encoder = encoder_of(request.query_params.get("output_format", DEFAULT_FORMAT))
         voice = await self._voice(request.path_params["voice_id"])
         body = await parse_body(request, TextToSpeechBody)
-        capabilities = self.service.engine.info.capabilities
-        how = delivery(capabilities, body.voice_settings, body.seed, body.language_code)
-        speech = self.requests.build(body.text, [voice], how.generation, None, speed=how.speed)
-        return speech, encoder, how.headers
+        how = delivery(self.service.engine.info.capabilities, body.voice_settings, body.seed)
+        text, pronunciations = without_tags(body.text)
+        speech = self.requests.build(
+            text,
+            [voice],
+            how.generation,
+            None,
+            speed=how.speed,
+            language=body.language_code or "",
+            pronunciations=pronunciations,
+        )
+        return speech, encoder, ignored_header([*how.ignored, *self.requests.ignored(speech, "language_code")])
 
     async def _voices(self) -> list[ElevenLabsVoice]:
         """All voices; uploads that have a name count as cloned."""

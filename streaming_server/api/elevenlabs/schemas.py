@@ -9,9 +9,10 @@ from typing_extensions import TypedDict
 
 from streaming_server.api.elevenlabs.alignment import Alignment
 from streaming_server.api.elevenlabs.formats import DEFAULT_FORMAT, OUTPUT_FORMATS
-from streaming_server.api.elevenlabs.settings import IGNORED_HEADER, VoiceSettings
+from streaming_server.api.elevenlabs.settings import VoiceSettings
 from streaming_server.api.http import Body, Problem
 from streaming_server.api.operations import (
+    IGNORED_NOTE,
     SPEECH_REFUSALS,
     STREAM_HEADERS,
     Answer,
@@ -28,12 +29,12 @@ MAX_PAGE = 100
 
 class TextToSpeechBody(Body):
     text: Annotated[Text, Field(examples=["Hello from the server."])]
-    """Not blank."""
+    """Not blank; may have `<break time="1s"/>` and `<phoneme alphabet="ipa" ph="…">`."""
     voice_settings: VoiceSettings | None = None
     seed: Seed | None = None
     """With the same seed, a request gives the same audio on the same machine, if the engine supports it."""
     language_code: Name | None = None
-    """Taken and ignored: an engine finds the language by the text."""
+    """The language of the text, for engines that have a choice; by default the text decides."""
     model_id: Name | None = None
     """Accepts any name; the loaded model is used."""
 
@@ -46,6 +47,8 @@ class SessionQuery(Body):
     """In seconds."""
     sync_alignment: bool = False
     """Times count from the start of the context, in place of the previous alignment's end."""
+    enable_ssml_parsing: bool = False
+    """Read `<break time="1s"/>` and `<phoneme alphabet="ipa" ph="…">` in the text."""
     language_code: Name | None = None
     seed: Seed | None = None
 
@@ -152,13 +155,12 @@ _VOICE = Parameter("voice_id", "path", "An id of `GET /v1/voices`.", Annotated[s
 _FORMAT = Parameter(
     "output_format", "query", f"By default `{DEFAULT_FORMAT}`.", Annotated[str, Field(examples=list(OUTPUT_FORMATS))]
 )
-_IGNORED = {IGNORED_HEADER: "The settings that were given and that the engine cannot honour; absent if there are none."}
 _MEDIA_TYPES = list(dict.fromkeys(create().media_type for create in OUTPUT_FORMATS.values()))
 _REFUSALS = (*SPEECH_REFUSALS, 404, 422)
 
 SPEECH = Operation(
     "Synthesise a text",
-    [Answer(f"The audio, streamed. {_IGNORED[IGNORED_HEADER]}", None, _MEDIA_TYPES, STREAM_HEADERS)],
+    [Answer(f"The audio, streamed. {IGNORED_NOTE}", None, _MEDIA_TYPES, STREAM_HEADERS)],
     TextToSpeechBody,
     parameters=[_VOICE, _FORMAT],
     refusals=_REFUSALS,

@@ -16,9 +16,10 @@ from streaming_server.api.elevenlabs.formats import encoder_of
 from streaming_server.api.elevenlabs.schemas import SessionQuery
 from streaming_server.api.elevenlabs.settings import VoiceSettings, delivery
 from streaming_server.api.http import Body, MalformedBody, validated, validated_text
+from streaming_server.api.operations import ignored_header
 from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
 from streaming_server.api.requests import RequestBuilder
-from streaming_server.domain import Voice
+from streaming_server.domain import Capability, Voice, language_tag
 from streaming_server.errors import InvalidRequest, QueueTimeout, SessionTimeout, ShuttingDown, SpeechServerError
 
 MAX_CONTEXTS = 5
@@ -64,7 +65,7 @@ class ElevenLabsSession:
         except MalformedBody as error:
             raise InvalidRequest(str(error), error.field, "query") from None
         encoder_of(self._query.output_format)
-        await self._websocket.accept()
+        await self._websocket.accept(headers=self._ignored_header())
         self._active_s = asyncio.get_running_loop().time()
         self._record.outcome, self._record.characters = DISCONNECTED, 0
         self._record.voice = self._voice.name
@@ -75,6 +76,17 @@ class ElevenLabsSession:
                     await self._read()
         finally:
             await self._channel.close()
+
+    def _ignored_header(self) -> list[tuple[bytes, bytes]]:
+        """What of the query the engine cannot honour."""
+        query, info = self._query, self._service.engine.info
+        found = {
+            "seed": query.seed is not None and Capability.SEED not in info.capabilities,
+            "language_code": query.language_code and not info.reads(language_tag(query.language_code)),
+            "ssml.phoneme": query.enable_ssml_parsing and Capability.PHONEMES not in info.capabilities,
+        }
+        header = ignored_header([name for name, is_ignored in found.items() if is_ignored])
+        return [(name.lower().encode(), value.encode()) for name, value in header.items()]
 
     @staticmethod
     def _shutdown_message(error: ShuttingDown) -> dict[str, Any]:
@@ -165,7 +177,7 @@ class ElevenLabsSession:
         if len(self._contexts) >= MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
         query, slot = self._query, self._service.slot
-        how = delivery(self._service.engine.info.capabilities, settings, query.seed, query.language_code)
+        how = delivery(self._service.engine.info.capabilities, settings, query.seed)
         if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
             raise QueueTimeout(_MAX_WAIT_S)
         context = Context(
@@ -175,7 +187,9 @@ class ElevenLabsSession:
             encoder_of(query.output_format),
             self._channel,
             {"contextId": context_id} if self._is_multi else {},
+            language=query.language_code or "",
             counts_from_start=query.sync_alignment,
+            reads_tags=query.enable_ssml_parsing,
         )
         self._contexts[context_id] = context
         self._group.start_soon(self._speak, context_id, context)

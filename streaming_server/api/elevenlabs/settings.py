@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from streaming_server.api.http import Body
-from streaming_server.api.requests import Name, Seed
+from streaming_server.api.requests import Seed
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import Capability, Generation
 from streaming_server.errors import InvalidRequest
 
-IGNORED_HEADER = "X-Ignored-Settings"
 _TEMPERATURE = Generation().temperature
 _RANGES = {"speed": (SPEED_MIN, SPEED_MAX), "stability": (0, 1), "similarity_boost": (0, 1), "style": (0, 1)}
 
@@ -38,14 +37,8 @@ class Delivery:
     ignored: tuple[str, ...]
     """The settings that were given and cannot be honoured."""
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {IGNORED_HEADER: ", ".join(self.ignored)} if self.ignored else {}
 
-
-def delivery(
-    capabilities: frozenset[Capability], settings: VoiceSettings | None, seed: Seed | None, language_code: Name | None
-) -> Delivery:
+def delivery(capabilities: frozenset[Capability], settings: VoiceSettings | None, seed: Seed | None) -> Delivery:
     """What an engine of these capabilities can do of the settings.
 
     Raises:
@@ -69,7 +62,5 @@ def delivery(
                 yield f"voice_settings.{name}"
         if seed is not None and Capability.SEED not in capabilities:
             yield "seed"
-        if language_code:
-            yield "language_code"
 
     return Delivery(generation, settings.speed or 1.0, tuple(ignored()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -30,15 +32,17 @@ from streaming_server.api.openai.schemas import (
 )
 from streaming_server.api.openai.session import SessionLimits, SpeechSession
 from streaming_server.api.openai.voices import VoiceNames
-from streaming_server.api.operations import ApiRoute
+from streaming_server.api.operations import ApiRoute, ignored_header
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.domain import Emotion, Generation, SpeechRequest, Voice
 from streaming_server.errors import InvalidRequest, ReaderTooSlow, SpeechServerError, VoiceUnknown
 from streaming_server.settings import Settings
+from streaming_server.speech.incremental import by_sentences
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
+from streaming_server.speech.timeline import Passage
 from streaming_server.speech.voices import VoiceLibrary
 
 _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -92,11 +96,16 @@ class OpenAIDialect(Dialect):
             name = body.response_format or self.settings.openai_default_format
             encoder = FORMATS[FORMAT_NAMES.get(name, name)].create()
             is_sse = body.stream_format == "sse"
-            kind = SseSpeechResponse if is_sse else SpeechResponse
+            if body.word_timestamps and not is_sse:
+                raise InvalidRequest("word_timestamps needs stream_format sse", "word_timestamps")
+            headers = {**sse.HEADERS, **ignored_header(self.requests.ignored(speech))}
             # Events, and audio with a voice of this request only, cannot be resumed.
             keep = not is_sse and given is None
             timeout_s = self.settings.send_timeout_s
-            return kind(self.service, speech, encoder, sse.HEADERS, timeout_s, keep=keep, resources=files.pop_all())
+            kind: Callable[..., SpeechResponse] = SpeechResponse
+            if is_sse:
+                kind = partial(SseSpeechResponse, with_times=body.word_timestamps)
+            return kind(self.service, speech, encoder, headers, timeout_s, keep=keep, resources=files.pop_all())
         raise AssertionError("unreachable")
 
     async def _speech(self, body: SpeechBody, given: Voice | None) -> SpeechRequest:
@@ -120,6 +129,7 @@ class OpenAIDialect(Dialect):
             with_tags=True,
             emotion=Emotion(text=body.instructions) if (body.instructions or "").strip() else None,
             speed=body.speed,
+            language=body.language or "",
         )
 
     async def speech_session(self, websocket: WebSocket) -> None:
@@ -198,6 +208,14 @@ class SseSpeechResponse(SpeechResponse):
     short read timeouts can wait in the queue. A later failure is sent as an event and closes the connection.
     """
 
+    def __init__(
+        self, service: SpeechService, request: SpeechRequest, *options: Any, with_times: bool, **others: Any
+    ) -> None:
+        """``with_times``: send the times of the words after the audio of each sentence."""
+        super().__init__(service, by_sentences(request) if with_times else request, *options, **others)
+        self.characters = len(request.text)
+        self._with_times = with_times
+
     async def respond(self, stream: SpeechStream, connection: Connection) -> str | None:
         async def write(comment: bytes) -> None:
             if not connection.started:
@@ -205,10 +223,10 @@ class SseSpeechResponse(SpeechResponse):
             await connection.write(comment)
 
         try:
-            piece = await sse.kept_alive(stream.buffer.read(0), write, QUEUE_KEEP_ALIVE_S)
+            first = await sse.kept_alive(stream.buffer.read_timed(0), write, QUEUE_KEEP_ALIVE_S)
             if not connection.started:
                 await self._announce_events(stream, connection)
-            await self._events(stream, connection, piece)
+            await self._events(stream, connection, *first)
         except ReaderTooSlow:
             raise
         except SpeechServerError as error:
@@ -221,16 +239,34 @@ class SseSpeechResponse(SpeechResponse):
     async def _announce_events(self, stream: SpeechStream, connection: Connection) -> None:
         await self.announce(stream, connection, **{"Content-Type": f"{sse.MEDIA_TYPE}; charset=utf-8"})
 
-    async def _events(self, stream: SpeechStream, connection: Connection, piece: bytes) -> None:
+    async def _events(
+        self, stream: SpeechStream, connection: Connection, piece: bytes, passage: Passage | None
+    ) -> None:
         position = 0
-        while piece:
+        while piece or passage is not None:
             position += len(piece)
-            audio = base64.b64encode(piece).decode()
-            await connection.write(sse.event({"type": "speech.audio.delta", "audio": audio}))
-            piece = await sse.kept_alive(stream.buffer.read(position), connection.write, QUEUE_KEEP_ALIVE_S)
-        given, made = len(self.request.text), round(stream.stats.audio_s * _TOKENS_PER_SECOND)
+            if piece:
+                audio = base64.b64encode(piece).decode()
+                await connection.write(sse.event({"type": "speech.audio.delta", "audio": audio}))
+            if passage is not None and self._with_times:
+                await connection.write(sse.event(_times_of(passage)))
+            following = stream.buffer.read_timed(position)
+            piece, passage = await sse.kept_alive(following, connection.write, QUEUE_KEEP_ALIVE_S)
+        given, made = self.characters, round(stream.stats.audio_s * _TOKENS_PER_SECOND)
         usage = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
         await connection.write(sse.event({"type": "speech.audio.done", "usage": usage}))
+
+
+def _times_of(passage: Passage) -> dict[str, Any]:
+    return {
+        "type": "speech.audio.timestamps",
+        "words": [
+            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+            for word in passage.words()
+        ],
+        "alignment_precision": passage.precision,
+        "marks": [{"name": mark.name, "time": round(mark.time_s, 3)} for mark in passage.bookmarks],
+    }
 
 
 def _model(name: str) -> Model:

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from streaming_server.api.http import Body
 from streaming_server.api.operations import (
+    IGNORED_NOTE,
     RESUMABLE,
     SPEECH_REFUSALS,
     STREAM_HEADERS,
@@ -62,6 +63,8 @@ class SpeechBody(Body):
     """A description of an emotion or style, for engines that support it."""
     stream_format: Literal["audio", "sse"] = "audio"
     """`sse`: the audio in base64 as server-sent events."""
+    word_timestamps: bool = False
+    """With `sse`: an event with the times of the words after the audio of each sentence."""
     ssml: bool = False
     """`true`: `input` is SSML; see docs/api.md for the supported elements."""
     ref_audio: Reference | None = None
@@ -70,7 +73,8 @@ class SpeechBody(Body):
     ref_text: Description | None = None
     """Transcript of the recording, for engines that use it."""
     language: Name | None = None
-    """Accepted and ignored: engines detect the language."""
+    """The language of the text, a tag such as `de` or an English name, for engines that have a choice; by default the
+    text decides."""
     seed: Seed | None = None
     """The same seed and request give the same audio, if the engine supports seeds."""
 
@@ -87,7 +91,8 @@ class SessionConfig(Body):
     speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
     instructions: Description | None = None
     language: Name | None = None
-    """Accepted and ignored: engines detect the language."""
+    """The language of the text, a tag such as `de` or an English name, for engines that have a choice; by default the
+    text decides."""
     ref_audio: Reference | None = None
     """As in `SpeechBody`, for the rest of the session."""
     ref_text: Description | None = None
@@ -173,8 +178,9 @@ SPEECH = Operation(
     "Synthesise a text",
     [
         Answer(
-            "The audio, streamed during synthesis. With `stream_format` `sse`, `speech.audio.delta` events and a final "
-            "`speech.audio.done` event with the usage.",
+            "The audio, streamed during synthesis. With `stream_format` `sse`, `speech.audio.delta` events, "
+            "`speech.audio.timestamps` events if `word_timestamps` is true, and a final `speech.audio.done` event with "
+            f"the usage. {IGNORED_NOTE}",
             None,
             [*_MEDIA_TYPES, "text/event-stream"],
             STREAM_HEADERS,

@@ -42,6 +42,7 @@ class SentenceAudio:
         self._config = sentence.config
         self._place = {"utterance_index": sentence.utterance, "sentence_index": sentence.index}
         self._rate_hz = requests.service.engine.info.sample_rate_hz
+        self._ignored: list[str] = []
         self._is_started = False
         self._sent_bytes = 0
         self.stats = SpeechStats()
@@ -58,7 +59,9 @@ class SentenceAudio:
                 max_codes_field="max_new_tokens" if config.max_new_tokens else None,
                 emotion=Emotion(text=config.instructions) if (config.instructions or "").strip() else None,
                 speed=config.speed,
+                language=config.language or "",
             )
+            self._ignored = self._requests.ignored(speech)
             name = config.response_format
             is_raw = config.stream_audio or name == "wav"
             encoder = PcmEncoder() if is_raw else FORMATS[FORMAT_NAMES.get(name, name)].create()
@@ -84,6 +87,7 @@ class SentenceAudio:
                 "sentence_text": self._sentence.text,
                 "format": self._config.response_format,
                 **raw,
+                **({"ignored_settings": self._ignored} if self._ignored else {}),
             }
         )
 

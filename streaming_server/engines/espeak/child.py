@@ -37,7 +37,7 @@ _CHUNKS_PER_MESSAGE = (1, 4, 14)
 the server."""
 _WARM_UP = json.dumps(
     [
-        {"text": text, "language": language, "timbre": {}, "pause": False, "as_phonemes": False}
+        {"text": text, "language": language, "timbre": {}, "pause": False, "has_phonemes": False, "as_phonemes": False}
         for text, language in (("一", "cmn"), ("a", "en-us"))
     ]
 ).encode()
@@ -202,7 +202,10 @@ def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], objec
             send(Kind.PHONEMES + library.phonemes(text, language).encode())
             continue
         timbre, begin = Timbre(**utterance["timbre"]), samples_given
-        library.speak(text, language, timbre, receive, pause=utterance["pause"], receive_word=receive_word)
+        has_phonemes, pause = utterance["has_phonemes"], utterance["pause"]
+        library.speak(
+            text, language, timbre, receive, has_phonemes=has_phonemes, pause=pause, receive_word=receive_word
+        )
         number += 1
     if chunks:
         flush()

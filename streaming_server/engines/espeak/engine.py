@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from itertools import accumulate
 from random import Random
 
 import anyio
@@ -17,16 +16,21 @@ from streaming_server.domain import (
     Emotion,
     Generation,
     Mark,
+    Pronunciation,
     SpeechRequest,
+    matching_language,
+    pronunciations_within,
 )
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
-from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.languages import ALIASES, runs
 from streaming_server.engines.espeak.library import Timbre
+from streaming_server.engines.espeak.notation import PHONEME_LANGUAGE, phoneme_names
 from streaming_server.engines.espeak.process import EspeakProcess, SpokenWord, Utterance
 from streaming_server.engines.espeak.voices import BY_NAME, PRESETS, VOICES, nearest_preset
+from streaming_server.engines.pronunciations import masked
 from streaming_server.engines.recording_voices import RecordingVoices
 
 log = logging.getLogger(__name__)
@@ -60,10 +64,12 @@ class EspeakEngine:
                     Capability.EMOTION_VECTOR,
                     Capability.EMOTION_TEXT,
                     Capability.EMOTION_RANDOM,
+                    Capability.PHONEMES,
                 }
             ),
             emotion_text_by="words",
             presets=VOICES,
+            languages=(*self._process.languages, *ALIASES),
         )
 
     async def warm(self) -> None:
@@ -79,10 +85,12 @@ class EspeakEngine:
         voice = request.voice
         preset = BY_NAME[voice.name] if voice.is_preset else await self._presets.find(voice.path)
         timbre = _with_emotion(preset.timbre, request.emotion, request.generation.seed)
+        tag = matching_language(request.language, self.info.languages) or ""
+        arguments = request.text, timbre, ALIASES.get(tag, tag), request.pronunciations
         if len(request.text) > _MAX_ON_LOOP:
-            parts, places = await anyio.to_thread.run_sync(_prepared, request.text, timbre)
+            parts, places = await anyio.to_thread.run_sync(prepared, *arguments)
         else:
-            parts, places = _prepared(request.text, timbre)
+            parts, places = prepared(*arguments)
         async with aclosing(self._process.speak(parts)) as chunks:
             async for chunk in chunks:
                 marks = places.marks(chunk.words, self.info.sample_rate_hz)
@@ -93,26 +101,19 @@ class EspeakEngine:
         await self._process.aclose()
 
 
-def _prepared(text: str, timbre: Timbre) -> tuple[list[Utterance], _Places]:
-    parts = utterances(text, timbre)
-    return parts, _Places(text, parts)
-
-
 class _Places:
     """Finds the words of utterances in the text that these are made of."""
 
-    def __init__(self, text: str, parts: Sequence[Utterance]) -> None:
-        lengths = [len(part) for _, part in runs(text)]
-        self._begins = [0, *accumulate(lengths)]
-        # A part that was changed to fit espeak-ng's bounds is known by its beginning alone.
-        self._is_same = [len(part.text) == length for part, length in zip(parts, lengths, strict=True)]
+    def __init__(self, places: Sequence[Sequence[int]]) -> None:
+        """``places``: for each utterance the index of each of its characters in the text."""
+        self._places = places
         self._last = -1
 
     def marks(self, words: Iterable[SpokenWord], rate_hz: int) -> list[Mark]:
         found = []
         for word in words:
-            begin, end = self._begins[word.utterance : word.utterance + 2]
-            character = min(begin + word.character, end) if self._is_same[word.utterance] else begin
+            places = self._places[word.utterance]
+            character = places[min(word.character, len(places) - 1)]
             if character > self._last:  # a number is several words in one place
                 found.append(Mark(character, word.sample / rate_hz))
                 self._last = character
@@ -120,13 +121,66 @@ class _Places:
 
 
 def utterances(text: str, timbre: Timbre) -> list[Utterance]:
-    """The text in pieces of one language each, within the bounds of espeak-ng."""
-    parts = list(runs(text))
-    return [
+    """As `prepared`, in the language of each script."""
+    return prepared(text, timbre)[0]
+
+
+def prepared(
+    text: str, timbre: Timbre, language: str = "", given: Sequence[Pronunciation] = ()
+) -> tuple[list[Utterance], _Places]:
+    """The text in pieces of one language each, within the bounds of espeak-ng.
+
+    Args:
+        text: the text.
+        timbre: of all utterances.
+        language: an espeak-ng voice for the scripts that it reads; empty for that of each script.
+        given: pronunciations of parts of the text.
+    """
+    parts = list(_parts(masked(text, given), language, given))
+    found, all_places = [], []
+    for number, (spoken_language, begin, end) in enumerate(parts, 1):
+        own = pronunciations_within(given, begin, end)
+        content, places = _spelled(text[begin:end], begin, own)
         # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
-        Utterance(bounded(part), language, timbre, pause=number < len(parts) and part.rstrip(" ").endswith(_PAUSING))
-        for number, (language, part) in enumerate(parts, 1)
-    ]
+        pause = number < len(parts) and text[begin:end].rstrip(" ").endswith(_PAUSING)
+        found.append(Utterance(content, spoken_language, timbre, pause, has_phonemes=bool(own)))
+        all_places.append(places)
+    return found, _Places(all_places)
+
+
+def _parts(text: str, language: str, given: Sequence[Pronunciation]) -> Iterator[tuple[str, int, int]]:
+    """Language, begin and end of each part; outside English, given phonemes are a part of their own."""
+    begin = 0
+    for spoken_language, part in runs(text, language):
+        end = begin + len(part)
+        for each in given if not spoken_language.startswith("en") else ():
+            if begin <= each.start and each.end <= end:
+                if begin < each.start:
+                    yield spoken_language, begin, each.start
+                yield PHONEME_LANGUAGE, each.start, each.end
+                begin = each.end
+        if begin < end:
+            yield spoken_language, begin, end
+        begin = end
+
+
+def _spelled(part: str, begin: int, given: Sequence[Pronunciation]) -> tuple[str, Sequence[int]]:
+    """A part as espeak-ng can take it, and the index of each of its characters in the whole text."""
+    if not given:
+        content = bounded(part)
+        # What was changed to fit the bounds is known by its beginning alone.
+        is_same = len(content) == len(part)
+        return content, range(begin, begin + len(part)) if is_same else [begin] * len(content)
+    content, places, at = "", list[int](), 0
+    for each in given:
+        names = phoneme_names(each.ipa)
+        word = f"[[{names}]]" if names else bounded(part[each.start : each.end])
+        before, before_places = _spelled(part[at : each.start].replace("[[", "[ "), begin + at, ())
+        content += before + word
+        places += [*before_places, *[begin + each.start] * len(word)]
+        at = each.end
+    behind, behind_places = _spelled(part[at:].replace("[[", "[ "), begin + at, ())
+    return content + behind, [*places, *behind_places]
 
 
 def _with_emotion(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:

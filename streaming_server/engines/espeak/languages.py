@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 _BY_SCRIPT = {
     "CJK": "cmn",
@@ -21,11 +22,56 @@ _BY_SCRIPT = {
     "THAI": "th",
 }
 _DEFAULT = "en-us"
+_DICTIONARY = re.compile(r"^dictionary\s+(\w+)", re.MULTILINE)
 _KANA = re.compile("[぀-ヿ]")
 
 
-def runs(text: str) -> Iterator[tuple[str, str]]:
+_SCRIPTS = {
+    **dict.fromkeys(("ba", "be", "bg", "cv", "kk", "ky", "mk", "nog", "ru", "sr", "tt", "uk"), ("CYRILLIC",)),
+    **dict.fromkeys(("el", "grc"), ("GREEK",)),
+    **dict.fromkeys(("ar", "fa", "sd", "ug", "ur"), ("ARABIC",)),
+    **dict.fromkeys(("hi", "kok", "mr", "ne"), ("DEVANAGARI",)),
+    **dict.fromkeys(("cmn", "hak", "yue"), ("CJK", "BOPOMOFO")),
+    **dict.fromkeys(("as", "bn", "bpy"), ("BENGALI",)),
+    **dict.fromkeys(("my", "shn"), ("MYANMAR",)),
+    **dict.fromkeys(("am", "ti"), ("ETHIOPIC",)),
+    **dict.fromkeys(("hy", "hyw"), ("ARMENIAN",)),
+    "chr": ("CHEROKEE",),
+    "gu": ("GUJARATI",),
+    "he": ("HEBREW",),
+    "ja": ("CJK", "HIRAGANA", "KATAKANA"),
+    "ka": ("GEORGIAN",),
+    "kn": ("KANNADA",),
+    "ko": ("HANGUL",),
+    "ml": ("MALAYALAM",),
+    "or": ("ORIYA",),
+    "pa": ("GURMUKHI",),
+    "si": ("SINHALA",),
+    "ta": ("TAMIL",),
+    "te": ("TELUGU",),
+    "th": ("THAI",),
+}
+"""By language, the scripts that it is written in; any other language has the Latin script."""
+ALIASES = {"zh": "cmn", "zh-yue": "yue", "iw": "he", "no": "nb", "in": "id"}
+"""Other tags of languages."""
+
+
+def find_languages(data: Path) -> list[str]:
+    """Return the names of the languages in espeak-ng's data folder that have a dictionary, in lower case."""
+    found = []
+    for path in (data / "lang").rglob("*"):
+        if path.is_file() and "-x-" not in path.name and "Latn" not in path.name:
+            named = _DICTIONARY.search(path.read_text(encoding="utf-8"))
+            dictionary = named[1] if named else path.name.partition("-")[0]
+            if (data / f"{dictionary}_dict").is_file():
+                found.append(path.name.lower())
+    return sorted(found)
+
+
+def runs(text: str, named: str = "") -> Iterator[tuple[str, str]]:
     """Cut a text into ``(language, part)``; the parts joined are the text.
+
+    A ``named`` language, an espeak-ng voice, reads the scripts that it is written in.
 
     Digits, punctuation and spaces belong to what stands before them, at the start to what follows. A text with kana
     is Japanese, so its Han characters are too.
@@ -33,26 +79,29 @@ def runs(text: str) -> Iterator[tuple[str, str]]:
     han = "ja" if _KANA.search(text) else "cmn"
     current: str | None = None
     start = 0
-    languages = {character: _language(character) for character in set(text)}
+    scripts = _BY_SCRIPT
+    if named:
+        scripts = {**scripts, **dict.fromkeys(_SCRIPTS.get(named.partition("-")[0], ("LATIN",)), named)}
+    languages = {character: _language(character, scripts) for character in set(text)}
     for position, character in enumerate(text):
         language = languages[character]
         if language is None:
             continue
-        if language == "cmn":
+        if language == "cmn" and not named:
             language = han
         if current is not None and language != current:
             yield current, text[start:position]
             start = position
         current = language
     if start < len(text):
-        yield current or _DEFAULT, text[start:]
+        yield current or named or _DEFAULT, text[start:]
 
 
-def _language(character: str) -> str | None:
+def _language(character: str, scripts: Mapping[str, str]) -> str | None:
     if not character.isalpha():
         return None
     if character.isascii():
-        return _BY_SCRIPT["LATIN"]
+        return scripts["LATIN"]
     name = unicodedata.name(character, "")
     script = name.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ", 1)[0].split("-", 1)[0]
-    return _BY_SCRIPT.get(script)
+    return scripts.get(script)

@@ -17,7 +17,7 @@ CHUNK_MS = 100
 """One chunk takes about 0.1 ms to synthesise; a shorter one would cost as much for its callback."""
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
-_UTF8, _END_PAUSE = 0x1, 0x1000
+_UTF8, _PHONEMES, _END_PAUSE = 0x1, 0x100, 0x1000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CONTINUE, _STOP = 0, 1
 TIE = "^"
@@ -108,17 +108,19 @@ class EspeakLibrary:
         timbre: Timbre,
         receive: Callable[[bytes], object],
         *,
+        has_phonemes: bool = False,
         pause: bool = False,
         receive_word: Callable[[int, int], object] = lambda *_: None,
     ) -> None:
         """Synthesise a text, blocking.
 
         Args:
-            text: no markup; NUL ends it.
+            text: NUL ends it.
             language: an espeak-ng voice such as ``cmn`` or ``en-us``.
             timbre: the speaker.
             receive: takes chunks of `CHUNK_MS`, signed 16-bit samples in native order; its exception ends the
                 synthesis and is raised here.
+            has_phonemes: the text may have names of phonemes between ``[[`` and ``]]``.
             pause: end with the pause that the text's last punctuation asks for.
             receive_word: takes the index of a word's first character and the sample at which it begins, before
                 ``receive`` takes that sample; its exception as that of ``receive``.
@@ -129,7 +131,7 @@ class EspeakLibrary:
         self._set(language, timbre)
         self._receive, self._receive_word, self._error = receive, receive_word, None
         encoded = text.encode() + b"\0"
-        flags = _UTF8 | (_END_PAUSE if pause else 0)
+        flags = _UTF8 | (_END_PAUSE if pause else 0) | (_PHONEMES if has_phonemes else 0)
         result = self._library.espeak_Synth(encoded, len(encoded), 0, 1, 0, flags, None, None)
         self._receive = None
         if self._error is not None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from streaming_server.domain import IntSamples
 from streaming_server.engines.espeak.child import COUNT, MAX_MESSAGE_BYTES, WORD, Kind
+from streaming_server.engines.espeak.languages import find_languages
 from streaming_server.engines.espeak.library import Timbre, find_files
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
@@ -46,6 +47,8 @@ class Utterance:
     timbre: Timbre = Timbre()
     pause: bool = False
     """End with the pause that the text's last punctuation asks for."""
+    has_phonemes: bool = False
+    """The text may have names of phonemes between ``[[`` and ``]]``."""
     as_phonemes: bool = False
     """Ask for its phonemes, not for its sound; at most `MAX_PHONEME_CHARACTERS` of text."""
 
@@ -77,6 +80,7 @@ class EspeakProcess:
         Raises:
             EngineUnavailable: espeak-ng is not installed or does not load.
         """
+        self.languages = find_languages(find_files()[1])
         self._child = _Child()
         self._lock = asyncio.Lock()
         self.sample_rate_hz = self._child.sample_rate_hz

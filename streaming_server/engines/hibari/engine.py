@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -20,12 +20,15 @@ from streaming_server.domain import (
     FloatSamples,
     Generation,
     Mark,
+    Pronunciation,
     SpeechRequest,
     Voice,
+    matching_language,
+    pronunciations_within,
 )
 from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_of
-from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.languages import ALIASES, runs
 from streaming_server.engines.espeak.voices import nearest_preset
 from streaming_server.engines.hibari.emotion import with_emotion
 from streaming_server.engines.hibari.joins import Levelled, silence, sounding
@@ -35,6 +38,7 @@ from streaming_server.engines.hibari.voices import VOICES, Speakers
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
+from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
@@ -89,11 +93,13 @@ class HibariEngine:
                     Capability.EMOTION_VECTOR,
                     Capability.EMOTION_TEXT,
                     Capability.EMOTION_RANDOM,
+                    Capability.PHONEMES,
                 }
                 | ({Capability.MULTI_LANGUAGE} if espeak is not None else set())
             ),
             emotion_text_by="words",
             presets=VOICES,
+            languages=("en", *(espeak.info.languages if espeak is not None else ())),
         )
 
     async def warm(self) -> None:
@@ -113,10 +119,14 @@ class HibariEngine:
         """
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=hibari")
+        given = request.pronunciations
+        language = matching_language(request.language, self.info.languages) or ""
+        chosen = "" if language.startswith("en") else ALIASES.get(language, language)
+        hidden = masked(request.text, given)
         if len(request.text) > _MAX_ON_LOOP_CHARACTERS:
-            parts = await anyio.to_thread.run_sync(_parts, request.text)
+            parts = await anyio.to_thread.run_sync(_parts, hidden, chosen)
         else:
-            parts = _parts(request.text)
+            parts = _parts(hidden, chosen)
         foreign = next((part for language, part in parts if language != _ENGLISH), None)
         if foreign is not None and self._espeak is None:
             raise InvalidRequest(
@@ -133,10 +143,13 @@ class HibariEngine:
         is_silent = True
         characters = samples = 0  # before this part
         for number, (language, part) in enumerate(parts, 1):
+            own = pronunciations_within(given, characters, characters + len(part))
+            spoken = request.text[characters : characters + len(part)]
             if language == _ENGLISH:
-                chunks = self._speak(part, timbre, rng, opening=is_silent)
+                chunks = self._speak(spoken, timbre, rng, own, opening=is_silent)
             else:
-                chunks = self._speak_other(replace(request, text=part, voice=other_voice), level)
+                other = replace(request, text=spoken, voice=other_voice, pronunciations=own)
+                chunks = self._speak_other(other, level)
             before_s = samples / SAMPLE_RATE_HZ
             async with aclosing(chunks):
                 async for chunk in chunks:
@@ -152,15 +165,27 @@ class HibariEngine:
             yield AudioChunk(silence(pause_s(".")))
 
     def _speak(
-        self, text: str, timbre: Timbre, rng: np.random.Generator, *, opening: bool
+        self,
+        text: str,
+        timbre: Timbre,
+        rng: np.random.Generator,
+        given: Sequence[Pronunciation] = (),
+        *,
+        opening: bool,
     ) -> AsyncGenerator[AudioChunk, None]:
-        return self._thread.iterate(partial(self._produce, text, timbre, rng, opening))
+        return self._thread.iterate(partial(self._produce, text, timbre, rng, given, opening))
 
     def _produce(
-        self, text: str, timbre: Timbre, rng: np.random.Generator, opening: bool, emit: Emit[AudioChunk]
+        self,
+        text: str,
+        timbre: Timbre,
+        rng: np.random.Generator,
+        given: Sequence[Pronunciation],
+        opening: bool,
+        emit: Emit[AudioChunk],
     ) -> None:
         """Render each clause while the network works on the next."""
-        clause_frames = self._clause_frames(text, opening)
+        clause_frames = self._clause_frames(text, given, opening)
         coming = self._ahead.submit(next, clause_frames, None)
         try:
             pause: FloatSamples = silence(_LEAD_S if opening else 0)
@@ -179,14 +204,17 @@ class HibariEngine:
         finally:
             _settle(coming)
 
-    def _clause_frames(self, text: str, opening: bool) -> Iterator[_Clause]:
+    def _clause_frames(self, text: str, given: Sequence[Pronunciation], opening: bool) -> Iterator[_Clause]:
         if self._english is None:
             raise EngineUnavailable("the hibari engine is not loaded")
-        at = 0
-        for sentence in sentences(text):
-            at = text.index(sentence, at)
-            phonemes = self._english(sentence)
-            words = spans_of_words(sentence, len(phoneme_words(phonemes)), self._english)
+        hidden, at = masked(text, given), 0
+        for sentence in sentences(hidden):
+            at = hidden.index(sentence, at)
+            own = pronunciations_within(given, at, at + len(sentence))
+            phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled)
+            # One word each, as in the phonemes.
+            whole = masked(text[at : at + len(sentence)], own, "a")
+            words = spans_of_words(whole, len(phoneme_words(phonemes)), self._english)
             spans = iter([(at + begin, at + end) for begin, end in words])
             for clause in clauses(phonemes, _MAX_CLAUSE_PHONEMES, _OPENING_PHONEMES if opening else None):
                 frames = self._network.run(clause)
@@ -217,8 +245,12 @@ class HibariEngine:
             await self._espeak.aclose()
 
 
-def _parts(text: str) -> list[tuple[str, str]]:
-    return list(runs(text))
+def _parts(text: str, language: str) -> list[tuple[str, str]]:
+    return list(runs(text, language))
+
+
+def _spelled(ipa: str) -> str:
+    return in_misaki_alphabet(ipa, _ENGLISH)
 
 
 def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int, int]]) -> list[Mark]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,35 @@ from typing import Literal
 import numpy as np
 from onnxruntime import RunOptions
 
-from streaming_server.domain import AudioChunk, Capability, FloatSamples, Generation, SpeechRequest, Voice
+from streaming_server.domain import (
+    AudioChunk,
+    Capability,
+    FloatSamples,
+    Generation,
+    Mark,
+    Pronunciation,
+    SpeechRequest,
+    Voice,
+    matching_language,
+    pronunciations_within,
+)
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
 from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes
-from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, available_device
-from streaming_server.engines.kokoro.phonemes import CONVERTERS, FIRST_PIECE, Convert, next_limit, split, tokens
-from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
+from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, Speech, available_device
+from streaming_server.engines.kokoro.phonemes import (
+    CONVERTERS,
+    FIRST_PIECE,
+    VOCABULARY,
+    Convert,
+    next_limit,
+    split,
+    tokens,
+)
+from streaming_server.engines.kokoro.voices import LATIN, OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
+from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
+from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
@@ -38,6 +59,15 @@ _EDGE_S = 0.02
 _PAUSES_S = {"": 0.0, ",;:—": 0.15, ".!?…": 0.35}
 _CHUNK_S = 0.25
 _SHOWN_CHARACTERS = 20
+_LANGUAGES: Mapping[str, str] = {
+    "": "", "en": "en-us", "es": "es", "fr": "fr", "hi": "hi", "it": "it", "ja": "ja", "pt": "pt-br", "zh": "cmn",
+}  # fmt: skip
+"""Languages of espeak-ng by BCP 47 tag."""
+_UNDIVIDED = frozenset({"cmn", "ja"})
+
+
+Word = tuple[tuple[int, int], tuple[int, int]]
+"""Begin and end of a word in the phonemes of its piece and in the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +76,7 @@ class _Piece:
 
     phonemes: str
     language: str
+    words: tuple[Word, ...] = ()
 
     @property
     def pause_s(self) -> float:
@@ -92,10 +123,12 @@ class KokoroEngine:
                     Capability.MULTI_LANGUAGE,
                     Capability.TOKEN_STREAMING,
                     Capability.SPEED,
+                    Capability.PHONEMES,
                     *repeatable,
                 }
             ),
             presets=presets(voices),
+            languages=tuple(filter(None, _LANGUAGES)),
             blends=True,
         )
 
@@ -120,14 +153,20 @@ class KokoroEngine:
 
         def produce(emit: Emit[AudioChunk]) -> None:
             speed = request.speed
-            for piece in self._pieces(request.text, voice, loop):
+            language = _LANGUAGES[matching_language(request.language, _LANGUAGES.keys()) or ""]
+            made = 0  # samples
+            for piece in self._pieces(request.text, voice, loop, language, request.pronunciations):
                 ids = tokens(piece.phonemes)
                 style = self._styles.style(voice, piece.language).of(len(ids))
-                samples = _trimmed(self._network.run(ids, style, speed, stop))
-                samples = np.append(samples, np.zeros(round(piece.pause_s / speed * SAMPLE_RATE_HZ), np.float32))
+                speech = self._network.run(ids, style, speed, stop)
+                kept = _sounding(speech.samples)
+                marks = _marks(piece, speech, kept, made)
+                pause = np.zeros(round(piece.pause_s / speed * SAMPLE_RATE_HZ), np.float32)
+                samples = np.append(speech.samples[kept], pause)
+                made += samples.size
                 step = round(_CHUNK_S * SAMPLE_RATE_HZ)
                 for at in range(0, samples.size, step):
-                    if not emit(AudioChunk(samples[at : at + step])):
+                    if not emit(AudioChunk(samples[at : at + step], marks if not at else ())):
                         return
                 if stop.terminate:
                     return
@@ -152,28 +191,52 @@ class KokoroEngine:
         found = await self._recordings.find(voice.path)
         return found if found in self._voices else next(iter(self._voices))
 
-    def _pieces(self, text: str, voice: str, loop: asyncio.AbstractEventLoop) -> Iterator[_Piece]:
-        """Split the text into pieces of increasing length; ``loop`` as for `EspeakPhonemes.convert`.
+    def _pieces(
+        self,
+        text: str,
+        voice: str,
+        loop: asyncio.AbstractEventLoop,
+        language: str = "",
+        given: Sequence[Pronunciation] = (),
+    ) -> Iterator[_Piece]:
+        """Split the text into pieces of increasing length.
+
+        Args:
+            text: the text.
+            voice: a voice or a blend.
+            loop: as for `EspeakPhonemes.convert`.
+            language: of the text, as an espeak-ng voice; empty for that of the voice or the script.
+            given: pronunciations of parts of the text.
 
         Raises:
             InvalidRequest: the text has characters of an unsupported language.
         """
-        latin = latin_language(voice)
-        parts = [(latin if language == "en-us" else language, part) for language, part in runs(text)]
+        latin = language if language in LATIN else latin_language(voice)
+        found = runs(masked(text, given), "" if language in LATIN else language)
+        parts = [(latin if name == "en-us" else name, part) for name, part in found]
         if foreign := next((part for name, part in parts if name not in CONVERTERS.keys() | ESPEAK_VOICES.keys()), ""):
             raise InvalidRequest(
                 f"text has characters that the kokoro engine cannot speak, {foreign.strip()[:_SHOWN_CHARACTERS]!r}: it "
                 "speaks Latin script in the language of the voice, Mandarin, Japanese, and Hindi",
                 "text",
             )
-        limit = FIRST_PIECE
-        for language, part in parts:
-            convert = self._converter(language, loop)
-            for sentence in sentences(part):
-                phonemes = convert(sentence).strip()
+        limit, start = FIRST_PIECE, 0
+        for name, part in parts:
+            convert, at = self._converter(name, loop), 0
+            for hidden in sentences(part):
+                at = part.index(hidden, at)
+                begin, end = start + at, start + at + len(hidden)
+                sentence, own = text[begin:end], pronunciations_within(given, begin, end)
+                phonemes = converted(sentence, own, convert, partial(in_misaki_alphabet, language=name)).strip()
+                whole = masked(sentence, own, "a")  # one word each, as in the phonemes
+                spans = iter(spans_of_words(whole, len(phoneme_words(phonemes)), convert))
                 for piece in split(phonemes, limit) if tokens(phonemes) else ():
-                    yield _Piece(piece, language)
+                    places = zip(phoneme_words(piece), spans, strict=False)
+                    words = tuple((place, (begin + first, begin + last)) for place, (first, last) in places)
+                    yield _Piece(piece, name, words)
                     limit = next_limit(limit)
+                at += len(hidden)
+            start += len(part)
 
     def _converter(self, language: str, loop: asyncio.AbstractEventLoop) -> Convert:
         """
@@ -188,10 +251,41 @@ class KokoroEngine:
         return self._converters[language]
 
 
-def _trimmed(samples: FloatSamples) -> FloatSamples:
-    """Remove the silence at both ends."""
+def _sounding(samples: FloatSamples) -> slice:
+    """Return the range without the silence at both ends."""
     loud = np.flatnonzero(np.abs(samples) > _QUIET)
     if not loud.size:
-        return samples[:0]
+        return slice(0, 0)
     edge = round(_EDGE_S * SAMPLE_RATE_HZ)
-    return samples[max(loud[0] - edge, 0) : loud[-1] + edge]
+    return slice(max(int(loud[0]) - edge, 0), int(loud[-1]) + edge)
+
+
+def _marks(piece: _Piece, speech: Speech, kept: slice, before: int) -> list[Mark]:
+    """Return when the words of a piece begin and end.
+
+    Where the network does not tell, its phonemes share the time equally, and the marks are not measured. Nor are those
+    of languages whose words are not divided by blanks: their phonemes cannot be assigned to characters with certainty.
+
+    Args:
+        piece: the piece.
+        speech: of the piece.
+        kept: the range of its samples that is heard.
+        before: number of samples before it.
+    """
+    last = np.cumsum([0, *(phoneme in VOCABULARY for phoneme in piece.phonemes)])
+    ends = speech.ends
+    if ends is None:
+        ends = np.linspace(kept.start, kept.stop, last[-1] + 1).astype(np.int64)
+    is_measured = speech.ends is not None and piece.language not in _UNDIVIDED
+    times: dict[int, int] = {}
+    for (begin, end), (first, behind) in piece.words:
+        times.setdefault(first, int(ends[last[begin]]))
+        times[behind] = int(ends[last[end]])
+    return [
+        Mark(
+            character,
+            (before + min(max(sample, kept.start), kept.stop) - kept.start) / SAMPLE_RATE_HZ,
+            is_measured=is_measured,
+        )
+        for character, sample in sorted(times.items())
+    ]

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from streaming_server.domain import FloatSamples
+from streaming_server.engines.onnx.session import additional_output
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
 SAMPLE_RATE_HZ = 24000
 _ERRORS_ONLY = 3
+_DURATIONS = "/encoder/Clip_output_0"
+"""The value inside the published network with the duration of each token, in steps of `_STEP` samples."""
+_STEP = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """The output of the network for one piece."""
+
+    samples: FloatSamples
+    """Shape ``(n,)``."""
+    ends: npt.NDArray[np.int64] | None
+    """The sample at which the first token begins and each of them ends, shape ``(tokens + 1,)``; None if the network
+    does not tell."""
 
 
 def available_device(device: str) -> str:
@@ -45,8 +62,11 @@ class Network:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
         wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
+        content: Path | bytes = model
+        if _contains(model, [_DURATIONS.encode()]):
+            content = model.read_bytes() + additional_output(_DURATIONS)
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, "CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=[*wanted, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise EngineUnavailable(f"{model.name} cannot be loaded: {error}") from error
         inputs = {value.name: value.type for value in self._session.get_inputs()}
@@ -54,13 +74,11 @@ class Network:
         if not self._tokens or not {"style", "speed"} <= inputs.keys():
             raise EngineUnavailable(f"{model.name} is not a Kokoro model: its inputs are {', '.join(inputs)}")
         self._speed_type = np.int32 if "int32" in inputs["speed"] else np.float32
-        self.is_repeatable = not _draws_random_numbers(model)
+        self.is_repeatable = not _contains(model, (b"RandomNormal", b"RandomUniform"))
         """Whether the same input gives the same samples."""
 
-    def run(
-        self, tokens: Sequence[int], style: FloatSamples, speed: float, stop: onnxruntime.RunOptions
-    ) -> FloatSamples:
-        """Return the samples of a piece, shape ``(n,)``; empty if ``stop.terminate`` was set.
+    def run(self, tokens: Sequence[int], style: FloatSamples, speed: float, stop: onnxruntime.RunOptions) -> Speech:
+        """Synthesise a piece; without samples if ``stop.terminate`` was set.
 
         Raises:
             EngineFailed: the network fails, or returns numbers that are not finite.
@@ -71,16 +89,22 @@ class Network:
             "speed": np.array([speed], self._speed_type),
         }
         try:
-            samples = np.asarray(self._session.run(None, inputs, stop)[0], np.float32).reshape(-1)
+            found, *inner = (
+                np.asarray(value, np.float32).reshape(-1) for value in self._session.run(None, inputs, stop)
+            )
         except Exception as error:  # as above
             if stop.terminate:
-                return np.empty(0, np.float32)
+                return Speech(np.empty(0, np.float32), None)
             raise EngineFailed(f"the kokoro network failed: {error}") from error
-        if not np.isfinite(samples).all():
+        if not np.isfinite(found).all():
             raise EngineFailed("the kokoro network returned numbers that are not finite")
-        return samples
+        for durations in inner:
+            ends = np.cumsum(durations)
+            if durations.size == len(tokens) + 2 and round(ends[-1] * _STEP) == found.size:
+                return Speech(found, (ends[:-1] * _STEP).astype(np.int64))
+        return Speech(found, None)
 
 
-def _draws_random_numbers(model: Path) -> bool:
+def _contains(model: Path, names: Sequence[bytes]) -> bool:
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(name) >= 0 for name in (b"RandomNormal", b"RandomUniform"))
+        return any(content.find(name) >= 0 for name in names)

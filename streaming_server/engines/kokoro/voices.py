@@ -22,6 +22,8 @@ _LANGUAGES = {"a": "en-us", "b": "en-us", "j": "ja", "z": "cmn"}
 _LATIN_LANGUAGES = {"e": "es", "f": "fr", "i": "it", "p": "pt-br"}
 """Languages in Latin script other than English."""
 _LANGUAGES |= {**_LATIN_LANGUAGES, "h": "hi"}
+LATIN = frozenset({"en-us", *_LATIN_LANGUAGES.values()})
+"""Languages in Latin script."""
 _CODES = {"a": "en-US", "b": "en-GB", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-BR", "z": "zh"}
 _GENDERS: dict[str, Gender] = {"f": "female", "m": "male"}
 """By the second letter."""
@@ -30,6 +32,13 @@ _NATIVE = {
     ("en-us", "m"): "am_michael",
     ("cmn", "f"): "zf_xiaoxiao",
     ("cmn", "m"): "zm_yunxi",
+    ("es", "f"): "ef_dora",
+    ("es", "m"): "em_alex",
+    ("fr", "f"): "ff_siwis",
+    ("it", "f"): "if_sara",
+    ("it", "m"): "im_nicola",
+    ("pt-br", "f"): "pf_dora",
+    ("pt-br", "m"): "pm_alex",
     ("ja", "f"): "jf_alpha",
     ("ja", "m"): "jm_kumo",
     ("hi", "f"): "hf_alpha",

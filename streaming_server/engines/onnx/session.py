@@ -26,11 +26,11 @@ def open_session(model: Path, inner: str = "") -> InferenceSession:
     providers = ["CPUExecutionProvider"]
     if inner:
         with suppress(Fail, InvalidGraph):
-            return InferenceSession(model.read_bytes() + _output(inner), options, providers=providers)
+            return InferenceSession(model.read_bytes() + additional_output(inner), options, providers=providers)
     return InferenceSession(model, options, providers=providers)
 
 
-def _output(name: str) -> bytes:
+def additional_output(name: str) -> bytes:
     """Return a ``ModelProto`` with one graph output; appended to another one, protobuf merges them."""
     encoded = name.encode()
     for tag in (_NAME, _GRAPH_OUTPUT, _MODEL_GRAPH):

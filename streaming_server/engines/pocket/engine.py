@@ -77,6 +77,7 @@ class PocketEngine:
                 Voice(name, is_preset=True, title=name.replace("_", " ").title(), languages=codes)
                 for name in self._presets
             ),
+            languages=codes,
         )
 
     async def warm(self) -> None:

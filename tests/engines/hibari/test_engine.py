@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from streaming_server.domain import (
     EmotionVector,
     FloatSamples,
     Generation,
+    Pronunciation,
     SpeechRequest,
     Voice,
 )
@@ -218,3 +220,25 @@ async def test_cancelling_runs_no_further_clause(engine: HibariEngine, slow: _Sl
     async with aclosing(engine.stream(request("And on."))) as again:
         assert sum([chunk.samples.size async for chunk in again]) > RATE_HZ / 4
     assert len(slow.calls) == calls + 1
+
+
+async def test_marks_are_where_the_words_begin_and_phonemes_are_said(engine: HibariEngine) -> None:
+    text = "Nobody came; x is here. Да."
+    asked = request(text, RECORDINGS[0])
+    asked = replace(asked, pronunciations=(Pronunciation(13, 14, "kæt"),), generation=Generation(seed=1))
+    chunks = [chunk async for chunk in engine.stream(asked)]
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    marks = {mark.character: mark.time_s for chunk in chunks for mark in chunk.marks}
+    assert {0, 7, 13, 15, 18, 24} <= marks.keys()
+    assert [*marks.values()] == sorted(marks.values())
+    loud = np.flatnonzero(np.abs(samples) > 0.02) / RATE_HZ
+    for character in (13, 24):  # behind pauses
+        assert loud[np.searchsorted(loud, marks[character] - 0.05)] == pytest.approx(marks[character], abs=0.1)
+    plain = replace(request(text.replace(" x ", " cat "), RECORDINGS[0]), generation=Generation(seed=1))
+    cat = np.concatenate([chunk.samples async for chunk in engine.stream(plain)])
+    assert np.array_equal(samples, cat)
+
+
+async def test_a_language_is_left_to_espeak(say: Say) -> None:
+    assert not np.array_equal(await say("Guten Tag.", language="de"), await say("Guten Tag."))
+    assert np.array_equal(await say("Good day.", language="en-GB"), await say("Good day."))
