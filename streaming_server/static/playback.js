@@ -162,13 +162,17 @@ class OggPlayback extends SamplePlayback {
   #flushing = false;
   #failure = null;
 
+  // The decoder starts while the request is under way.
+  constructor(...all) {
+    super(...all);
+    this.open(OPUS_RATE);
+  }
+
   get receivedSamples() {
     return this.#demuxer.samples;
   }
 
-  start() {
-    this.open(OPUS_RATE);
-  }
+  start() {}
 
   push(bytes) {
     if (this.#failure) throw this.#failure;

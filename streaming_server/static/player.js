@@ -73,6 +73,11 @@ function chosen() {
   return methods.find((method) => method.format === byId("format").value) ?? methods[0];
 }
 
+// The rate at which a method plays.
+function rateOf(method) {
+  return method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE;
+}
+
 function isOpus() {
   return ["ogg", "webm"].includes(chosen().format);
 }
@@ -130,7 +135,7 @@ async function play(clicked) {
   await transport.begin({
     method,
     stream: new SpeechStream("player/speech", body),
-    rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
+    rate: rateOf(method),
     title: clip.text,
     onComplete: async (session) => {
       const words = await wordsOf(session.stream.id);
@@ -157,7 +162,7 @@ function playClip(clip, file) {
   transport.begin({
     method,
     stream: new StoredStream(file),
-    rate: method.format === "pcm" ? (info?.sample_rate ?? OPUS_RATE) : OPUS_RATE,
+    rate: rateOf(method),
     title: clip.text,
     onComplete: () => setWords(clip.words ?? []),
     clicked: performance.now(),
@@ -351,6 +356,7 @@ function begin() {
 
 Object.assign(byId("bitrate"), { min: 0, max: BITRATES.length - 1, value: BITRATES.indexOf(DEFAULT_BITRATE) });
 byId("play").addEventListener("click", (event) => (transport.running ? transport.stop() : play(event.timeStamp)));
+byId("play").addEventListener("pointerenter", () => transport.prepare(rateOf(chosen())));
 byId("pause").addEventListener("click", () => transport.toggle());
 byId("download").addEventListener("click", () => {
   const { session } = transport;

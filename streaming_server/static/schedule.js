@@ -1,7 +1,12 @@
 // Samples laid end to end on the clock of an AudioContext. Everything is counted in whole samples: sums of seconds would
 // round, and a rounded start is a click.
 
-// Time for the next packets to be decoded while the first, of 14 ms, sounds.
+// Decoders hand out packets of at most 20 ms one by one. The first ones are laid down together, so that the next are
+// decoded while they sound; a stream that brings less at first is not kept waiting for more.
+const FIRST_GATHERED_S = 0.06;
+const FIRST_WAIT_MS = 10;
+// Between now and the first sample: the device takes samples in blocks, and a start within the current one is too late.
+const LEAST_LEAD_S = 0.02;
 const FIRST_LEAD_S = 0.04;
 const MOST_LEAD_S = 1;
 // Behind this much, samples are gathered into larger buffers: thousands of waiting nodes cost a phone its battery. It is
@@ -19,15 +24,18 @@ export class Schedule {
   #sources = new Set();
   #waiting = [];
   #waitingSamples = 0;
-  #lead = FIRST_LEAD_S;
+  #lead;
   // Since the last interruption: where on the clock it began, and with which sample.
   #run = null;
   #timer;
+  #beginning = null;
 
   // `refill` is called regularly, to bring more where `ahead` has become small.
   constructor(speaker, rate, refill = () => {}) {
     this.#speaker = speaker;
     this.#rate = rate;
+    const blocks = 2 * (speaker.context.baseLatency || 0);
+    this.#lead = Math.min(FIRST_LEAD_S, Math.max(LEAST_LEAD_S, blocks));
     this.#gain = speaker.context.createGain();
     this.#gain.connect(speaker.input);
     this.#timer = setInterval(() => {
@@ -72,11 +80,13 @@ export class Schedule {
 
   close() {
     clearInterval(this.#timer);
+    clearTimeout(this.#beginning);
     this.#gain.disconnect();
   }
 
   stop() {
     clearInterval(this.#timer);
+    clearTimeout(this.#beginning);
     const { currentTime } = this.#speaker.context;
     this.#waiting = [];
     this.#gain.gain.setValueAtTime(1, currentTime);
@@ -87,6 +97,10 @@ export class Schedule {
   #layDown(all = false) {
     const enough = this.#waitingSamples >= GATHERED_S * this.#rate || this.ahead < GATHER_BEYOND_S || all;
     if (!this.#waitingSamples || !enough) return;
+    if (!this.#run && !all && this.#waitingSamples < FIRST_GATHERED_S * this.#rate) {
+      this.#beginning ??= setTimeout(() => this.#layDown(true), FIRST_WAIT_MS);
+      return;
+    }
     const buffer = this.#speaker.context.createBuffer(1, this.#waitingSamples, this.#rate);
     let at = 0;
     for (const samples of this.#waiting) {

@@ -42,6 +42,15 @@ export class Transport {
     return this.session?.running ?? false;
   }
 
+  // Starts the sound device, which may take long, when a click on Play is likely. No page may do so before it is used.
+  prepare(rate) {
+    const { context } = this.speaker;
+    const other = context !== null && context.sampleRate !== rate;
+    if (this.running || other || navigator.userActivation?.hasBeenActive !== true) return;
+    this.speaker.wake(rate);
+    this.speaker.rest();
+  }
+
   // Plays a stream as it arrives. Has to be called in the handler of a click or key. Resolves at its end.
   async begin({ method, stream, rate, title, onComplete, clicked }) {
     this.session?.stop();

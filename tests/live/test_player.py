@@ -77,6 +77,15 @@ def test_sound_is_heard_while_the_engine_works(browser: Browser, fake: LiveServe
             opened.wait("playerState.level < 0.001")
 
 
+def test_the_sound_device_starts_before_the_click(page: Player) -> None:
+    page.page.click("#text")
+    page.page.hover("#play")
+    page.wait("playerState.contextTime > 0")
+    assert page.state("phase") == "idle"
+    page.play_whole("a")
+    assert page.state("playedSamples") == 24000
+
+
 def test_the_waveform_is_drawn_while_it_arrives(page: Player) -> None:
     assert max(page.bars()) <= 3
     page.play("long")

@@ -93,7 +93,10 @@ class Fleet:
 @contextmanager
 def fleet(broker: Broker, **environment: str) -> Iterator[Fleet]:
     """A server without workers yet; ``environment`` is theirs and, where they share settings, the server's."""
-    settings: dict[str, Any] = {"task_lease_s": float(environment.get("TASK_LEASE_S", 6))}
+    settings: dict[str, Any] = {
+        "task_lease_s": float(environment.get("TASK_LEASE_S", 6)),
+        "max_task_attempts": int(environment.get("MAX_TASK_ATTEMPTS", 5)),
+    }
     broker.clear()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder)

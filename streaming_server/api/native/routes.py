@@ -61,8 +61,6 @@ from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.voices import VoiceLibrary
 
 _STATIC = Path(__file__).parents[2] / "static"
-_SWAGGER_UI = ("swagger_ui", "static")
-"""Package and folder of the assets of ``/docs``."""
 _SMOKE_TEXT = "欢迎使用TTS服务"
 _MEDIA_TYPES = {
     ".wav": "audio/wav",
@@ -124,7 +122,7 @@ class NativeDialect(Dialect):
         return [
             ApiRoute("/", self.root, TAG, operations.ROOT),
             ApiRoute("/player", self.player, TAG, operations.PLAYER),
-            Mount("/static", GZipMiddleware(_FreshFiles(directory=_STATIC, packages=[_SWAGGER_UI]))),
+            Mount("/static", GZipMiddleware(_FreshFiles(directory=_STATIC))),
             ApiRoute("/health", self.health, TAG, operations.HEALTH),
             ApiRoute("/model_info", self.model_info, TAG, operations.MODEL_INFO),
             ApiRoute("/synthesize", self.synthesize, TAG, operations.SYNTHESIZE, methods=["POST"]),
