@@ -98,12 +98,12 @@ def stages(
         slots = Slots(acoustics.s2mel.estimator, REFERENCE_FRAMES, frames)
         content = acoustics.s2mel.estimator.shape.content_width
         mu, noise = torch.randn(frames, content), torch.randn(frames, acoustics.bands)
-        slots.fill(reference, mu.to(acoustics.device), noise, 1)
+        slots.hold([slots.begin(reference, mu.to(acoustics.device), noise, 1)])
         rows = REFERENCE_FRAMES + frames
         timed(f"a step over {rows} frames, not recorded", acoustics.device, slots.step, arithmetic)
     for frames in (chunks[0], CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]):
         mel = torch.randn(frames, acoustics.bands, device=acoustics.device)
-        timed(f"vocoder, {frames} frames", acoustics.device, partial(acoustics.sound, mel), arithmetic)
+        timed(f"vocoder, {frames} frames", acoustics.device, partial(acoustics.vocode, mel.mT), arithmetic)
 
 
 def timed(name: str, device: torch.device, action: Callable[[], object], arithmetic: float) -> None:

@@ -29,7 +29,7 @@ from streaming_server.engines.indextts2 import checkpoint as checkpoint2
 from streaming_server.engines.indextts2 import flow
 from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
-from streaming_server.engines.torch import decoding, vocoder
+from streaming_server.engines.torch import decoding, windows
 from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
 from streaming_server.engines.torch.graphs import Graphs
@@ -103,7 +103,7 @@ class CountedGraphs(Graphs):
 @contextmanager
 def counting() -> Iterator[Mapping[Hashable, Counter]]:
     """The steps that are recorded inside, by key."""
-    modules: Any = (decoding, flow, vocoder)
+    modules: Any = (decoding, flow, windows)
     CountedGraphs.counted = {}
     for module in modules:
         module.Graphs = CountedGraphs
@@ -167,8 +167,8 @@ def measured(rows: Sequence[int]) -> Iterator[list[str]]:
     for look_ahead in (reach, 4):
         length = reach + 32 + look_ahead
         with counting() as counted:
-            vocoder.Windows(runtime.vocoder, runtime.vocoder.speaker_width).record(length)
-        yield row(f"1.5 vocoder, {length} codes for 32", counted[length])
+            windows.Windows(runtime.vocoder, runtime.vocoder.speaker_width).record(length)
+        yield row(f"1.5 vocoder, {length} codes for 32", counted[length, 1])
     yield from decoding_rows("2.0", runtime2.gpt, rows[:1])
     acoustics = runtime2.acoustics
     for target in (CHUNK.lengths(CHUNK.past)[0], CHUNK.lengths(CHUNK.past)[-1]):
@@ -177,8 +177,8 @@ def measured(rows: Sequence[int]) -> Iterator[list[str]]:
         yield row(f"2.0 flow, a step of {indextts2.REFERENCE_FRAMES} + {target} frames", *counted.values())
     length = CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]
     with counting() as counted:
-        vocoder.Windows(acoustics.vocoder).record(length)
-    yield row(f"2.0 vocoder, {length} frames for {CHUNK.chunks[-1]}", counted[length])
+        windows.Windows(acoustics.vocoder).record(length)
+    yield row(f"2.0 vocoder, {length} frames for {CHUNK.chunks[-1]}", counted[length, 1])
 
 
 def compiled_rows(layers: int) -> Iterator[list[str]]:

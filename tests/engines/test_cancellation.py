@@ -143,7 +143,7 @@ def test_a_client_that_leaves_ends_the_work_after_the_last_code(
         )
         await engine.warm()
         request = request_for("One.", granularity)
-        await leave(engine, request, gate, lambda: sessions[-1]._is_left)
+        await leave(engine, request, gate, lambda: sessions[-1].is_left)
         assert gate.calls == 2
         async with aclosing(engine.stream(request)) as chunks:
             assert (await anext(chunks)).samples.size

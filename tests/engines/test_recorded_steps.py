@@ -25,10 +25,12 @@ from streaming_server.engines.torch import decoding
 from streaming_server.engines.torch.decoding import BUCKET, SPAN, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.pieces import result_of
 from streaming_server.engines.torch.rows import Row
 from streaming_server.engines.torch.sampling import RANKED, Sampling
-from streaming_server.engines.torch.vocoder import Vocoder, Windows
+from streaming_server.engines.torch.vocoder import Vocoder
 from streaming_server.engines.torch.weights import Shapes
+from streaming_server.engines.torch.windows import Windows
 from tests.engines.indextts import parity, tiny
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import parity as parity2
@@ -181,10 +183,10 @@ def test_replayed_solves_are_the_same(version: str, monkeypatch: pytest.MonkeyPa
             return torch.randn(*size, generator=random)
 
         return [
-            flow.solve(
+            result_of(flow.solve(
                 Reference(normal(told, shape.bands), normal(told, shape.content_width), normal(shape.style_width)),
                 normal(frames, shape.content_width), normal(frames, shape.bands), steps,
-            )
+            ))
             for told, frames, steps in ((20, 36, 4), (13, 30, 3), (20, 60, 4), (7, 11, 2), (20, 36, 4))
         ]  # fmt: skip
 
@@ -207,9 +209,11 @@ def test_replayed_windows_are_the_same(version: str, monkeypatch: pytest.MonkeyP
         for length in (5, wide):
             windows.record(length)
         return [
-            windows(
-                torch.randn(length, vocoder.shape.frame_width, generator=random),
-                *(torch.randn(width, generator=random) for width in widths),
+            result_of(
+                windows.vocode(
+                    torch.randn(length, vocoder.shape.frame_width, generator=random),
+                    *(torch.randn(width, generator=random) for width in widths),
+                )
             )
             for length in (5, wide + 3, 5)
         ]
@@ -271,7 +275,7 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
     lengths = window_sizes(vocoder.shape.reach, vocoder.shape.reach)
     for length in (lengths[0], lengths[-1]):
         windows.record(length)
-    assert {lengths[0], lengths[-1]} <= FakeCudaGraphs.recorded.keys()
+    assert {(lengths[0], 1), (lengths[-1], 1)} <= FakeCudaGraphs.recorded.keys()
 
 
 def record_decoding(gpt: CodeGpt) -> None:
@@ -325,7 +329,7 @@ def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(
     acoustics = Acoustics(runtime.acoustics.s2mel, runtime.acoustics.codec, runtime.acoustics.vocoder)
     acoustics.flow.record(430, 370)
     acoustics.windows.record(222)
-    assert FakeCudaGraphs.recorded.keys() > {(430, 370), 222}
+    assert FakeCudaGraphs.recorded.keys() > {(430, 370, 1), (222, 1)}
     # Only kernels that take a mask, so that recorded and eager steps use the same.
     assert attention_kernels == {(False, True, False, True)}
 

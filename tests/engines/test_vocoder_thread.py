@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.threads import WAITING, Waiting
+from streaming_server.engines.torch.pieces import Job
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
@@ -21,18 +22,24 @@ from tests.engines.indextts import parity
 RATE_HZ = 24_000
 
 
+def unchanged(given: Tensor) -> Job[Tensor]:
+    """A job without pieces."""
+    yield from ()
+    return given
+
+
 def test_what_is_decoded_next_does_not_change_a_job_that_waits() -> None:
     """The latents are views of a buffer that the decoding of the next segment overwrites."""
     buffer, begin = torch.zeros(2, 3), threading.Event()
 
-    def first(given: Tensor) -> Tensor:
+    def first(given: Tensor) -> Job[Tensor]:
         begin.wait()
-        return given
+        return (yield from unchanged(given))
 
     thread = VocoderThread(torch.device("cpu"), RATE_HZ)
     with thread.session() as vocoding:
         vocoding.submit(first, lambda: torch.stack([buffer[0]]), is_computed=True)
-        vocoding.submit(lambda given: given, lambda: torch.stack([buffer[1]]), is_computed=True)
+        vocoding.submit(unchanged, lambda: torch.stack([buffer[1]]), is_computed=True)
         buffer.fill_(7.0)
         begin.set()
         rest = list(vocoding.rest())
@@ -60,11 +67,11 @@ def test_the_listener_who_runs_dry_first_is_served_first() -> None:
     """One without audio so far before those that have some; jobs of one request in their order."""
     thread, begin, ran = VocoderThread(torch.device("cpu"), RATE_HZ), threading.Event(), []
 
-    def job(name: str, seconds: float) -> Callable[[None], Tensor]:
-        def vocode(_: None) -> Tensor:
+    def job(name: str, seconds: float) -> Callable[[None], Job[Tensor]]:
+        def vocode(_: None) -> Job[Tensor]:
             begin.wait()
             ran.append(name)
-            return torch.zeros(round(seconds * RATE_HZ))
+            return (yield from unchanged(torch.zeros(round(seconds * RATE_HZ))))
 
         return vocode
 
@@ -89,10 +96,10 @@ def test_the_listener_who_runs_dry_first_is_served_first() -> None:
 def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:
     thread, begin, ran = VocoderThread(torch.device("cpu"), RATE_HZ, lambda: None), threading.Event(), []
 
-    def vocode(name: str) -> Tensor:
+    def vocode(name: str) -> Job[Tensor]:
         begin.wait()
         ran.append(name)
-        return torch.zeros(3)
+        return (yield from unchanged(torch.zeros(3)))
 
     with thread.session() as other:
         with thread.session() as left:
@@ -147,9 +154,9 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
         ran["copy"] = entered.stream
         return torch.ones(2)
 
-    def vocode(given: Tensor) -> Tensor:
+    def vocode(given: Tensor) -> Job[Tensor]:
         ran["vocode"] = entered.stream
-        return given
+        return (yield from unchanged(given))
 
     thread = VocoderThread(torch.device("cuda", 0), RATE_HZ)
     with thread.session() as vocoding:

@@ -21,7 +21,7 @@ from streaming_server.engines.indextts2 import engine as engine2
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
 from streaming_server.engines.torch import model_engine
-from streaming_server.engines.torch.vocoder import Windows
+from streaming_server.engines.torch.windows import Windows
 from streaming_server.errors import DeviceFailed
 from tests.engines.indextts import tiny
 from tests.engines.indextts2 import tiny as tiny2
@@ -48,7 +48,7 @@ class Faults:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for runtime in (Runtime, Runtime2):
             patch.setattr(runtime, "join", self._decoding(runtime.join))
-        patch.setattr(Windows, "__call__", self._vocoding(Windows.__call__))
+        patch.setattr(Windows, "vocode", self._vocoding(Windows.vocode))
         for module in (engine15, engine2):
             patch.setattr(module, "decode_native", self._reading(module.decode_native))
 

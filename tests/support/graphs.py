@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from streaming_server.engines.indextts2 import flow
-from streaming_server.engines.torch import decoding, vocoder
+from streaming_server.engines.torch import decoding, windows
 from streaming_server.engines.torch.graphs import WARM_UPS, Graphs
 
 CUDA, META = 1, 14
@@ -151,5 +151,5 @@ def cuda_guard() -> Iterator[None]:
 
 def substitute(monkeypatch: pytest.MonkeyPatch, graphs: type[Graphs]) -> None:
     """Let the runtimes that are built from now on use these graphs."""
-    for module in (decoding, flow, vocoder):
+    for module in (decoding, flow, windows):
         monkeypatch.setattr(module, "Graphs", graphs)

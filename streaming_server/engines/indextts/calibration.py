@@ -26,7 +26,7 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     streamed,
 )
-from streaming_server.engines.torch.vocoder import ChunkedVocoder
+from streaming_server.engines.torch.windows import ChunkedVocoder
 from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS: Sequence[LookAhead] = ("exact", 16, 12, 8, 4, 2, 1)

@@ -149,7 +149,7 @@ class Loaded:
         windows = window_sizes(reach, self._runtime.look_ahead_codes(self._look_ahead), self._first_chunk)
         if self._runtime.device.type == "cuda":
             with times.phase("record"):
-                self._runtime.record(windows, WHOLE_CODES)
+                self._runtime.record(windows, WHOLE_CODES, self._runtime.writer.rows)
         noise = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)) / 10
         mel = self._runtime.log_mel(noise)
         voice = AnalysedVoice(self._runtime.condition(mel), self._runtime.speaker(mel))

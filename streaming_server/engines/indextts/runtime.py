@@ -14,8 +14,10 @@ from streaming_server.engines.torch.arrays import Array, take
 from streaming_server.engines.torch.codes import CodesAndLatents, CodeWriter, DecodedBatch, JoinedCodes
 from streaming_server.engines.torch.decoding import PositionRule
 from streaming_server.engines.torch.gpt import Gpt
+from streaming_server.engines.torch.pieces import Job, result_of
 from streaming_server.engines.torch.sampling import Sampling
-from streaming_server.engines.torch.vocoder import ChunkedVocoder, Vocoder, Windows
+from streaming_server.engines.torch.vocoder import Vocoder
+from streaming_server.engines.torch.windows import ChunkedVocoder, Windows
 
 CPU = torch.device("cpu")
 
@@ -105,11 +107,16 @@ class Runtime:
 
     # Vocoding
 
-    def vocode(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Tensor:
+    def vocode(self, latents: Array, speaker: Array) -> Tensor:
         """Latents ``(n, width)`` and embedding ``(speaker width,)`` → samples ``(n · samples_per_code,)``, float32."""
+        return result_of(self.vocoded(latents, speaker))
+
+    def vocoded(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Job[Tensor]:
+        """The same as a job."""
         dtype = self._vocoder_dtype
         frames, embedding = self._take(latents, 2, dtype), self._take(speaker, 1, dtype)
-        return self._windows(frames, embedding, check=check).float()
+        samples = yield from self._windows.vocode(frames, embedding, check=check)
+        return samples.float()
 
     def chunked_vocoder(
         self, speaker: Array, look_ahead: LookAhead = "exact", check: Check = never_cancelled
@@ -122,17 +129,18 @@ class Runtime:
 
     # Graphs
 
-    def record(self, windows: Sequence[int], longest: int = 0) -> None:
+    def record(self, windows: Sequence[int], longest: int = 0, requests: int = 1) -> None:
         """Record the decoding step, the prompts and the vocoder; without CUDA, run each once.
 
         Args:
             windows: Lengths of the vocoder's windows in a stream.
             longest: Segments of up to this many codes are vocoded in recorded windows.
+            requests: Maximum number of requests whose windows run as one batch.
         """
         self.writer.record()
         for length in windows:
-            self._windows.record(length)
-        self._windows.record_wholes(longest)
+            self._windows.record(length, requests)
+        self._windows.record_wholes(longest, requests)
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

@@ -21,6 +21,7 @@ from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.threads import Check, Waiting
 from streaming_server.engines.torch.codes import DecodedBatch
+from streaming_server.engines.torch.pieces import Job
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 
@@ -134,15 +135,15 @@ class SegmentAudio:
         self._fade_in = fade_in
         self._fade_out = fade_out
 
-    def push(self, latents: Tensor) -> Tensor:
-        return self._begun(self._vocoder.push(latents))
+    def push(self, latents: Tensor) -> Job[Tensor]:
+        return self._begun((yield from self._vocoder.pushed(latents)))
 
-    def finish(self, latents: Tensor | None) -> Tensor:
+    def finish(self, latents: Tensor | None) -> Job[Tensor]:
         """The remaining samples; because of the look-ahead they include at least the last code and can be faded."""
-        return self._ended(self._begun(self._vocoder.finish(latents)))
+        return self._ended(self._begun((yield from self._vocoder.finished(latents))))
 
-    def complete(self, latents: Tensor) -> Tensor:
-        return self._ended(self._begun(self._runtime.vocode(latents, self._speaker, self._check)))
+    def complete(self, latents: Tensor) -> Job[Tensor]:
+        return self._ended(self._begun((yield from self._runtime.vocoded(latents, self._speaker, self._check))))
 
     def _begun(self, samples: Tensor) -> Tensor:
         if self._fade_in and samples.numel():

@@ -15,7 +15,9 @@ from streaming_server.engines.indextts2.regulator import LengthRegulator
 from streaming_server.engines.indextts2.wavenet import mirrored
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
-from streaming_server.engines.torch.vocoder import Generator, Windows
+from streaming_server.engines.torch.pieces import Job, result_of
+from streaming_server.engines.torch.vocoder import Generator
+from streaming_server.engines.torch.windows import Windows
 
 SAMPLE_RATE_HZ = 22_050
 FRAMES_PER_CONTENT = 1.72
@@ -155,25 +157,26 @@ class Acoustics:
         length, shape = rows.shape[0], estimator.shape
         span = Span(
             rotations(length, shape.width // shape.heads).to(self.device),
-            torch.ones(length, dtype=torch.bool, device=self.device),
-            mirrored(length, 0, length, estimator.wavenet.widest).to(self.device),
+            torch.ones(1, length, dtype=torch.bool, device=self.device),
+            mirrored(length, 0, length, estimator.wavenet.widest)[None].to(self.device),
             start=0,
         )
-        scale_shift = estimator.scale_shift(torch.tensor([t], device=self.device))[0]
-        direction: Tensor = estimator(rows, beside, scale_shift, span)
-        return direction[0].mT.float()
+        scale_shift = estimator.scale_shift(torch.tensor([t], device=self.device))
+        direction: Tensor = estimator(rows[None], beside[None], scale_shift, span)
+        return direction[0, 0].mT.float()
 
     def cfm(self, mu: Array, reference: Reference, noise: Array, steps: int) -> Tensor:
         """Conditions ``(n, content width)`` and noise ``(bands, n)`` → mel ``(bands, n)``."""
-        return self.flow.solve(reference, self._take(mu, 2), self._take(noise, 2).mT, steps).mT
+        return result_of(self.flow.solve(reference, self._take(mu, 2), self._take(noise, 2).mT, steps)).mT
 
     def vocode(self, mel: Array) -> Tensor:
         """Mel ``(bands, n)`` → samples ``(n · samples_per_frame,)``."""
-        return self.sound(self._take(mel, 2).mT)
+        return result_of(self.sound(self._take(mel, 2).mT))
 
-    def sound(self, frames: Tensor, check: Check = never_cancelled) -> Tensor:
+    def sound(self, frames: Tensor, check: Check = never_cancelled) -> Job[Tensor]:
         """Mel ``(n, bands)`` → samples ``(n · samples_per_frame,)``; uses a recorded window if the length matches."""
-        return self.windows(frames.to(self.vocoder.conv_post.weight.dtype), check=check).float()
+        samples = yield from self.windows.vocode(frames.to(self.vocoder.conv_post.weight.dtype), check=check)
+        return samples.float()
 
     def _take(self, array: Array, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return take(array, dimensions, self.device, dtype)

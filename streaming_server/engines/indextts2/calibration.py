@@ -28,6 +28,7 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     streamed,
 )
+from streaming_server.engines.torch.pieces import result_of
 from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
@@ -148,7 +149,7 @@ def cost(acoustics: Acoustics, stream: MelStream, pace: Pace, utterance: Utteran
 
     def piece(begun: int, end: int | None) -> Tensor:
         push = speech.finish if end is None else speech.push
-        return push(utterance.codes[begun:end], utterance.latents[begun:end])
+        return result_of(push(utterance.codes[begun:end], utterance.latents[begun:end]))
 
     return streamed(utterance, pace.code_counts(acoustics), piece, SAMPLE_RATE_HZ)[0]
 
@@ -159,7 +160,7 @@ def mel_of(
 ) -> Tensor:  # fmt: skip
     """Synthesise the mel ``(frames, bands)`` of an utterance."""
     stream = MelStream(acoustics, reference, pace, steps, seed, statistics=statistics)
-    chunks = [*stream.push(utterance.codes, utterance.latents), *stream.finish()]
+    chunks = [*result_of(stream.push(utterance.codes, utterance.latents)), *result_of(stream.finish())]
     return torch.cat([chunk.settled for chunk in chunks])
 
 

@@ -19,6 +19,7 @@ from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.flow import Noise, Reference
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array, take
+from streaming_server.engines.torch.pieces import Job
 
 FADE = 8
 """Frames of the cross-fade from the previous chunk's expected frames to a new chunk: 93 ms."""
@@ -135,26 +136,27 @@ class MelStream:
         self._expected = reference.mel[:0]
         """Frames that the last solve gave beyond the final ones."""
 
-    def push(self, codes: Array, latents: Array | None = None) -> Iterator[MelChunk]:
-        """Add codes ``(n,)`` and, in 2.0, latents ``(n, width)``; yield the chunks that are ready, possibly none."""
+    def push(self, codes: Array, latents: Array | None = None) -> Job[list[MelChunk]]:
+        """Add codes ``(n,)`` and, in 2.0, latents ``(n, width)``; return the chunks that are ready, possibly none."""
         device = self._acoustics.device
         self._codes = torch.cat([self._codes, take(codes, 1, device, torch.long)])
         if latents is not None:
             more = take(latents, 2, device, torch.float32)
             self._latents = more if self._latents is None else torch.cat([self._latents, more])
+        ready = []
         while self._next is not None and len(self._codes) >= self._next[0]:
             known, end = self._next
             self._next = next(self._cuts)
-            yield self._chunk(known, end, goes_on=True)
+            ready.append((yield from self._chunk(known, end, goes_on=True)))
+        return ready
 
-    def finish(self) -> Iterator[MelChunk]:
-        """Yield the last chunk, if frames remain."""
+    def finish(self) -> Job[list[MelChunk]]:
+        """Return the last chunk, if frames remain."""
         known = len(self._codes)
         end = self._acoustics.frames(known, self._duration_factor)
-        if end > self._done:
-            yield self._chunk(known, end, goes_on=False)
+        return [(yield from self._chunk(known, end, goes_on=False))] if end > self._done else []
 
-    def _chunk(self, known: int, end: int, goes_on: bool) -> MelChunk:
+    def _chunk(self, known: int, end: int, goes_on: bool) -> Job[MelChunk]:
         """Solve the frames from ``_done`` to ``end``, given the first ``known`` codes."""
         latents = None if self._latents is None else self._latents[:known]
         pooled = self._statistics if goes_on or self._done else None  # a complete utterance uses its own statistics
@@ -162,7 +164,9 @@ class MelStream:
         mu = self._acoustics.mu(self._codes[:known], latents, self._duration_factor, pooled, goes_on)
         first = max(0, self._done - self._past)
         noise = self._noise(first, solved)
-        solution = self._acoustics.flow.solve(self._reference, mu[first:solved], noise, self._steps, self._check)
+        solution = yield from self._acoustics.flow.solve(
+            self._reference, mu[first:solved], noise, self._steps, self._check
+        )
         mel = solution[self._done - first :]
         fade = min(FADE, len(self._expected), len(mel))
         if fade:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -44,16 +44,20 @@ class EstimatorShape:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which rows are valid, and the first row for which the result is computed."""
+    """Which frames are valid, and the first frame for which the result is computed."""
 
     rotation: Tensor
     """Complex factors of the positions, ``(T, head width / 2)``."""
     seen: Tensor
-    """True for valid rows, ``(T,)``; attention ignores the others."""
+    """True for valid frames, ``(B, T)`` or, the same for all of a batch, ``(1, T)``; attention ignores the others."""
     edges: Tensor
     """The argument ``edges`` of ``WaveNet.forward``."""
     start: int
-    """The first row of the result."""
+    """The first frame of the result."""
+
+    def repeated(self, times: int) -> Span:
+        """For a batch in which each item is repeated so many times."""
+        return replace(self, seen=self.seen.repeat_interleave(times, 0), edges=self.edges.repeat_interleave(times, 0))
 
 
 def rotations(length: int, head_width: int) -> Tensor:
@@ -85,8 +89,9 @@ class AdaptiveNorm(nn.Module):
 
 
 def normed(x: Tensor, scale_shift: Tensor) -> Tensor:
-    """Normalise ``(B, T, width)`` and apply scale and shift ``(2, width)``."""
-    return torch.addcmul(scale_shift[1], F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale_shift[0])
+    """Normalise ``(B, T, width)`` and apply scale and shift, ``(B or 1, 2, width)``."""
+    scale, shift = scale_shift[:, 0, None], scale_shift[:, 1, None]
+    return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale)
 
 
 def masked_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -116,7 +121,7 @@ class Attention(nn.Module):
             (q, k), v = turned(qkv[:, :, :2], span.rotation).unbind(2), qkv[:, :, 2]
         with masked_attention(x.device):
             out = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[None, None, None]
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[:, None, None]
             )
         result: Tensor = self.wo(out.transpose(1, 2).flatten(2))
         return result
@@ -144,12 +149,12 @@ class Block(nn.Module):
         self.skip_in_linear = nn.Linear(2 * shape.width, shape.width) if skips else None
 
     def forward(self, x: Tensor, skipped: Tensor | None, scale_shift: Tensor, span: Span, start: int) -> Tensor:
-        """``(B, T, width)``, scales and shifts ``(2, 2, width)`` → ``(B, T - start, width)``."""
+        """``(B, T, width)``, scales and shifts ``(B or 1, 2, 2, width)`` → ``(B, T - start, width)``."""
         if self.skip_in_linear is not None:
             assert skipped is not None
             x = self.skip_in_linear(torch.cat([x, skipped], dim=-1))
-        x = x[:, start:] + self.attention(normed(x, scale_shift[0]), span, start)
-        out: Tensor = x + self.feed_forward(normed(x, scale_shift[1]))
+        x = x[:, start:] + self.attention(normed(x, scale_shift[:, 0]), span, start)
+        out: Tensor = x + self.feed_forward(normed(x, scale_shift[:, 1]))
         return out
 
 
@@ -172,10 +177,10 @@ class Transformer(nn.Module):
         for index, block in enumerate(self.layers):
             skipped = skips.pop() if index > self.middle else None
             start = span.start if index == last else 0
-            x = block(x, skipped, scale_shift[2 * index : 2 * index + 2], span, start)
+            x = block(x, skipped, scale_shift[:, 2 * index : 2 * index + 2], span, start)
             if index < self.middle:
                 skips.append(x)
-        return normed(x, scale_shift[-1])
+        return normed(x, scale_shift[:, -1])
 
 
 class TimeEmbedder(nn.Module):
@@ -207,7 +212,8 @@ class FinalLayer(nn.Module):
         return torch.stack([shift, 1 + scale], dim=1)
 
     def forward(self, x: Tensor, scale_shift: Tensor) -> Tensor:
-        x = torch.addcmul(scale_shift[0], F.layer_norm(x, x.shape[-1:], eps=FINAL_EPSILON), scale_shift[1])
+        shift, scale = scale_shift[:, 0, None], scale_shift[:, 1, None]
+        x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=FINAL_EPSILON), scale)
         out: Tensor = self.linear(x)
         return out
 
@@ -262,22 +268,25 @@ class Estimator(nn.Module):
     def forward(self, x: Tensor, rows: Tensor, scale_shift: Tensor, span: Span) -> Tensor:
         """
         Args:
-            x: The noisy mel, ``(T, bands)``, the same for all rows.
-            rows: ``(B, T, width)``.
-            scale_shift: Scales and shifts of one time, ``(scale_shift_width,)``.
-            span: Which rows are valid.
+            x: The noisy mels of ``B`` solves, ``(B, T, bands)``.
+            rows: For each solve the input of its ``C`` conditions, ``(B, C, T, width)``.
+            scale_shift: Scales and shifts of the time of each solve, ``(B, scale_shift_width)``.
+            span: Which frames of each solve are valid.
 
         Returns:
-            Velocities ``(B, T - start, bands)``.
+            Velocities ``(B, C, T - start, bands)``.
         """
-        shape, depth = self.shape, self.shape.depth
-        sizes = [2 * (2 * depth + 1) * shape.width, 2 * shape.wave_layers * shape.wave_width, 2 * shape.wave_width]
-        norms, wave_bias, final = torch.split(scale_shift, sizes)
-        h = F.linear(x, self.cond_x_merge_linear.weight[:, : shape.bands]) + rows
-        h = self.transformer(h, norms.view(-1, 2, shape.width), span)  # (B, T - start, width)
-        kept = x[span.start :].expand(h.shape[0], -1, -1)
+        shape, (batch, conditions) = self.shape, rows.shape[:2]
+        if batch > 1:  # else one row of each is broadcast
+            scale_shift, span = scale_shift.repeat_interleave(conditions, 0), span.repeated(conditions)
+        sizes = [2 * (2 * shape.depth + 1) * shape.width, 2 * shape.wave_layers * shape.wave_width]
+        norms, wave_bias, final = torch.split(scale_shift, [*sizes, 2 * shape.wave_width], dim=1)
+        norms = norms.view(len(norms), -1, 2, shape.width)
+        h = F.linear(x, self.cond_x_merge_linear.weight[:, : shape.bands])[:, None] + rows
+        h = self.transformer(h.flatten(0, 1), norms, span)  # (B · C, T - start, width)
+        kept = x[:, None, span.start :].expand(-1, conditions, -1, -1).flatten(0, 1)
         h = self.skip_linear(torch.cat([h, kept], dim=-1))
-        wave = self.wavenet(self.conv1(h).mT, wave_bias.view(shape.wave_layers, -1), span.edges).mT
-        wave = self.final_layer(wave + self.res_projection(h), final.view(2, -1))
-        out: Tensor = self.conv2(wave.mT)
-        return out.mT
+        wave = self.wavenet(self.conv1(h).mT, wave_bias.view(len(norms), shape.wave_layers, -1), span.edges).mT
+        wave = self.final_layer(wave + self.res_projection(h), final.view(len(norms), 2, -1))
+        out: Tensor = self.conv2(wave.mT).mT
+        return out.view(batch, conditions, *out.shape[1:])

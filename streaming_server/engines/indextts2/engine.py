@@ -200,7 +200,7 @@ class Loaded:
         self._runtime.record()
         longest = acoustics.frames(RECORDED_CODES)
         for pace, seconds in ((self._pace, STREAM_REFERENCE_S), (Pace(()), float(MAX_S))):
-            record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest)
+            record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest, self._runtime.writer.rows)
 
     def _emotion(self, emotion: Emotion, voice: AnalysedVoice, seed: int | None, check: Check) -> Tensor:
         """The emotion vector ``(width,)`` of a request."""

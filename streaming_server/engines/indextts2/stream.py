@@ -23,6 +23,7 @@ from streaming_server.engines.indextts2.synthesis import Synthesis
 from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.codes import DecodedBatch
+from streaming_server.engines.torch.pieces import Job
 from streaming_server.engines.torch.vocoding import VocoderThread, Vocoding
 
 PAUSE_S = 0.2
@@ -141,12 +142,12 @@ class SegmentAudio:
         self._pause = pause
         self._fade_out = fade_out
 
-    def push(self, codes: Codes) -> Tensor:
-        return self._begun(self._speech.push(*codes))
+    def push(self, codes: Codes) -> Job[Tensor]:
+        return self._begun((yield from self._speech.push(*codes)))
 
-    def finish(self, codes: Codes | None) -> Tensor:
+    def finish(self, codes: Codes | None) -> Job[Tensor]:
         """The remaining samples; because of the look-ahead they are longer than the fade."""
-        samples = self._begun(self._speech.finish(*(codes or (None, None))))
+        samples = self._begun((yield from self._speech.finish(*(codes or (None, None)))))
         return samples * slope(samples, SAMPLE_RATE_HZ).flip(0) if self._fade_out else samples
 
     def _begun(self, samples: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import MelChunk, MelStream, Pace
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.arrays import Array
+from streaming_server.engines.torch.pieces import Job
 
 
 class Synthesis:
@@ -30,29 +31,29 @@ class Synthesis:
         """The last frames that were vocoded, kept as left context."""
         self._keep = max([acoustics.vocoder.shape.reach, *acoustics.windows.lengths])
 
-    def push(self, codes: Array, latents: Array | None = None) -> Tensor:
+    def push(self, codes: Array, latents: Array | None = None) -> Job[Tensor]:
         """Add codes ``(n,)`` and, in 2.0, latents ``(n, width)``; return the samples that are final, possibly none."""
-        return self._sound(self._mel.push(codes, latents))
+        chunks = yield from self._mel.push(codes, latents)
+        return (yield from self._sound(chunks))
 
-    def finish(self, codes: Array | None = None, latents: Array | None = None) -> Tensor:
+    def finish(self, codes: Array | None = None, latents: Array | None = None) -> Job[Tensor]:
         """Add the last codes, if any, and return all remaining samples."""
-        settled = self._sound(self._mel.push(codes, latents)) if codes is not None else self._settled.new_empty(0)
-        return torch.cat([settled, self._sound(self._mel.finish())])
+        chunks = [] if codes is None else (yield from self._mel.push(codes, latents))
+        return (yield from self._sound(chunks + (yield from self._mel.finish())))
 
-    def _sound(self, chunks: Iterable[MelChunk]) -> Tensor:
-        return torch.cat([self._settled.new_empty(0), *self._vocoded(chunks)])
-
-    def _vocoded(self, chunks: Iterable[MelChunk]) -> Iterator[Tensor]:
+    def _sound(self, chunks: Iterable[MelChunk]) -> Job[Tensor]:
         per_frame, reach = self._acoustics.samples_per_frame, self._acoustics.vocoder.shape.reach
+        pieces = [self._settled.new_empty(0)]
         for chunk in chunks:
             size, beyond = len(chunk.settled), len(chunk.expected)
             frames = torch.cat([self._settled, chunk.settled, chunk.expected])
             needed = min(len(self._settled), reach) + size + beyond
             window = self._acoustics.windows.fit(needed, len(frames))
-            samples = self._acoustics.sound(frames[-window:], self._check)
+            samples = yield from self._acoustics.sound(frames[-window:], self._check)
             first = (window - size - beyond) * per_frame
-            yield samples[first : first + size * per_frame]
+            pieces.append(samples[first : first + size * per_frame])
             self._settled = torch.cat([self._settled, chunk.settled])[-self._keep :]
+        return torch.cat(pieces)
 
 
 SHORTEST = 100
@@ -60,7 +61,7 @@ GROWTH = 1.4
 """The shortest recorded length of a segment in frames, and the ratio between consecutive recorded lengths."""
 
 
-def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int) -> None:
+def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int, requests: int = 1) -> None:
     """Record the solver and the vocoder in the shapes that a pace needs; without CUDA, run each once.
 
     Args:
@@ -68,6 +69,7 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         pace: How utterances are split.
         reference_frames: Maximum number of frames of a reference.
         longest: Frames of the longest segment that is solved at once, and vocoded in at most two windows.
+        requests: Maximum number of requests whose solves and windows run as one batch.
     """
     if pace.chunks:
         targets = pace.lengths(pace.past)
@@ -77,7 +79,7 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         while targets[-1] < longest:
             targets.append(round(GROWTH * targets[-1]))
     for target in targets:
-        acoustics.flow.record(reference_frames, target)
+        acoustics.flow.record(reference_frames, target, requests)
     for window in pace.lengths(acoustics.vocoder.shape.reach):
-        acoustics.windows.record(window)
-    acoustics.windows.record_wholes(longest)
+        acoustics.windows.record(window, requests)
+    acoustics.windows.record_wholes(longest, requests)

@@ -56,15 +56,16 @@ class WaveNet(nn.Module):
         """
         Args:
             x: ``(B, width, T)``.
-            scale_shift: ``(layers, 2 · width)``, from ``scale_shift``.
-            edges: ``(widest + T + widest,)``, the source frame of each position, including those beyond the edges.
+            scale_shift: ``(B or 1, layers, 2 · width)``, from ``scale_shift``.
+            edges: ``(B or 1, widest + T + widest)``, the source frame of each position, including those beyond the
+                edges.
         """
         total: Tensor | None = None
         for inner, outer, margin, colour in zip(
-            self.in_layers, self.res_skip_layers, self.margins, scale_shift, strict=True
+            self.in_layers, self.res_skip_layers, self.margins, scale_shift.unbind(1), strict=True
         ):
-            left, right = self.widest - (margin - margin // 2), len(edges) - self.widest + margin // 2
-            gates = convolution_of(inner)(x.index_select(2, edges[left:right])) + colour[:, None]  # (B, 2 width, T)
+            left, right = self.widest - (margin - margin // 2), edges.shape[1] - self.widest + margin // 2
+            gates = convolution_of(inner)(reflected(x, edges[:, left:right])) + colour[..., None]  # (B, 2 width, T)
             result = convolution_of(outer)(torch.tanh(gates[:, : self.width]) * gates[:, self.width :].sigmoid())
             skipped = result[:, -self.width :]
             total = skipped if total is None else total + skipped
@@ -72,6 +73,13 @@ class WaveNet(nn.Module):
                 x = x + result[:, : self.width]
         assert total is not None
         return total
+
+
+def reflected(x: Tensor, edges: Tensor) -> Tensor:
+    """The frames ``edges``, ``(B or 1, n)``, of ``(B, width, T)``."""
+    if len(edges) == 1:
+        return x.index_select(2, edges[0])
+    return x.gather(2, edges[:, None].expand(-1, x.shape[1], -1))
 
 
 def mirrored(length: int, first: int, end: int, margin: int) -> Tensor:

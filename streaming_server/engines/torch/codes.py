@@ -50,6 +50,11 @@ class CodeWriter:
         size = cache.numel() * cache.element_size() // 2**20
         log.info("decoder ready: %d rows of %d slots, %d MiB of keys and values", rows, self._shared.cache.slots, size)
 
+    @property
+    def rows(self) -> int:
+        """Maximum number of prompts that are decoded at the same time."""
+        return 1 if self._shared is None else self._shared.rows
+
     def join(
         self, prompt: Tensor, max_codes: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> JoinedCodes:  # fmt: skip

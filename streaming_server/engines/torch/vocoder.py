@@ -1,4 +1,4 @@
-"""The BigVGAN vocoder: converts frames to samples, all at once or chunk by chunk.
+"""The BigVGAN vocoder: converts frames to samples.
 
 A frame is a GPT latent in 1.5 and a column of a mel spectrogram in 2.x; 1.5 also takes a speaker embedding. Attribute
 names are those of the checkpoint, after folding weight norm and the scale of the snake activations.
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
 from streaming_server.engines.threads import Check, never_cancelled
-from streaming_server.engines.torch.arrays import Array, take
-from streaming_server.engines.torch.graphs import Graphs
 
 Bound = Literal["tanh", "clamp"]
 
@@ -30,10 +28,6 @@ FILTER_CUTOFF = 0.25
 FILTER_HALF_WIDTH = 0.3
 ACTIVATION_REACH = 3
 """Samples to either side that affect an alias-free activation; the contribution of samples beyond is below 1e-6."""
-
-
-GROWTH = 1.25
-"""Ratio of two recorded lengths for wholes: larger ones need fewer graphs and compute more frames twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,173 +206,3 @@ class Vocoder(Generator):
     def speaker_bias(self, *voice: Tensor) -> tuple[Tensor | None, list[Tensor]]:
         speaker = voice[0][..., None]  # (B, speaker width, 1)
         return self.cond_layer(speaker), [cond(speaker) for cond in self.conds]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A recorded window of a longer sequence, and the frames whose samples are taken from it."""
-
-    start: int
-    length: int
-    first: int
-    end: int
-
-
-def cover(length: int, recorded: Sequence[int], reach: int) -> list[Window]:
-    """Windows of one recorded length that give the exact samples of ``length`` frames; empty if there are none.
-
-    Each frame is taken from a window in which ``reach`` frames, or the end of the sequence, are on either side of it.
-    Of the recorded lengths the one with the fewest frames in all is taken.
-    """
-    counts = {
-        size: 1 + math.ceil((length - size) / (size - 2 * reach))
-        for size in recorded
-        if size < length and size > 2 * reach
-    }
-    if length in recorded:
-        counts[length] = 1
-    if not counts:
-        return []
-    size = min(counts, key=lambda size: (counts[size] * size, counts[size]))
-    starts = [min(index * (size - 2 * reach), length - size) for index in range(counts[size])]
-    ends = [*(start + size - reach for start in starts[:-1]), length]
-    return [Window(start, size, first, end) for start, first, end in zip(starts, [0, *ends[:-1]], ends, strict=True)]
-
-
-def whole_lengths(recorded: Sequence[int], reach: int, longest: int) -> list[int]:
-    """Lengths to record beside ``recorded`` for at most two windows, of at most twice the frames, up to ``longest``."""
-    sizes = set(recorded)
-    for length in range(1, longest + 1):
-        near = [size for size in sizes if length / GROWTH < size <= length]
-        if not any(size == length or length <= 2 * (size - reach) for size in near):
-            sizes.add(length)
-    return sorted(sizes - set(recorded))
-
-
-class Windows:
-    """Runs the generator for a few fixed lengths, each with static buffers and, on CUDA, a recorded graph."""
-
-    def __init__(self, generator: Generator, *voice_widths: int) -> None:
-        self._generator = generator
-        self._reach = generator.shape.reach
-        weight = generator.conv_post.weight
-        self._graphs = Graphs(weight.device)
-        self._voice = [weight.new_zeros(1, width) for width in voice_widths]
-        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def lengths(self) -> list[int]:
-        return sorted(self._buffers)
-
-    def fit(self, needed: int, available: int) -> int:
-        """Return the shortest recorded length from ``needed`` to ``available``, or ``needed`` if there is none.
-
-        A longer left context does not change the result, and a recorded graph is one launch instead of a thousand.
-        """
-        return next((size for size in self.lengths if needed <= size <= available), needed)
-
-    def record(self, length: int, *, searches: bool = True) -> None:
-        """Allocate buffers and, on CUDA, record a graph for this length; does nothing if it is already recorded.
-
-        ``searches``: as for `Graphs.record`.
-        """
-        if length in self._buffers:
-            return
-        shape = self._generator.shape
-        weight = self._generator.conv_post.weight
-        frames = weight.new_zeros(1, length, shape.frame_width)
-        samples = weight.new_zeros(1, length * shape.samples_per_frame)
-        self._buffers[length] = frames, samples
-        self._graphs.record(length, lambda: self._fill(length), searches=searches)
-
-    def record_wholes(self, longest: int) -> None:
-        """Record what is missing for any number of frames up to ``longest`` to be run in at most two windows."""
-        for length in whole_lengths(self.lengths, self._reach, longest):
-            self.record(length, searches=False)
-
-    def __call__(self, frames: Tensor, *voice: Tensor, check: Check = never_cancelled) -> Tensor:
-        """Frames ``(n, width)`` and, in 1.5, the speaker embedding → samples ``(n · samples_per_frame,)``.
-
-        A number of frames that is not recorded is run in recorded windows, whose samples are exact where they are used.
-        """
-        length = frames.shape[0]
-        if length in self._buffers:
-            return self._run(frames, *voice)
-        windows = cover(length, self.lengths, self._reach)
-        if not windows:
-            output: Tensor = self._generator(frames[None], *(embedding[None] for embedding in voice), check=check)
-            return output[0]
-        rate, pieces = self._generator.shape.samples_per_frame, []
-        for window in windows:
-            check()
-            samples = self._run(frames[window.start : window.start + window.length], *voice)
-            pieces.append(samples[(window.first - window.start) * rate : (window.end - window.start) * rate])
-        return torch.cat(pieces)
-
-    def _run(self, frames: Tensor, *voice: Tensor) -> Tensor:
-        """Run the recorded window of exactly these frames."""
-        length = frames.shape[0]
-        inputs, samples = self._buffers[length]
-        inputs[0] = frames
-        for buffer, embedding in zip(self._voice, voice, strict=True):
-            buffer[0] = embedding
-        self._graphs.run(length, lambda: self._fill(length))
-        return samples[0].clone()
-
-    def _fill(self, length: int) -> None:
-        frames, samples = self._buffers[length]
-        samples.copy_(self._generator(frames, *self._voice))
-
-
-class ChunkedVocoder:
-    """Vocodes latents incrementally: each push returns the samples of all codes followed by ``look_ahead`` codes.
-
-    Every chunk is vocoded with at least ``reach`` codes of left context and ``look_ahead`` codes of right context. With
-    ``look_ahead == reach`` the samples equal those of vocoding all latents at once.
-    """
-
-    def __init__(
-        self, windows: Windows, speaker: Tensor, shape: GeneratorShape, look_ahead: int, check: Check = never_cancelled
-    ) -> None:
-        self._windows = windows
-        self._check = check
-        self._speaker = speaker
-        self._samples_per_code = shape.samples_per_frame
-        self._reach = shape.reach
-        self._look_ahead = look_ahead
-        self._keep = max([shape.reach, *windows.lengths])
-        self._latents = speaker.new_empty(0, shape.frame_width)
-        self._emitted = 0
-        """Number of codes at the front of ``_latents`` whose samples have been returned."""
-
-    def push(self, latents: Array) -> Tensor:
-        """Add latents ``(n, width)`` and return the samples that are final, possibly none; float32."""
-        self._take(latents)
-        return self._emit(self._latents.shape[0] - self._look_ahead)
-
-    def finish(self, latents: Array | None = None) -> Tensor:
-        """Add the last latents, if any, return all remaining samples, and reset the vocoder."""
-        if latents is not None:
-            self._take(latents)
-        samples = self._emit(self._latents.shape[0])
-        self._latents, self._emitted = self._latents[:0], 0
-        return samples
-
-    def _take(self, latents: Array) -> None:
-        more = take(latents, 2, self._latents.device, self._latents.dtype)
-        self._latents = torch.cat([self._latents, more])
-
-    def _emit(self, ready: int) -> Tensor:
-        """Return the samples of the codes from ``_emitted`` to ``ready``."""
-        if ready <= self._emitted:
-            return self._speaker.new_empty(0, dtype=torch.float32)
-        length = self._latents.shape[0]
-        needed = length - max(0, self._emitted - self._reach)
-        first = length - self._windows.fit(needed, length)
-        samples = self._windows(self._latents[first:], self._speaker, check=self._check)
-        end = None if ready == length else (ready - first) * self._samples_per_code
-        chunk = samples[(self._emitted - first) * self._samples_per_code : end]
-        dropped = max(0, ready - self._keep)
-        self._latents = self._latents[dropped:]
-        self._emitted = ready - dropped
-        return chunk.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -15,18 +15,23 @@ from torch import Tensor
 
 from streaming_server.domain import FloatSamples
 from streaming_server.engines.threads import WAITING, Cancelled, Waiting
+from streaming_server.engines.torch.pieces import Job, Piece
 
 Given = TypeVar("Given")
+
+URGENT_S = 0.25
+"""A listener with less audio than this, or none so far, does not share a batch with those who have more."""
 
 _DECAY = 0.9
 """Weight of all earlier jobs together against the latest one, in the measured speed."""
 
 
 class VocoderThread:
-    """Runs the jobs of all requests, on CUDA on a stream of its own.
+    """Runs the jobs of all requests piece by piece, on CUDA on a stream of its own.
 
-    The next job is the one of the request whose listener runs out of audio first. A request without audio so far comes
-    before those whose listeners have some.
+    The next piece is that of the request whose listener runs out of audio first; a request without audio so far comes
+    before those whose listeners have some. Pieces of other requests with the same key run with it as one batch. While a
+    listener is about to run out of audio, these are only pieces of such listeners.
 
     Args:
         device: Where the jobs run.
@@ -43,8 +48,10 @@ class VocoderThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="vocoder")
         self._lock = threading.Lock()
         self._sessions: list[Vocoding] = []
-        """Those with queued jobs, in the order of arrival."""
-        self._busy_s = self._audio_s = 0.0
+        """Those with jobs that have not ended, in the order of arrival."""
+        self._launched: deque[torch.cuda.Event] = deque()
+        """The ends of the latest batches, on CUDA."""
+        self._accounted_s = self._busy_s = self._audio_s = 0.0
 
     @property
     def s_per_audio_s(self) -> float:
@@ -58,53 +65,120 @@ class VocoderThread:
     def close(self) -> None:
         self._executor.shutdown()
 
-    def queue(self, session: Vocoding, job: Callable[[], Tensor], copied: torch.cuda.Event | None) -> None:
-        future: Future[FloatSamples] = Future()
-        session.pending.append(future)
+    def queue(self, session: Vocoding, job: Callable[[], Job[Tensor]], copied: torch.cuda.Event | None) -> None:
+        queued = _Queued(self._on_host(job, copied))
+        session.pending.append(queued.future)
         with self._lock:
-            session.queued.append((future, partial(self._vocoded, job, copied)))
+            session.queued.append(queued)
             if session not in self._sessions:
                 self._sessions.append(session)
-        self._executor.submit(self._run_most_urgent)
+        self._executor.submit(self._run)
 
     def withdraw(self, session: Vocoding) -> None:
-        """Cancel the session's jobs that have not begun."""
+        """Cancel the session's jobs that have not begun; one that has begun ends before its next piece."""
         with self._lock:
-            for future, _ in session.queued:
-                future.cancel()
-            session.queued.clear()
-            self._sessions = [other for other in self._sessions if other is not session]
-
-    def _run_most_urgent(self) -> None:
-        with self._lock:
-            session = min(self._sessions, key=lambda session: session.runs_dry_s, default=None)
-            if session is None:
-                return  # its job was withdrawn
-            future, job = session.queued.popleft()
+            session.queued = deque(job for job in session.queued if not job.future.cancel())
             if not session.queued:
-                self._sessions.remove(session)
-            future.set_running_or_notify_cancel()
-        begun_s = time.monotonic()
+                self._sessions = [other for other in self._sessions if other is not session]
+
+    def _on_host(self, job: Callable[[], Job[Tensor]], copied: torch.cuda.Event | None) -> Job[FloatSamples]:
+        if self._stream is not None and copied is not None:
+            self._stream.wait_event(copied)
+        samples: FloatSamples = (yield from job()).cpu().numpy()
+        return samples
+
+    def _run(self) -> None:
+        """Run pieces until there is no job."""
+        self._accounted_s = time.monotonic()
+        with torch.cuda.stream(self._stream):
+            while True:
+                with self._lock:  # those that were left come first, so that their jobs end at once
+                    sessions = sorted(self._sessions, key=lambda each: (not each.is_left, each.runs_dry_s))
+                if not sessions:
+                    return
+                self._run_batch(self._chosen(sessions))
+
+    def _chosen(self, sessions: Sequence[Vocoding]) -> list[tuple[Vocoding, _Queued, Piece]]:
+        """The jobs whose pieces run next; none if the first session's job has ended without one."""
+        soon_s = time.monotonic() + URGENT_S
+        chosen: list[tuple[Vocoding, _Queued, Piece]] = []
+        for session in sessions:
+            if chosen:
+                first, _, piece = chosen[0]
+                if len(chosen) == piece.limit or first.runs_dry_s < soon_s <= session.runs_dry_s:
+                    break
+            with self._lock:
+                if not session.queued:  # withdrawn meanwhile
+                    continue
+                job = session.queued[0]
+                is_new = job.piece is None and job.future.set_running_or_notify_cancel()
+            if session.is_left:
+                self._end(session, job, Cancelled())
+            elif is_new:
+                self._advance(session, job)
+            if job.piece is None or job.future.done():
+                if not chosen:
+                    break
+            elif not chosen or job.piece.key == chosen[0][2].key:
+                chosen.append((session, job, job.piece))
+        return chosen
+
+    def _run_batch(self, chosen: Sequence[tuple[Vocoding, _Queued, Piece]]) -> None:
+        if not chosen:
+            return
         try:
-            samples = job()
+            if len(self._launched) > 1:  # launch at most one batch ahead of the device: a more urgent piece may come
+                self._launched.popleft().synchronize()
+            chosen[0][2].run([piece.item for _, _, piece in chosen])
+            if self._stream is not None:
+                self._launched.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+                self._launched[-1].record(self._stream)
         except BaseException as error:
-            future.set_exception(error)
+            if len(chosen) > 1:  # the error may concern one of them only, or none by itself
+                for one in chosen:
+                    self._run_batch([one])
+            else:
+                self._end(*chosen[0][:2], error)
+            return
+        for session, job, _ in chosen:
+            self._advance(session, job)
+
+    def _advance(self, session: Vocoding, job: _Queued) -> None:
+        """Continue a job up to its next piece or its end."""
+        try:
+            job.piece = next(job.steps)
+        except StopIteration as end:
+            self._end(session, job, end.value)
+        except BaseException as error:
+            self._end(session, job, error)
+
+    def _end(self, session: Vocoding, job: _Queued, result: FloatSamples | BaseException) -> None:
+        job.steps.close()
+        with self._lock:
+            session.queued.remove(job)
+            if not session.queued:
+                self._sessions = [other for other in self._sessions if other is not session]
+        if isinstance(result, BaseException):
+            job.future.set_exception(result)
         else:
-            if samples.size:
-                now_s, audio_s = time.monotonic(), samples.size / self.rate_hz
+            if result.size:
+                now_s, audio_s = time.monotonic(), result.size / self.rate_hz
                 session.has_audio(now_s, audio_s)
-                self._busy_s = _DECAY * self._busy_s + now_s - begun_s
+                self._busy_s = _DECAY * self._busy_s + now_s - self._accounted_s
                 self._audio_s = _DECAY * self._audio_s + audio_s
-            future.set_result(samples)
+                self._accounted_s = now_s
+            job.future.set_result(result)
         if self.wake is not None:
             self.wake()
 
-    def _vocoded(self, job: Callable[[], Tensor], copied: torch.cuda.Event | None) -> FloatSamples:
-        with torch.cuda.stream(self._stream):
-            if self._stream is not None and copied is not None:
-                self._stream.wait_event(copied)
-            samples: FloatSamples = job().cpu().numpy()
-            return samples
+
+class _Queued:
+    """A job of a session, and the piece that it needs next once it has begun."""
+
+    def __init__(self, steps: Job[FloatSamples]) -> None:
+        self.steps = steps
+        self.future: Future[FloatSamples] = Future()
+        self.piece: Piece | None = None
 
 
 class Vocoding:
@@ -112,13 +186,13 @@ class Vocoding:
 
     def __init__(self, thread: VocoderThread) -> None:
         self._thread = thread
-        self._is_left = False
+        self.is_left = False
         self._begun_s = 0.0
         self._audio_s = 0.0
         self.pending: deque[Future[FloatSamples]] = deque()
         """Jobs whose audio was not taken yet."""
-        self.queued: deque[tuple[Future[FloatSamples], Callable[[], FloatSamples]]] = deque()
-        """Jobs that have not begun; under the thread's lock."""
+        self.queued: deque[_Queued] = deque()
+        """Jobs that have not ended; under the thread's lock."""
 
     @property
     def runs_dry_s(self) -> float:
@@ -139,12 +213,12 @@ class Vocoding:
         Raises:
             Cancelled: the context was left.
         """
-        if self._is_left:
+        if self.is_left:
             raise Cancelled
 
     def __exit__(self, *_: object) -> None:
         """Cancel the jobs and wait until none of them runs."""
-        self._is_left = True
+        self.is_left = True
         self._thread.withdraw(self)
         while self.pending:
             future = self.pending.popleft()
@@ -152,7 +226,7 @@ class Vocoding:
                 future.exception()
 
     def submit(
-        self, vocode: Callable[[Given], Tensor], copy: Callable[[], Given], *, is_computed: bool = False
+        self, vocode: Callable[[Given], Job[Tensor]], copy: Callable[[], Given], *, is_computed: bool = False
     ) -> None:
         """Queue a job.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import wave
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,10 +23,18 @@ from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.indextts.stream import SegmentAudio, Synthesiser, without_long_silence
+from streaming_server.engines.indextts.stream import (
+    Audio,
+    SegmentAudio,
+    Synthesiser,
+    window_sizes,
+    without_long_silence,
+)
 from streaming_server.engines.indextts.voices import AnalysedVoice, VoiceCache
+from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.options import Precision
+from streaming_server.engines.torch.pieces import Job
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.support.engines import SharedEngines
 from tests.support.server import eventually
@@ -67,6 +76,17 @@ def with_engine(
     checkpoint: Path, use: Callable[[IndexTTSEngine], Awaitable[Any]], precision: Precision = "fp32"
 ) -> Any:
     return ENGINES.use(use, checkpoint, precision)
+
+
+def samples_of(audio: Audio) -> FloatSamples:
+    return np.concatenate([samples for samples in audio if isinstance(samples, np.ndarray)])
+
+
+def waiting_for(event: threading.Event) -> Job[torch.Tensor]:
+    """A job that keeps the vocoder's thread busy."""
+    assert event.wait(60)
+    yield from ()
+    return torch.empty(0)
 
 
 async def spoken(engine: Engine, request: SpeechRequest) -> list[FloatSamples]:
@@ -287,7 +307,7 @@ def test_the_next_segment_is_decoded_while_the_last_is_vocoded(
     finish = SegmentAudio.finish
     finished: list[int] = []
 
-    def waiting(self: SegmentAudio, latents: torch.Tensor | None) -> torch.Tensor:
+    def waiting(self: SegmentAudio, latents: torch.Tensor | None) -> Job[torch.Tensor]:
         if not finished:
             eventually(lambda: len(codes) > first_segment)
         finished.append(len(codes))
@@ -336,6 +356,34 @@ def test_segments_join_without_a_click(tiny: Runtime, voice: AnalysedVoice) -> N
         assert audio[end - 1] == 0.0
     assert audio[0] != 0.0
     assert audio[-1] != 0.0
+
+
+def test_requests_whose_windows_share_batches_get_what_they_get_alone(voice: AnalysedVoice, checkpoint: Path) -> None:
+    generations = [replace(GENERATION, seed=seed, max_mel_tokens=30) for seed in range(3)]
+
+    def audio(synthesiser: Synthesiser, which: int) -> Audio:
+        return synthesiser.synthesise_by_token(voice, SEGMENTS[which : which + 1], generations[which])
+
+    runtime = Checkpoint.open(checkpoint).load(torch.device("cpu"), torch.float32)
+    alone = Synthesiser(runtime)
+    expected = [samples_of(audio(alone, which)) for which in range(3)]
+    alone.close()
+    reach = runtime.vocoder.shape.reach
+    runtime.record(window_sizes(reach, reach), requests=3)
+    sizes: list[int] = []
+    runtime.vocoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    synthesiser, begin = Synthesiser(runtime, wake=lambda: None), threading.Event()
+    with synthesiser.thread.session() as first:
+        first.submit(lambda _: waiting_for(begin), lambda: None)
+        requests = [audio(synthesiser, which) for which in range(3)]
+        for request in requests:
+            while not isinstance(next(request), Waiting):
+                pass
+        begin.set()
+        for request, samples in zip(requests, expected, strict=True):
+            np.testing.assert_allclose(samples_of(request), samples, atol=1e-4)
+    synthesiser.close()
+    assert max(sizes) > 1
 
 
 def test_long_silence_is_cut_as_it_comes() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streaming_server.engines.indextts.checkpoint import build
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import window_sizes
-from streaming_server.engines.torch.vocoder import Window, cover, whole_lengths
+from streaming_server.engines.torch.windows import Window, cover, whole_lengths
 from tests.engines.indextts import parity
 from tests.engines.indextts.tiny import SIZES, random_states
 

@@ -20,6 +20,7 @@ from streaming_server.engines.indextts2.assembly import assemble_acoustics, unne
 from streaming_server.engines.indextts2.chunks import SEGMENT, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Noise, Reference
 from streaming_server.engines.indextts2.synthesis import Synthesis
+from streaming_server.engines.torch.pieces import result_of
 from streaming_server.engines.torch.weights import Misfit, load
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts.weights import state
@@ -97,9 +98,9 @@ def test_skips_in_another_order_are_noticed(both: Both, monkeypatch: pytest.Monk
     def first_out(self: dit.Transformer, x: Tensor, moments: Tensor, span: dit.Span) -> Tensor:
         skips: list[Tensor] = []
         for index, block in enumerate(self.layers):
-            x = block(x, skips.pop(0) if index > self.middle else None, moments[2 * index : 2 * index + 2], span, 0)
+            x = block(x, skips.pop(0) if index > self.middle else None, moments[:, 2 * index : 2 * index + 2], span, 0)
             skips += [x] if index < self.middle else []
-        return dit.normed(x, moments[-1])
+        return dit.normed(x, moments[:, -1])
 
     monkeypatch.setattr(dit.Transformer, "forward", first_out)
     fails(parity.check_direction, both)
@@ -166,9 +167,9 @@ def test_as_many_frames_as_the_vocoder_reaches_make_it_exact(both: Both) -> None
     reach = both[0].vocoder.shape.reach
     assert 32 <= reach <= 34  # 32 were measured to do
     mel = torch.from_numpy(parity.normal(3, 100, 80))
-    middle = both[0].sound(mel)[40 * 256 : 60 * 256]
+    middle = both[0].vocode(mel.mT)[40 * 256 : 60 * 256]
     for around, exact in ((reach, True), (8, False)):
-        part = both[0].sound(mel[40 - around : 60 + around])[around * 256 : (around + 20) * 256]
+        part = both[0].vocode(mel[40 - around : 60 + around].mT)[around * 256 : (around + 20) * 256]
         assert ((part - middle).abs().max() < 1e-6) == exact
 
 
@@ -260,7 +261,8 @@ def test_other_sizes_work_alike(enhanced: bool) -> None:
     codes, beside = torch.arange(60) % 33, None if enhanced else torch.from_numpy(parity.normal(4, 60, 30))
     paces = SEGMENT, Pace((500,)), Pace((20,), code_look_ahead=2)
     whole, once, chunks = (
-        Synthesis(acoustics, MelStream(acoustics, reference, pace, 2, 1)).finish(codes, beside) for pace in paces
+        result_of(Synthesis(acoustics, MelStream(acoustics, reference, pace, 2, 1)).finish(codes, beside))
+        for pace in paces
     )
     assert whole.shape == (acoustics.frames(60) * 15,)
     assert (once - whole).abs().max() < 1e-6
@@ -269,7 +271,7 @@ def test_other_sizes_work_alike(enhanced: bool) -> None:
     told = Reference(reference.mel, reference.mu, reference.style)
     noise = Noise(32, 1)(0, len(mu))
     untrimmed = euler(acoustics, told, mu, noise)
-    assert (acoustics.flow.solve(told, mu, noise, 2) - untrimmed).abs().max() < 1e-5
+    assert (result_of(acoustics.flow.solve(told, mu, noise, 2)) - untrimmed).abs().max() < 1e-5
 
 
 def euler(acoustics: Acoustics, reference: Reference, mu: Tensor, noise: Tensor) -> Tensor:
@@ -342,4 +344,4 @@ def test_no_codes_make_no_sound_and_no_error(both: Both) -> None:
         nothing = np.empty(0, np.int64)
         beside = None if acoustics.decodes_ahead else np.empty((0, 1280), np.float32)
         speech = Synthesis(acoustics, MelStream(acoustics, parity.reference(), SEGMENT, 2, 1))
-        assert len(speech.finish(nothing, beside)) == 0
+        assert len(result_of(speech.finish(nothing, beside))) == 0

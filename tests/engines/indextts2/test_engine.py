@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -18,19 +19,23 @@ import torch
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.engines.content_cache import FileDigests
+from streaming_server.engines.indextts.stream import Audio
 from streaming_server.engines.indextts2.acoustics import Acoustics
-from streaming_server.engines.indextts2.chunks import CHUNK
+from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts2.flow import Slots
 from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Synthesiser
+from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import VoiceCache
+from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
-from tests.engines.indextts.test_engine import counted, spoken, write_voice
+from tests.engines.indextts.test_engine import counted, samples_of, spoken, waiting_for, write_voice
 from tests.support.engines import SharedEngines
 
 VERSIONS = ("2.0", "2.5")
@@ -481,8 +486,6 @@ def test_a_closed_narration_decodes_no_more(tiny: Runtime, delivery: Delivery, m
 def test_acoustics_are_touched_by_the_vocoders_thread_alone_while_speaking(
     tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     threads: set[str] = set()
     mu = Acoustics.mu
 
@@ -497,3 +500,44 @@ def test_acoustics_are_touched_by_the_vocoders_thread_alone_while_speaking(
     synthesiser.close()
     assert len(threads) == 1
     assert threads.pop().startswith("vocoder")
+
+
+def test_requests_whose_solves_share_batches_get_what_they_get_alone(
+    tiny: Runtime, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_chunk = tiny.acoustics.decodes_ahead
+
+    def audio(synthesiser: Synthesiser, seed: int) -> Audio:
+        told = replace(delivery, generation=replace(delivery.generation, seed=seed, max_mel_tokens=40))
+        if by_chunk:
+            return synthesiser.synthesise_by_chunk(told, SEGMENTS[:1])
+        return synthesiser.synthesise_by_segment(told, SEGMENTS[:1], 1)
+
+    alone = Synthesiser(tiny, steps=2)
+    expected = [samples_of(audio(alone, which)) for which in range(3)]
+    alone.close()
+    acoustics = Acoustics(tiny.acoustics.s2mel, tiny.acoustics.codec, tiny.acoustics.vocoder)
+    monkeypatch.setattr(tiny, "acoustics", acoustics)
+    record(acoustics, CHUNK if by_chunk else SEGMENT, 90, longest=100, requests=3)
+    sizes: list[int] = []
+    step = Slots.step
+
+    def noting(self: Slots, size: int) -> None:
+        sizes.append(size)
+        step(self, size)
+
+    monkeypatch.setattr(Slots, "step", noting)
+    synthesiser, begin = Synthesiser(tiny, steps=2, wake=lambda: None), threading.Event()
+    with synthesiser.thread.session() as first:
+        first.submit(lambda _: waiting_for(begin), lambda: None)
+        requests = [audio(synthesiser, which) for which in range(3)]
+        leaving = audio(synthesiser, 0)
+        for request in (*requests, leaving):
+            while not isinstance(next(request), Waiting):
+                pass
+        leaving.close()
+        begin.set()
+        for request, samples in zip(requests, expected, strict=True):
+            np.testing.assert_allclose(samples_of(request), samples, atol=1e-4)
+    synthesiser.close()
+    assert max(sizes) > 1

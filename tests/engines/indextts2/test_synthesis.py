@@ -19,6 +19,7 @@ from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelChunk, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Flow, Noise, Reference
 from streaming_server.engines.indextts2.synthesis import Synthesis, record
+from streaming_server.engines.torch.pieces import result_of
 from streaming_server.engines.torch.vocoder import Generator, GeneratorShape
 from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import acoustic_parity as parity
@@ -62,8 +63,8 @@ def spoken(
     pieces = []
     for first, end in pairwise([0, *cuts, count]):
         given_latents = None if acoustics.decodes_ahead else latents[first:end]
-        pieces.append(speech.push(codes[first:end], given_latents))
-    return torch.cat([*pieces, speech.finish()])
+        pieces.append(result_of(speech.push(codes[first:end], given_latents)))
+    return torch.cat([*pieces, result_of(speech.finish())])
 
 
 def plain(acoustics: Acoustics, count: int = CODES, seed: int = 1, duration_factor: float = 1.0) -> Tensor:
@@ -94,13 +95,13 @@ def test_code_by_code_is_the_same_and_comes_when_announced(acoustics: Acoustics,
     pieces = []
     for known in range(1, CODES + 1):
         beside = None if acoustics.decodes_ahead else latents[known - 1 : known]
-        pieces.append(speech.push(codes[known - 1 : known], beside))
+        pieces.append(result_of(speech.push(codes[known - 1 : known], beside)))
         assert (len(pieces[-1]) > 0) == (known == announced)
         if known == announced:
             announced = next(wanted)
     heard = [len(piece) // 256 for piece in pieces if len(piece)]
     assert heard[:3] == [10, 20, 20]
-    assert torch.equal(torch.cat([*pieces, speech.finish()]), quick)
+    assert torch.equal(torch.cat([*pieces, result_of(speech.finish())]), quick)
 
 
 def test_only_a_codec_that_looks_ahead_waits_for_more_codes(acoustics: Acoustics) -> None:
@@ -124,7 +125,7 @@ def test_a_short_utterance_has_statistics_of_its_own(acoustics: Acoustics) -> No
     others, other_latents = some_codes(50, seed=9)
     statistics = acoustics.statistics(others, None if acoustics.decodes_ahead else other_latents)
     speech = synthesis(acoustics, CHUNK, statistics=statistics)
-    assert (speech.finish(codes, beside) - plain(acoustics, 8)).abs().max() < 1e-6
+    assert (result_of(speech.finish(codes, beside)) - plain(acoustics, 8)).abs().max() < 1e-6
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,7 +140,7 @@ def test_no_cut_changes_how_long_it_lasts(
 ) -> None:
     codes, latents = some_codes(count)
     speech = synthesis(acoustics, Pace(chunks, look_ahead, past, 2), steps=1)
-    samples = speech.finish(codes, None if acoustics.decodes_ahead else latents)
+    samples = result_of(speech.finish(codes, None if acoustics.decodes_ahead else latents))
     assert len(samples) == acoustics.frames(count) * 256
     assert samples.isfinite().all()
 
@@ -147,7 +148,7 @@ def test_no_cut_changes_how_long_it_lasts(
 def chunks_of(acoustics: Acoustics, pace: Pace, count: int = 100) -> list[MelChunk]:
     codes, latents = some_codes(count)
     stream = MelStream(acoustics, parity.reference(), pace, steps=4, seed=1)
-    return [*stream.push(codes, latents), *stream.finish()]
+    return [*result_of(stream.push(codes, latents)), *result_of(stream.finish())]
 
 
 def settled(chunks: Sequence[MelChunk]) -> Tensor:
@@ -180,10 +181,10 @@ def test_a_chunk_begins_as_the_one_before_expected(acoustics: Acoustics, monkeyp
 def test_each_chunk_is_heard_with_what_was_before_it(acoustics: Acoustics) -> None:
     """Where what is expected is out of the vocoder's reach, the sound is that of the whole mel."""
     mel = settled(chunks_of(acoustics, QUICK))
-    sound = acoustics.sound(mel)
+    sound = acoustics.vocode(mel.mT)
     codes, latents = some_codes(100)
     speech = Synthesis(acoustics, MelStream(acoustics, parity.reference(), QUICK, steps=4, seed=1))
-    samples = speech.finish(codes, latents)
+    samples = result_of(speech.finish(codes, latents))
     reach = acoustics.vocoder.shape.reach
     assert reach < 10
     for first, end in pairwise([0, *range(10, len(mel), 20)]):
@@ -230,12 +231,12 @@ def test_a_solve_in_slots_that_are_too_many_is_the_same_solve() -> None:
     for frames in (30, 7, 2):
         reference = Reference(whole.mel[-frames:], whole.mu[-frames:], whole.style)
         noise = torch.from_numpy(parity.noise()[:, 30:]).mT
-        expected = acoustics.flow.solve(reference, mu, noise, STEPS)
+        expected = result_of(acoustics.flow.solve(reference, mu, noise, STEPS))
         roomy = Flow(acoustics.s2mel.estimator)
         roomy.record(61, 90)
         for left_behind in (0.0, torch.nan):
-            roomy.solve(reference, mu.repeat(2, 1), torch.full((2 * len(mu), 80), left_behind), STEPS)
-            assert (roomy.solve(reference, mu, noise, STEPS) - expected).abs().max() < 1e-5
+            result_of(roomy.solve(reference, mu.repeat(2, 1), torch.full((2 * len(mu), 80), left_behind), STEPS))
+            assert (result_of(roomy.solve(reference, mu, noise, STEPS)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
