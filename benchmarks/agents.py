@@ -29,8 +29,8 @@ from streaming_server.text import word_spans
 from tests.support.asr import timed_words, word_error_rate, words
 
 RATE_HZ = 16000
-_LOUD, _SILENCE_S = 0.01, 0.06
-"""Share of the peak from which a sample counts as sound, and the shortest silence between two sounds."""
+_LOUD, _SILENCE_S = 0.02, 0.06
+"""Share of the highest level from which 5 ms count as sound, and the shortest silence between two sounds."""
 WORD_S = 0.05
 VOICE = "alloy"
 FIRST = "Every ship in the harbour waved back at last."
@@ -172,13 +172,15 @@ async def word_times(port: int, count: int) -> dict[str, list[float]]:
 
 
 def onset_differences_ms(alignment: dict[str, Any], samples: FloatSamples) -> list[float]:
-    """For words behind punctuation that is heard as silence: from their stated start to where the sound begins."""
+    """For the words behind silence, the first of each sentence too: from their stated start to that of the sound."""
     text = "".join(alignment["characters"])
-    loud = np.flatnonzero(np.abs(samples) > _LOUD * np.abs(samples).max()) / RATE_HZ
-    begins_s = loud[np.flatnonzero(np.diff(loud, prepend=-1.0) > _SILENCE_S)]
+    step = RATE_HZ // 200
+    level = np.sqrt(np.square(samples[: samples.size // step * step]).reshape(-1, step).mean(axis=1))
+    loud_s = np.flatnonzero(level > _LOUD * level.max()) * step / RATE_HZ
+    begins_s = loud_s[np.flatnonzero(np.diff(loud_s, prepend=-1.0) > _SILENCE_S)]
     differences = []
-    for begin, _ in word_spans(text)[1:]:
-        if text[:begin].rstrip()[-1:] in ".,;:!?":
+    for begin, _ in word_spans(text):
+        if not begin or text[:begin].rstrip()[-1:] in ".,;:!?":
             nearest_s = np.abs(begins_s - alignment["character_start_times_seconds"][begin]).min()
             differences.append(float(nearest_s) * 1000)
     return differences

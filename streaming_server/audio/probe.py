@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +14,19 @@ from av.container import InputContainer
 from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.errors import RecordingRefused
 
-FORMATS: Mapping[str, str] = {"wav": "wav", "mp3": "mp3", "flac": "flac", "mov,mp4,m4a,3gp,3g2,mj2": "m4a"}
+FORMATS: Mapping[str, str] = {
+    "wav": "wav",
+    "mp3": "mp3",
+    "mov,mp4,m4a,3gp,3g2,mj2": "m4a",
+    "flac": "flac",
+    "ogg": "ogg",
+    "matroska,webm": "webm",
+    "aac": "aac",
+}
 """Our names of the formats, by FFmpeg's."""
+ALL_FORMATS = tuple(FORMATS.values())
+BASIC_FORMATS = ALL_FORMATS[:4]
+"""Formats whose files show that they are complete."""
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
 """Allowed difference from the declared length: lossy formats round to their frames."""
@@ -32,29 +43,33 @@ class Recording:
     """The contents of a recording."""
 
     format: str
-    """``wav``, ``mp3``, ``flac`` or ``m4a``."""
+    """One of `ALL_FORMATS`."""
     rate_hz: int
     duration_s: float
 
 
-def probe(path: Path, longest_s: float) -> Recording:
+def probe(path: Path, longest_s: float, formats: Sequence[str] = ALL_FORMATS) -> Recording:
     """Decode a file to its end, keeping nothing.
 
     Args:
         path: the file.
         longest_s: longest duration; decoding stops there, however far a small file would expand.
+        formats: the formats that are allowed.
 
     Raises:
-        RecordingRefused: no such format, damaged, cut off (an MP3 without an index cannot be told to be), empty or too
-            long, or with samples that are not finite or far beyond full scale; the sentence says which.
+        RecordingRefused: no such format, damaged, cut off (which an MP3 without an index, Ogg, WebM and AAC do not
+            show), empty or too long, or with samples that are not finite or far beyond full scale; the sentence says
+            which.
     """
+    demuxers = ",".join(name.partition(",")[0] for name, known in FORMATS.items() if known in formats)
     # Only these formats are tried, without protocols: others, such as playlists, would open further files and hosts.
     with path.open("rb") as file:
         try:
-            with av.open(file, "r", options={"format_whitelist": "wav,mp3,flac,mov"}) as container:
+            with av.open(file, "r", options={"format_whitelist": demuxers}) as container:
                 recording = _decoded(container, longest_s)
         except (av.FFmpegError, ValueError):
-            raise RecordingRefused("the file is not a wav, mp3, m4a or flac recording, or it is damaged") from None
+            allowed = f"{', '.join(formats[:-1])} or {formats[-1]}"
+            raise RecordingRefused(f"the file is not a recording in {allowed}, or it is damaged") from None
         if recording.format == "wav" and (missing := _missing_bytes(file)):
             raise RecordingRefused(f"the file is cut off: {missing} bytes are missing")
     return recording

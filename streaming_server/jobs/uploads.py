@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from streaming_server.audio.probe import Recording, probe
+from streaming_server.audio.probe import ALL_FORMATS, Recording, probe
 from streaming_server.domain import Voice
 from streaming_server.errors import (
     FileMissing,
@@ -79,8 +79,15 @@ class Uploads:
         self._probing = ThreadPoolExecutor(1, "probe")
         self._looking_up = ThreadPoolExecutor(2, "uploads")
 
-    async def receive(self, filename: str, pieces: AsyncIterable[bytes]) -> tuple[Upload, bool]:
+    async def receive(
+        self, filename: str, pieces: AsyncIterable[bytes], formats: Sequence[str] = ALL_FORMATS
+    ) -> tuple[Upload, bool]:
         """Store a recording while it is received; returns its record, and whether the content was stored already.
+
+        Args:
+            filename: the client's name of the file.
+            pieces: the content.
+            formats: the formats that are allowed.
 
         Raises:
             RecordingRefused: it is not a recording in an allowed format, or processes died while examining it.
@@ -92,7 +99,7 @@ class Uploads:
         try:
             digest, size = await self._write(path, pieces)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._probing, self._examine, path, digest, size, filename)
+            return await loop.run_in_executor(self._probing, self._examine, path, digest, size, filename, formats)
         finally:
             self._scratch.remove(path)
 
@@ -185,7 +192,9 @@ class Uploads:
             await asyncio.to_thread(_write_and_sync, file, bytes(batch))
         return digest.hexdigest(), size
 
-    def _examine(self, path: Path, upload_id: str, size: int, filename: str) -> tuple[Upload, bool]:
+    def _examine(
+        self, path: Path, upload_id: str, size: int, filename: str, formats: Sequence[str]
+    ) -> tuple[Upload, bool]:
         own = sa.and_(probes.c.upload == upload_id, probes.c.owner == self._scratch.owner)
         died = sa.and_(probes.c.upload == upload_id, probes.c.is_dead)
         values = {"upload": upload_id, "owner": self._scratch.owner, "is_dead": False}
@@ -197,7 +206,7 @@ class Uploads:
             connection.execute(self._database.insert_if_new(probes, started))
         try:
             with storage_errors():
-                recording = probe(path, self._limits.max_s)
+                recording = probe(path, self._limits.max_s, formats)
         finally:
             with suppress(StorageFull, StorageUnavailable), self._database.write(durable=False) as connection:
                 connection.execute(probes.delete().where(own))

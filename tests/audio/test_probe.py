@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming_server.audio.probe import probe
+from streaming_server.audio.probe import BASIC_FORMATS, probe
 from streaming_server.errors import RecordingRefused
 from tests.support.recordings import SUFFIXES, cut, made
 
@@ -123,9 +123,26 @@ def test_what_is_no_recording(content: bytes, tmp_path: Path) -> None:
     refusal(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("options", [["-c:a", "libopus", "-f", "ogg"], ["-c:a", "aac", "-f", "adts"], ["-f", "aiff"]])
-def test_formats_that_are_not_among_the_four(options: list[str], tmp_path: Path) -> None:
-    refusal(made(tmp_path / "a.wav", *options, rate_hz=48000))
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["-c:a", "libopus", "-f", "ogg"], "ogg"),
+        (["-c:a", "libvorbis", "-f", "ogg"], "ogg"),
+        (["-c:a", "libopus", "-f", "webm"], "webm"),
+        (["-c:a", "aac", "-f", "adts"], "aac"),
+        (["-f", "aiff"], ""),
+    ],
+)
+def test_formats_that_are_not_among_the_four(options: list[str], name: str, tmp_path: Path) -> None:
+    path = made(tmp_path / "a.wav", *options, rate_hz=48000)
+    with pytest.raises(RecordingRefused, match="not a recording in wav, mp3, m4a or flac"):
+        probe(path, LONGEST_S, BASIC_FORMATS)
+    if not name:
+        refusal(path)
+        return
+    found = probe(path, LONGEST_S)
+    assert (found.format, found.rate_hz) == (name, 48000)
+    assert found.duration_s == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "libx264"])

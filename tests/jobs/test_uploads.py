@@ -96,7 +96,7 @@ def test_what_is_refused_leaves_nothing(folder: Path, database_url: str, content
     with opened_storage(folder, database_url, max_bytes=len(content), max_s=0.9) as storage:
         for bad, kind, sentence in (
             (b"", RecordingRefused, "empty"),
-            (b"no sound", RecordingRefused, "not a wav, mp3, m4a or flac"),
+            (b"no sound", RecordingRefused, "not a recording in wav, mp3, m4a, flac"),
             (content[: len(content) // 2], RecordingRefused, "damaged|cut off"),
             (content + b"a", UploadTooLarge, f"larger than {len(content) / 2**20:g} MiB"),
             (content, RecordingRefused, "longer than 0.9 s"),

@@ -19,12 +19,14 @@ from websockets.sync.client import connect
 
 from streaming_server.api import references
 from streaming_server.api.openai import routes
+from streaming_server.audio.decode import decode_native
 from tests.support.fakes import Gate, tone
 from tests.support.recordings import made
 from tests.support.server import LiveServer, eventually, running, speaking
 
 SPEECH = "/v1/audio/speech"
 VOICES = "/v1/audio/voices"
+CONSENTS = "/v1/audio/voice_consents"
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,21 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return made(tmp_path_factory.mktemp("recording") / "a.flac").read_bytes()
 
 
-@pytest.fixture
-def server() -> Iterator[LiveServer]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[LiveServer]:
     with running(speaking(tone(0.1)), ref_audio_hosts=("allowed.test", "localhost")) as live:
         yield live
+
+
+@pytest.fixture
+def server(shared: LiveServer) -> Iterator[LiveServer]:
+    """Without voices, consents and requests of an earlier test."""
+    yield shared
+    for voice in shared.get(VOICES).json()["uploaded_voices"]:
+        shared.client.delete(f"{VOICES}/{voice['id']}").raise_for_status()
+    for consent in shared.get(CONSENTS).json()["data"]:
+        shared.client.delete(f"{CONSENTS}/{consent['id']}").raise_for_status()
+    shared.engine.requests.clear()
 
 
 def client_of(live: LiveServer) -> openai.OpenAI:
@@ -70,6 +83,21 @@ def test_the_official_client_adds_a_voice_speaks_with_it_and_deletes_it(server: 
         with pytest.raises(openai.NotFoundError):
             client.audio.voices.delete(voice.id)
         assert client.audio.voice_consents.retrieve(consent.id).name == "Jane"
+
+
+@pytest.mark.parametrize(
+    ("options", "media_type"),
+    [("-c:a libopus -f ogg", "audio/ogg"), ("-c:a libopus -f webm", "audio/webm"), ("-f adts", "audio/aac")],
+)
+def test_what_browsers_record_becomes_a_voice(
+    server: LiveServer, tmp_path: Path, options: str, media_type: str
+) -> None:
+    content = made(tmp_path / "a", *options.split(), rate_hz=48000).read_bytes()
+    created = upload(server, content).json()
+    assert created["voice"]["mime_type"] == media_type
+    assert spoken(server, voice="narrator").status_code == 200
+    used = server.engine.requests[-1].voice.path
+    assert decode_native(used)[0].size / 48000 == pytest.approx(1.0, abs=0.05)
 
 
 def test_consents_are_listed_renamed_and_deleted(server: LiveServer, recording: bytes) -> None:
@@ -214,7 +242,7 @@ def test_a_recording_comes_with_the_request_and_is_gone_after_it(
     ("source", "sentence"),
     [
         ("!!!", "base64"),
-        (base64.b64encode(b"no recording").decode(), "not a wav"),
+        (base64.b64encode(b"no recording").decode(), "not a recording in wav"),
         ("file:///etc/passwd", "not file:"),
         ("ftp://allowed.test/a.wav", "not ftp:"),
         ("data:audio/wav,abc", "not data:"),

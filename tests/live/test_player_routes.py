@@ -63,7 +63,7 @@ def test_voices_are_listed_with_what_is_known_of_them(tmp_path: Path) -> None:
 def test_an_engine_that_does_not_clone_offers_its_presets_alone() -> None:
     with running() as live:
         voices = live.get("/player/voices").json()["voices"]
-        assert [voice["kind"] for voice in voices] == ["preset"] * 11
+        assert [voice["kind"] for voice in voices] == ["preset"] * 13
         assert {voice["gender"] for voice in voices} == {"male", "female"}
 
 

@@ -341,6 +341,20 @@ def test_a_session_has_a_log_line_and_is_counted(caplog: pytest.LogCaptureFixtur
         assert 'speech_wait_seconds_count{kind="live"} 2.0' in metrics
 
 
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[LiveServer]:
+    with running(speaking_texts(), api_keys=("secret",), cors_origins=("http://friend",)) as live:
+        yield live
+
+
+@pytest.mark.parametrize("headers", [{"X-API-Key": "secret"}, {"Authorization": "Bearer secret"}])
+def test_a_handshake_has_a_key_and_an_allowed_origin(guarded: LiveServer, headers: dict[str, str]) -> None:
+    with Session(guarded, additional_headers=headers, origin="http://friend") as client:
+        client.send("session.config")
+        client.say("Yes.")
+        assert client.until("session.done")[0]["sentence_text"] == "Yes."
+
+
 @pytest.mark.parametrize(
     ("path", "status", "options"),
     [
@@ -350,17 +364,13 @@ def test_a_session_has_a_log_line_and_is_counted(caplog: pytest.LogCaptureFixtur
         (PATH, 403, {"additional_headers": {"X-API-Key": "secret"}, "origin": "http://elsewhere"}),
     ],
 )
-def test_a_bad_handshake_is_refused_in_the_dialects_shape(path: str, status: int, options: dict[str, Any]) -> None:
-    with running(speaking_texts(), api_keys=("secret",), cors_origins=("http://friend",)) as live:
-        with pytest.raises(InvalidStatus) as refused:
-            Session(live, path=path, **options)
-        assert refused.value.response.status_code == status
-        assert json.loads(refused.value.response.body)["error"]["message"]
-        for headers in ({"X-API-Key": "secret"}, {"Authorization": "Bearer secret"}):
-            with Session(live, additional_headers=headers, origin="http://friend") as client:
-                client.send("session.config")
-                client.say("Yes.")
-                assert client.until("session.done")[0]["sentence_text"] == "Yes."
+def test_a_bad_handshake_is_refused_in_the_dialects_shape(
+    guarded: LiveServer, path: str, status: int, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        Session(guarded, path=path, **options)
+    assert refused.value.response.status_code == status
+    assert json.loads(refused.value.response.body)["error"]["message"]
 
 
 def test_an_engine_that_is_not_ready_refuses_the_handshake() -> None:

@@ -238,7 +238,7 @@ def test_a_name_that_lies(live: LiveServer, name: str, kind: str, folder: Path, 
         "playlist": f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n".encode(),
         "script": f"ffconcat version 1.0\nfile '{secret}'\n".encode(),
     }
-    refused(upload(live, contents[kind], name), 400, "not a wav, mp3, m4a or flac")
+    refused(upload(live, contents[kind], name), 400, "not a recording in wav, mp3, m4a or flac")
 
 
 def test_a_video(live: LiveServer, tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def half_an_upload(port: int) -> socket.socket:
     return connection
 
 
+def under_way(folder: Path) -> bool:
+    """Whether files are being received or written."""
+    return any(name.startswith("scratch") for name in files_below(folder))
+
+
 def killed_while_starting(after_s: float, environment: dict[str, str]) -> None:
     command = [*SERVE, "--host", "127.0.0.1", "--port", "0"]
     process = spawn(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.DEVNULL)
@@ -157,11 +162,12 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, request: pytest.Fixture
             half = half_an_upload(live.port)
             working = threading.Thread(target=batch.work, args=(random.Random(run),))
             working.start()
+            eventually(lambda: under_way(tmp_path))
             time.sleep(chance.uniform(0.02, 1.5))
             assert live.stop(signal.SIGKILL) == -signal.SIGKILL
             working.join()
             half.close()
-        interrupted += bool([name for name in files_below(tmp_path) if name.startswith("scratch")])
+        interrupted += under_way(tmp_path)
         if run % 3 == 2:
             killed_while_starting(chance.uniform(0.3, 2.0), environment)
 

@@ -17,7 +17,7 @@ import pytest
 from streaming_server import app
 from streaming_server.domain import Voice
 from streaming_server.engines.base import Engine
-from streaming_server.engines.registry import create_engine
+from streaming_server.engines.espeak.voices import VOICES
 from streaming_server.environment import InvalidSetting
 from streaming_server.settings import Settings
 from tests.support.children import free_port
@@ -70,9 +70,18 @@ def home(engine: Engine | None = None, **settings: Any) -> Iterator[Home]:
         yield Home(live, port)
 
 
+class Polyglot(FakeEngine):
+    """Has the voices of espeak, and one of its own."""
+
+    @property
+    def info(self) -> Any:
+        own = Voice("hilde", is_preset=True, languages=("de",))
+        return replace(super().info, presets=(*VOICES, own), languages=("de", "en"))
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Home]:
-    with home() as started:
+    with home(Polyglot(lambda _: [tone(0.1), tone(0.1)])) as started:
         yield started
 
 
@@ -98,16 +107,16 @@ def say(text: str, **options: Any) -> Event:
     return Synthesize(text, **options).event()
 
 
-def test_it_describes_every_voice_with_its_languages() -> None:
-    with home(create_engine("hibari", {})) as server:
-        (event,) = server.ask(Describe().event(), until="info")
-        (program,) = Info.from_event(event).tts
-        assert (program.installed, program.supports_synthesize_streaming) == (True, True)
-        voices = {voice.name: voice.languages for voice in program.voices}
-        assert {"voice_01", "nova"} <= set(voices)
-        assert all(languages for languages in voices.values())
-        assert not event.data["asr"]
-        assert server.ask(Ping("here").event(), until="pong")[0].data == {"text": "here"}
+def test_it_describes_every_voice_with_its_languages(server: Home) -> None:
+    (event,) = server.ask(Describe().event(), until="info")
+    (program,) = Info.from_event(event).tts
+    assert (program.installed, program.supports_synthesize_streaming) == (True, True)
+    voices = {voice.name: voice.languages for voice in program.voices}
+    assert {"voice_01", "nova"} <= set(voices)
+    assert voices["hilde"] == ["de"]
+    assert all(languages for languages in voices.values())
+    assert not event.data["asr"]
+    assert server.ask(Ping("here").event(), until="pong")[0].data == {"text": "here"}
 
 
 def test_a_text_is_answered_with_raw_samples(server: Home) -> None:
@@ -128,16 +137,11 @@ def test_ssml_is_declared_by_the_text_format(server: Home) -> None:
     assert (refused[0].data["code"], "line 1" in refused[0].data["text"]) == ("invalid_markup", True)
 
 
-def test_a_language_chooses_a_voice_that_has_it() -> None:
-    class Polyglot(FakeEngine):
-        @property
-        def info(self) -> Any:
-            return replace(super().info, presets=(Voice("hilde", is_preset=True, languages=("de",)),))
-
-    with home(Polyglot()) as server:
-        server.ask(say("Hallo.", voice=SynthesizeVoice(language="de-DE")), until="audio-stop")
-        server.ask(say("Hola.", voice=SynthesizeVoice(language="es")), until="audio-stop")
-        assert [request.voice.name for request in server.live.engine.requests] == ["hilde", "voice_01"]
+def test_a_language_chooses_a_voice_that_has_it_and_reaches_the_engine(server: Home) -> None:
+    server.ask(say("Hallo.", voice=SynthesizeVoice(language="de-DE")), until="audio-stop")
+    server.ask(say("Hola.", voice=SynthesizeVoice(language="es")), until="audio-stop")
+    asked = [(request.voice.name, request.language) for request in server.live.engine.requests[-2:]]
+    assert asked == [("hilde", "de-de"), ("voice_01", "es")]
 
 
 def test_a_streamed_text_sounds_from_its_first_sentence_on(server: Home) -> None:

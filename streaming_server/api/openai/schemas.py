@@ -68,8 +68,8 @@ class SpeechBody(Body):
     ssml: bool = False
     """`true`: `input` is SSML; see docs/api.md for the supported elements."""
     ref_audio: Reference | None = None
-    """A recording (wav, mp3, m4a or flac) whose voice is used for this request in place of `voice`: base64, a `data:`
-    URL, or a URL of a host that the setting `REF_AUDIO_HOSTS` names."""
+    """A recording, in a format of `/v1/audio/voices`, whose voice is used for this request in place of `voice`: base64,
+    a `data:` URL, or a URL of a host that the setting `REF_AUDIO_HOSTS` names."""
     ref_text: Description | None = None
     """Transcript of the recording, for engines that use it."""
     language: Name | None = None

@@ -19,6 +19,9 @@ MEDIA_TYPES: Mapping[str, str] = {
     "mp3": "audio/mpeg",
     "flac": "audio/flac",
     "m4a": "audio/mp4",
+    "ogg": "audio/ogg",
+    "webm": "audio/webm",
+    "aac": "audio/aac",
 }
 """Media types by format of an upload."""
 _PRINTABLE = r"\u0000-\u001f\u007f-\u009f"
@@ -34,7 +37,7 @@ VoiceTitle = Annotated[
 
 class VoiceForm(Body):
     audio_sample: bytes | None = None
-    """Required: a recording (wav, mp3, m4a or flac) of at most 10 MiB."""
+    """Required: a recording (wav, mp3, m4a, flac, ogg, opus, webm or aac) of at most 10 MiB."""
     consent: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"\S", examples=["recorded with permission"])]
     """The id of a consent (`cons_…`), or a statement of consent."""
     name: Annotated[VoiceTitle, Field(examples=["narrator"])]
@@ -54,7 +57,7 @@ class VoicesQuery(Body):
 
 class ConsentForm(Body):
     recording: bytes | None = None
-    """Required: a recording (wav, mp3, m4a or flac) of at most 10 MiB."""
+    """Required: a recording (wav, mp3, m4a, flac, ogg, opus, webm or aac) of at most 10 MiB."""
     name: Annotated[Title, Field(examples=["Jane's consent"])]
     """A label."""
     language: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9-]+$", examples=["en-US"])]

@@ -33,6 +33,7 @@ from streaming_server.api.tasks.schemas import (
     iso,
     task_record,
 )
+from streaming_server.audio.probe import BASIC_FORMATS
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError, UploadNotFound, VoiceUnknown
 from streaming_server.jobs.service import JobService
@@ -133,7 +134,7 @@ class TasksDialect(Dialect):
             raise InvalidRequest(f"the file name must have 1 to {_MAX_NAME} printable characters", "file")
         if not filename.lower().endswith(_SUFFIXES):
             raise InvalidRequest(f"the file name must end in one of {', '.join(_SUFFIXES)}", "file")
-        upload, is_duplicate = await self.uploads.receive(filename, pieces)
+        upload, is_duplicate = await self.uploads.receive(filename, pieces, BASIC_FORMATS)
         body: Uploaded = {**_file_record(upload), "is_duplicate": is_duplicate}
         return JSONResponse(body)
 

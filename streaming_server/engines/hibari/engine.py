@@ -1,4 +1,4 @@
-"""The hibari engine: neural English in eleven voices, other scripts by espeak-ng, without cloning."""
+"""The hibari engine: neural English in thirteen voices, other scripts by espeak-ng, without cloning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eleven voices derived from the network's voice, and the assignment of recordings to them."""
+"""The thirteen voices derived from the network's voice, and the assignment of recordings to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_PITCH_CHANGE = 1.35
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One of the eleven voices."""
+    """One of the voices."""
 
     name: str
     gender: Literal["male", "female"]
@@ -23,7 +23,7 @@ class Preset:
     timbre: Timbre
     """``gain_db`` equalises the loudness of the voices."""
     median_pitch_hz: float
-    """Median pitch of its recording in ``reference_audios/``."""
+    """Median pitch of the text of the recordings in ``reference_audios/``."""
 
 
 PRESETS = (
@@ -41,12 +41,18 @@ PRESETS = (
     Preset("sage", "female", "wise", Timbre(0.86, 0.97, pitch_range=0.9, rate=0.96, gain_db=2.1), 176),
     Preset("verse", "male", "poetic", Timbre(0.50, 0.93, pitch_range=1.3, rate=0.95, tilt_db=2.0, gain_db=0.5), 107),
 )
-BY_NAME = {preset.name: preset for preset in PRESETS}
+"""The presets with a recording in ``reference_audios/``, one of which replaces any other recording."""
+NEWER_PRESETS = (
+    Preset("marin", "female", "clear", Timbre(0.93, 1.03, pitch_range=1.1, rate=1.02, tilt_db=0.5, gain_db=2.4), 194),
+    Preset("cedar", "male", "mellow", Timbre(0.565, 0.91, pitch_range=1.1, rate=0.98, tilt_db=2.2, gain_db=1.6), 117),
+)
+"""The presets without a recording."""
+BY_NAME = {preset.name: preset for preset in (*PRESETS, *NEWER_PRESETS)}
 VOICES = tuple(
     Voice(preset.name, is_preset=True, title=preset.name.capitalize(), languages=("en",), gender=preset.gender)
-    for preset in PRESETS
+    for preset in BY_NAME.values()
 )
-"""The presets as voices."""
+"""All presets as voices."""
 
 
 @dataclass(frozen=True, slots=True)

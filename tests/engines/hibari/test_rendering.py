@@ -12,7 +12,7 @@ from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.engines.hibari.joins import active_rms, trimmed
 from streaming_server.engines.hibari.network import BINS, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import FIRST_FRAMES, PIECE_FRAMES, Timbre, render
-from streaming_server.engines.hibari.voices import PRESETS
+from streaming_server.engines.hibari.voices import BY_NAME
 from streaming_server.engines.onnx.english import EnglishPhonemes
 
 SENTENCE = "The birch canoe slid on the smooth planks, and the sun was bright."
@@ -77,16 +77,16 @@ def test_another_pitch_is_exact_and_as_loud(frames: Frames, pitch: float) -> Non
     assert abs(20 * np.log10(active_rms(other) / active_rms(own))) < 5
 
 
-def test_the_eleven_differ_and_are_equally_loud(frames: Frames) -> None:
+def test_the_voices_differ_and_are_equally_loud(frames: Frames) -> None:
     levels, voices = [], []
-    for preset in PRESETS:
+    for preset in BY_NAME.values():
         samples = np.concatenate(list(render(trimmed(frames), preset.timbre, np.random.default_rng(0))))
         assert np.isfinite(samples).all()
         assert np.abs(samples).max() < 0.98
         levels.append(20 * np.log10(active_rms(samples)))
         voices.append(median_pitch_hz(samples, SAMPLE_RATE_HZ) or 0)
     assert max(levels) - min(levels) < 3
-    assert all((hz > 160) == (preset.gender == "female") for hz, preset in zip(voices, PRESETS, strict=True))
+    assert all((hz > 160) == (preset.gender == "female") for hz, preset in zip(voices, BY_NAME.values(), strict=True))
     assert max(voices) / min(voices) > 2.4
 
 
