@@ -10,7 +10,8 @@ import asyncio
 
 from benchmarks.common import first_audio_ms, percentile, running_server, table
 from tests.support.browser import EARS, chromium, player
-from tests.support.firefox import ESCAPE, Firefox, firefox
+from tests.support.firefox import Firefox, firefox
+from tests.support.listening import ESCAPE
 
 TEXT = "One sentence, typed by a person."
 WITHOUT = {

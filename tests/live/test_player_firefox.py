@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.browser import EARS
 from tests.support.fakes import FOREVER, Step, tone
-from tests.support.firefox import END, ESCAPE, Firefox, firefox
-from tests.support.server import LiveServer, by_text, eventually, running
+from tests.support.firefox import Firefox, firefox
+from tests.support.listening import READY, play_seek_and_stop
+from tests.support.server import LiveServer, by_text, running
 
 METHODS = {"webcodecs": "", "mediasource": "delete globalThis.AudioDecoder;"}
 
@@ -29,42 +30,22 @@ def fake() -> Iterator[LiveServer]:
 
 def opened(browser: Firefox, fake: LiveServer, preload: str) -> Firefox:
     browser.open(f"http://127.0.0.1:{fake.port}/player", preload=EARS + preload)
-    browser.wait("document.querySelector('#voices input') !== null && !('loading' in document.body.dataset)")
+    browser.wait(READY)
     return browser
 
 
 @pytest.mark.parametrize("method", [*METHODS])
 def test_it_plays_seeks_and_stops(browser: Firefox, fake: LiveServer, method: str) -> None:
     page = opened(browser, fake, METHODS[method])
-    page.fill("#text", "endless")
-    page.click("#play")
-    page.wait("ears.heard !== null && playerState.scheduledSamples > 1.95 * playerState.sampleRate")
-    assert page.evaluate("playerState.method") == method
-    assert fake.queue()["is_processing"]
-    page.click("#pause")
-    page.wait("playerState.level < 0.001")
-    page.evaluate("document.getElementById('wave').focus()")
-    page.press(END)
-    page.wait("Math.abs(playerState.playedSeconds - 2) < 0.1")
-    page.press(ESCAPE)
-    eventually(lambda: not fake.queue()["is_processing"])
-    page.fill("#text", "short")
-    page.click("#play")
-    page.wait("playerState.phase === 'done'")
-    assert page.evaluate("playerState.playedSeconds") == pytest.approx(0.5, abs=0.05)
-    synthesised = len(fake.engine.requests)
-    page.evaluate("ears.heard = null")
-    page.click("#pause")
-    page.wait("ears.heard !== null && playerState.phase === 'done'")
-    assert len(fake.engine.requests) == synthesised
+    play_seek_and_stop(page, fake, method)
 
 
 def test_its_history_is_kept(browser: Firefox, fake: LiveServer) -> None:
     page = opened(browser, fake, "")
     page.fill("#text", "short")
     page.click("#play")
-    page.wait("/clip/.test(document.getElementById('history-count').textContent)")
+    page.wait("playerState.phase === 'done' && /clip/.test(document.getElementById('history-count').textContent)")
     page = opened(browser, fake, "")
     page.click("#history summary")
     page.click("#clips .listen")
-    page.wait("ears.laid.length > 0 && playerState.phase === 'done'")
+    page.wait("playerState.phase === 'done'")

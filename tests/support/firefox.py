@@ -17,9 +17,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.support.server import eventually
 
-ESCAPE = "\ue00c"
-END = "\ue010"
-"""Keys, as WebDriver names them."""
 _PREFERENCES = {
     "app.normandy.enabled": False,
     "app.update.enabled": False,
@@ -123,7 +120,7 @@ def firefox() -> Iterator[Firefox]:
     """A headless browser with a profile and a sound server of its own, until the ``with`` ends."""
     path = shutil.which("firefox-esr") or shutil.which("firefox")
     assert path, "the tests of the page need Debian's firefox-esr"
-    with TemporaryDirectory() as home, _sound(Path(home)) as environment:
+    with TemporaryDirectory() as home, sound_device(Path(home)) as environment:
         lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in _PREFERENCES.items()]
         profile = Path(home, "profile")
         profile.mkdir()
@@ -146,7 +143,7 @@ def firefox() -> Iterator[Firefox]:
 
 
 @contextmanager
-def _sound(home: Path) -> Iterator[dict[str, str]]:
+def sound_device(home: Path) -> Iterator[dict[str, str]]:
     """A sound device for a machine without one: Firefox starts no AudioContext before a device runs."""
     path = shutil.which("pulseaudio")
     assert path, "the tests of the page in Firefox need Debian's pulseaudio"
