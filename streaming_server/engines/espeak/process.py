@@ -217,7 +217,9 @@ class _Child:
             try:
                 message = self._socket.recv(MAX_MESSAGE_BYTES)
             except BlockingIOError:
-                message = await asyncio.get_running_loop().sock_recv(self._socket, MAX_MESSAGE_BYTES)
+                # Unlike sock_recv, this takes no message: a cancelled task would lose it, and wait for its end forever.
+                await anyio.wait_readable(self._socket)
+                message = self._socket.recv(MAX_MESSAGE_BYTES)
         except OSError as error:
             raise self._died() from error
         if not message:
