@@ -13,9 +13,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import aclosing, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,16 @@ from torch import Tensor
 
 from benchmarks import indextts, indextts2
 from benchmarks.common import SENTENCE, percentile, request, running_server, table
+from streaming_server.domain import Generation
 from streaming_server.engines.indextts.runtime import LookAhead
-from streaming_server.engines.indextts.stream import window_sizes
+from streaming_server.engines.indextts.stream import Audio, window_sizes
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.calibration import cost
 from streaming_server.engines.indextts2.chunks import MelStream
-from streaming_server.engines.indextts2.flow import Reference
+from streaming_server.engines.indextts2.reading import Segment
+from streaming_server.engines.indextts2.stream import Delivery, Synthesiser
 from streaming_server.engines.indextts2.synthesis import record
+from streaming_server.engines.threads import Check, OwnerThread
 from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.model_engine import DTYPES, allow_tf32, choose_device
 from streaming_server.engines.torch.options import Precision
@@ -52,6 +54,7 @@ TARGETS = {
     "1.5, 32 streams, audio s/s": ">= 300",
     "1.5, 32 streams, first audio p95 ms": "<= 300",
     "1.5, 32 streams, gap-free share": ">= 0.99",
+    "2.0, segment, 12 steps, 16 streams, audio s/s": ">= 100",
 }
 """For an H100 or H200 in fp16."""
 
@@ -199,19 +202,15 @@ def flow_and_vocoder(setup: Setup) -> Results:
     """2.0 by mode and steps: one sentence of some seconds."""
     runtime = indextts2.random_runtime("2.0", setup.device, setup.dtype, setup.is_tiny)
     acoustics, seconds = runtime.acoustics, 1.5 if setup.is_tiny else 5.0
-    shape, frames = acoustics.s2mel.estimator.shape, 40 if setup.is_tiny else indextts2.REFERENCE_FRAMES
+    frames = 40 if setup.is_tiny else indextts2.REFERENCE_FRAMES
     if setup.device.type == "cuda":
         begun_s = time.perf_counter()
         runtime.record()
         for pace in indextts2.PACES.values():
             record(acoustics, pace, frames, longest=round(seconds * SAMPLE_RATE_HZ / 256))
         yield "2.0 recording, s", time.perf_counter() - begun_s
-    normal = partial(torch.randn, device=setup.device)
-    reference = Reference(
-        normal(frames, shape.bands), normal(frames, shape.content_width), normal(shape.style_width)
-    )  # fmt: skip
-    count = next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
-    utterance = indextts2.spoken_codes(runtime, count)
+    reference = indextts2.random_reference(acoustics, frames)
+    utterance = indextts2.spoken_codes(runtime, indextts2.codes_of(acoustics, seconds))
     for mode, pace in indextts2.PACES.items():
         for steps in (2,) if setup.is_tiny else (25, 12):
             for _ in range(2 if setup.device.type == "cuda" else 1):
@@ -219,6 +218,54 @@ def flow_and_vocoder(setup: Setup) -> Results:
             yield f"2.0 first audio, {mode}, {steps} steps, ms", spent.first_audio_s * 1e3
             yield f"2.0 real-time factor, {mode}, {steps} steps", spent.real_time_factor
     yield "2.0 peak memory, MB", indextts.memory_mb(setup.device)
+
+
+def streams_of_2(setup: Setup) -> Results:
+    """2.0 below HTTP, by mode: one request, then many at once, in one batch of codes, of solves and of windows."""
+    count, steps, seconds, frames = (2, 2, 1.0, 40) if setup.is_tiny else (16, 12, 5.0, indextts2.REFERENCE_FRAMES)
+    runtime = indextts2.random_runtime("2.0", setup.device, setup.dtype, setup.is_tiny)
+    voice, codes = indextts2.random_voice(runtime, frames), indextts2.codes_of(runtime.acoustics, seconds)
+    generation = Generation(max_mel_tokens=codes, num_beams=1, seed=1)
+    owner = OwnerThread("streams", runtime.writer.step)
+    synthesiser = Synthesiser(runtime, steps, wake=owner.wake)
+    segment = Segment(list(range(2, 2 + indextts2.TEXT_TOKENS)))
+
+    def prepare() -> None:
+        runtime.writer.open(count)
+        if setup.device.type == "cuda":
+            runtime.record()
+            for pace in indextts2.PACES.values():
+                record(runtime.acoustics, pace, frames, round(seconds * SAMPLE_RATE_HZ / 256), count)
+
+    async def listened(mode: str, seed: int) -> Heard:
+        delivery = Delivery(voice, voice.emotion, replace(generation, seed=seed))
+        player = Player()
+
+        def audio(_: Check) -> Audio:
+            if mode == "chunk":
+                return synthesiser.synthesise_by_chunk(delivery, [segment])
+            return synthesiser.synthesise_by_segment(delivery, [segment], 1)
+
+        async with aclosing(owner.interleave(audio)) as chunks:
+            async for samples in chunks:
+                player.take(len(samples) / SAMPLE_RATE_HZ)
+        return player.heard
+
+    async def all_of_them(mode: str, streams: int) -> list[Heard]:
+        return await asyncio.gather(*(listened(mode, seed) for seed in range(streams)))
+
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(owner.call(prepare))
+            for mode in indextts2.PACES:
+                for streams in (1, count):
+                    begun_s = time.perf_counter()
+                    heard = runner.run(all_of_them(mode, streams))
+                    name = f"2.0, {mode}, {steps} steps, {streams} streams"
+                    yield from summary(name, heard, time.perf_counter() - begun_s)
+        finally:
+            synthesiser.close()
+            runner.run(owner.aclose())
 
 
 def streams_over_http(setup: Setup) -> Results:
@@ -253,12 +300,14 @@ def together(port: int, count: int) -> Results:
 
     begun_s = time.perf_counter()
     heard = asyncio.run(all_of_them())
-    took_s = time.perf_counter() - begun_s
-    name = f"1.5, {count} streams"
+    yield from summary(f"1.5, {count} streams", heard, time.perf_counter() - begun_s)
+
+
+def summary(name: str, heard: Sequence[Heard], took_s: float) -> Results:
     for percent in (50, 95):
         yield f"{name}, first audio p{percent} ms", percentile([each.first_ms for each in heard], percent)
     yield f"{name}, audio s/s", sum(each.audio_s for each in heard) / took_s
-    yield f"{name}, gap-free share", sum(each.has_no_gap for each in heard) / count
+    yield f"{name}, gap-free share", sum(each.has_no_gap for each in heard) / len(heard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,23 +320,40 @@ class Heard:
     """Whether a player that starts with the first samples never runs dry."""
 
 
+class Player:
+    """Plays a stream that was requested now, from its first samples on."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.perf_counter()
+        self._first_s = self._audio_s = 0.0
+        self._has_no_gap = True
+
+    def take(self, audio_s: float) -> None:
+        now_s = time.perf_counter()
+        self._first_s = self._first_s or now_s
+        self._has_no_gap &= now_s - self._first_s <= self._audio_s
+        self._audio_s += audio_s
+
+    @property
+    def heard(self) -> Heard:
+        return Heard((self._first_s - self._begun_s) * 1e3, self._audio_s, self._has_no_gap)
+
+
 async def listened(port: int, rate_hz: int = 24_000) -> Heard:
     """Ask for one sentence and take the stream as it comes."""
-    begun_s = time.perf_counter()
+    player = Player()
     async with request(port, "/synthesize_stream", {"text": SENTENCE, "seed": 1}) as reader:
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise RuntimeError(head.decode(errors="replace").splitlines()[0])
-        first_s, audio_s, has_no_gap = 0.0, 0.0, True
         while piece := await reader.read(65536):
-            now_s = time.perf_counter()
-            first_s = first_s or now_s
-            has_no_gap &= audio_s == 0.0 or now_s - first_s <= audio_s
-            audio_s += len(piece) / 2 / rate_hz  # the marks between chunks are some bytes in thousands
-    return Heard((first_s - begun_s) * 1e3, audio_s, has_no_gap)
+            player.take(len(piece) / 2 / rate_hz)  # the marks between chunks are some bytes in thousands
+    return player.heard
 
 
-SECTIONS: tuple[Callable[[Setup], Results], ...] = (parity_in_fp32, decoding, flow_and_vocoder, streams_over_http)
+SECTIONS: tuple[Callable[[Setup], Results], ...] = (
+    parity_in_fp32, decoding, flow_and_vocoder, streams_of_2, streams_over_http,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

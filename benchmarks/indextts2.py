@@ -24,6 +24,7 @@ from streaming_server.engines.indextts2.flow import Reference, Slots
 from streaming_server.engines.indextts2.gpt import Gpt20
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.synthesis import record
+from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.torch.calibration import Utterance, decoded
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
@@ -64,13 +65,8 @@ def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmet
         runtime.record()
         for pace in PACES.values():
             record(acoustics, pace, REFERENCE_FRAMES, longest=round(seconds * SAMPLE_RATE_HZ / 256))
-    reference = Reference(
-        torch.randn(REFERENCE_FRAMES, acoustics.bands, device=device),
-        torch.randn(REFERENCE_FRAMES, acoustics.s2mel.estimator.shape.content_width, device=device),
-        torch.randn(acoustics.s2mel.estimator.shape.style_width, device=device),
-    )
-    count = next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
-    utterance = spoken_codes(runtime, count)
+    reference = random_reference(acoustics, REFERENCE_FRAMES)
+    utterance = spoken_codes(runtime, codes_of(acoustics, seconds))
     stages(acoustics, reference, utterance, arithmetic, memory, step_bytes(runtime))
     print("\n| mode | steps | first audio, ms | of it codes | real-time factor | peak memory, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -125,13 +121,32 @@ def row(name: str, seconds: float, floor: float) -> None:
     print(f"| {name} | {seconds * 1e3:.1f} | {times} |", flush=True)
 
 
+def codes_of(acoustics: Acoustics, seconds: float) -> int:
+    """Number of codes of this much audio."""
+    return next(n for n in range(1, 100_000) if acoustics.frames(n) * 256 >= seconds * SAMPLE_RATE_HZ)
+
+
+def random_reference(acoustics: Acoustics, frames: int) -> Reference:
+    shape = acoustics.s2mel.estimator.shape
+    normal = partial(torch.randn, device=acoustics.device)
+    return Reference(normal(frames, shape.bands), normal(frames, shape.content_width), normal(shape.style_width))
+
+
+def random_voice(runtime: Runtime, frames: int) -> AnalysedVoice:
+    """A voice whose references have this number of frames."""
+    gpt, reference = runtime.gpt, random_reference(runtime.acoustics, frames)
+    tokens = gpt.perceiver_encoder.latents.shape[0] if isinstance(gpt, Gpt20) else 1
+    width = gpt.mel_head.weight.shape[1]
+    normal = partial(torch.randn, device=runtime.device)
+    return AnalysedVoice(normal(tokens, width), reference.style, normal(width), reference, reference)
+
+
 def spoken_codes(runtime: Runtime, count: int) -> Utterance:
     """Return this number of codes; on a GPU from the second of two runs."""
-    gpt = runtime.gpt
-    width = gpt.mel_head.weight.shape[1]
-    speaker = torch.randn(gpt.perceiver_encoder.latents.shape[0] if isinstance(gpt, Gpt20) else 1, width)
+    voice = random_voice(runtime, 1)
     for _ in range(2 if runtime.device.type == "cuda" else 1):
-        utterance = decoded(runtime.decode(speaker, torch.randn(width), range(2, 2 + TEXT_TOKENS), count))
+        pairs = runtime.decode(voice.conditioning, voice.emotion, range(2, 2 + TEXT_TOKENS), count)
+        utterance = decoded(pairs)
     return utterance
 
 

@@ -31,5 +31,7 @@ def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
         "1.5 decoding, recorded, codes/s",
         "1.5 first audio over HTTP, look-ahead 4, p50 ms",
         "2.0 first audio, chunk, 2 steps, ms",
+        "2.0, chunk, 2 steps, 2 streams, first audio p95 ms",
+        "2.0, segment, 2 steps, 2 streams, audio s/s",
         "1.5, 2 streams, gap-free share",
     } <= results.keys()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.threads import WAITING, Waiting
-from streaming_server.engines.torch.pieces import Job
+from streaming_server.engines.torch.pieces import Job, Piece
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
@@ -129,9 +129,14 @@ class Stream:
 
 class Event:
     stream: Stream | None = None
+    waited_for = 0
+    """By the host."""
 
     def record(self, stream: Stream) -> None:
         self.stream = stream
+
+    def synchronize(self) -> None:
+        Event.waited_for += 1
 
 
 @pytest.mark.parametrize("is_computed", [True, False])
@@ -139,6 +144,7 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
     is_computed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoding, entered = Stream(), threading.local()
+    monkeypatch.setattr(Event, "waited_for", 0)
 
     @contextmanager
     def on(stream: Stream) -> Iterator[None]:
@@ -154,9 +160,13 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
         ran["copy"] = entered.stream
         return torch.ones(2)
 
+    launched_ahead: list[int] = []
+
     def vocode(given: Tensor) -> Job[Tensor]:
         ran["vocode"] = entered.stream
-        return (yield from unchanged(given))
+        for batch in range(4):
+            yield Piece(None, batch, lambda items: launched_ahead.append(items[0] - Event.waited_for))
+        return given
 
     thread = VocoderThread(torch.device("cuda", 0), RATE_HZ)
     with thread.session() as vocoding:
@@ -167,4 +177,5 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
     assert len({decoding, ran["copy"], ran["vocode"]}) == 3
     assert ran["copy"].waits == ([] if is_computed else [decoding])
     assert ran["vocode"].waits == [ran["copy"]]
+    assert launched_ahead == [0, 1, 1, 1]  # so that a more urgent piece waits for one batch at most
     assert decoding.waits == [ran["copy"]]  # the buffer may be overwritten after the copy

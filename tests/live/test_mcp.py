@@ -67,11 +67,14 @@ def test_the_tools_are_described(server: LiveServer) -> None:
 def test_speak_returns_the_url_of_a_file(
     server: LiveServer, audio_format: str, media_type: str, tmp_path: Path
 ) -> None:
-    result = call(server, "speak", text="Hello [pause 1s] there.", voice="nova", audio_format=audio_format)
+    result = call(
+        server, "speak", text="Hello [pause 1s] there.", voice="nova", audio_format=audio_format, language="de"
+    )
     assert not result.is_error
     spoken = result.structured_content
     assert (spoken["voice"], spoken["media_type"]) == ("nova", media_type)
     assert spoken["duration_s"] == pytest.approx(1.5)
+    assert spoken["ignored_settings"] == ["language"]
     answer = httpx.get(spoken["audio"])
     assert answer.headers["content-type"] == media_type
     file = tmp_path / f"a.{audio_format}"

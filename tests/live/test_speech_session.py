@@ -150,6 +150,18 @@ def test_streamed_audio_comes_before_the_text_ends_and_utterances_are_counted(se
         assert client.close_code() == 1000
 
 
+def test_a_language_reaches_the_engine_and_what_is_ignored_is_named(server: LiveServer) -> None:
+    with session(server, language="German") as client:
+        client.say("Hallo.")
+        assert client.next()["ignored_settings"] == ["language"]
+        client.until("session.done")
+        client.send("session.config", language="Auto")
+        client.say("Again.")
+        assert "ignored_settings" not in client.next()
+        client.until("session.done")
+    assert [request.language for request in server.engine.requests[-2:]] == ["de", ""]
+
+
 @pytest.mark.parametrize(("name", "decoder"), [("mp3", "mp3float"), ("flac", "flac"), ("opus", "opus")])
 def test_every_sentence_is_one_file_of_the_format(server: LiveServer, name: str, decoder: str) -> None:
     with session(server, response_format=name, split_granularity="sentence", speed=2) as client:
