@@ -10,6 +10,9 @@ need ffmpeg ffmpeg
 need chromium chromium
 need firefox-esr firefox-esr
 need pulseaudio pulseaudio
+need WebKitWebDriver webkit2gtk-driver
+need Xvfb xvfb
+[ -e "$(echo /usr/lib/*/gstreamer-1.0/libgstpulseaudio.so)" ] || packages+=(gstreamer1.0-plugins-good)
 need curl curl
 need haproxy haproxy
 need nginx nginx-light

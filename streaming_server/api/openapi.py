@@ -26,7 +26,7 @@ _PAGE = Operation("API reference for people", [Answer("A page.", None, ["text/ht
 _DOCUMENT = Operation("API description for programs", [Answer("An OpenAPI document.", dict[str, Any])])
 _INTRODUCTION = (
     "Streaming text to speech: audio is sent while it is synthesised, in several dialects over one engine. HEAD is "
-    "answered wherever GET is. Requests of all dialects are served one at a time, in the order of their arrival."
+    "answered wherever GET is. Requests of all dialects share one queue and are served in the order of their arrival."
 )
 _REFUSALS: Mapping[int, str] = {
     400: "Invalid value; the message names the field and the valid range.",

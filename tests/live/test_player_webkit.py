@@ -1,10 +1,6 @@
-"""The player page in a real WebKit, the engine of Safari, where Debian's driver for it is installed."""
+"""The player page in a real WebKit, the engine of Safari."""
 
 from __future__ import annotations
-
-import shutil
-
-import pytest
 
 from tests.support.browser import EARS
 from tests.support.fakes import FOREVER, Step, tone
@@ -13,10 +9,6 @@ from tests.support.server import by_text, running
 from tests.support.webkit import webkit
 
 
-@pytest.mark.skipif(
-    not (shutil.which("WebKitWebDriver") and shutil.which("Xvfb")),
-    reason="needs Debian's webkit2gtk-driver, xvfb and gstreamer1.0-plugins-good",
-)
 def test_it_plays_seeks_and_stops() -> None:
     scripts: dict[str, list[Step]] = {"short": [tone(0.5)], "endless": [tone(2.0), FOREVER]}
     with running(by_text(scripts)) as live, webkit() as page:
