@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -126,6 +127,27 @@ async def test_closing_kills_the_worker_and_the_next_request_works(process: Espe
     await asyncio.wait([task])
     assert task.cancelled()
     assert await spoken(process, Utterance("fine", "en-us")) == before
+
+
+async def test_one_that_is_cancelled_as_it_ends_does_not_block_the_next(process: EspeakProcess) -> None:
+    fine = Utterance("fine", "en-us")
+    before = [chunk async for chunk in process.speak([fine])]
+    child = child_of(os.getpid())
+    child.suspend()  # it tells of the end; the worker has the request
+    chunks = process.speak([fine])
+    for _ in before:
+        await anext(chunks)
+    ending = asyncio.create_task(anext(chunks))
+    await asyncio.sleep(0.01)
+    child.resume()
+    select.select([process._child._socket], [], [], 180)
+    for _ in range(2):
+        await asyncio.sleep(0)  # the event loop has seen the message, and the task has not
+    ending.cancel()
+    async with asyncio.timeout(180):
+        await asyncio.wait([ending])
+        await chunks.aclose()
+        assert await spoken(process, fine) == b"".join(chunk.samples.tobytes() for chunk in before)
 
 
 async def test_requests_at_once_take_turns(process: EspeakProcess) -> None:

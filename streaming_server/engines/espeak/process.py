@@ -213,15 +213,16 @@ class _Child:
         Raises:
             EngineFailed: the process has died.
         """
-        try:
+        while True:
             try:
                 message = self._socket.recv(MAX_MESSAGE_BYTES)
             except BlockingIOError:
                 # Unlike sock_recv, this takes no message: a cancelled task would lose it, and wait for its end forever.
                 await anyio.wait_readable(self._socket)
-                message = self._socket.recv(MAX_MESSAGE_BYTES)
-        except OSError as error:
-            raise self._died() from error
+            except OSError as error:
+                raise self._died() from error
+            else:
+                break
         if not message:
             raise self._died()
         return message
