@@ -7,30 +7,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-USE = (
-    "from streaming_server.engines.torch.torchaudio import settle_torchaudio as settle; settle(); settle(); "
-    "from transformers import Wav2Vec2BertModel; import sys; "
-    "print(getattr(sys.modules.get('torchaudio'), 'whose', 'none of ours'))"
+# torch is imported once, and all that depends on torchaudio in a fork for each folder.
+USE = """
+import os, sys, torch
+for folder in sys.argv[1:]:
+    if not os.fork():
+        sys.path.insert(0, folder)
+        from streaming_server.engines.torch.torchaudio import settle_torchaudio as settle; settle(); settle()
+        from transformers import Wav2Vec2BertModel
+        print(getattr(sys.modules.get("torchaudio"), "whose", "none of ours"), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, folder
+"""
+EXTENSIONS = (
+    "raise OSError('libc10_cuda.so: cannot open shared object file')",
+    "raise RuntimeError('compiled for another torch')",
+    "",
 )
 
 
-@pytest.mark.parametrize(
-    ("extension", "result"),
-    [
-        ("raise OSError('libc10_cuda.so: cannot open shared object file')", "ours"),
-        ("raise RuntimeError('compiled for another torch')", "ours"),
-        ("", "ours"),
-    ],
-)
-def test_an_extension_that_does_not_load_is_done_without(tmp_path: Path, extension: str, result: str) -> None:
-    package = tmp_path / "torchaudio"
-    (package / "_extension").mkdir(parents=True)
-    (package / "__init__.py").write_text("from . import _extension\nwhose = 'ours'\n")
-    (package / "_extension" / "__init__.py").write_text(extension)
-    path = os.pathsep.join([str(tmp_path), *sys.path])
+def test_an_extension_that_does_not_load_is_done_without(tmp_path: Path) -> None:
+    for number, extension in enumerate(EXTENSIONS):
+        package = tmp_path / str(number) / "torchaudio"
+        (package / "_extension").mkdir(parents=True)
+        (package / "__init__.py").write_text("from . import _extension\nwhose = 'ours'\n")
+        (package / "_extension" / "__init__.py").write_text(extension)
+    folders = [str(tmp_path / str(number)) for number in range(len(EXTENSIONS))]
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", USE], env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
+        [sys.executable, "-c", USE, *folders],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.strip() == result
+    assert done.stdout.split() == ["ours"] * len(EXTENSIONS)
