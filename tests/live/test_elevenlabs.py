@@ -92,9 +92,11 @@ def test_telephone_codes_are_ffmpegs_for_every_sample(law: Law, codec: str) -> N
     assert (np.abs(decoded.astype(int) - samples) <= step).all()
 
 
-def test_the_sdk_lists_voices_models_and_the_account(sdk: ElevenLabs) -> None:
+def test_the_sdk_lists_voices_models_and_the_account(server: LiveServer, sdk: ElevenLabs) -> None:
     voices = sdk.voices.get_all().voices
     assert [voice.voice_id for voice in voices][:2] == ["voice_01", "voice_02"]
+    assert voices[1].preview_url
+    assert server.get(voices[1].preview_url).content == (ROOT / "reference_audios/voice_02.wav").read_bytes()
     page = sdk.voices.search(page_size=2)
     assert (len(page.voices), page.has_more, page.total_count) == (2, True, len(voices))
     following = sdk.voices.search(page_size=2, next_page_token=page.next_page_token)

@@ -122,20 +122,20 @@ class ElevenLabsDialect(Dialect):
             await session.run()
 
     async def list_voices(self, request: Request) -> Response:
-        body: ElevenLabsVoices = {"voices": await self._voices()}
+        body: ElevenLabsVoices = {"voices": await self._voices(str(request.base_url))}
         return JSONResponse(body)
 
     async def voice(self, request: Request) -> Response:
-        voice_id = request.path_params["voice_id"]
-        listed = next((voice for voice in await self._voices() if voice["voice_id"] == voice_id), None)
-        return JSONResponse(listed or _listed(await self._voice(voice_id)))
+        voice_id, base_url = request.path_params["voice_id"], str(request.base_url)
+        listed = next((voice for voice in await self._voices(base_url) if voice["voice_id"] == voice_id), None)
+        return JSONResponse(listed or _listed(await self._voice(voice_id), base_url))
 
     async def voice_pages(self, request: Request) -> Response:
         query = parse_query(request, VoicePageQuery)
         wanted = request.query_params.getlist("voice_ids")[: operations.MAX_PAGE]
         found = [
             voice
-            for voice in await self._voices()
+            for voice in await self._voices(str(request.base_url))
             if (not query.search or query.search.lower() in f"{voice['voice_id']} {voice['name']}".lower())
             and (not query.category or query.category == voice["category"])
             and (not wanted or voice["voice_id"] in wanted)
@@ -203,10 +203,10 @@ class ElevenLabsDialect(Dialect):
         )
         return speech, encoder, ignored_header([*how.ignored, *self.requests.ignored(speech, "language_code")])
 
-    async def _voices(self) -> list[ElevenLabsVoice]:
+    async def _voices(self, base_url: str) -> list[ElevenLabsVoice]:
         """All voices; uploads that have a name count as cloned."""
-        uploaded = [_listed(voice, "cloned") for voice in await self.voices.uploaded()]
-        return [*map(_listed, self.voices.all()), *uploaded]
+        uploaded = [_listed(voice, base_url, "cloned") for voice in await self.voices.uploaded()]
+        return [*(_listed(voice, base_url) for voice in self.voices.all()), *uploaded]
 
     async def _voice(self, voice_id: str) -> Voice:
         """
@@ -231,7 +231,8 @@ def _timed(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:
     return body
 
 
-def _listed(voice: Voice, category: Literal["premade", "cloned"] = "premade") -> ElevenLabsVoice:
+def _listed(voice: Voice, base_url: str, category: Literal["premade", "cloned"] = "premade") -> ElevenLabsVoice:
+    has_sample = voice.index is not None and voice.path.is_file()
     labels = {"language": ", ".join(voice.languages), "gender": voice.gender or ""}
     return {
         "voice_id": voice.name,
@@ -239,7 +240,7 @@ def _listed(voice: Voice, category: Literal["premade", "cloned"] = "premade") ->
         "category": category,
         "labels": {name: value for name, value in labels.items() if value},
         "description": None,
-        "preview_url": None,
+        "preview_url": f"{base_url}download_reference_audio/{voice.index}" if has_sample else None,
         "settings": {"speed": 1.0},
     }
 
