@@ -193,6 +193,8 @@ def _speak(request: bytes, library: EspeakLibrary, send: Callable[[bytes], objec
             send(Kind.WORDS + b"".join(words[:_MAX_WORDS]))
             del words[:_MAX_WORDS]
         send(Kind.SAMPLES + COUNT.pack(len(words)) + b"".join(words + chunks))
+        # The kernel wakes the server on this core, where it would wait until the next chunk is synthesised.
+        os.sched_yield()
         words.clear()
         chunks.clear()
 
