@@ -135,7 +135,7 @@ class _Handler(ContentHandler):
         if len(self._states) == 1 and name != "speak":
             raise self.invalid(f"the root element is {name[:40]}, not speak")
         if self._phonemes is not None:
-            raise self.invalid(f"phoneme has text alone, not {name[:40]}")
+            raise self.invalid(f"phoneme may contain only text, not {name[:40]}")
         if len(self._states) > _MAX_DEPTH:
             raise self.invalid(f"elements are nested more than {_MAX_DEPTH} deep")
         self._act(name, attrs)

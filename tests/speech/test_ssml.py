@@ -115,7 +115,7 @@ def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
         ("<speak><phoneme ph='a\u00e9' alphabet='x-sampa'>a</phoneme></speak>", 1, 8, "not a symbol of X-SAMPA"),
         ("<speak><phoneme ph='Q' alphabet='cmu-arpabet'>a</phoneme></speak>", 1, 8, "not a symbol of ARPABET"),
         (f"<speak><phoneme ph='{'a' * 201}'>a</phoneme></speak>", 1, 8, "at most 200"),
-        ("<speak><phoneme ph='a'>a<break/></phoneme></speak>", 1, 25, "text alone, not break"),
+        ("<speak><phoneme ph='a'>a<break/></phoneme></speak>", 1, 25, "only text, not break"),
         ('<!DOCTYPE s [<!ENTITY a "aaaa">]>\n<speak>&a;</speak>', 1, 13, "not allowed"),
         ("<speak>" + "<s>" * 101, 1, 305, "100 deep"),
         ("<speak>&nbsp;</speak>", 1, 8, "entity"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.listening import filling
 from tests.support.server import eventually
 
 _PREFERENCES = {
@@ -106,13 +107,7 @@ class Firefox:
         self.send("input.performActions", context=self._tab, actions=actions)
 
     def fill(self, selector: str, text: str) -> None:
-        self.evaluate(
-            f"""(() => {{
-              const field = document.querySelector({json.dumps(selector)});
-              field.value = {json.dumps(text)};
-              field.dispatchEvent(new Event("input", {{ bubbles: true }}));
-            }})()"""
-        )
+        self.evaluate(filling(selector, text))
 
 
 @contextmanager

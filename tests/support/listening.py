@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 import pytest
@@ -22,6 +23,15 @@ class Tab(Protocol):
     def click(self, selector: str) -> None: ...
     def press(self, key: str) -> None: ...
     def fill(self, selector: str, text: str) -> None: ...
+
+
+def filling(selector: str, text: str) -> str:
+    """A script that sets the value of a field as typing does."""
+    return f"""(() => {{
+      const field = document.querySelector({json.dumps(selector)});
+      field.value = {json.dumps(text)};
+      field.dispatchEvent(new Event("input", {{ bubbles: true }}));
+    }})()"""
 
 
 def play_seek_and_stop(page: Tab, live: LiveServer, method: str) -> None:

@@ -16,6 +16,7 @@ import httpx
 
 from tests.support.children import end, free_port, spawn
 from tests.support.firefox import sound_device
+from tests.support.listening import filling
 from tests.support.server import eventually
 
 _BROWSERS = "*/webkit2gtk-4.1/MiniBrowser"
@@ -61,13 +62,7 @@ class WebKit:
         self._send("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": keys}])
 
     def fill(self, selector: str, text: str) -> None:
-        self.evaluate(
-            f"""(() => {{
-              const field = document.querySelector({json.dumps(selector)});
-              field.value = {json.dumps(text)};
-              field.dispatchEvent(new Event("input", {{ bubbles: true }}));
-            }})()"""
-        )
+        self.evaluate(filling(selector, text))
 
     def close(self) -> None:
         self._send("DELETE", "")

@@ -112,7 +112,7 @@ class Runtime:
         return result_of(self.vocoded(latents, speaker))
 
     def vocoded(self, latents: Array, speaker: Array, check: Check = never_cancelled) -> Job[Tensor]:
-        """The same as a job."""
+        """`vocode` as a job."""
         dtype = self._vocoder_dtype
         frames, embedding = self._take(latents, 2, dtype), self._take(speaker, 1, dtype)
         samples = yield from self._windows.vocode(frames, embedding, check=check)
