@@ -22,7 +22,7 @@ PYTHON = """#!/bin/sh
 # Stands for Python and for what it makes: a venv holds this file, pip writes its arguments down.
 case "$1 $2" in
     "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-    "-m pip") echo "$@" >>installed ;;
+    "-m pip") case "$*" in *--editable*) echo "$@" >>installed ;; esac ;;
     "-m streaming_server.cli") [ "$3" = extras ] && exec {python} "$@"; echo "$@" >>started ;;
     --version*) echo Python 3.11.0 ;;
 esac
