@@ -80,8 +80,8 @@ def test_the_start_script_installs_what_its_variables_need(
     folder: Path, environment: dict[str, str], extras: str
 ) -> None:
     base, more = start(folder, "--port", "0", **environment).splitlines()
-    assert base.endswith("--constraint constraints.txt --editable .")
-    assert more.endswith(f"--constraint constraints.txt --editable .[{extras}]")
+    assert base.endswith("--editable .")
+    assert more.endswith(f"--editable .[{extras}]")
     assert (folder / "started").read_text() == "-m streaming_server.cli serve --port 0\n"
 
 
