@@ -11,13 +11,12 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from streaming_server import client, logs
 from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
-from streaming_server.components import create_service, create_storage, create_worker
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
@@ -31,12 +30,14 @@ from streaming_server.errors import (
     StorageUnavailable,
     VoiceIndexOutOfRange,
 )
-from streaming_server.jobs.storage import Storage
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.speech.voices import VoiceLibrary
 from streaming_server.startup import check_address, check_recordings, check_writable, version
 from streaming_server.text import estimated_duration_s, forbidden_character
+
+if TYPE_CHECKING:  # commands without a database start faster without SQLAlchemy
+    from streaming_server.jobs.storage import Storage
 
 CALIBRATION_TEXT = (
     "The first train leaves at six, and whoever wants to see the sea before the others do must not be late for it."
@@ -253,6 +254,7 @@ def _extras(settings: Settings, options: argparse.Namespace) -> int:
 
 def _mcp(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.app import create_requests
+    from streaming_server.components import create_worker
 
     try:
         from streaming_server.mcp.stdio import run_stdio
@@ -309,6 +311,8 @@ def _say(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _write_speech(settings: Settings, request: SpeechRequest, encoder: AudioEncoder, output: str) -> None:
+    from streaming_server.components import create_service
+
     service = create_service(settings)
     partial = None if output == "-" else Path(output + ".part")
     try:
@@ -387,6 +391,8 @@ def _voices(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _jobs(settings: Settings, options: argparse.Namespace) -> int:
+    from streaming_server.components import create_storage
+
     storage = create_storage(settings)
     try:
         if options.cancel:

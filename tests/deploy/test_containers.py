@@ -95,7 +95,16 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
         copy(ROOT / source, destination)
-    install = ["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(root / "site"), "."]
+    install = [
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-compile",
+        "--target",
+        str(root / "site"),
+        ".",
+    ]
     subprocess.run([sys.executable, "-m", "pip", *install], cwd=root / "build", check=True)
     app = root / "app"
     app.mkdir()

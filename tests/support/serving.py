@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,20 +47,19 @@ class RayServe:
 
     def is_speaking(self) -> bool:
         """Whether any replica is."""
-        return self.speaking() > 0
+        return bool(self.queues())
 
-    def speaking(self) -> int:
-        """How many of the replicas are."""
-        return len({status["current_request"]["start_time"] for status in self._statuses() if status["is_processing"]})
-
-    def waiting(self) -> int:
-        """How many requests wait inside the replica where most do."""
-        return max(int(status["waiting"]) for status in self._statuses())
+    def queues(self) -> list[int]:
+        """Of each replica that speaks, how many requests wait inside it."""
+        speaking = [status for status in self._statuses() if status["is_processing"]]
+        return list({status["current_request"]["start_time"]: int(status["waiting"]) for status in speaking}.values())
 
     def _statuses(self) -> Iterator[dict[str, Any]]:
-        # Each is of one replica, which Ray chooses: so many are asked for that every replica is among them.
-        for _ in range(12):
-            with self.client.stream("GET", "/opus_queue_status/events") as events:
+        # Each is of the replica that Ray chooses, which is the one with the least to do: so many are asked for, and
+        # held until all have come, that every replica is among them.
+        with ExitStack() as held:
+            for _ in range(12):
+                events = held.enter_context(self.client.stream("GET", "/opus_queue_status/events"))
                 yield json.loads(next(events.iter_lines()).removeprefix("data: "))
 
 
@@ -76,7 +75,7 @@ def ray_serve(folder: Path, replicas: int = 2, environment: Mapping[str, str] | 
     described["http_options"] |= {"host": "127.0.0.1", "port": port}
     [application] = described["applications"]
     application["args"] = {"ENGINE": "espeak", "REFERENCE_AUDIO_DIR": str(RECORDINGS)} | dict(environment or {})
-    application["deployments"][0]["autoscaling_config"]["min_replicas"] = replicas
+    application["deployments"][0]["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
     configuration = folder / "ray.yaml"
     configuration.write_text(yaml.safe_dump(described))
     with (folder / "ray.log").open("wb") as log:
