@@ -106,7 +106,7 @@ def test_a_flush_ends_a_segment_wherever_it_stands() -> None:
     assert segmenter.push("there. Yes") == ["there."]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(text=TEXTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), cut=st.sampled_from(Cut))
 def test_nothing_of_the_text_is_lost_however_it_arrives(text: str, sizes: list[int], cut: Cut) -> None:
     by_character, segmenter = push_all(text, 1)

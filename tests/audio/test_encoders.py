@@ -37,7 +37,7 @@ def decoded_by_opusdec(data: bytes, folder: Path, rate_hz: int = 48000) -> IntSa
     return to_int16(samples)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 6000), st.lists(st.integers(0, 6000), max_size=12), st.sampled_from([22050, 24000, 48000]))
 def test_any_split_of_the_samples_gives_the_same_bytes(length: int, cuts: list[int], rate_hz: int) -> None:
     samples = speechlike(6000)[:length]

@@ -131,7 +131,7 @@ class Client:
         torch.testing.assert_close(found, latents[: len(self.codes)], atol=1e-4, rtol=0)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.tuples(REQUESTS, st.integers(0, 3)), min_size=1, max_size=7))
 def test_each_request_decodes_what_it_decodes_alone(decoder: Decoder, arrivals: list[tuple[Request, int]]) -> None:
     """Other rows join and leave after any number of steps."""

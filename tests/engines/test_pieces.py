@@ -117,7 +117,7 @@ def compare(samples: Tensor, request: Request) -> None:
     assert (samples - expected).abs().max() < TOLERANCE
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(requests=st.lists(st.tuples(REQUESTS, st.sampled_from([0, 0, 1])), min_size=5, max_size=8), order=st.randoms())
 def test_each_request_gets_what_it_gets_alone(
     recorded: Models, requests: list[tuple[Request, int]], order: random.Random

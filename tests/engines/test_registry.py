@@ -15,6 +15,7 @@ from streaming_server.engines.indextts2.options import IndexTTS2Options
 from streaming_server.environment import InvalidSetting
 from tests.support.documentation import example
 from tests.support.process import server_process
+from tests.support.server import eventually
 
 MODULE = example("tone_engine.py")
 
@@ -75,6 +76,7 @@ def test_the_server_runs_it(site: Path) -> None:
     ):
         info = client.get("/model_info").json()
         audio = client.post("/synthesize_stream", json={"text": "Hello."})
+        eventually(lambda: any("server ready: " in line for line in server.log))
     ready = next(line for line in server.log if "server ready: " in line)
     for fact in ("engine tone", "model 7", "device cpu", "precision none", "voices 11", f"{server.url}/player"):
         assert fact in ready

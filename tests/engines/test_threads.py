@@ -58,9 +58,10 @@ async def test_closing_stops_the_producer_and_waits_for_it(owner: OwnerThread) -
 
 
 async def test_cancelling_waits_for_the_producer_too(owner: OwnerThread) -> None:
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def produce(emit: Emit[int]) -> None:
+        begun.set()
         emit(0)
         time.sleep(0.05)
         ended.set()
@@ -71,7 +72,7 @@ async def test_cancelling_waits_for_the_producer_too(owner: OwnerThread) -> None
                 await asyncio.sleep(10)
 
     task = asyncio.create_task(consume())
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(begun.wait, 180)
     task.cancel()
     await asyncio.wait([task])
     assert ended.is_set()

@@ -18,6 +18,7 @@ from streaming_server.engines.torch.pieces import Job, Piece
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
+from tests.support.server import eventually
 
 RATE_HZ = 24_000
 
@@ -101,13 +102,19 @@ def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:
         ran.append(name)
         return (yield from unchanged(torch.zeros(3)))
 
+    def begin_once_left() -> None:
+        eventually(lambda: left.is_left)
+        begin.set()
+
     with thread.session() as other:
         with thread.session() as left:
             left.submit(vocode, lambda: "running")
             left.submit(vocode, lambda: "queued")
             other.submit(vocode, lambda: "other")
             assert list(itertools.islice(left.rest(), 3)) == [WAITING] * 3
-            begin.set()
+            beginning = threading.Thread(target=begin_once_left)
+            beginning.start()
+        beginning.join()
         while not isinstance(next(other.rest()), np.ndarray):
             pass
     thread.close()

@@ -82,7 +82,7 @@ def test_several_processes_may_open_a_new_database_at_once(database_url: str, tm
         waiting = pool.starmap_async(open_at, [(database_url, str(tmp_path / "begin"))] * 3)
         time.sleep(1.0)
         (tmp_path / "begin").touch()
-        assert len(set(waiting.get(60))) == 1
+        assert len(set(waiting.get(600))) == 1
         pool.close()
         pool.join()
 

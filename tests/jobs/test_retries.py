@@ -87,7 +87,10 @@ def test_a_shutdown_and_an_outage_are_no_failed_attempts(store: JobStore, monkey
     assert (job.state, job.failures) == (JobState.PENDING, 0)
 
 
-def test_one_that_waits_for_storage_says_why_and_lets_the_next_go_first(store: JobStore) -> None:
+def test_one_that_waits_for_storage_says_why_and_lets_the_next_go_first(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_STORAGE_PAUSES_S", (600.0, 600.0))
     chain(store, "a")
     chain(store, "b")
     store.postpone(claimed(store), "no space left", "storage_full")
@@ -133,6 +136,7 @@ def test_who_lost_the_lease_changes_nothing(store: JobStore) -> None:
 
 def test_a_message_is_not_sent_again_before_its_job_is_due(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streaming_server.jobs.worker_registry._UNTAKEN_S", 0.0)
+    monkeypatch.setattr(store_module, "_STORAGE_PAUSES_S", (600.0, 600.0))
     chain(storage.jobs, "a")
     job = claimed(storage.jobs)
     storage.workers.beat("idle", None, {}, is_busy=False)

@@ -21,7 +21,7 @@ from streaming_server.jobs.store import Job, JobState, JobStore, NewJob
 from tests.support.postgres import Clock, opened_storage, together
 from tests.support.server import around_now
 
-LEASE_S = 60.0
+LEASE_S = 600.0
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_many_threads_never_take_one_job_twice(tmp_path: Path, database_url: str
 
 def claims_of_a_process(url: str, owner: str, begin: str) -> list[int]:
     database = Database(url)
-    store = JobStore(database, max_pending=1, lease_s=60)
+    store = JobStore(database, max_pending=1, lease_s=LEASE_S)
     while not Path(begin).exists():
         time.sleep(0.001)
     try:
@@ -126,7 +126,7 @@ def test_many_processes_never_take_one_job_twice(tmp_path: Path, database_url: s
         waiting = pool.starmap_async(claims_of_a_process, [(database_url, str(n), str(begin)) for n in range(3)])
         time.sleep(1.0)
         begin.touch()
-        taken = waiting.get(60)
+        taken = waiting.get(600)
         pool.close()
         pool.join()
     assert sorted(chain.from_iterable(taken)) == numbers

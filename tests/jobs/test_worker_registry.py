@@ -15,7 +15,7 @@ from streaming_server.jobs.worker_registry import WorkerRegistry
 from tests.support.postgres import Clock, opened_storage, together
 from tests.support.server import around_now
 
-LEASE_S = 60.0
+LEASE_S = 600.0
 
 
 @pytest.fixture
@@ -167,11 +167,12 @@ def test_nothing_is_forgotten_while_messages_are_young_or_everybody_is_busy(
 ) -> None:
     registry.beat("w", None, {}, is_busy=False)
     chain(store, "a")
-    assert registry.take_unsent() == []
     untaken = "streaming_server.jobs.worker_registry._UNTAKEN_S"
+    monkeypatch.setattr(untaken, 600.0)
+    assert registry.take_unsent() == []
     monkeypatch.setattr(untaken, 0.0)
     assert registry.take_unsent() == [("workflow_1_0", "a", "workflow_1")]
-    monkeypatch.setattr(untaken, 60.0)
+    monkeypatch.setattr(untaken, 600.0)
     assert registry.take_unsent() == []
     assert store.claim("w") is not None
     chain(store, "b", workflow_id="workflow_2")

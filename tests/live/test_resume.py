@@ -43,7 +43,7 @@ def read_some(live: LiveServer, path: str, least: int, **headers: str) -> tuple[
         return response.headers["x-stream-id"], received
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_cut_is_continued_byte_for_byte(server: LiveServer, whole: httpx.Response, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(whole.content) - 1))

@@ -13,6 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
+from streaming_server.jobs import database
 from tests.support.brokers import Broker, Service
 from tests.support.children import handles
 from tests.support.process import ROOT
@@ -80,9 +83,16 @@ class Fleet:
         return str(found[1])
 
     def worker_of(self, task_id: str) -> Service:
-        owner = self.owner(task_id)
-        (found,) = (worker for worker in self.workers if f"-{worker.process.pid}-" in owner)
-        return found
+        """The worker that has a task, once one has it."""
+        found: list[Service] = []
+
+        def is_owned() -> bool:
+            owner = self.owner(task_id)
+            found[:] = (worker for worker in self.workers if f"-{worker.process.pid}-" in owner)
+            return bool(found)
+
+        eventually(is_owned)
+        return found[0]
 
     def _check(self, workers: Sequence[Service]) -> bool:
         for worker in workers:
@@ -100,6 +110,8 @@ def fleet(broker: Broker, **environment: str) -> Iterator[Fleet]:
     broker.clear()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         data_dir = Path(folder)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(database, "_LOCK_TIMEOUT_MS", 60_000)  # as that of the workers
         engine = speaking()
         server = stack.enter_context(running(engine, data_dir=data_dir, celery_broker_url=broker.url, **settings))
         own = {

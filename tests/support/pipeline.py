@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery, chain
 
-PATIENCE_S = 90
+PATIENCE_S = 300
 
 
 def outcome(app: Celery, members: list[tuple[str, list[Any]]]) -> dict[str, Any]:

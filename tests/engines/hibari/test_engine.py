@@ -212,6 +212,7 @@ async def test_cancelling_runs_no_further_clause(engine: HibariEngine, slow: _Sl
     slow.allowed.release()
     await anext(chunks)
     closing = asyncio.create_task(chunks.aclose())
+    await asyncio.sleep(0)
     slow.allowed.release(2)
     await closing
     calls = len(slow.calls)

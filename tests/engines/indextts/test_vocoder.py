@@ -56,7 +56,7 @@ def small(request: pytest.FixtureRequest) -> Runtime:
     return runtime
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(cuts=st.lists(st.integers(1, SMALL_LENGTH - 1), unique=True, max_size=8).map(sorted))
 def test_exact_chunks_equal_the_whole(small: Runtime, small_whole: torch.Tensor, cuts: list[int]) -> None:
     samples = chunked(small, some_latents(64, SMALL_LENGTH), torch.ones(32), cuts, "exact")

@@ -81,7 +81,7 @@ def quick(acoustics: Acoustics) -> Tensor:
     return spoken(acoustics, QUICK)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(cuts=st.lists(st.integers(0, CODES), max_size=6).map(sorted))
 def test_how_the_codes_come_changes_nothing(acoustics: Acoustics, quick: Tensor, cuts: list[int]) -> None:
     assert torch.equal(spoken(acoustics, QUICK, cuts), quick)
@@ -128,7 +128,7 @@ def test_a_short_utterance_has_statistics_of_its_own(acoustics: Acoustics) -> No
     assert (result_of(speech.finish(codes, beside)) - plain(acoustics, 8)).abs().max() < 1e-6
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     count=st.integers(0, 70),
     chunks=st.lists(st.integers(1, 40), max_size=3).map(tuple),
