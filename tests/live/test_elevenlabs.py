@@ -217,7 +217,9 @@ def test_other_refusals(server: LiveServer) -> None:
 def test_the_realtime_sdk_over_tls(server: LiveServer, tmp_path: Path) -> None:
     path = certificate(tmp_path)
     program = (
-        "import sys; from elevenlabs.client import ElevenLabs; "
+        "import sys; from functools import partial; import elevenlabs.realtime_tts as realtime; "
+        "from elevenlabs.client import ElevenLabs; "
+        "realtime.connect = partial(realtime.connect, open_timeout=180, ping_interval=None); "
         "client = ElevenLabs(base_url=sys.argv[1], api_key='secret'); "
         "words = iter(['Every ', 'ship ', 'waved. ', 'Then ', 'it ', 'was ', 'quiet.']); "
         "audio = client.text_to_speech.convert_realtime('voice_01', text=words, output_format='pcm_24000'); "
@@ -226,14 +228,14 @@ def test_the_realtime_sdk_over_tls(server: LiveServer, tmp_path: Path) -> None:
     with tls_in_front(server.port, path) as port:
         command = [sys.executable, "-c", program, f"https://localhost:{port}"]
         environment = os.environ | {"SSL_CERT_FILE": str(path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx((len("Every ship waved.") + len("Then it was quiet.")) / 20 + 0.38)
 
 
 def test_livekits_plugins(server: LiveServer) -> None:
     command = [sys.executable, str(ROOT / "tests/support/livekit_client.py"), str(server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["voices"][0] == "voice_01"

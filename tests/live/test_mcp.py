@@ -75,7 +75,7 @@ def test_speak_returns_the_url_of_a_file(
     assert (spoken["voice"], spoken["media_type"]) == ("nova", media_type)
     assert spoken["duration_s"] == pytest.approx(1.5)
     assert spoken["ignored_settings"] == ["language"]
-    answer = httpx.get(spoken["audio"])
+    answer = httpx.get(spoken["audio"], timeout=120)
     assert answer.headers["content-type"] == media_type
     file = tmp_path / f"a.{audio_format}"
     file.write_bytes(answer.content)
@@ -126,7 +126,7 @@ def test_keys_origins_and_unknown_files(server: LiveServer) -> None:
         assert live.get("/mcp/audio/x").status_code == 401
 
         async def listed(headers: dict[str, str]) -> int:
-            http = httpx2.AsyncClient(headers=headers)
+            http = httpx2.AsyncClient(headers=headers, timeout=180)
             async with http, Client(streamable_http_client(url_of(live), http_client=http)) as client:
                 return len((await client.list_tools()).tools)
 

@@ -324,7 +324,8 @@ def test_a_failure_after_the_headers_is_an_event_and_cuts_the_connection(monkeyp
 
 def test_a_session_speaks_in_the_voice_of_its_recording(server: LiveServer, recording: bytes) -> None:
     config = {"type": "session.config", "ref_audio": base64.b64encode(recording).decode(), "ref_text": "One."}
-    with connect(f"ws://127.0.0.1:{server.port}/v1/audio/speech/stream") as session:
+    url = f"ws://127.0.0.1:{server.port}/v1/audio/speech/stream"
+    with connect(url, open_timeout=180, close_timeout=180, ping_interval=None) as session:
         for message in (config, {"type": "input.text", "text": "Hello."}, {"type": "input.done"}):
             session.send(json.dumps(message))
         while "session.done" not in str(session.recv(timeout=180)):

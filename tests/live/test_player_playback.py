@@ -79,9 +79,7 @@ def test_the_complete_speech_is_replayed_without_another_synthesis(
         expect(button).to_have_text("Replay")
         for _ in range(2):
             opened.forget_sound()
-            button.click()
-            opened.heard_ms()
-            opened.wait("playerState.phase === 'done'")
+            opened.wait("ears.hears() && playerState.phase === 'done'")
             assert opened.state("playedSeconds") == pytest.approx(0.5, abs=0.05)
         assert len(fake.engine.requests) == synthesised
 
@@ -96,6 +94,7 @@ def test_what_was_received_is_sought_while_more_arrives(browser: Browser, fake: 
         for key, second in {"End": 2, "ArrowLeft": 0, "Home": 0}.items():
             position.press(key)
             opened.wait(f"Math.abs(playerState.playedSeconds - {second}) < 0.1")
+        assert opened.held_samples() < 0.1 * opened.state("sampleRate")  # it is paused all the while
         # The width shows six seconds.
         box = position.bounding_box()
         assert box is not None
@@ -157,6 +156,7 @@ def test_it_is_saved_in_a_chosen_format_as_soon_as_it_is_complete(
     with player(browser, fake.port) as opened:
         opened.play("long")
         opened.heard_ms()
+        opened.page.click("#pause")
         expect(opened.page.locator("#download")).to_be_enabled()
         opened.page.select_option("#save-as", save_as)
         path = opened.download(tmp_path)

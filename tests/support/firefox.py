@@ -128,7 +128,9 @@ def firefox() -> Iterator[Firefox]:
             env=environment | {"MOZ_CRASHREPORTER_DISABLE": "1"},
         )
         try:
-            with connect(f"{_address(process)}/session", max_size=None, proxy=None) as connection:
+            options: dict[str, Any] = {"open_timeout": 180, "close_timeout": 180, "ping_interval": None}
+            url = f"{_address(process)}/session"
+            with connect(url, max_size=None, proxy=None, **options) as connection:
                 yield Firefox(connection)
         finally:
             process.terminate()

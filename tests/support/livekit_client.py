@@ -11,9 +11,11 @@ import sys
 from typing import Any
 
 import aiohttp
+from livekit.agents import APIConnectOptions
 from livekit.plugins import elevenlabs, openai
 
 SENTENCES = "The fog lifted over the bay. Every ship waved back, and then it was quiet."
+PATIENT = APIConnectOptions(timeout=180)
 
 
 async def heard(stream: Any, limit: int | None = None) -> tuple[float, list[Any]]:
@@ -34,21 +36,21 @@ async def main(port: int) -> dict[str, Any]:
     async with aiohttp.ClientSession() as session:
         tts = elevenlabs.TTS(voice_id="voice_01", api_key="secret", base_url=root, http_session=session)
         found["voices"] = [voice.id for voice in await tts.list_voices()]
-        found["whole_s"], _ = await heard(tts.synthesize("Hello from LiveKit."))
+        found["whole_s"], _ = await heard(tts.synthesize("Hello from LiveKit.", conn_options=PATIENT))
 
-        stream = tts.stream()
+        stream = tts.stream(conn_options=PATIENT)
         for word in SENTENCES.split():
             stream.push_text(word + " ")
         stream.end_input()
         found["stream_s"], found["words"] = await heard(stream)
         await stream.aclose()
 
-        stream = tts.stream()
+        stream = tts.stream(conn_options=PATIENT)
         stream.push_text("This turn is interrupted. Nobody hears the rest of it. ")
         await heard(stream, 1)
         await stream.aclose()
 
-        stream = tts.stream()
+        stream = tts.stream(conn_options=PATIENT)
         stream.push_text("The next turn.")
         stream.end_input()
         found["next_s"], _ = await heard(stream)
@@ -57,7 +59,7 @@ async def main(port: int) -> dict[str, Any]:
 
         for model in ("tts-1", "gpt-4o-mini-tts"):
             other = openai.TTS(model=model, voice="alloy", api_key="secret", base_url=root)
-            found[model], _ = await heard(other.synthesize("Hello from LiveKit."))
+            found[model], _ = await heard(other.synthesize("Hello from LiveKit.", conn_options=PATIENT))
             await other.aclose()
     return found
 

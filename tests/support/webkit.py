@@ -28,7 +28,7 @@ class WebKit:
     def __init__(self, client: httpx.Client, browser: Path) -> None:
         self._client = client
         options = {"binary": str(browser), "args": ["--automation"]}
-        wanted = {"alwaysMatch": {"webkitgtk:browserOptions": options}}
+        wanted = {"alwaysMatch": {"webkitgtk:browserOptions": options, "timeouts": {"script": 180_000}}}
         self._session = ""
         self._session = f"/session/{self._send('POST', '/session', capabilities=wanted)['sessionId']}"
 
@@ -81,7 +81,7 @@ def webkit() -> Iterator[WebKit]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = spawn([driver, f"--port={port}"], env=environment | software | {"DISPLAY": display}, **quiet)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client:
                 eventually(lambda: _answers(client))
                 browser = WebKit(client, found[0])
                 yield browser
