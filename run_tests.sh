@@ -43,5 +43,9 @@ fi
 scripts/install_all
 # Kokoro's voices, for its tests; the packages of the registry for Python hold none of English.
 [ -f .venv/kokoro-js-1.2.1.tgz ] || npm pack --silent --pack-destination .venv kokoro-js@1.2.1 >/dev/null
+# pipecat asks for an older protobuf than other packages here have; its services for speech do not import it.
+[ -d .venv/pipecat ] || .venv/bin/python -m pip install --quiet --no-compile --no-deps --target .venv/pipecat \
+    pipecat-ai==1.14.0 loguru==0.7.3 loudness==0.2.0 num2words==0.5.14 sentencex==1.0.32 soxr==1.1.0 \
+    wait_for2==0.4.1
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
 exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null

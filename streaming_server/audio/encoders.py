@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from streaming_server import __version__
 from streaming_server.audio import opus
@@ -17,6 +17,7 @@ from streaming_server.audio.pcm import Resampler
 from streaming_server.domain import IntSamples
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_MAX_AHEAD = 4
 
 
 class AudioEncoder(Protocol):
@@ -83,6 +84,29 @@ class WavEncoder:
         return self._samples.finish()
 
 
+class _OpusParts:
+    """A packet encoder for samples of one rate, with the resampler that it needs for others."""
+
+    _ahead: ClassVar[dict[tuple[int, int, int], _OpusParts]] = {}
+
+    def __init__(self, sample_rate_hz: int, bitrate_bps: int, complexity: int) -> None:
+        rate_hz = sample_rate_hz if sample_rate_hz in opus.SAMPLE_RATES_HZ else 24000
+        self.resampler = Resampler(sample_rate_hz, rate_hz) if rate_hz != sample_rate_hz else None
+        self.packets = opus.PacketEncoder(rate_hz, bitrate_bps, complexity)
+
+    @classmethod
+    def take(cls, *key: int) -> _OpusParts:
+        """Parts for one stream, made ahead if a stream of the same parameters has ended."""
+        return cls._ahead.pop(key, None) or cls(*key)
+
+    @classmethod
+    def make_ahead(cls, *key: int) -> None:
+        """Make the parts of the next stream, which would take a tenth of its time to the first audio."""
+        cls._ahead[key] = cls(*key)
+        if len(cls._ahead) > _MAX_AHEAD:
+            cls._ahead.pop(next(iter(cls._ahead)), None)
+
+
 class OggOpusEncoder:
     """Ogg Opus (RFC 7845), exact to the sample; sample rates that Opus lacks are resampled to 24 kHz."""
 
@@ -95,9 +119,10 @@ class OggOpusEncoder:
         self._serial = secrets.randbits(32) if serial is None else serial
 
     def start(self, sample_rate_hz: int) -> bytes:
-        rate_hz = sample_rate_hz if sample_rate_hz in opus.SAMPLE_RATES_HZ else 24000
-        self._resampler = Resampler(sample_rate_hz, rate_hz) if rate_hz != sample_rate_hz else None
-        self._packets = opus.PacketEncoder(rate_hz, self._bitrate_bps, self._complexity)
+        self._parameters = sample_rate_hz, self._bitrate_bps, self._complexity
+        self._pushes = 0
+        parts = _OpusParts.take(*self._parameters)
+        self._resampler, self._packets = parts.resampler, parts.packets
         self._pages = OpusPages(
             opus.head(self._packets.pre_skip, sample_rate_hz),
             opus.tags(opus.library_version(), {"ENCODER": f"streaming-server {__version__}"}),
@@ -107,6 +132,9 @@ class OggOpusEncoder:
         return self._pages.start()
 
     def push(self, samples: IntSamples) -> bytes:
+        self._pushes += 1
+        if self._pushes == 2:  # the first audio is on its way, and a client that breaks off comes as far as here
+            _OpusParts.make_ahead(*self._parameters)
         if self._resampler:
             samples = self._resampler.push(samples)
         return self._pages.push(self._packets.push(samples))

@@ -285,7 +285,7 @@ def test_abandoned_encoders_leave_nothing(name: str) -> None:
     assert after[2] - before[2] < 8 * 1024 * 1024
 
 
-@pytest.mark.parametrize("name", ["mp3", "aac", "flac", "webm", "ogg", "wav", "pcm"])
+@pytest.mark.parametrize("name", ["webm"])  # the others are heard in tests/live/test_openai.py
 def test_the_ear_hears_the_right_digits(name: str) -> None:
     right, wrong, backwards = [], [], []
     for digits, others in zip(STRINGS, (*STRINGS[1:], STRINGS[0]), strict=True):

@@ -247,3 +247,23 @@ def test_livekits_plugins(server: LiveServer) -> None:
     times = [time_s for _, time_s in found["words"]]
     assert times == sorted(times)
     assert found["next_s"] == pytest.approx(len("The next turn.") / 20, abs=0.15)
+
+
+def test_pipecats_services(server: LiveServer) -> None:
+    command = [sys.executable, str(ROOT / "tests/support/pipecat_client.py"), str(server.port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".venv/pipecat")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    texts = ["Hello from pipecat.", "Every ship waved back."]
+    words = " ".join(texts).split()
+    both_s, last_s = len("".join(texts)) / 20, len(texts[1]) / 20
+    for name in ("openai", "realtime", "http"):
+        assert found[name]["seconds"] == pytest.approx(both_s, abs=0.1), name
+    assert found["openai"]["words"] == texts
+    for name in ("realtime", "http"):
+        assert found[name]["words"] == words
+        assert found[name]["times"] == sorted(found[name]["times"])
+    # However much of the long turn was heard before the interruption, it ends there and the next turn is whole.
+    assert found["interrupted"]["words"][-4:] == texts[1].split()
+    assert last_s - 0.1 < found["interrupted"]["seconds"] < 100
