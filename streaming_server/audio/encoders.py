@@ -87,7 +87,7 @@ class WavEncoder:
 class _OpusParts:
     """A packet encoder for samples of one rate, with the resampler that it needs for others."""
 
-    _ahead: ClassVar[dict[tuple[int, int, int], _OpusParts]] = {}
+    _ahead: ClassVar[dict[tuple[int, ...], _OpusParts]] = {}
 
     def __init__(self, sample_rate_hz: int, bitrate_bps: int, complexity: int) -> None:
         rate_hz = sample_rate_hz if sample_rate_hz in opus.SAMPLE_RATES_HZ else 24000
