@@ -82,12 +82,12 @@ export class MediaPlayback {
     }
   }
 
-  seek(seconds) {
+  seek(seconds, paused) {
     const { buffered } = this.#element;
     const first = buffered.length ? buffered.start(0) : 0;
     this.stopped = false;
     this.#element.currentTime = Math.max(first, Math.min(seconds, this.receivedSeconds));
-    this.#play();
+    if (!paused) this.#play();
   }
 
   setTempo(tempo) {

@@ -72,7 +72,7 @@ export class Session {
   // Goes on from a second of what was received; as `run`, where it had ended.
   async seek(second) {
     if (this.running) {
-      this.playback.seek(second);
+      this.playback.seek(second, this.paused);
       return;
     }
     this.phase = "playing";

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.fakes import Gate, Step, tone
+from tests.support.fakes import FOREVER, Gate, Step, tone
 from tests.support.process import server_process
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
 
@@ -30,8 +30,8 @@ def metrics(live: LiveServer) -> dict[str, float]:
 
 
 def test_each_stream_shows_where_it_is() -> None:
-    scripts: dict[str, list[Step]] = {"unread": [tone(1.0)] * 400, "held": [tone(0.5), 60.0], "queued": [tone(0.1)]}
-    with running(by_text(scripts), resume_keep_s=60) as live:
+    scripts: dict[str, list[Step]] = {"unread": [tone(1.0)] * 400, "held": [tone(0.5), FOREVER], "queued": [tone(0.1)]}
+    with running(by_text(scripts), resume_keep_s=600) as live:
         clients = [RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096, request_id="a")]
         # Until all is encoded the kernel's buffers may take what there is.
         eventually(lambda: [(s["state"], s["unencoded_seconds"]) for s in streams(live)] == [("draining", 0)])
@@ -69,7 +69,7 @@ def test_underruns_are_counted_for_clients_that_play_while_they_receive() -> Non
     async def heard() -> None:
         await gate()
 
-    with running(by_text({"gap": [tone(0.1), heard, tone(0.1)]}), resume_keep_s=60) as live:
+    with running(by_text({"gap": [tone(0.1), heard, tone(0.1)]}), resume_keep_s=600) as live:
         gate.open()
         live.post("/synthesize", {"text": "gap"}).raise_for_status()
         before = metrics(live)

@@ -20,6 +20,12 @@ SCRIPTS: dict[str, list[Step]] = {"long": [tone(0.1), FOREVER], "next": [tone(0.
 STATUS = "/opus_queue_status"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stalls is not unreachable."""
+    monkeypatch.setattr("streaming_server.api.fleet._TIMEOUT_S", 120.0)
+
+
 @contextmanager
 def fleet_of(count: int, *absent: str, **settings: Any) -> Iterator[list[LiveServer]]:
     """Servers that list each other and unreachable ones in `FLEET`."""
@@ -73,7 +79,7 @@ def test_without_the_flag_it_is_this_server_alone() -> None:
 
 def test_a_server_that_is_down_or_loading_is_called_so_and_counts_for_nothing() -> None:
     gone = f"http://127.0.0.1:{free_port()}"
-    loading = FakeEngine(warming=[60.0])
+    loading = FakeEngine(warming=[FOREVER])
     port = free_port()
     with (
         running(loading, port=port, wait=False),
@@ -89,7 +95,8 @@ def test_a_server_that_is_down_or_loading_is_called_so_and_counts_for_nothing() 
         holding.close()
 
 
-def test_a_server_that_does_not_answer_is_given_up() -> None:
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         fleet_of(1, f"http://127.0.0.1:{silent.getsockname()[1]}") as (one,),

@@ -272,12 +272,14 @@ def test_the_client_raises_its_own_errors(server: LiveServer) -> None:
 
 
 def test_a_full_queue_is_tried_again_by_the_client() -> None:
-    with running(speaking(tone(0.1), 0.8), max_queue=0) as live, client_of(live, max_retries=5) as client:
+    rest = Gate()
+    with running(speaking(tone(0.1), rest), max_queue=0) as live, client_of(live, max_retries=5) as client:
         holding = RawClient(live.port, SPEECH, {"model": "m", "input": "a"})
         holding.read()
         refused = live.post(SPEECH, {"model": "m", "input": "a"})
         assert (refused.status_code, refused.json()["error"]["type"]) == (503, "server_error")
         assert int(refused.headers["retry-after"]) >= 1
+        threading.Timer(0.5, rest.open).start()
         assert client.audio.speech.create(model="m", voice="alloy", input="a").content
         holding.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -69,12 +70,14 @@ def test_a_failure_after_the_first_audio_ends_without_the_final_chunk(path: str)
 
 def test_requests_are_served_one_at_a_time_in_the_order_of_arrival() -> None:
     texts = [f"number {number}" for number in range(10)]
-    with running(speaking(0.03, tone(0.05))) as live:
+    gate = Gate()
+    with running(speaking(gate, tone(0.05))) as live:
         threads = []
-        for text in texts:
+        for count, text in enumerate(texts, 1):
             threads.append(threading.Thread(target=live.post, args=(PCM, {"text": text})))
             threads[-1].start()
-            time.sleep(0.02)
+            eventually(lambda count=count: len(live.engine.requests) + waiting_count(live) == count)  # type: ignore[misc]
+        gate.open()
         for thread in threads:
             thread.join()
         assert [request.text for request in live.engine.requests] == texts
@@ -205,29 +208,28 @@ def chunks_of(body: bytes) -> list[bytes]:
 
 
 def test_status_answers_while_a_stream_is_made_and_fifteen_wait() -> None:
-    rest = Gate()
-    with running(speaking(tone(0.1), rest, *[tone(1.0)] * 5)) as live:
+    rest, answered = Gate(), Gate()
+    with running(speaking(tone(0.1), rest, *[tone(1.0)] * 5, answered)) as live:
         threads = [threading.Thread(target=live.post, args=(OPUS, {"text": "a"})) for _ in range(16)]
         for thread in threads:
             thread.start()
         eventually(lambda: waiting_count(live) == 15)
         assert live.queue()["is_processing"]
         rest.open()
-        # More answers than streams end between two: none of them waited for the work of a stream.
-        answers = 0
-        while any(thread.is_alive() for thread in threads):
-            live.queue()
-            answers += 1
-        assert answers > len(threads)
+        # No stream ends before all these are answered: none of them waits for the work of a stream.
+        for _ in range(len(threads) + 1):
+            assert live.queue()["is_processing"]
+        answered.open()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_body_that_never_ends_holds_no_slot() -> None:
     with running(speaking(tone(0.1))) as live:
-        client = RawClient(live.port, PCM, {"text": "a"})
-        client.socket.sendall(b"POST /synthesize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        client.socket.sendall(b"Content-Length: 100\r\n\r\n{")
-        assert live.post(PCM, {"text": "b"}).status_code == 200
-        client.close()
+        with socket.create_connection(("127.0.0.1", live.port), timeout=120) as connection:
+            connection.sendall(b"POST /synthesize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            connection.sendall(b"Content-Length: 100\r\n\r\n{")
+            assert live.post(PCM, {"text": "b"}).status_code == 200
         assert live.post(PCM, {"text": "c"}).status_code == 200
 
 

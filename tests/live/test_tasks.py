@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import threading
@@ -18,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streaming_server.domain import Emotion, SpeechRequest
 from streaming_server.jobs import runner
-from tests.support.fakes import FOREVER, FakeEngine, Step, tone
-from tests.support.postgres import PostgreSQL, files_below
+from tests.support.fakes import FOREVER, FakeEngine, Gate, Step, tone
+from tests.support.postgres import Clock, PostgreSQL, files_below
 from tests.support.recordings import made
 from tests.support.server import RECORDINGS, LiveServer, RawClient, around_now, by_text, eventually, running, speaking
 
@@ -219,10 +220,19 @@ def test_a_task_record(client: Client) -> None:
 
 def test_progress_moves(client: Client) -> None:
     text = "a" * 150  # ten seconds, as estimated
-    with running(by_text({text: SLOW})) as live:
+    seen: list[tuple[str, float]] = []
+
+    def reported(count: int) -> Step:
+        async def wait() -> None:
+            while len({value for status, value in seen if status == "processing"}) < count:
+                await asyncio.sleep(0.005)
+
+        return wait
+
+    steps: list[Step] = [step for count in range(1, 9) for step in (tone(1.0), reported(count))]
+    with running(by_text({text: steps})) as live:
         client = Client(live)
         task_id = client.submit(text)
-        seen: list[tuple[str, float]] = []
 
         def over() -> bool:
             task = client.task(task_id)
@@ -389,7 +399,8 @@ def test_a_running_one_is_stopped_within_a_chunk_and_a_pending_one_never_begins(
 
 @pytest.mark.parametrize("live_first", [True, False])
 def test_who_goes_first_when_both_wait(live_first: bool) -> None:
-    scripts: dict[str, list[Step]] = {"holding": [tone(0.1), *[0.05] * 8], "task": [tone(0.1)], "live": [tone(0.1)]}
+    gate = Gate()
+    scripts: dict[str, list[Step]] = {"holding": [tone(0.1), gate], "task": [tone(0.1)], "live": [tone(0.1)]}
     engine = by_text(scripts)
     with running(engine, live_first=live_first) as live:
         client = Client(live)
@@ -397,7 +408,10 @@ def test_who_goes_first_when_both_wait(live_first: bool) -> None:
         eventually(lambda: engine.running)
         task_id = client.submit("task")
         eventually(lambda: client.metrics()["speech_queue_length", ("waiting",)] == 1)
-        assert live.post("/synthesize", {"text": "live"}).status_code == 200
+        asking = RawClient(live.port, "/synthesize", {"text": "live"})
+        eventually(lambda: client.metrics()["speech_queue_length", ("waiting",)] == 2)
+        gate.open()
+        assert asking.read_all().startswith(b"HTTP/1.1 200")
         client.ended(task_id)
         holding.close()
     order = [request.text for request in engine.requests]
@@ -405,7 +419,11 @@ def test_who_goes_first_when_both_wait(live_first: bool) -> None:
 
 
 def test_the_list(tmp_path: Path) -> None:
-    scripts: dict[str, list[Step]] = {"good": [tone(0.1)], "bad": [RuntimeError("a secret")], "slow": SLOW}
+    scripts: dict[str, list[Step]] = {
+        "good": [tone(0.1)],
+        "bad": [RuntimeError("a secret")],
+        "slow": [tone(0.1), FOREVER],
+    }
     with running(by_text(scripts), data_dir=tmp_path, max_task_attempts=1) as live:
         client = Client(live)
         ids = [client.submit(text) for text in ("good", "bad", "good", "slow", "slow", "slow")]
@@ -454,7 +472,7 @@ def test_an_upload_is_a_voice_wherever_one_is_named(live: LiveServer, client: Cl
 
 
 def test_what_was_accepted_outlives_a_restart(tmp_path: Path) -> None:
-    slow = by_text({"done": [tone(0.4)], "slow": SLOW, "next": [tone(0.1)]})
+    slow = by_text({"done": [tone(0.4)], "slow": [tone(0.1), FOREVER], "next": [tone(0.1)]})
     with running(slow, data_dir=tmp_path) as live:
         client = Client(live)
         voice = client.upload().json()["file_id"]
@@ -508,7 +526,7 @@ def test_a_key_is_asked_for() -> None:
 
 
 def test_while_the_model_loads() -> None:
-    with running(FakeEngine(warming=[60.0]), wait=False) as live:
+    with running(FakeEngine(warming=[FOREVER]), wait=False) as live:
         client = Client(live)
         calls = [
             client.get("/api/v1/health"),
@@ -523,7 +541,7 @@ def test_while_the_model_loads() -> None:
 
 
 def test_full_queues() -> None:
-    with running(speaking(*SLOW), max_pending_tasks=2, max_queue=0) as live:
+    with running(speaking(tone(0.1), FOREVER), max_pending_tasks=2, max_queue=0) as live:
         client = Client(live)
         first = client.submit()
         eventually(lambda: client.task(first)["progress"] > 0)
@@ -546,23 +564,27 @@ def test_a_failure_of_the_engine_is_told_without_its_details() -> None:
         assert "secret" not in message
 
 
-def test_uploads_and_audio_expire(tmp_path: Path) -> None:
-    with running(by_text_or_tone(), data_dir=tmp_path, upload_keep_s=1.0) as live:
+def test_uploads_and_audio_expire(tmp_path: Path, clock: Clock) -> None:
+    gate = Gate()
+    with running(by_text({"slow": [tone(0.1), gate]}), data_dir=tmp_path, task_lease_s=10**6) as live:
         client = Client(live)
         voice = client.upload().json()["file_id"]
         slow = client.submit("slow", prompt_audio_id=voice)
-        time.sleep(1.3)
+        eventually(lambda: client.task(slow)["status"] == "processing")
+        clock.advance(3601)
         assert client.get(f"/api/v1/file/{voice}").status_code == 200, "a running task needs it"
+        gate.open()
         assert client.ended(slow)["status"] == "completed"
         refused(client.get(f"/api/v1/file/{voice}"), 404)
         refused(client.post("/api/v1/tts", text="a", prompt_audio_id=voice), 404)
-    with running(by_text_or_tone(), data_dir=tmp_path, upload_keep_s=1.0, audio_keep_s=1.0) as live:
+    clock.advance(86401)
+    with running(by_text_or_tone(), data_dir=tmp_path) as live:
         eventually(lambda: files_below(tmp_path) == [])
         refused(Client(live).get(f"/api/v1/task/{slow}"), 404)
 
 
 def test_metrics_tell_the_truth() -> None:
-    scripts: dict[str, list[Step]] = {"good": [tone(0.5)], "slow": SLOW, "bad": [RuntimeError("x")]}
+    scripts: dict[str, list[Step]] = {"good": [tone(0.5)], "slow": [*SLOW[:40], FOREVER], "bad": [RuntimeError("x")]}
     with running(by_text(scripts), max_task_attempts=1) as live:
         client = Client(live)
         before = client.metrics()
@@ -602,14 +624,24 @@ def test_metrics_tell_the_truth() -> None:
 def test_other_calls_are_answered_while_large_uploads_come_in(client: Client) -> None:
     content = made_wav(120.0)
     uploads: list[requests.Response] = []
+    answers = 0
+
+    def pieces() -> Iterator[bytes]:
+        """An upload that is held up in its middle until three calls have been answered."""
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        yield content[: len(content) // 2]
+        enough = answers + 3
+        eventually(lambda: answers >= enough)
+        yield content[len(content) // 2 :] + b"\r\n--b--\r\n"
 
     def upload() -> None:
-        uploads.extend(Client.upload(client, content) for _ in range(4))
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        url = f"{client.url}/api/v1/upload/audio"
+        uploads.extend(requests.post(url, data=pieces(), headers=headers, timeout=180) for _ in range(4))
 
     threads = [threading.Thread(target=upload) for _ in range(2)]
     for thread in threads:
         thread.start()
-    answers = 0
     while any(thread.is_alive() for thread in threads):
         assert requests.get(f"{client.url}/api/v1/tasks", timeout=120).status_code == 200
         answers += 1

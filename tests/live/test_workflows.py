@@ -104,7 +104,7 @@ def test_speech_is_written_and_described(server: LiveServer, root: Path) -> None
     result = answer.json()
     assert re.fullmatch("workflow_[0-9a-f]{32}", result.pop("workflow_id"))
     assert re.fullmatch("task_[0-9a-f]{32}", result.pop("task_id"))
-    assert 0 < result.pop("processing_time") < 30
+    assert 0 < result.pop("processing_time") < 600
     assert result == {
         "status": "success",
         "output_path": "/share/workflows/output/speech.wav",
@@ -430,7 +430,7 @@ def test_a_wait_that_is_too_long_ends_and_the_workflow_goes_on(held: FakeEngine,
         answer = run(live)
         assert "0.3 s" in refused(answer, 408, "TASK_TIMEOUT")
         workflow_id = answer.json()["workflow_id"]
-        assert status_of(live, workflow_id)["status"] == "running"
+        eventually(lambda: status_of(live, workflow_id)["status"] == "running")
         gate.set()
         eventually(lambda: status_of(live, workflow_id)["status"] == "completed")
 
@@ -469,7 +469,7 @@ def test_an_output_is_whole_or_not_there(held: FakeEngine, gate: threading.Event
 
 
 def test_monitoring_tells_of_a_job(held: FakeEngine, gate: threading.Event) -> None:
-    with running(held) as live:
+    with running(held, task_lease_s=3600) as live:
         eventually(lambda: monitoring(live, "gpu-lock/health")["total_locks"] == 1)
         accepted = begin(live)
         eventually(lambda: status_of(live, accepted["workflow_id"])["status"] == "running")
@@ -497,7 +497,7 @@ def test_monitoring_tells_of_a_job(held: FakeEngine, gate: threading.Event) -> N
 
 
 def test_monitoring_tells_of_a_live_request(held: FakeEngine, gate: threading.Event) -> None:
-    with running(held) as live:
+    with running(held, task_lease_s=3600) as live:
         eventually(lambda: monitoring(live, "statistics")["workers"]["total"] == 1)
         client = RawClient(live.port, "/synthesize_stream_opus", {"text": "live"})
         client.read(100)

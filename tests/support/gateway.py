@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -16,6 +17,15 @@ from tests.support.children import end, spawn
 from tests.support.server import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
+
+
+def _patient(configuration: Path, folder: Path) -> Path:
+    """A copy with more time for a check, which servers that stall do not fail."""
+    text, connecting = configuration.read_text(encoding="utf-8"), "timeout connect 2s\n"
+    assert connecting in text
+    path = folder / "haproxy.cfg"
+    path.write_text(text.replace(connecting, f"{connecting}    timeout check 60s\n"), encoding="utf-8")
+    return path
 
 
 @dataclass
@@ -46,9 +56,13 @@ class Gateway:
 @contextmanager
 def gateway(first: int, second: int, agents: tuple[int, int], configuration: Path = CONFIGURATION) -> Iterator[Gateway]:
     """Listen on a free port, in front of the servers on these two, until the ``with`` ends."""
-    with socket.create_server(("127.0.0.1", 0)) as front, socket.create_server(("127.0.0.1", 0)) as stats:
+    with (
+        TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0)) as front,
+        socket.create_server(("127.0.0.1", 0)) as stats,
+    ):
         process = spawn(
-            ["haproxy", "-f", configuration],
+            ["haproxy", "-f", _patient(configuration, Path(folder))],
             env=os.environ
             | {"BIND": f"fd@{front.fileno()}", "STATS": f"fd@{stats.fileno()}"}
             | {"SERVER_1": f"127.0.0.1:{first}", "SERVER_2": f"127.0.0.1:{second}"}
@@ -60,7 +74,7 @@ def gateway(first: int, second: int, agents: tuple[int, int], configuration: Pat
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=120) as client:
                 running = Gateway(process, ports[0], client)
-                eventually(lambda: {running.figure("check_status", server=f"gpu{n}")[:1] for n in (1, 2)} == {"L"})
+                eventually(lambda: {running.figure("check_status", server=f"gpu{n}")[-4:] for n in (1, 2)} == {"L7OK"})
                 yield running
         finally:
             end(process)

@@ -38,7 +38,7 @@ def play_seek_and_stop(page: Tab, live: LiveServer, method: str) -> None:
     """Hear ``endless`` (two seconds, then nothing), seek in it while paused, stop, and hear ``short`` twice."""
     page.fill("#text", "endless")
     page.click("#play")
-    page.wait("ears.heard !== null && playerState.scheduledSamples > 1.95 * playerState.sampleRate")
+    page.wait("ears.hears() && playerState.scheduledSamples > 1.95 * playerState.sampleRate")
     assert page.evaluate("playerState.method") == method
     assert live.queue()["is_processing"]
     page.click("#pause")
@@ -54,6 +54,5 @@ def play_seek_and_stop(page: Tab, live: LiveServer, method: str) -> None:
     assert page.evaluate("playerState.playedSeconds") == pytest.approx(0.5, abs=0.05)
     synthesised = len(live.engine.requests)
     page.evaluate("ears.heard = null")
-    page.click("#pause")
-    page.wait("ears.heard !== null && playerState.phase === 'done'")
+    page.wait("ears.hears() && playerState.phase === 'done'")
     assert len(live.engine.requests) == synthesised

@@ -21,6 +21,8 @@ from tests.support.server import eventually
 
 ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-m", "streaming_server.cli", "serve")
+_PATIENT = {"HEADER_TIMEOUT_S": "600", "BODY_TIMEOUT_S": "600"}
+"""A machine that stalls is no slow client."""
 
 
 @dataclass
@@ -50,7 +52,7 @@ def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[
     process = spawn(
         command or SERVE,
         cwd=ROOT,
-        env=os.environ | {"HOST": "127.0.0.1", "PORT": "0"} | environment,
+        env=os.environ | _PATIENT | {"HOST": "127.0.0.1", "PORT": "0"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,7 +65,10 @@ def _started(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[
         found: list[str] = []
 
         def listening() -> bool:
-            assert process.poll() is None, "".join(log)
+            if process.poll() is not None:
+                end(process)
+                reader.join()
+                raise AssertionError("".join(log))
             found[:] = re.findall(r"running on http://127\.0\.0\.1:(\d+)", "".join(list(log)))
             return bool(found)
 

@@ -62,6 +62,9 @@ def running(engine: Engine | None = None, *, wait: bool = True, **settings: Any)
             "reference_audio_dir": RECORDINGS,
             "shutdown_timeout_s": 1,
             "data_dir": Path(data_dir),
+            # A machine that stalls is no slow client.
+            "header_timeout_s": 600,
+            "body_timeout_s": 600,
         } | settings
         with _served(create_server(Settings(**options), engine=engine), wait=wait) as live:
             yield live
@@ -69,6 +72,7 @@ def running(engine: Engine | None = None, *, wait: bool = True, **settings: Any)
 
 @contextmanager
 def _served(server: uvicorn.Server, *, wait: bool) -> Iterator[LiveServer]:
+    server.config.timeout_keep_alive = 600  # else the server closes an idle connection just as a test uses it
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -101,7 +105,7 @@ def by_text(scripts: dict[str, list[Step]]) -> FakeEngine:
 
 
 class RawClient:
-    """One request on a separate connection, as raw bytes."""
+    """One request on a separate connection, which the server closes after the response, as raw bytes."""
 
     def __init__(
         self,
@@ -119,7 +123,8 @@ class RawClient:
         self.socket.settimeout(120)
         self.socket.connect(("127.0.0.1", port))
         content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head += f"X-Request-Id: {request_id}\r\n"
         head += "X-Resumable: true\r\n" if resumable else ""
         self.socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
 
