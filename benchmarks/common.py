@@ -70,7 +70,7 @@ def running_server(*command: str, **environment: str) -> Iterator[Server]:
         yield Server(port, process.pid, log)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(180)
     drain.join(5)
 
 

@@ -41,7 +41,8 @@ class Hub(ThreadingHTTPServer):
 
     def commit(self, name: str) -> str:
         """A repository's revision; the client caches by it."""
-        return hashlib.sha1(repr((name, self.repositories[name])).encode()).hexdigest()
+        sizes = [(path, len(content)) for path, content in self.repositories[name].items()]
+        return hashlib.sha1(repr((name, sizes)).encode()).hexdigest()
 
     @property
     def url(self) -> str:
@@ -152,6 +153,7 @@ def publish(hub: Hub, model: str, big: bytes = b"weights") -> None:
 
 def run(hub: Hub, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_OFFLINE": "0"}
+    own["HF_HUB_ETAG_TIMEOUT"] = "60"
     return subprocess.run(
         [sys.executable, "-m", "streaming_server.cli", "download", *arguments],
         env=os.environ | own | environment,

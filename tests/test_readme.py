@@ -83,7 +83,7 @@ def test_the_links_of_the_readmes_and_pages_lead_somewhere() -> None:
 def test_a_python_example_of_the_documentation(example: str, server: ServerProcess, tmp_path: Path) -> None:
     address = server.url.partition("://")[2]
     program = example.replace("localhost:8000", address)
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=240)
     assert bool(list(tmp_path.iterdir())) == ("open(" in example or "stream_to_file" in example)
     for path in tmp_path.iterdir():
         samples, rate_hz = decode_native(path) if path.suffix != ".pcm" else (np.fromfile(path, "<i2"), 24000)

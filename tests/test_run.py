@@ -16,11 +16,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RUN_TESTS = ROOT / "run_tests.sh"
 LEAVING = """
-import subprocess
+import subprocess, time
+from pathlib import Path
 
 def test_leaves_two():
-    with subprocess.Popen(["sh", "-c", "setsid sleep 1000 & sleep 1000 & echo $!"], stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
+    command = "setsid sleep 1000 & echo $!; sleep 1000 & echo $!"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE) as process:
+        for line in (process.stdout.readline(), process.stdout.readline()):
+            while Path(f"/proc/{int(line)}/comm").read_text() != "sleep\\n":
+                time.sleep(0.01)
         process.stdout.close()
         assert process.wait() == 0
 """

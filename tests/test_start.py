@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.children import end, spawn
+from tests.support.children import end, handles, spawn
 from tests.support.process import server_process
+from tests.support.server import eventually
 
 ROOT = Path(__file__).parent.parent
 PYTHON = """#!/bin/sh
@@ -123,6 +124,7 @@ def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
     with script:
         try:
             assert script.stdout.readline() == b"1\n"
+            eventually(lambda: handles(script, signal.SIGHUP))  # the last trap that the script sets
             yield script
         finally:
             end(script)
@@ -140,7 +142,7 @@ def test_the_start_script_passes_signals_on(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a child with its parent")
 def test_a_start_script_that_is_killed_leaves_no_server(folder: Path) -> None:
-    code = "import signal; signal.alarm(60); signal.signal(15, lambda *_: exit(print(2))); print(1, flush=True)"
+    code = "import signal; signal.alarm(600); signal.signal(15, lambda *_: exit(print(2))); print(1, flush=True)"
     code += "; signal.pause()"
     with started(folder, code) as script:
         script.kill()

@@ -280,7 +280,8 @@ def test_abandoned_encoders_leave_nothing(name: str) -> None:
         before = process.num_threads(), process.num_fds(), process.memory_info().rss
         abandon(200)
         after = process.num_threads(), process.num_fds(), process.memory_info().rss
-    assert after[:2] == before[:2]
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
     assert after[2] - before[2] < 8 * 1024 * 1024
 
 

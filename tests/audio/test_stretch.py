@@ -111,7 +111,7 @@ def test_refuses_other_speeds(speed: float) -> None:
 def test_no_thread_a_stream() -> None:
     before = psutil.Process().num_threads()
     stretchers = [TimeStretch(22050, 2.0) for _ in range(10)]
-    assert psutil.Process().num_threads() == before
+    assert psutil.Process().num_threads() <= before
     del stretchers
 
 

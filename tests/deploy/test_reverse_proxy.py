@@ -150,7 +150,7 @@ def test_websocket_sessions_pass(stage: tuple[Proxy, LiveServer]) -> None:
     proxy, _ = stage
     with (
         socket.create_connection(("127.0.0.1", proxy.port)) as connection,
-        connect(f"wss://{NAME}/v1/audio/speech/stream", sock=connection, ssl=proxy.trust) as session,
+        connect(f"wss://{NAME}/v1/audio/speech/stream", sock=connection, ssl=proxy.trust, open_timeout=120) as session,
     ):
         session.send(json.dumps({"type": "session.config", "response_format": "wav"}))
         session.send(json.dumps({"type": "input.text", "text": "A sentence."}))

@@ -101,7 +101,7 @@ async def leave(
 
     gate.is_armed = True
     listening = asyncio.create_task(listen())
-    await asyncio.to_thread(gate.reached.wait, 60)
+    assert await asyncio.to_thread(gate.reached.wait, 180)
     listening.cancel()
     await asyncio.sleep(0)
     await asyncio.to_thread(eventually, is_noticed)

@@ -167,7 +167,7 @@ def test_batches_are_recorded_for_powers_of_two(monkeypatch: pytest.MonkeyPatch)
 
 
 def wait(event: threading.Event) -> None:
-    assert event.wait(60)
+    assert event.wait(180)
 
 
 class Scene:

@@ -12,6 +12,7 @@ import pytest
 
 from streaming_server.errors import FileMissing, StorageFull, StorageUnavailable
 from streaming_server.jobs.file_store import FolderFiles, storage_errors
+from tests.support.server import eventually
 from tests.support.stored import put
 
 
@@ -54,9 +55,9 @@ def test_a_reader_finds_the_old_content_or_the_new_whole(files: FolderFiles, tmp
     for _ in range(10):
         for content in contents:
             put(files, "audio/a", source(tmp_path, content))
+    eventually(lambda: found)
     stop.set()
     reader.join()
-    assert found
     assert set(found) <= contents
 
 

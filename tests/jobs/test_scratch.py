@@ -23,7 +23,7 @@ from streaming_server.jobs.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 scratch.new().write_bytes(b"half")
 print(scratch.owner, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -13,7 +13,7 @@ from tests.support.scripted import BREAKS_THE_DEVICE, SCRIPTED, until
 from tests.support.server import RawClient, eventually
 from tests.support.serving import RayServe, ray_serve
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 PCM = "/synthesize_stream"
 
 
@@ -79,9 +79,9 @@ def test_a_replica_whose_device_fails_is_replaced_and_the_other_speaks_meanwhile
         pids = {replica.pid for replica in serving.replicas()}
         return len(pids) == 2 and len(pids - before) == 1
 
-    eventually(replaced, within_s=240)
+    eventually(replaced, within_s=480)
     assert answered
-    eventually(lambda: all(speaks(serving) for _ in range(4)), within_s=240)
+    eventually(lambda: all(speaks(serving) for _ in range(4)), within_s=480)
 
 
 def test_a_stream_whose_replica_is_killed_ends_cut(serving: RayServe, tmp_path: Path) -> None:
@@ -93,9 +93,12 @@ def test_a_stream_whose_replica_is_killed_ends_cut(serving: RayServe, tmp_path: 
         with pytest.raises(httpx.RemoteProtocolError):
             for _ in pieces:
                 pass
-    eventually(lambda: serving.is_healthy() and len(serving.replicas()) == 2, within_s=240)
-    assert speaks(serving)
+    eventually(lambda: serving.is_healthy() and len(serving.replicas()) == 2, within_s=480)
+    eventually(lambda: speaks(serving))
 
 
 def speaks(serving: RayServe) -> bool:
-    return serving.client.post("/synthesize", json={"text": "Still here."}).status_code == 200
+    try:
+        return serving.client.post("/synthesize", json={"text": "Still here."}).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -175,7 +175,7 @@ async def test_a_stream_that_is_ahead_waits_for_one_that_has_less(monkeypatch: p
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     service = await service_of(tone(60.0))
     ten_seconds_bytes = 40000  # at 32 kbit/s
-    async with asyncio.timeout(30), service.open(REQUEST, OggOpusEncoder()) as early:
+    async with asyncio.timeout(180), service.open(REQUEST, OggOpusEncoder()) as early:
         while early.buffer.size < ten_seconds_bytes:
             await asyncio.sleep(0.001)
         async with service.open(REQUEST, OggOpusEncoder()) as late:

@@ -25,13 +25,13 @@ async def settle() -> None:
 
 
 async def test_those_who_wait_enter_in_the_order_of_arrival() -> None:
-    slot, order = Slot(32, 10), list[str]()
+    slot, order = Slot(32, 600), list[str]()
     await asyncio.gather(*(hold(slot, str(number), order) for number in range(20)))
     assert order == [str(number) for number in range(20)]
 
 
 async def test_status_names_the_holder_and_counts_those_who_wait() -> None:
-    slot = Slot(32, 10)
+    slot = Slot(32, 600)
     assert (slot.status().holder, slot.status().waiting) == (None, ())
     async with slot.enter("first", 3):
         waiting = asyncio.create_task(hold(slot, "second", []))
@@ -44,7 +44,7 @@ async def test_status_names_the_holder_and_counts_those_who_wait() -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    slot, order = Slot(2, 10), list[str]()
+    slot, order = Slot(2, 600), list[str]()
     async with slot.enter("holder", None):
         waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
         await settle()
@@ -55,7 +55,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_a_queue_of_none_lets_in_whoever_finds_the_slot_free() -> None:
-    slot, order = Slot(0, 10), list[str]()
+    slot, order = Slot(0, 600), list[str]()
     await hold(slot, "a", order)
     async with slot.enter("b", None):
         with pytest.raises(QueueFull):
@@ -74,7 +74,7 @@ async def test_a_wait_ends_after_its_time_and_leaves_no_place_behind() -> None:
 
 
 async def test_who_leaves_while_waiting_loses_the_place_at_once() -> None:
-    slot, order = Slot(1, 10), list[str]()
+    slot, order = Slot(1, 600), list[str]()
     async with slot.enter("holder", None):
         leaving = asyncio.create_task(hold(slot, "leaving", order))
         await settle()
@@ -89,7 +89,7 @@ async def test_who_leaves_while_waiting_loses_the_place_at_once() -> None:
 
 async def test_the_slot_survives_any_mixture_of_leaving_and_failing() -> None:
     chance = random.Random(4)
-    slot = Slot(1000, 10)
+    slot = Slot(1000, 600)
     inside = 0
 
     async def client() -> None:
@@ -184,7 +184,7 @@ async def speak(slot: Slot, clock: Clock, characters: int, seconds: float) -> No
 
 
 async def test_the_expected_wait_is_that_of_the_characters_that_wait(clock: Clock) -> None:
-    slot = Slot(32, 10)
+    slot = Slot(32, 600)
     assert slot.expected_wait_s(slot.position_of_newcomer) == 0
     for _ in range(40):
         await speak(slot, clock, 1000, 10)
@@ -201,7 +201,7 @@ async def test_the_expected_wait_is_that_of_the_characters_that_wait(clock: Cloc
 
 
 async def test_a_synthesis_that_was_cut_short_tells_nothing_about_the_speed(clock: Clock) -> None:
-    slot = Slot(32, 10)
+    slot = Slot(32, 600)
     for _ in range(40):
         await speak(slot, clock, 1000, 10)
     with pytest.raises(ValueError, match="left"):
@@ -212,7 +212,7 @@ async def test_a_synthesis_that_was_cut_short_tells_nothing_about_the_speed(cloc
 
 
 async def test_the_status_can_leave_the_text_out() -> None:
-    slot = Slot(32, 10, shows_text=False)
+    slot = Slot(32, 600, shows_text=False)
     async with slot.enter("secret", 3):
         holder = slot.status().holder
         assert holder is not None
@@ -223,7 +223,7 @@ async def test_the_status_can_leave_the_text_out() -> None:
 
 
 async def test_as_many_enter_as_there_are_places_and_the_rest_in_order() -> None:
-    slot, order = Slot(32, 10, capacity=2), list[str]()
+    slot, order = Slot(32, 600, capacity=2), list[str]()
 
     async def run_job() -> None:
         async with slot.enter("job", None, "job", batch=True):
@@ -245,7 +245,7 @@ async def test_as_many_enter_as_there_are_places_and_the_rest_in_order() -> None
 async def test_one_who_has_no_room_waits_until_another_leaves() -> None:
     """The first holder enters whatever is measured, and nobody overtakes who waits for room."""
     room = {"for": 0}
-    slot, order = Slot(32, 10, capacity=3, has_room=lambda active: active < room["for"]), list[str]()
+    slot, order = Slot(32, 600, capacity=3, has_room=lambda active: active < room["for"]), list[str]()
     async with slot.enter("first", None):
         assert (slot.position_of_newcomer, slot.accepted) == (1, 1)
         waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
@@ -262,7 +262,7 @@ async def test_one_who_has_no_room_waits_until_another_leaves() -> None:
 async def test_a_wait_is_shared_by_the_places() -> None:
     expected = []
     for capacity in (1, 2):
-        slot = Slot(32, 10, capacity=capacity)
+        slot = Slot(32, 600, capacity=capacity)
         async with AsyncExitStack() as holders:
             for _ in range(capacity):
                 await holders.enter_async_context(slot.enter("x" * 1000, None))

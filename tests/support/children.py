@@ -69,7 +69,7 @@ def end_leftovers(within_s: float) -> list[str]:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=within_s)
+    psutil.wait_procs(left, timeout=60)
     return described
 
 

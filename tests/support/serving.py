@@ -89,7 +89,7 @@ def ray_serve(folder: Path, replicas: int = 2, environment: Mapping[str, str] | 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             serving = RayServe(process, port, client)
             try:
-                eventually(lambda: serving.is_healthy() and len(serving.replicas()) == replicas, within_s=240)
+                eventually(lambda: serving.is_healthy() and len(serving.replicas()) == replicas, within_s=480)
                 yield serving
             finally:
                 end(process, signal.SIGINT)

@@ -33,7 +33,7 @@ from tests.support.server import RECORDINGS, running
 TEXT = "Hello there."
 FIRST = Voice("voice_01", RECORDINGS / "voice_01.wav")
 SECOND = Voice("voice_02", RECORDINGS / "voice_02.wav")
-DEADLINE_S = 60
+DEADLINE_S = 180
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,7 +157,7 @@ def test_a_client_that_leaves_ends_the_model_within_a_frame(
     async def main() -> None:
         chunks = endless.stream(request(TEXT * 100))
         await anext(chunks)
-        await asyncio.to_thread(steps.reached.wait, DEADLINE_S)
+        assert await asyncio.to_thread(steps.reached.wait, DEADLINE_S)
         closing = asyncio.create_task(chunks.aclose())
         await asyncio.sleep(0)  # the task runs until it waits for the engine
         assert not closing.done()
@@ -180,7 +180,7 @@ def test_frames_that_wait_for_the_decoder_are_dropped(
     async def main() -> None:
         chunks = endless.stream(request())
         await anext(chunks)
-        await asyncio.to_thread(steps.reached.wait, DEADLINE_S)
+        assert await asyncio.to_thread(steps.reached.wait, DEADLINE_S)
         closing = asyncio.create_task(chunks.aclose())
         await asyncio.sleep(0)
         decoded.opened.set()
@@ -199,7 +199,7 @@ def test_a_client_that_leaves_ends_the_analysis_of_its_voice(
     async def main() -> None:
         chunks = engine.stream(request(voice=Voice("other", recording)))
         waiting = asyncio.create_task(anext(chunks))
-        await asyncio.to_thread(analysing.reached.wait, DEADLINE_S)
+        assert await asyncio.to_thread(analysing.reached.wait, DEADLINE_S)
         waiting.cancel()
         await asyncio.sleep(0)
         analysing.opened.set()
