@@ -280,8 +280,9 @@ def test_abandoned_encoders_leave_nothing(name: str) -> None:
         before = process.num_threads(), process.num_fds(), process.memory_info().rss
         abandon(200)
         after = process.num_threads(), process.num_fds(), process.memory_info().rss
-    assert after[0] <= before[0]
-    assert after[1] <= before[1]
+    # Other tests' servers in this process may begin or end a few.
+    assert after[0] - before[0] < 20
+    assert after[1] - before[1] < 20
     assert after[2] - before[2] < 8 * 1024 * 1024
 
 

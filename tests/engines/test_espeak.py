@@ -153,27 +153,28 @@ async def test_the_first_chunk_comes_long_before_the_last(engine: EspeakEngine) 
     assert (await spoken(engine, "and on")).size
 
 
-def child_processes() -> set[psutil.Process]:
-    """Of the engines in this process."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "streaming_server.engines.espeak.child" in process.cmdline():
-                found.add(process)
-    return found
+def family_of(engine: EspeakEngine) -> list[psutil.Process]:
+    child = psutil.Process(engine._process._child._process.pid)
+    return [child, *child.children(recursive=True)]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 async def test_two_engines_speak_at_once_and_leave_nothing_behind() -> None:
-    before = child_processes()
     engines = [EspeakEngine() for _ in range(3)]
     texts = (ENGLISH, CHINESE, "one two three")
     for _ in range(3):
         together = await asyncio.gather(*map(spoken, engines, texts))
         alone = [await spoken(engine, text) for engine, text in zip(engines, texts, strict=True)]
         assert all(map(np.array_equal, together, alone))
+    processes = [process for engine in engines for process in family_of(engine)]
     for engine in engines:
         await engine.aclose()
-    await asyncio.to_thread(eventually, lambda: child_processes() <= before)
+    await asyncio.to_thread(eventually, lambda: all(map(has_ended, processes)))
 
 
 def test_an_exception_in_the_receiver_ends_the_synthesis() -> None:

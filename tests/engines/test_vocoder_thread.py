@@ -95,16 +95,20 @@ def test_the_listener_who_runs_dry_first_is_served_first() -> None:
 
 
 def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:
-    thread, begin, ran = VocoderThread(torch.device("cpu"), RATE_HZ, lambda: None), threading.Event(), []
+    thread, ran = VocoderThread(torch.device("cpu"), RATE_HZ, lambda: None), list[str]()
+    begun, go_on = threading.Event(), threading.Event()
 
     def vocode(name: str) -> Job[Tensor]:
-        begin.wait()
         ran.append(name)
+        begun.set()
+        go_on.wait()
         return (yield from unchanged(torch.zeros(3)))
 
-    def begin_once_left() -> None:
-        eventually(lambda: left.is_left)
-        begin.set()
+    def go_on_once_left() -> None:
+        try:
+            eventually(lambda: left.is_left)
+        finally:
+            go_on.set()
 
     with thread.session() as other:
         with thread.session() as left:
@@ -112,9 +116,10 @@ def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:
             left.submit(vocode, lambda: "queued")
             other.submit(vocode, lambda: "other")
             assert list(itertools.islice(left.rest(), 3)) == [WAITING] * 3
-            beginning = threading.Thread(target=begin_once_left)
-            beginning.start()
-        beginning.join()
+            assert begun.wait(180)
+            going_on = threading.Thread(target=go_on_once_left)
+            going_on.start()
+        going_on.join()
         while not isinstance(next(other.rest()), np.ndarray):
             pass
     thread.close()

@@ -12,7 +12,7 @@ from streaming_server.jobs import store as store_module
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job, JobState, JobStore, NewJob
-from tests.support.postgres import opened_storage
+from tests.support.postgres import Clock, opened_storage
 
 ATTEMPTS = 3
 
@@ -134,14 +134,19 @@ def test_who_lost_the_lease_changes_nothing(store: JobStore) -> None:
     assert found(store, "a") == now
 
 
-def test_a_message_is_not_sent_again_before_its_job_is_due(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_not_sent_again_before_its_job_is_due(
+    tmp_path: Path, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streaming_server.jobs.worker_registry._UNTAKEN_S", 0.0)
     monkeypatch.setattr(store_module, "_STORAGE_PAUSES_S", (600.0, 600.0))
-    chain(storage.jobs, "a")
-    job = claimed(storage.jobs)
-    storage.workers.beat("idle", None, {}, is_busy=False)
-    storage.jobs.postpone(job, "no space left", "storage_full")
-    assert storage.workers.take_unsent() == []
+    with opened_storage(tmp_path, database_url, lease_s=3600.0) as storage:
+        chain(storage.jobs, "a")
+        job = claimed(storage.jobs)
+        storage.workers.beat("idle", None, {}, is_busy=False)
+        storage.jobs.postpone(job, "no space left", "storage_full")
+        assert storage.workers.take_unsent() == []
+        clock.advance(601)
+        assert storage.workers.take_unsent() == [("a", SPEECH, None)]
 
 
 def test_what_dead_processes_left_is_taken_over_before_anything_else(tmp_path: Path, database_url: str) -> None:

@@ -163,16 +163,15 @@ def test_statistics(registry: WorkerRegistry, store: JobStore) -> None:
 
 
 def test_nothing_is_forgotten_while_messages_are_young_or_everybody_is_busy(
-    registry: WorkerRegistry, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    registry: WorkerRegistry, store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.beat("w", None, {}, is_busy=False)
-    chain(store, "a")
     untaken = "streaming_server.jobs.worker_registry._UNTAKEN_S"
     monkeypatch.setattr(untaken, 600.0)
+    registry.beat("w", None, {}, is_busy=False)
+    chain(store, "a")
     assert registry.take_unsent() == []
-    monkeypatch.setattr(untaken, 0.0)
+    clock.advance(601)
     assert registry.take_unsent() == [("workflow_1_0", "a", "workflow_1")]
-    monkeypatch.setattr(untaken, 600.0)
     assert registry.take_unsent() == []
     assert store.claim("w") is not None
     chain(store, "b", workflow_id="workflow_2")

@@ -42,6 +42,7 @@ from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.options import Precision
 from streaming_server.engines.torch.pieces import Job
+from streaming_server.engines.torch.vocoding import VocoderThread
 from streaming_server.errors import EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.support.engines import SharedEngines
 from tests.support.server import eventually
@@ -239,13 +240,20 @@ def test_blank_text_is_no_audio(checkpoint: Path, request_: SpeechRequest) -> No
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch, opened: threading.Event | None = None) -> Iterator[list[None]]:
-    """An item for each code that was chosen; with an event, the 300th code waits for it."""
+def counted(
+    monkeypatch: pytest.MonkeyPatch, opened: threading.Event | None = None, vocoder: VocoderThread | None = None
+) -> Iterator[list[None]]:
+    """An item for each code that was chosen.
+
+    With an event, the 300th code waits for it, and the 200th for the vocoder: before the 300th there is audio.
+    """
     chosen: list[None] = []
     draw = Decoder.draw
 
     def counting(self: Decoder, rows: int, ranked: int | None) -> None:
         chosen.append(None)
+        if vocoder is not None and len(chosen) == 200:
+            vocoder._executor.submit(int).result()
         if opened is not None and len(chosen) == 300:
             assert opened.wait(180)
         draw(self, rows, ranked)
@@ -253,6 +261,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, opened: threading.Event | None = No
     with monkeypatch.context() as patch:
         patch.setattr(Decoder, "draw", counting)
         yield chosen
+
+
+def vocoder_of(engine: Any) -> VocoderThread:
+    vocoder: VocoderThread = engine._loaded._synthesiser.thread
+    return vocoder
 
 
 async def leave_at_first(chunks: AsyncGenerator[AudioChunk, None], opened: threading.Event) -> None:
@@ -269,7 +282,7 @@ def test_closing_a_stream_stops_the_decoding_at_once(
 ) -> None:
     async def use(engine: IndexTTSEngine) -> None:
         opened = threading.Event()
-        with counted(monkeypatch, opened) as codes:
+        with counted(monkeypatch, opened, vocoder_of(engine)) as codes:
             await leave_at_first(engine.stream(replace(request_, text=TEXT * 30)), opened)
             so_far = len(codes)
             await asyncio.sleep(0.2)

@@ -34,7 +34,15 @@ from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.model_engine import ModelEngine
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
-from tests.engines.indextts.test_engine import counted, leave_at_first, samples_of, spoken, waiting_for, write_voice
+from tests.engines.indextts.test_engine import (
+    counted,
+    leave_at_first,
+    samples_of,
+    spoken,
+    vocoder_of,
+    waiting_for,
+    write_voice,
+)
 from tests.support.engines import SharedEngines
 
 VERSIONS = ("2.0", "2.5")
@@ -290,7 +298,7 @@ def test_closing_a_stream_stops_the_decoding_at_once(
 ) -> None:
     async def use(engine: ModelEngine) -> None:
         opened = threading.Event()
-        with counted(monkeypatch, opened) as codes:
+        with counted(monkeypatch, opened, vocoder_of(engine)) as codes:
             await leave_at_first(engine.stream(replace(request_, text=TEXT * 30, granularity=CHUNKED)), opened)
             so_far = len(codes)
             await asyncio.sleep(0.2)
