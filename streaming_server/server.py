@@ -40,6 +40,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Maximum size of a WebSocket message; a larger one closes the connection with 1009."""
 _FEED_BYTES = 16 * 1024
 """Number of bytes passed to the parser at once, because it buffers an incomplete field without a limit."""
+_KEEP_ALIVE_S = 75
+"""Until an idle connection is closed: later than nginx and load balancers close theirs (60 s), because a request that
+crosses the server's close is lost."""
 _FAILED_S = 1.0
 """Time for which the server reports a failed device before it ends, so that gateways and clients can detect it."""
 _BLOCKED_S = 10.0
@@ -396,6 +399,7 @@ def create_server(settings: Settings, **options: object) -> SpeechServer:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     return SpeechServer(config)

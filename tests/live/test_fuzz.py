@@ -28,7 +28,7 @@ RUNS = (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.timeout(SECONDS + 900)
 @pytest.mark.parametrize("keys", [(), ("secret",)], ids=["open", "keys"])
 def test_every_answer_is_as_described(tmp_path: Path, keys: tuple[str, ...]) -> None:
     engine = speaking(tone(0.05))
@@ -37,6 +37,7 @@ def test_every_answer_is_as_described(tmp_path: Path, keys: tuple[str, ...]) -> 
         command: list[str | Path] = [Path(sys.executable).parent / "schemathesis", "--no-color"]
         command += ["--config-file", CONFIG, "run", f"http://127.0.0.1:{live.port}/openapi.json", "--checks", "all"]
         command += ["--warnings", "off", "--seed", os.environ.get("FUZZ_SEED", "1"), "--request-timeout", "180"]
+        command += ["--wait-for-schema", "180"]
         command += [option for path in (*ENDLESS, *JSON_LINES) for option in ("--exclude-path", path)]
         command += [option for key in keys for option in ("--header", f"Authorization: Bearer {key}")]
         live.get("/openapi.json")  # made once; schemathesis waits ten seconds for it

@@ -101,7 +101,7 @@ def test_a_client_in_a_shell(server: ServerProcess, path: str, arguments: str) -
 
 
 def test_the_first_audio_event_leaves_before_the_last_frame_is_drawn(server: ServerProcess) -> None:
-    body = {"text": DIALOGUE * 50, "ref_audio": "belinda,voice_05", "chunk_method": "speaker", "seed": 1}
+    body = {"text": DIALOGUE * 300, "ref_audio": "belinda,voice_05", "chunk_method": "speaker", "seed": 1}
     with (
         httpx.Client(base_url=server.url, timeout=180) as client,
         client.stream("POST", "/generate-stream", json=body) as response,
@@ -176,6 +176,7 @@ def test_events_in_a_browser(server: ServerProcess) -> None:
     }"""
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(180_000)
         page.goto(f"{server.url}/docs")
         found = page.evaluate(script, server.url)
     assert found["done"]["success"] is True

@@ -177,7 +177,7 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, request: pytest.Fixture
 
     with server_process(*SERVE, **environment) as live:
         batch.url = live.url
-        eventually(lambda: not unfinished(live.url), within_s=300)
+        eventually(lambda: not unfinished(live.url), within_s=1200)
         batch.check_what_was_done()
         assert len(batch.completed) == len(batch.tasks) > 0  # how many is up to the machine
         whole = {length: spoken_s(live, SENTENCE * length) for length in LENGTHS}
@@ -288,7 +288,7 @@ def test_a_disk_that_fills_while_a_task_is_spoken(tmp_path: Path) -> None:
         fill(inside / "filler", leaving=2_000_000)
         task_id = batch.submit("voice_01", SENTENCE * 20)  # four megabytes
         eventually(lambda: "no space left" in batch.status(task_id)["message"])
-        assert not [name for name in files_below(inside) if name.startswith(("scratch", "audio"))]
+        eventually(lambda: not [name for name in files_below(inside) if name.startswith(("scratch", "audio"))])
         (inside / "filler").unlink()
         eventually(lambda: batch.status(task_id)["status"] == "completed")
         assert seconds(batch.audio(task_id)) == pytest.approx(spoken_s(live, SENTENCE * 20), abs=SAME_S)

@@ -14,6 +14,7 @@ from streaming_server.audio.pcm import to_float32
 from streaming_server.domain import FloatSamples
 from tests.support.asr import word_error_rate
 from tests.support.decoders import ffmpeg_decode
+from tests.support.fakes import FOREVER
 from tests.support.server import RECORDINGS, LiveServer, eventually, running
 
 TEXT = "The old man walked slowly down the road, and nobody asked him where he was going."
@@ -28,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def live(root: Path) -> Iterator[LiveServer]:
     """A server that really speaks."""
-    with running(workflow_root=str(root)) as server:
+    with running(workflow_root=str(root), resume_grace_s=FOREVER) as server:
         yield server
 
 
@@ -62,7 +63,8 @@ def higgs(live: LiveServer, _: Path) -> bytes:
 
 
 def session(live: LiveServer, _: Path) -> bytes:
-    with connect(f"ws://127.0.0.1:{live.port}/v1/audio/speech/stream", max_size=None) as socket:
+    url = f"ws://127.0.0.1:{live.port}/v1/audio/speech/stream"
+    with connect(url, max_size=None, open_timeout=180, close_timeout=180, ping_interval=None) as socket:
         socket.send(json.dumps({"type": "session.config", "voice": "alloy", "response_format": "wav"}))
         socket.send(json.dumps({"type": "input.text", "text": TEXT}))
         socket.send(json.dumps({"type": "input.done"}))

@@ -361,17 +361,20 @@ def test_fifty_clients_leave_nothing_behind() -> None:
 def test_zeroconf_announces_the_port() -> None:
     from zeroconf import ServiceBrowser, ServiceStateChange, Zeroconf
 
-    found: dict[str, int | None] = {}
+    names: list[str] = []
     with home(wyoming_zeroconf=True) as server:
-        browser = Zeroconf(interfaces=[HOST])
+        browser, kind = Zeroconf(interfaces=[HOST]), "_wyoming._tcp.local."
 
         def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-            details = zeroconf.get_service_info(service_type, name)
-            found[name] = details.port if details else None
+            names.append(name)
+
+        def is_found() -> bool:
+            found = [browser.get_service_info(kind, name) for name in list(names)]
+            return any(details is not None and details.port == server.port for details in found)
 
         try:
-            ServiceBrowser(browser, "_wyoming._tcp.local.", handlers=[changed])
-            eventually(lambda: server.port in found.values())
+            ServiceBrowser(browser, kind, handlers=[changed])
+            eventually(is_found)
         finally:
             browser.close()
 
