@@ -64,7 +64,14 @@ def opened_by(process: psutil.Process) -> set[str]:
 
 async def gone(processes: list[psutil.Process]) -> None:
     """Wait until they have ended; the test's own deadline bounds it."""
-    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    while any(map(runs, processes)):
         await asyncio.sleep(0.01)
 
 
