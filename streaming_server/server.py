@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -95,13 +95,12 @@ class SpeechProtocol(HttpToolsProtocol):
         self.app_state = {**self.app_state, "transport": transport, "ending": self._ending}
         self._arm(self._limits.header_timeout_s, self._check_head)
         peers = self.server_state.connections
-        if len(peers) > self._limits.connections:
+        same = [peer for peer in peers if _address(peer) == self.address] if self.address else []
+        if len(peers) > self._limits.connections and not _close_idle(peers):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"the server has {self._limits.connections} connections")
-        elif self.address is not None:
-            same = sum(_address(peer) == self.address for peer in peers)
-            if same > self._limits.connections_per_address:
-                limit = self._limits.connections_per_address
-                self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"this address has {limit} connections")
+        elif len(same) > self._limits.connections_per_address and not _close_idle(same):
+            limit = self._limits.connections_per_address
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"this address has {limit} connections")
 
     @property
     def address(self) -> str | None:
@@ -305,6 +304,15 @@ def _address(connection: object) -> str | None:
     """Return the client address of an HTTP or WebSocket connection; None for a Unix socket."""
     client = getattr(connection, "client", None)
     return str(client[0]) if client else None
+
+
+def _close_idle(connections: Iterable[Any]) -> bool:
+    """Close one connection that waits for a further request; returns False if there is none."""
+    for connection in connections:
+        if getattr(connection, "timeout_keep_alive_task", None) and not connection.transport.is_closing():
+            connection.transport.close()
+            return True
+    return False
 
 
 async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, receive: Any, send: Any) -> None:

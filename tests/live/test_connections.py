@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -300,6 +300,16 @@ def test_connections_are_bounded_in_number(limits: dict[str, int], status: bytes
             assert received.startswith(b"HTTP/1.1 " + status)
             assert b"retry-after" in received
         eventually(lambda: answers(live, GET + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200"))
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
+def test_a_new_connection_takes_the_place_of_an_idle_one(limit: str) -> None:
+    limits: dict[str, Any] = {limit: 3}
+    with running(speaking(tone(0.1)), wait=False, **limits) as live, ExitStack() as stack:
+        for _ in range(5):
+            connection = stack.enter_context(connected(live))
+            connection.sendall(GET + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_silent_connections_give_their_place_back() -> None:
