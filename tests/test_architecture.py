@@ -43,7 +43,8 @@ ALLOWED = {
     },
     "startup": {"engines.base", "ops", "environment"},
     "joined_head": set[str](),
-    "server": {"app", "joined_head", "ops", "settings", "startup", "errors", "logs"},
+    "protocols": {"joined_head"},
+    "server": {"app", "protocols", "ops", "settings", "startup", "errors", "logs"},
     "downloads": {"errors"},
     "client": {"errors"},
 }
