@@ -274,7 +274,7 @@ class SpeechStream:
                     async for chunk in chunks:
                         marks += chunk.marks
                         if begin < 0 and chunk.samples.size:
-                            await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
+                            await self._put_pause()
                             begin = self._put_samples
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine returned samples that are not finite")
@@ -289,6 +289,10 @@ class SpeechStream:
         if begin >= 0 and not request.script:
             self._end_passage(without_pauses(request.text), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
+
+    async def _put_pause(self) -> None:
+        if self._pause_s:
+            await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
 
     async def _put(self, samples: FloatSamples) -> None:
         self._put_samples += samples.size
