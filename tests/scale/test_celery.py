@@ -177,7 +177,7 @@ class TestPair:
 
 
 def test_monitoring_tells_of_the_real_workers(broker: Broker, tmp_path: Path) -> None:
-    with fleet(broker, TASK_LEASE_S="600") as many:
+    with fleet(broker, TASK_LEASE_S="60") as many:
         many.start(2)
         base = "/api/v1/monitoring"
         assert many.server.get(f"{base}/statistics").json()["workers"] == {"total": 2, "active": 0, "idle": 2}
@@ -217,7 +217,7 @@ def test_a_killed_workers_task_is_finished_by_another(broker: Broker, tmp_path: 
 
 def test_a_text_that_kills_its_worker_is_tried_as_often_as_the_setting_says(redis: Redis, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with fleet(redis, TASK_LEASE_S="600", MAX_TASK_ATTEMPTS="2") as many:
+    with fleet(redis, TASK_LEASE_S="60", MAX_TASK_ATTEMPTS="2") as many:
         deadly, behind = many.submit(killed_at(gate), "deadly.wav"), many.submit(takes(0.1), "behind.wav")
         for _ in range(2):
             (worker,) = many.start(1)
@@ -237,7 +237,7 @@ def test_a_text_that_kills_its_worker_is_tried_as_often_as_the_setting_says(redi
 def test_kills_lose_no_task_and_none_has_two_outputs(redis: Redis) -> None:
     """`WORKER_KILLS=30` makes it long."""
     chance = random.Random(7)
-    with fleet(redis, TASK_LEASE_S="600", MAX_TASK_ATTEMPTS="100") as many:
+    with fleet(redis, TASK_LEASE_S="60", MAX_TASK_ATTEMPTS="100") as many:
         count_finishes(many)
         many.start(2)
         tasks: list[str] = []
@@ -260,7 +260,7 @@ def test_kills_lose_no_task_and_none_has_two_outputs(redis: Redis) -> None:
 
 
 def test_a_broker_that_is_restarted_in_the_middle_loses_nothing(broker: Redis | RabbitMQ, tmp_path: Path) -> None:
-    with fleet(broker, TASK_LEASE_S="600") as many:
+    with fleet(broker, TASK_LEASE_S="60") as many:
         count_finishes(many)
         many.start(2)
         accepted = [many.submit(until(tmp_path / "end"), f"{index}.wav") for index in range(5)]
@@ -277,7 +277,7 @@ def test_a_broker_that_is_restarted_in_the_middle_loses_nothing(broker: Redis | 
 
 def test_a_task_longer_than_every_timeout_runs_once(broker: Broker) -> None:
     length_s = 2 * RabbitMQ.PATIENCE_S + 1
-    with fleet(broker, TASK_LEASE_S="600", TEST_VISIBILITY_S="2") as many:
+    with fleet(broker, TASK_LEASE_S="60", TEST_VISIBILITY_S="2") as many:
         count_finishes(many)
         many.start(2)
         accepted = many.submit(takes(length_s), "long.wav")
