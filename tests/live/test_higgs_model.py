@@ -106,9 +106,9 @@ def test_the_first_audio_event_leaves_before_the_last_frame_is_drawn(server: Ser
         httpx.Client(base_url=server.url, timeout=180) as client,
         client.stream("POST", "/generate-stream", json=body) as response,
     ):
-        for event in events_of(response.iter_lines()):
-            if event["type"] == "audio":
-                break
+        events = events_of(response.iter_lines())
+        while next(events)["type"] != "audio":
+            pass
         # The slot is held exactly as long as frames are drawn.
         assert client.get("/opus_queue_status").json()["is_processing"] is True
     with httpx.Client(base_url=server.url, timeout=120) as client:

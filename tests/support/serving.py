@@ -58,9 +58,12 @@ class RayServe:
         # Each is of the replica that Ray chooses, which is the one with the least to do: so many are asked for, and
         # held until all have come, that every replica is among them.
         with ExitStack() as held:
-            for _ in range(8):
-                events = held.enter_context(self.client.stream("GET", "/opus_queue_status/events"))
-                yield json.loads(next(events.iter_lines()).removeprefix("data: "))
+            lines = [
+                held.enter_context(self.client.stream("GET", "/opus_queue_status/events")).iter_lines()
+                for _ in range(8)
+            ]
+            for status in lines:
+                yield json.loads(next(status).removeprefix("data: "))
 
 
 @contextmanager
