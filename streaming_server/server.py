@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Maximum size of a WebSocket message; a larger one closes the connection with 1009."""
 _KEEP_ALIVE_S = 75
-"""Until an idle connection is closed: later than nginx and load balancers close theirs (60 s), because a request that
-crosses the server's close is lost."""
+"""Time after which an idle connection is closed. It exceeds that of nginx and load balancers (60 s), because a request
+that is sent while the server closes the connection is lost."""
 _FAILED_S = 1.0
 """Time for which the server reports a failed device before it ends, so that gateways and clients can detect it."""
 _BLOCKED_S = 10.0

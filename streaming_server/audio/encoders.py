@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from streaming_server.domain import IntSamples
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _MAX_AHEAD = 4
+"""Maximum number of parameter sets for which parts are kept."""
 
 
 class AudioEncoder(Protocol):
@@ -88,6 +90,7 @@ class _OpusParts:
     """A packet encoder for samples of one rate, with the resampler that it needs for others."""
 
     _ahead: ClassVar[dict[tuple[int, ...], _OpusParts]] = {}
+    _lock = threading.Lock()
 
     def __init__(self, sample_rate_hz: int, bitrate_bps: int, complexity: int) -> None:
         rate_hz = sample_rate_hz if sample_rate_hz in opus.SAMPLE_RATES_HZ else 24000
@@ -96,15 +99,21 @@ class _OpusParts:
 
     @classmethod
     def take(cls, *key: int) -> _OpusParts:
-        """Parts for one stream, made ahead if a stream of the same parameters has ended."""
-        return cls._ahead.pop(key, None) or cls(*key)
+        """Return parts for one stream: those created ahead for these parameters, if there are any, else new ones."""
+        with cls._lock:
+            made = cls._ahead.pop(key, None)
+        return made or cls(*key)
 
     @classmethod
     def make_ahead(cls, *key: int) -> None:
-        """Make the parts of the next stream, which would take a tenth of its time to the first audio."""
-        cls._ahead[key] = cls(*key)
-        if len(cls._ahead) > _MAX_AHEAD:
-            cls._ahead.pop(next(iter(cls._ahead)), None)
+        """Create the parts for the next stream, unless they exist: they take a tenth of the time to its first audio."""
+        if key in cls._ahead:
+            return
+        made = cls(*key)
+        with cls._lock:
+            cls._ahead[key] = made
+            if len(cls._ahead) > _MAX_AHEAD:
+                del cls._ahead[next(iter(cls._ahead))]
 
 
 class OggOpusEncoder:
@@ -133,7 +142,7 @@ class OggOpusEncoder:
 
     def push(self, samples: IntSamples) -> bytes:
         self._pushes += 1
-        if self._pushes == 2:  # the first audio is on its way, and a client that breaks off comes as far as here
+        if self._pushes == 2:  # after the first audio; many clients disconnect before the end
             _OpusParts.make_ahead(*self._parameters)
         if self._resampler:
             samples = self._resampler.push(samples)

@@ -20,7 +20,7 @@ PACKET_SAMPLES = 960
 BITRATE_BPS = range(8000, 512001)
 COMPLEXITY = range(11)
 _FIRST_COMPLEXITY = 0
-"""Of the first packet, most often silence: it is ready in a third of the time, and audio starts earlier."""
+"""Complexity of the first packet, which is usually silence: encoding it takes a third of the time."""
 _MAX_PACKET_BYTES = 4000
 
 
