@@ -66,7 +66,7 @@ _PATIENCE = """
   const later = setTimeout;
   globalThis.setTimeout = (run, ms, ...rest) => later(run, ms === 8000 ? 1e9 : ms, ...rest);
 """
-"""The page gives up a connection that is silent for eight seconds, which a machine that stalls is too."""
+"""Disables the page's reconnection after eight seconds of silence, which a busy test machine may cause."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.support.server import eventually
 ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-m", "streaming_server.cli", "serve")
 _PATIENT = {"HEADER_TIMEOUT_S": "600", "BODY_TIMEOUT_S": "600"}
-"""A machine that stalls is no slow client."""
+"""Long deadlines, so that a busy test machine does not count as a slow client."""
 
 
 @dataclass

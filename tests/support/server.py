@@ -62,7 +62,7 @@ def running(engine: Engine | None = None, *, wait: bool = True, **settings: Any)
             "reference_audio_dir": RECORDINGS,
             "shutdown_timeout_s": 1,
             "data_dir": Path(data_dir),
-            # A machine that stalls is no slow client.
+            # Long deadlines, so that a busy test machine does not count as a slow client.
             "header_timeout_s": 600,
             "body_timeout_s": 600,
         } | settings
