@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import anyio
@@ -17,10 +16,10 @@ from streaming_server.api.elevenlabs.schemas import SessionQuery
 from streaming_server.api.elevenlabs.settings import VoiceSettings, delivery
 from streaming_server.api.http import Body, MalformedBody, validated, validated_text
 from streaming_server.api.operations import ignored_header
-from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.api.record import COMPLETE, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Capability, Voice, language_tag
-from streaming_server.errors import InvalidRequest, QueueTimeout, SessionTimeout, ShuttingDown, SpeechServerError
+from streaming_server.errors import InvalidRequest, QueueTimeout, ShuttingDown, SpeechServerError
 
 MAX_CONTEXTS = 5
 MAX_MESSAGE_BYTES = 128 * 1024
@@ -48,10 +47,9 @@ class ElevenLabsSession:
         self._voice = voice
         self._is_multi = is_multi
         self._record = RequestRecord.of(websocket.scope)
-        self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record)
+        self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record, self._is_busy)
         self._contexts: dict[str | None, Context] = {}
         self._group = anyio.create_task_group()
-        self._active_s = 0.0
 
     async def run(self) -> None:
         """Serve the connection until it ends.
@@ -65,9 +63,7 @@ class ElevenLabsSession:
         except MalformedBody as error:
             raise InvalidRequest(str(error), error.field, "query") from None
         encoder_of(self._query.output_format)
-        await self._websocket.accept(headers=self._ignored_header())
-        self._active_s = asyncio.get_running_loop().time()
-        self._record.outcome, self._record.characters = DISCONNECTED, 0
+        await self._channel.accept(self._ignored_header())
         self._record.voice = self._voice.name
         try:
             with self._channel.scope:
@@ -93,36 +89,16 @@ class ElevenLabsSession:
         return error_message(error, RESTART)
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        limit_s = self._query.inactivity_timeout
         while True:
             try:
-                async with asyncio.timeout_at(self._active_s + limit_s):
-                    message = await self._websocket.receive()
-            except TimeoutError:
-                if self._is_busy:
-                    self._active_s = loop.time()
-                    continue
-                await self._fail(SessionTimeout("no message", limit_s))
-                return
-            except SpeechServerError as error:  # a missing or wrong key
-                await self._fail(error)
-                return
-            self._active_s = loop.time()
-            if message["type"] == "websocket.disconnect":
-                if message.get("code") == RESTART:
-                    self._record.outcome = ShuttingDown.code
-                elif message.get("code") in {1000, 1001} and not self._is_busy:
-                    self._record.outcome = COMPLETE
-                self._channel.scope.cancel()
-                return
-            try:
+                message = await self._channel.receive(self._query.inactivity_timeout)
+                if message is None:
+                    return
                 await self._take(message)
-            except SpeechServerError as error:
+            except SpeechServerError as error:  # a missing or wrong key among them
                 await self._fail(error)
                 return
 
-    @property
     def _is_busy(self) -> bool:
         return any(context.is_busy for context in self._contexts.values())
 
@@ -221,7 +197,7 @@ class ElevenLabsSession:
         finally:
             del self._contexts[context_id]
             self._record.add(context.stats)
-            self._active_s = asyncio.get_running_loop().time()
+            self._channel.touch()
         if not self._is_multi and error is not None:
             await self._fail(error)
             return
