@@ -73,30 +73,27 @@ class Channel:
     async def accept(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Accept the handshake."""
         await self._websocket.accept(headers=headers)
-        self.touch()
+        self._touch()
         self._record.outcome, self._record.characters = DISCONNECTED, 0
-
-    def touch(self) -> None:
-        """Begin the idle time anew."""
-        self._active_s = asyncio.get_running_loop().time()
 
     async def receive(self, idle_s: float, missing: str = "no message") -> Mapping[str, Any] | None:
         """The next message; None where the client has gone, which cancels the session.
 
         Raises:
-            SessionTimeout: no message (``missing``, in the error) for ``idle_s`` seconds in which it was owed nothing.
+            SessionTimeout: no message (``missing``, in the error) and nothing to send for ``idle_s`` seconds.
         """
         while True:
             try:
                 async with asyncio.timeout_at(self._active_s + idle_s):
                     message = await self._websocket.receive()
             except TimeoutError:
-                if not self._is_busy():
+                if self._is_busy():
+                    self._touch()
+                elif asyncio.get_running_loop().time() >= self._active_s + idle_s:
                     raise SessionTimeout(missing, idle_s) from None
-                self.touch()
             else:
                 break
-        self.touch()
+        self._touch()
         if message["type"] != "websocket.disconnect":
             return message
         if message.get("code") == RESTART:
@@ -106,6 +103,10 @@ class Channel:
         self.scope.cancel()
         return None
 
+    def _touch(self) -> None:
+        """Begin the idle time anew."""
+        self._active_s = asyncio.get_running_loop().time()
+
     async def send(self, message: Mapping[str, Any] | bytes) -> None:
         """Send a message; where the client has gone, or takes nothing for too long, the session is cancelled."""
         try:
@@ -114,6 +115,7 @@ class Channel:
                     await self._websocket.send_bytes(message)
                 else:
                     await self._websocket.send_json(message)
+            self._touch()
         except TimeoutError:
             self.end_slow(f"the reader took no byte for {self._timeout_s:g} s")
         except (WebSocketDisconnect, RuntimeError):  # the latter where uvicorn has closed for a malformed frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import anyio
@@ -40,11 +41,20 @@ class _Message(Body):
 class ElevenLabsSession:
     """One connection: a single context, or up to `MAX_CONTEXTS` with ids."""
 
-    def __init__(self, websocket: WebSocket, requests: RequestBuilder, voice: Voice, *, is_multi: bool) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        requests: RequestBuilder,
+        find_voice: Callable[[], Awaitable[Voice]],
+        *,
+        is_multi: bool,
+    ) -> None:
+        """``find_voice``: raises `VoiceUnknown`."""
         self._websocket = websocket
         self._requests = requests
         self._service = requests.service
-        self._voice = voice
+        self._find_voice = find_voice
+        self._voice: Voice | None = None
         self._is_multi = is_multi
         self._record = RequestRecord.of(websocket.scope)
         self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record, self._is_busy)
@@ -55,7 +65,7 @@ class ElevenLabsSession:
         """Serve the connection until it ends.
 
         Raises:
-            EngineNotReady, OriginRefused, InvalidRequest: the handshake is to be refused.
+            EngineNotReady, OriginRefused, InvalidRequest, VoiceUnknown: the handshake is to be refused.
         """
         check_handshake(self._websocket, self._service, self._requests.settings)
         try:
@@ -63,8 +73,9 @@ class ElevenLabsSession:
         except MalformedBody as error:
             raise InvalidRequest(str(error), error.field, "query") from None
         encoder_of(self._query.output_format)
+        if not self._record.is_key_pending:  # names of voices are for clients with a key
+            await self._choose_voice()
         await self._channel.accept(self._ignored_header())
-        self._record.voice = self._voice.name
         try:
             with self._channel.scope:
                 async with self._group:
@@ -72,6 +83,14 @@ class ElevenLabsSession:
                     await self._read()
         finally:
             await self._channel.close()
+
+    async def _choose_voice(self) -> None:
+        """
+        Raises:
+            VoiceUnknown: there is none of this id.
+        """
+        self._voice = await self._find_voice()
+        self._record.voice = self._voice.name
 
     def _ignored_header(self) -> list[tuple[bytes, bytes]]:
         """What of the query the engine cannot honour."""
@@ -94,6 +113,8 @@ class ElevenLabsSession:
                 message = await self._channel.receive(self._query.inactivity_timeout)
                 if message is None:
                     return
+                if self._voice is None:
+                    await self._choose_voice()
                 await self._take(message)
             except SpeechServerError as error:  # a missing or wrong key among them
                 await self._fail(error)
@@ -129,13 +150,28 @@ class ElevenLabsSession:
         if not self._is_multi and fields.text == "" and not fields.flush:
             await self._end_single(context)
             return
+        await self._append(context_id, context, fields)
+
+    async def _append(self, context_id: str | None, context: Context | None, fields: _Message) -> None:
+        """Append to a context, which is opened if there is none.
+
+        Raises:
+            SpeechServerError: the session cannot go on.
+        """
+        if context is not None and context.is_cancelled:
+            await context.finished.wait()
+            context = None
+        if context is not None and context.is_ended:
+            if self._is_multi and (fields.text or "").strip():
+                closed = InvalidRequest("the context is closed; wait for its isFinal or use another id", "context_id")
+                await self._channel.send(error_message(closed, contextId=context_id))
+            return
         try:
             if context is None:
                 if not fields.text:
                     return
                 context = self._open(context_id, fields.voice_settings)
-            if not context.is_ended:
-                self._write(context, fields)
+            self._write(context, fields)
         except TooManyContexts:
             raise
         except SpeechServerError as error:
@@ -152,6 +188,7 @@ class ElevenLabsSession:
         """
         if len(self._contexts) >= MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
+        assert self._voice is not None
         query, slot = self._query, self._service.slot
         how = delivery(self._service.engine.info.capabilities, settings, query.seed)
         if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
@@ -197,7 +234,6 @@ class ElevenLabsSession:
         finally:
             del self._contexts[context_id]
             self._record.add(context.stats)
-            self._channel.touch()
         if not self._is_multi and error is not None:
             await self._fail(error)
             return
@@ -205,5 +241,6 @@ class ElevenLabsSession:
         if error is not None:
             await self._channel.send(error_message(error, **named))
         await self._channel.send({"audio": None, "isFinal": True, **named})
+        context.finished.set()
         if not self._is_multi:
             self._channel.end(1000, "", COMPLETE)

@@ -234,5 +234,4 @@ class SpeechSession:
                     is_refused = error is not None and error.retryable
             finally:
                 self._is_speaking = False
-                self._channel.touch()
                 self._waiting_characters -= len(item.text) if isinstance(item, Sentence) else 0
