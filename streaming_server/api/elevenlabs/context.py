@@ -176,12 +176,8 @@ class Context:
             yield piece
 
     async def _send(self, stream: SpeechStream) -> None:
-        position, aligned_s = 0, 0.0
-        while True:
-            piece, passage = await stream.buffer.read_timed(position)
-            if not piece and passage is None:
-                return
-            position += len(piece)
+        aligned_s = 0.0
+        async for piece, passage in stream.buffer.timed():
             self._is_sending = True
             await self._channel.send(self._message(piece, passage, aligned_s))
             self._is_sending = False
