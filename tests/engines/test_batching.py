@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from streaming_server.engines.threads import WAITING
 from streaming_server.engines.torch import decoding
 from streaming_server.engines.torch.codes import CodeWriter
 from streaming_server.engines.torch.decoding import MAX_UNTAKEN, Decoder
@@ -189,6 +190,28 @@ def test_ranking_a_few_logits_draws_what_ranking_all_draws() -> None:
         assert torch.equal(warp.draw(logits, seen, noise, RANKED), warp.draw(logits, seen, noise))
     assert not Sampling(top_k=0).ranks_few
     assert not Sampling(top_k=RANKED + 1).ranks_few
+
+
+def test_only_steps_that_draw_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that only read codes, as behind the end of the last stream, are not: there is no time of zero rows."""
+    monkeypatch.setitem(decoding.LAG, "cpu", 2)
+    clock = iter(range(1000))
+    monkeypatch.setattr("streaming_server.engines.torch.codes.time.monotonic", lambda: next(clock))
+    writer = CodeWriter(gpt(), 6)
+    writer.open(2)
+    joined = writer.join(prompt(1), 3, Sampling())
+    assert next(joined) is WAITING
+    while writer.step():
+        next(joined, None)
+    assert writer.step_s == {1: 1.0}
+    assert writer.expected_step_s(2) == 2.0
+    joined.close()
+    other = writer.join(prompt(1), MAX_CODES, Sampling())
+    next(other)
+    writer.step()
+    other.close()
+    writer.step()
+    assert writer.expected_step_s(2) == 2.0
 
 
 def test_a_stream_is_admitted_if_decoding_and_vocoding_keep_up() -> None:

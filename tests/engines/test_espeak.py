@@ -57,6 +57,11 @@ def test_a_text_is_cut_where_its_script_changes() -> None:
     assert list(runs("東京タワー and 京都")) == [("ja", "東京タワー "), ("en-us", "and "), ("ja", "京都")]
     assert list(runs("123 …")) == [("en-us", "123 …")]
     assert list(runs("")) == []
+    assert list(runs("Ok, தமிழ் ქართული!")) == [("en-us", "Ok, "), ("ta", "தமிழ் "), ("ka", "ქართული!")]
+    assert list(runs("তুমি মুখ", "as")) == [("as", "তুমি মুখ")]
+    assert list(runs("བོད་ཡིག")) == [("und", "བོད་ཡིག")]
+    symbols = "5 µm, 300 K, 1ª, ℓ, x² + 𝐀, ʼn, ʰ, 〆, ℵ"
+    assert list(runs(symbols)) == [("en-us", symbols)]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +232,8 @@ async def test_phonemes_and_languages_are_heard(engine: EspeakEngine) -> None:
     assert not np.array_equal(german, await said("Guten Tag, 21."))
     assert np.array_equal(german, await said("Guten Tag, 21.", language="DE"))
     assert np.array_equal(await said("Tag.", language="tlh"), await said("Tag."))
+    assert np.array_equal(await said("வணக்கம்"), await said("வணக்கம்", language="ta"))
+    assert np.abs(await said("བོད་ཡིག")).max() > 0.01
     assert list(runs("Да, ja! нет", "uk")) == [("uk", "Да, "), ("en-us", "ja! "), ("uk", "нет")]
 
 

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pytest
 from onnxruntime import RunOptions
@@ -27,6 +29,7 @@ from streaming_server.domain import (
 )
 from streaming_server.engines.kokoro.engine import KokoroEngine
 from streaming_server.engines.kokoro.folder import find_models, find_voices
+from streaming_server.engines.kokoro.network import Speech
 from streaming_server.engines.kokoro.phonemes import FIRST_PIECE, MAX_PIECE, japanese, mandarin, split, tokens
 from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_of_pitch
 from streaming_server.errors import EngineFailed, EngineUnavailable, InvalidRequest, VoiceUnknown
@@ -128,6 +131,8 @@ def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:
     assert speak(engine, "我用Python", own("af_heart")).size == pytest.approx(sum(alone), rel=0.02)
     with pytest.raises(InvalidRequest, match=r"Привет.*in the language of the voice"):
         speak(engine, "Hello. Привет", own("af_heart"))
+    with pytest.raises(InvalidRequest, match="தமிழ்"):
+        speak(engine, "தமிழ்", own("af_heart"))
 
 
 @pytest.mark.anyio
@@ -154,7 +159,63 @@ async def test_other_languages_are_read_by_espeak(engine: KokoroEngine, voice: s
 
 def test_a_spanish_voice_speaks_spanish(engine: KokoroEngine) -> None:
     assert 0.5 < speak(engine, "Hola, amigo.", own("ef_dora")).size / RATE_HZ < 3
-    assert speak(engine, "¡¡…!!", own("ef_dora")).size == 0
+
+
+@pytest.mark.parametrize(("voice", "text"), [("ef_dora", "¡¡…!!"), ("af_heart", "🎉")])
+def test_a_text_without_words_is_a_short_silence(engine: KokoroEngine, voice: str, text: str) -> None:
+    samples = speak(engine, text, own(voice))
+    assert 0 < samples.size < RATE_HZ
+    assert not samples.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "pauses_ms"),
+    [("One. Two", [380]), ("“One.” (Two!) Three", [380, 380]), ("One two", []), ("One? 我说：二。Three.", [380, 380])],
+)
+def test_there_is_a_pause_between_sentences(
+    engine: KokoroEngine, monkeypatch: pytest.MonkeyPatch, text: str, pauses_ms: list[int]
+) -> None:
+    """And none at the end. The network is replaced by one that hums without a break."""
+    hum = np.full(RATE_HZ // 2, 0.1, np.float32)
+    monkeypatch.setattr(engine._network, "run", lambda *_: Speech(hum, None))
+    samples = speak(engine, text, own("af_heart"))
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], samples == 0, [True]])))
+    silences = np.diff(edges)[1::2]
+    assert (silences * 1000 / RATE_HZ).tolist() == pauses_ms
+    assert samples.size == sum(silences) + (1 + len(pauses_ms)) * hum.size
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "has_speed"), [("tensor(int32)", [1], False), ("tensor(float)", [1.5], True)]
+)
+def test_a_network_with_whole_speeds_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, given: list[float], has_speed: bool
+) -> None:
+    """The server then changes the speed of the audio."""
+    seen: list[float] = []
+
+    class Session:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def get_inputs(self) -> list[SimpleNamespace]:
+            types = {"input_ids": "tensor(int64)", "style": "tensor(float)", "speed": kind}
+            return [SimpleNamespace(name=name, type=type_) for name, type_ in types.items()]
+
+        def run(self, _: None, inputs: dict[str, npt.NDArray[np.generic]], stop: RunOptions) -> list[FloatSamples]:
+            seen.extend(inputs["speed"].tolist())
+            return [np.full(RATE_HZ, 0.1, np.float32)]
+
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"-")
+    (tmp_path / "voices" / "af_heart.bin").write_bytes(np.zeros((510, 256), np.float32).tobytes())
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    whole = KokoroEngine(model_dir=tmp_path)
+    whole._converters["en-us"] = lambda _: "jˈɛs."
+    assert (Capability.SPEED in whole.info.capabilities) == has_speed
+    speak(whole, "Yes.", own("af_heart"), 1.5)
+    assert seen == given
+    asyncio.run(whole.aclose())
 
 
 def test_without_espeak_another_language_is_refused(

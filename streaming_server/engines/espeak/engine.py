@@ -25,7 +25,7 @@ from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
-from streaming_server.engines.espeak.languages import ALIASES, runs
+from streaming_server.engines.espeak.languages import ALIASES, DEFAULT, UNKNOWN, runs
 from streaming_server.engines.espeak.library import Timbre
 from streaming_server.engines.espeak.notation import PHONEME_LANGUAGE, phoneme_names
 from streaming_server.engines.espeak.process import EspeakProcess, SpokenWord, Utterance
@@ -151,7 +151,8 @@ def prepared(
 def _parts(text: str, language: str, given: Sequence[Pronunciation]) -> Iterator[tuple[str, int, int]]:
     """Language, begin and end of each part; outside English, given phonemes are a part of their own."""
     begin = 0
-    for spoken_language, part in runs(text, language):
+    for found, part in runs(text, language):
+        spoken_language = DEFAULT if found == UNKNOWN else found  # espeak-ng names the letters
         end = begin + len(part)
         for each in given if not spoken_language.startswith("en") else ():
             if begin <= each.start and each.end <= end:

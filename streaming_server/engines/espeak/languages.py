@@ -20,8 +20,27 @@ _BY_SCRIPT = {
     "HEBREW": "he",
     "DEVANAGARI": "hi",
     "THAI": "th",
+    "BENGALI": "bn",
+    "MYANMAR": "my",
+    "ETHIOPIC": "am",
+    "ARMENIAN": "hy",
+    "CHEROKEE": "chr",
+    "GUJARATI": "gu",
+    "GEORGIAN": "ka",
+    "KANNADA": "kn",
+    "MALAYALAM": "ml",
+    "ORIYA": "or",
+    "GURMUKHI": "pa",
+    "SINHALA": "si",
+    "TAMIL": "ta",
+    "TELUGU": "te",
 }
-_DEFAULT = "en-us"
+"""By script, the language that it is taken for; of several, the one with the most speakers."""
+DEFAULT = "en-us"
+UNKNOWN = "und"
+"""Stands for the language of letters of any other script."""
+_SYMBOLS = frozenset({"IDEOGRAPHIC", "MASU", "ROMAN", "TURNED"})
+"""First words of the names of letters that are used as symbols within any script."""
 _DICTIONARY = re.compile(r"^dictionary\s+(\w+)", re.MULTILINE)
 _KANA = re.compile("[぀-ヿ]")
 
@@ -69,7 +88,7 @@ def find_languages(data: Path) -> list[str]:
 
 
 def runs(text: str, named: str = "") -> Iterator[tuple[str, str]]:
-    """Cut a text into ``(language, part)``; the parts joined are the text.
+    """Cut a text into ``(language, part)``; the parts joined are the text. The language may be `UNKNOWN`.
 
     A ``named`` language, an espeak-ng voice, reads the scripts that it is written in.
 
@@ -94,7 +113,7 @@ def runs(text: str, named: str = "") -> Iterator[tuple[str, str]]:
             start = position
         current = language
     if start < len(text):
-        yield current or named or _DEFAULT, text[start:]
+        yield current or named or DEFAULT, text[start:]
 
 
 def _language(character: str, scripts: Mapping[str, str]) -> str | None:
@@ -104,4 +123,8 @@ def _language(character: str, scripts: Mapping[str, str]) -> str | None:
         return scripts["LATIN"]
     name = unicodedata.name(character, "")
     script = name.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ", 1)[0].split("-", 1)[0]
-    return scripts.get(script)
+    if script in scripts:
+        return scripts[script]
+    # ª, µ, ℓ and 𝐀 are letters in another form, and modifiers such as ʰ stand with those of any script.
+    is_symbol = script in _SYMBOLS or unicodedata.category(character) == "Lm"
+    return None if is_symbol or unicodedata.normalize("NFKC", character) != character else UNKNOWN

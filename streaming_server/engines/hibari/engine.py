@@ -138,7 +138,7 @@ class HibariEngine:
         speaker = await self._speakers.find(request.voice)
         timbre = _with_emotion(speaker.timbre, request.emotion, request.generation.seed)
         other_voice = Voice(nearest_preset(speaker.median_pitch_hz).name, is_preset=True)
-        rng = np.random.default_rng(request.generation.seed)
+        rng = _generator(request.generation.seed)
         level = Levelled(timbre.gain_db - speaker.timbre.gain_db)
         is_silent = True
         characters = samples = 0  # before this part
@@ -243,6 +243,11 @@ class HibariEngine:
         self._ahead.shutdown()
         if self._espeak is not None:
             await self._espeak.aclose()
+
+
+def _generator(seed: int | None) -> np.random.Generator:
+    """The generator of a seed, which may be negative."""
+    return np.random.default_rng(None if seed is None else seed % 2**64)
 
 
 def _parts(text: str, language: str) -> list[tuple[str, str]]:

@@ -47,6 +47,7 @@ from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
+from streaming_server.text import pause_s
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,6 @@ _QUIET = 0.005
 """Amplitude below which the edge of a piece counts as silence."""
 _EDGE_S = 0.02
 """Silence kept at both ends of a piece to avoid clicks."""
-_PAUSES_S = {"": 0.0, ",;:—": 0.15, ".!?…": 0.35}
 _CHUNK_S = 0.25
 _SHOWN_CHARACTERS = 20
 _LANGUAGES: Mapping[str, str] = {
@@ -77,11 +77,6 @@ class _Piece:
     phonemes: str
     language: str
     words: tuple[Word, ...] = ()
-
-    @property
-    def pause_s(self) -> float:
-        """The pause after the piece."""
-        return next(pause for marks, pause in _PAUSES_S.items() if not marks or self.phonemes[-1] in marks)
 
 
 class KokoroEngine:
@@ -109,7 +104,10 @@ class KokoroEngine:
         self._converters: dict[str, Convert] = {}
         self._espeak: EspeakPhonemes | None = None
         self._thread = OwnerThread("kokoro")
-        repeatable = {Capability.SEED} if self._network.is_repeatable else set[Capability]()
+        optional = {
+            Capability.SEED: self._network.is_repeatable,
+            Capability.SPEED: self._network.has_speed,
+        }
         self.info = EngineInfo(
             name="kokoro",
             model_version="1.0",
@@ -122,9 +120,8 @@ class KokoroEngine:
                     Capability.TEXT_TO_SPEECH,
                     Capability.MULTI_LANGUAGE,
                     Capability.TOKEN_STREAMING,
-                    Capability.SPEED,
                     Capability.PHONEMES,
-                    *repeatable,
+                    *(capability for capability, has_it in optional.items() if has_it),
                 }
             ),
             presets=presets(voices),
@@ -141,7 +138,7 @@ class KokoroEngine:
         await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-        """Yield chunks of 0.25 s.
+        """Yield chunks of 0.25 s. A text without pronounceable characters gives a short silence.
 
         Raises:
             InvalidRequest: the text has characters of an unsupported language.
@@ -152,24 +149,30 @@ class KokoroEngine:
         stop, loop = RunOptions(), asyncio.get_running_loop()
 
         def produce(emit: Emit[AudioChunk]) -> None:
-            speed = request.speed
+            speed = request.speed if self._network.has_speed else 1.0
+            step = round(_CHUNK_S * SAMPLE_RATE_HZ)
             language = _LANGUAGES[matching_language(request.language, _LANGUAGES.keys()) or ""]
             made = 0  # samples
+            pause = _silence(0)  # after the previous piece
             for piece in self._pieces(request.text, voice, loop, language, request.pronunciations):
                 ids = tokens(piece.phonemes)
                 style = self._styles.style(voice, piece.language).of(len(ids))
+                if pause.size and not emit(AudioChunk(pause)):
+                    return
+                made += pause.size
                 speech = self._network.run(ids, style, speed, stop)
                 kept = _sounding(speech.samples)
                 marks = _marks(piece, speech, kept, made)
-                pause = np.zeros(round(piece.pause_s / speed * SAMPLE_RATE_HZ), np.float32)
-                samples = np.append(speech.samples[kept], pause)
+                samples = speech.samples[kept]
                 made += samples.size
-                step = round(_CHUNK_S * SAMPLE_RATE_HZ)
+                pause = _silence(pause_s(piece.phonemes) / speed)
                 for at in range(0, samples.size, step):
                     if not emit(AudioChunk(samples[at : at + step], marks if not at else ())):
                         return
                 if stop.terminate:
                     return
+            if not made:  # most players fail on empty files
+                emit(AudioChunk(_silence(pause_s("."))))
 
         def terminate() -> None:
             stop.terminate = True
@@ -249,6 +252,10 @@ class KokoroEngine:
         if language not in self._converters:
             self._converters[language] = CONVERTERS[language]()
         return self._converters[language]
+
+
+def _silence(duration_s: float) -> FloatSamples:
+    return np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
 
 
 def _sounding(samples: FloatSamples) -> slice:

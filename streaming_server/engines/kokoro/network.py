@@ -73,7 +73,8 @@ class Network:
         self._tokens = next((name for name in ("input_ids", "tokens") if name in inputs), "")
         if not self._tokens or not {"style", "speed"} <= inputs.keys():
             raise EngineUnavailable(f"{model.name} is not a Kokoro model: its inputs are {', '.join(inputs)}")
-        self._speed_type = np.int32 if "int32" in inputs["speed"] else np.float32
+        self.has_speed = "float" in inputs["speed"]
+        """Whether the network takes any speed; an integer input can only be 1, 2, 3 …"""
         self.is_repeatable = not _contains(model, (b"RandomNormal", b"RandomUniform"))
         """Whether the same input gives the same samples."""
 
@@ -86,7 +87,7 @@ class Network:
         inputs = {
             self._tokens: np.array([[0, *tokens, 0]], np.int64),
             "style": style,
-            "speed": np.array([speed], self._speed_type),
+            "speed": np.array([speed], np.float32 if self.has_speed else np.int32),
         }
         try:
             found, *inner = (

@@ -107,8 +107,9 @@ class CodeWriter:
         rows, begun_s = self._shared.joined, time.monotonic()
         if not self._shared.step():
             return False
-        spent_s = time.monotonic() - begun_s
-        self.step_s[rows] = spent_s + _DECAY * (self.step_s.get(rows, spent_s) - spent_s)
+        if self._shared.has_drawn:  # a step that only reads codes takes almost no time, and may have no rows at all
+            spent_s = time.monotonic() - begun_s
+            self.step_s[rows] = spent_s + _DECAY * (self.step_s.get(rows, spent_s) - spent_s)
         return True
 
     # Prompts that decode alone

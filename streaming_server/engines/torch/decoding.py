@@ -93,6 +93,8 @@ class Decoder:
         """The rows of ``_drawn``."""
         self._was_active: list[int] = []
         self._unread: deque[tuple[Readback, list[Row]]] = deque()
+        self.has_drawn = False
+        """Whether the latest step drew a code."""
 
     @property
     def used(self) -> int:
@@ -135,6 +137,7 @@ class Decoder:
         """Draw the next code of each row and read the codes of an earlier step; return whether there was any."""
         self._feed_drawn()
         ready = [row for row in self._joined.values() if not row.is_retired and len(row.codes) < MAX_UNTAKEN]
+        self.has_drawn = bool(ready)
         if ready:
             self._draw_for(ready)
         is_waiting = bool(self._unread)

@@ -77,6 +77,7 @@ async def test_the_same_seed_gives_the_same_samples(say: Say) -> None:
     assert np.array_equal(first, await say(ENGLISH, seed=7))
     assert not np.array_equal(first, await say(ENGLISH, seed=8))
     assert not np.array_equal(await say(ENGLISH, seed=None), await say(ENGLISH, seed=None))
+    assert np.array_equal(await say("Yes.", seed=-(2**63)), await say("Yes.", seed=-(2**63)))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,9 @@ async def test_without_espeak_another_script_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="espeak-ng is installed") as refused:
         await anext(engine.stream(request("Hello, 世界!")))
     assert refused.value.field == "text"
+    for text in ("வணக்கம்", "བོད་ཡིག"):  # of one language, and of none that is known
+        with pytest.raises(InvalidRequest, match=text):
+            await anext(engine.stream(request(text)))
     assert (await anext(engine.stream(request("Hello, world: 42!")))).samples.size
     await engine.aclose()
 
