@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what is needed, once, and start the server. HOST, PORT and MODEL_DIR are honoured; arguments are passed on.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$(readlink -f "$0")")"
 
 # The package without any extra is enough to parse the arguments and to tell which extras they need.
 scripts/install

@@ -86,7 +86,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
     if settings.celery_broker_url:
         sender = _sender(settings)
         announce = sender.announce
-        background.append(partial(sender.resend, storage.workers))
+        background += [sender.send, partial(sender.resend, storage.workers)]
     else:
         announce = worker.runner.announce
         background += [worker.live, worker.runner.run]

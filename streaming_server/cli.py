@@ -33,7 +33,7 @@ from streaming_server.errors import (
 from streaming_server.ops.debug import dump_stacks_on_signal
 from streaming_server.settings import Settings, warn_of_removed
 from streaming_server.speech.voices import VoiceLibrary
-from streaming_server.startup import check_address, check_recordings, check_writable, version
+from streaming_server.startup import check_addresses, check_recordings, check_writable, version
 from streaming_server.text import estimated_duration_s, forbidden_character
 
 if TYPE_CHECKING:  # commands without a database start faster without SQLAlchemy
@@ -230,10 +230,10 @@ def _tokens(text: str) -> int:
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from streaming_server.server import serve
 
-    check_address(settings.host, settings.port)
+    optional = {"AGENT_PORT": settings.agent_port, "WYOMING_PORT": settings.wyoming_port}
+    check_addresses(settings.host, {"PORT": settings.port} | {name: port for name, port in optional.items() if port})
     check_writable(settings.data_dir)
     check_recordings(settings.reference_audio_dir)
-    logs.configure(file=settings.log_path, form=settings.log_format, level=settings.log_level)
     serve(settings, reload=options.reload)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -53,7 +54,10 @@ class TextFormatter(logging.Formatter):
 
 
 class LogFile(RotatingFileHandler):
-    """A rotating log file that reports write errors, such as a full disk, with one line."""
+    """A rotating log file, which several processes may share.
+
+    Write errors, such as a full disk, are reported with one line.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8")
@@ -65,6 +69,13 @@ class LogFile(RotatingFileHandler):
         super().emit(record)
         self._is_failing = self._has_failed
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 - the name is logging's
+        # Another process may have rotated the file. To rotate it again would delete the records of that process.
+        if self.stream and not _is_at(self.stream, Path(self.baseFilename)):
+            self.stream.close()
+            self.stream = self._open()
+        return bool(super().shouldRollover(record))
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         error = sys.exception()
         if not isinstance(error, OSError):
@@ -75,6 +86,13 @@ class LogFile(RotatingFileHandler):
             self._is_failing = True  # before logging, which may fail as well
             log.error("log file not written: %s: %s", self.baseFilename, error.strerror)
             self._has_failed = True
+
+
+def _is_at(stream: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def configure(

@@ -22,6 +22,9 @@ _ONLY_BEFORE_A_NUMBER = frozenset({"no", "nos", "fig", "ch", "pp", "vol", "mon",
 _WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
 _CLAUSE_END = re.compile(r"[,;:—–，、；：](?=\s|[^\x00-\x7f])")
 _OPENING_END = re.compile(r"[,;:—–](?=\s+\S)|[，、；：](?=.)")
+_PAUSE = "[pause "
+_PAUSE_CHARACTERS = 24
+"""More than a pause has, such as ``[pause 0.5s]``."""
 _OPENING_CHARACTERS = 24
 """Minimum length of a segment that ends at a clause; shorter ones sound detached."""
 
@@ -75,11 +78,6 @@ class Segmenter:
         self._cut = cut
         self._rest = ""
         self._is_first = True
-
-    @property
-    def pending_characters(self) -> int:
-        """Number of characters that are not part of a segment yet."""
-        return len(self._rest)
 
     def push(self, piece: str) -> list[str]:
         """Append a piece; returns the segments that are complete now."""
@@ -161,4 +159,7 @@ def _cut(sentence: str) -> tuple[str, str]:
     head = sentence[:MAX_SENTENCE_CHARACTERS]
     clauses = [match.end() for match in _CLAUSE_END.finditer(head, MAX_SENTENCE_CHARACTERS // 2)]
     end = clauses[-1] if clauses else head.rfind(" ") + 1 or MAX_SENTENCE_CHARACTERS
+    tag = head.rfind("[", max(0, end - _PAUSE_CHARACTERS), end)
+    if sentence[tag : tag + len(_PAUSE)].lower() == _PAUSE and "]" not in head[tag:end]:
+        end = tag or MAX_SENTENCE_CHARACTERS  # not within ``[pause 0.5s]``
     return sentence[:end].strip(), sentence[end:].lstrip()

@@ -131,6 +131,7 @@ def serve(settings: Settings, *, reload: bool = False) -> None:
     if not reload:
         _run(settings, None)
         return
+    logs.configure(form=settings.log_format, level=settings.log_level)  # of the process that restarts the other
     watched = [str(Path(__file__).parent)]
     config = uvicorn.Config(
         "", host=settings.host, port=settings.port, log_config=None, reload=True, reload_dirs=watched

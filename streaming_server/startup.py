@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from streaming_server import __version__
@@ -33,12 +34,24 @@ def version() -> str:
     return f"{__version__}+g{commit}"
 
 
-def check_address(host: str, port: int) -> None:
-    """Check that the address is available.
+def check_addresses(host: str, ports: Mapping[str, int]) -> None:
+    """Check that the server can listen on its ports.
+
+    Args:
+        host: the address.
+        ports: the ports by their settings.
 
     Raises:
-        InvalidSetting: it is not; the message names the setting.
+        InvalidSetting: it cannot; the message names the setting.
     """
+    settings: dict[int, str] = {}
+    for setting, port in ports.items():
+        if port and settings.setdefault(port, setting) != setting:
+            raise InvalidSetting(f"{setting}={port}: the same port as {settings[port]}")
+        _check_address(host, port, setting)
+
+
+def _check_address(host: str, port: int, setting: str) -> None:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError:
@@ -49,11 +62,11 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen()
     except PermissionError:
-        raise InvalidSetting(f"PORT={port}: permission denied; use a port from 1024 to 65535") from None
+        raise InvalidSetting(f"{setting}={port}: permission denied; use a port from 1024 to 65535") from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise InvalidSetting(f"HOST={host}: not an address of this machine") from None
-        raise InvalidSetting(f"PORT={port}: the port is in use; choose another port, or 0") from None
+        raise InvalidSetting(f"{setting}={port}: the port is in use; choose another port, or 0") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
     "mcp": {"mcp", "api", "jobs", "audio", "domain", "errors"},
     "wyoming": {"wyoming", "api.http", "api.record", "api.requests", "speech", "ops", "engines.base", "audio"} | BASE,
     "components": {"engines.base", "engines.registry", "speech", "jobs", "ops", "settings"},
-    "scale": {"scale", "jobs", "components", "app", "settings", "errors", "logs"},
+    "scale": {"scale", "jobs", "components", "app", "settings", "environment", "errors", "logs"},
     "app": {
         "components",
         "api",

@@ -18,6 +18,7 @@ from streaming_server.cli import main
 from streaming_server.errors import LeaseLost
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.store import NewJob
+from tests.support.children import free_port
 from tests.support.postgres import files_below, opened_storage
 from tests.support.stored import put
 
@@ -117,11 +118,19 @@ def refused(result: subprocess.CompletedProcess[bytes], *parts: str) -> None:
         assert part in sentence
 
 
-def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["PORT", "AGENT_PORT", "WYOMING_PORT"])
+def test_a_port_in_use_is_a_sentence(variable: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = run("serve", "--host", "127.0.0.1", "--port", str(port), DATA_DIR=str(tmp_path))
-    refused(result, f"PORT={port}: the port is in use")
+        ports = {"PORT": "0", variable: str(port)}
+        result = refuse("serve", "--host", "127.0.0.1", DATA_DIR=str(tmp_path), **ports)
+    refused(result, f"{variable}={port}: the port is in use")
+
+
+def test_one_port_for_two_servers_is_a_sentence(tmp_path: Path) -> None:
+    port = str(free_port())
+    environment = {"PORT": "0", "AGENT_PORT": port, "WYOMING_PORT": port, "DATA_DIR": str(tmp_path)}
+    refused(refuse("serve", "--host", "127.0.0.1", **environment), f"WYOMING_PORT={port}: the same port as AGENT_PORT")
 
 
 def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_the_file_has_the_lines_of_the_console(tmp_path: Path) -> None:
     assert json.loads(console.getvalue())["field"] == 1
 
 
+def test_processes_that_share_the_file_lose_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_FILE_BYTES", 300)
+    one, other = (logs.LogFile(tmp_path / "server.log") for _ in range(2))
+    written = []
+    for number, (handler, length) in enumerate([(one, 100), (other, 100), (one, 150), (other, 120)]):
+        written.append(f"{number}".ljust(length, "x"))
+        handler.emit(logging.makeLogRecord({"msg": written[-1]}))
+    for handler in (one, other):
+        handler.close()
+    kept = "".join((tmp_path / name).read_text() for name in ("server.log.1", "server.log"))
+    assert kept.splitlines() == written
+
+
 def test_text_has_the_fields_the_request_and_the_trace() -> None:
     console = io.StringIO()
     logs.configure(console, form="text", level="warning")

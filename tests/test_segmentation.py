@@ -101,9 +101,16 @@ def test_a_segmenter_may_cut_at_sentences_or_at_all_clauses(cut: Cut, expected: 
 def test_a_flush_ends_a_segment_wherever_it_stands() -> None:
     segmenter = Segmenter()
     assert segmenter.push("Hello") == []
-    assert segmenter.pending_characters == 5
     assert segmenter.flush() == ["Hello"]
     assert segmenter.push("there. Yes") == ["there."]
+
+
+@pytest.mark.parametrize("before", ["word " * 58 + "at ", "x" * 295, ""])
+def test_a_pause_is_not_divided(before: str) -> None:
+    text = f"{before}[pause 0.5s] more words follow{'.' * (300 if not before else 1)}"
+    segmenter = Segmenter()
+    for found in ([*sentences(text)], [*segmenter.push(text), *segmenter.flush()]):
+        assert sum("[pause 0.5s]" in part for part in found) == 1
 
 
 @settings(max_examples=200, derandomize=True)
@@ -129,7 +136,7 @@ def test_the_work_grows_with_the_text_alone() -> None:
     pending = []
     for _ in range(2000):
         segmenter.push("word ")
-        pending.append(segmenter.pending_characters)
+        pending.append(len(segmenter._rest))
     assert max(pending) <= MAX_SENTENCE_CHARACTERS + len("word ")
     assert any(later < earlier for earlier, later in pairwise(pending))
 

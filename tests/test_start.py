@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.children import end, handles, spawn
@@ -91,6 +92,42 @@ def test_a_broker_that_is_set_later_is_installed_for_later(folder: Path) -> None
     assert start(folder) == ""
     assert "[celery]" in start(folder, CELERY_BROKER_URL="redis://localhost")
     assert start(folder, CELERY_BROKER_URL="redis://localhost") == ""
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="installations do not wait for each other without flock")
+def test_starts_at_the_same_time_install_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One of them through a link in another folder."""
+    link = tmp_path_factory.mktemp("bin") / "start"
+    link.symlink_to(folder / "start_api.sh")
+    python = (folder / "python").read_text()
+    waiting = 'echo "$@" >>installed; while [ ! -e done ]; do sleep 0.01; done'
+    (folder / "python").write_text(python.replace('echo "$@" >>installed', waiting))
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
+    scripts = [
+        spawn([path], cwd=path.parent, env=environment, stderr=subprocess.DEVNULL)
+        for path in (folder / "start_api.sh", link)
+    ]
+
+    def installations() -> list[str]:
+        return (folder / "installed").read_text().splitlines() if (folder / "installed").exists() else []
+
+    def is_waiting_for_the_other() -> bool:
+        found = []
+        for script in scripts:
+            with suppress(psutil.NoSuchProcess):  # a child that has just ended
+                found += [child.name() for child in psutil.Process(script.pid).children(recursive=True)]
+        return "flock" in found and len(installations()) == 1
+
+    try:
+        eventually(lambda: is_waiting_for_the_other() or len(installations()) == len(scripts))
+        (folder / "done").touch()
+        assert [script.wait(180) for script in scripts] == [0, 0]
+    finally:
+        for script in scripts:
+            end(script)
+    base, more = installations()
+    assert base.endswith("--editable .")
+    assert more.endswith("--editable .[hibari,espeak]")
 
 
 def test_a_missing_model_installs_no_extra(folder: Path) -> None:

@@ -27,8 +27,8 @@ from streaming_server.api.requests import Name, Names, RequestBuilder, Text
 from streaming_server.api.timed import TimedSpeechResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
-from streaming_server.domain import Generation, Voice
-from streaming_server.errors import SpeechServerError, VoiceUnknown
+from streaming_server.domain import Generation
+from streaming_server.errors import SpeechServerError
 from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.timeline import Passage, precision_of
@@ -120,8 +120,8 @@ class CaptionedDialect(Dialect):
 
     async def speech(self, request: Request) -> TimedSpeechResponse:
         body = await parse_body(request, CaptionedBody)
-        voice = self.voices.default if body.voice is None else await self._voice(body.voice)
-        text = await self.requests.ssml(body.input, self._voice, "input") if body.ssml else body.input
+        voice = self.voices.default if body.voice is None else await self.voices.require(body.voice)
+        text = await self.requests.ssml(body.input, self.voices.require, "input") if body.ssml else body.input
         speech = self.requests.build(text, [voice], Generation(), None, field="input", speed=body.speed)
         encoder = FORMATS["ogg" if body.response_format == "opus" else body.response_format].create()
 
@@ -151,12 +151,3 @@ class CaptionedDialect(Dialect):
             compose=compose,
             is_whole=not body.stream,
         )
-
-    async def _voice(self, name: str, field: str = "voice") -> Voice:
-        """
-        Raises:
-            VoiceUnknown: the voice does not exist.
-        """
-        if found := await self.voices.find(name):
-            return found
-        raise VoiceUnknown(name, [known.name for known in self.voices.all()], field)

@@ -1,10 +1,10 @@
-"""The sending side of a WebSocket session, its end, and the number of sessions that are open."""
+"""What the WebSocket sessions share: receiving with an idle limit, sending, the end, and how many are open."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,8 +13,15 @@ import anyio.lowlevel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streaming_server.api.http import decoded, is_allowed_origin
-from streaming_server.api.record import RequestRecord
-from streaming_server.errors import EngineNotReady, InvalidRequest, OriginRefused, ReaderTooSlow, ShuttingDown
+from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.errors import (
+    EngineNotReady,
+    InvalidRequest,
+    OriginRefused,
+    ReaderTooSlow,
+    SessionTimeout,
+    ShuttingDown,
+)
 from streaming_server.settings import Settings
 from streaming_server.speech.service import EngineState, SpeechService
 
@@ -44,17 +51,61 @@ def open_session(websocket: WebSocket, protocol: str) -> Iterator[None]:
 
 
 class Channel:
-    """The sending side of a session, and its end."""
+    """The connection of a session."""
 
-    def __init__(self, websocket: WebSocket, timeout_s: float, record: RequestRecord) -> None:
-        """``timeout_s``: a reader that takes no message for this long ends the session."""
+    def __init__(
+        self, websocket: WebSocket, timeout_s: float, record: RequestRecord, is_busy: Callable[[], bool]
+    ) -> None:
+        """``timeout_s``: a reader that takes no message for this long ends the session.
+
+        ``is_busy``: whether the client is still owed audio.
+        """
         self._websocket = websocket
         self._timeout_s = timeout_s
         self._record = record
         self._code, self._reason = 1000, ""
         self._is_ended = False
+        self._is_busy = is_busy
+        self._active_s = 0.0
         self.scope = anyio.CancelScope()
         """Of all tasks of the session."""
+
+    async def accept(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Accept the handshake."""
+        await self._websocket.accept(headers=headers)
+        self._touch()
+        self._record.outcome, self._record.characters = DISCONNECTED, 0
+
+    async def receive(self, idle_s: float, missing: str = "no message") -> Mapping[str, Any] | None:
+        """The next message; None where the client has gone, which cancels the session.
+
+        Raises:
+            SessionTimeout: no message (``missing``, in the error) and nothing to send for ``idle_s`` seconds.
+        """
+        while True:
+            try:
+                async with asyncio.timeout_at(self._active_s + idle_s):
+                    message = await self._websocket.receive()
+            except TimeoutError:
+                if self._is_busy():
+                    self._touch()
+                elif asyncio.get_running_loop().time() >= self._active_s + idle_s:
+                    raise SessionTimeout(missing, idle_s) from None
+            else:
+                break
+        self._touch()
+        if message["type"] != "websocket.disconnect":
+            return message
+        if message.get("code") == RESTART:
+            self._record.outcome = ShuttingDown.code
+        elif message.get("code") in {1000, 1001} and not self._is_busy():
+            self._record.outcome = COMPLETE
+        self.scope.cancel()
+        return None
+
+    def _touch(self) -> None:
+        """Begin the idle time anew."""
+        self._active_s = asyncio.get_running_loop().time()
 
     async def send(self, message: Mapping[str, Any] | bytes) -> None:
         """Send a message; where the client has gone, or takes nothing for too long, the session is cancelled."""
@@ -64,6 +115,7 @@ class Channel:
                     await self._websocket.send_bytes(message)
                 else:
                     await self._websocket.send_json(message)
+            self._touch()
         except TimeoutError:
             self.end_slow(f"the reader took no byte for {self._timeout_s:g} s")
         except (WebSocketDisconnect, RuntimeError):  # the latter where uvicorn has closed for a malformed frame

@@ -21,7 +21,7 @@ from streaming_server.speech.stream import SpeechStream
 @described
 class LiveStream(TypedDict):
     request_id: str
-    """The `X-Request-Id` of the request that opened it; empty for a task."""
+    """The `X-Request-Id` of the request that opened it, or the id of the task."""
     kind: str
     """`live` or `job`."""
     state: str

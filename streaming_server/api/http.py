@@ -24,6 +24,8 @@ from streaming_server import errors
 from streaming_server.errors import BlankText, ForbiddenCharacter, InvalidRequest, SpeechServerError, TextTooLong
 from streaming_server.text import forbidden_character
 
+KEY_HEADERS = ("x-api-key", "xi-api-key")
+"""Headers for the API key, beside ``Authorization``."""
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_PROBLEMS = 10
 """Maximum number of problems that the answer to an invalid body lists."""

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from streaming_server.api.http import ErrorShapes, decoded, error_response, is_allowed_origin
+from streaming_server.api.http import KEY_HEADERS, ErrorShapes, decoded, error_response, is_allowed_origin
 from streaming_server.api.record import DISCONNECTED, RequestRecord
 from streaming_server.errors import (
     OriginRefused,
@@ -34,7 +34,6 @@ from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
 
 log = logging.getLogger(__name__)
-_KEY_HEADERS = ("x-api-key", "xi-api-key")
 _KEY_TIMEOUT_S = 10.0
 """Until the first message of a session whose key is not in a header."""
 _MAX_KEY_MESSAGE = 16 * 1024
@@ -144,6 +143,7 @@ class ApiKeys:
         if scope["type"] == "lifespan" or not keys or self._is_open(scope) or self._has_key(scope, keys):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket" and not _names_key(scope) and self._shapes.of(scope["path"]).key_fields:
+            RequestRecord.of(scope).is_key_pending = True
             await self._app(scope, self._checked(scope, receive), send)
         else:
             await _refuse(Unauthorized(), self._shapes, scope, receive, send)
@@ -154,7 +154,7 @@ class ApiKeys:
     def _has_key(self, scope: Scope, keys: Sequence[bytes]) -> bool:
         headers = _headers(scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        named = [headers.get(name, "") for name in _KEY_HEADERS]
+        named = [headers.get(name, "") for name in KEY_HEADERS]
         given = [*named, bearer.strip() if scheme.lower() == "bearer" else ""]
         # Headers were decoded as Latin-1: this gives back the bytes that the client sent.
         return _match([key.encode("latin-1") for key in given], keys)
@@ -190,7 +190,7 @@ class ApiKeys:
 def _names_key(scope: Scope) -> bool:
     """Whether there is any header for an API key."""
     headers = _headers(scope)
-    return any(name in headers for name in ("authorization", *_KEY_HEADERS))
+    return any(name in headers for name in ("authorization", *KEY_HEADERS))
 
 
 def _first_keys(message: Message, fields: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ class RequestRecord:
     audio_s: float | None = None
     real_time_factor: float | None = None
     underruns: int | None = None
+    is_key_pending: bool = field(default=False, metadata={"is_logged": False})
+    """Whether the API key is expected in the first message of a WebSocket."""
     synthesis_s: float = field(default=0.0, metadata={"is_logged": False})
     sent_bytes: int = field(default=0, metadata={"is_logged": False})
     template: str = field(default="none", metadata={"is_logged": False})

@@ -75,8 +75,7 @@ class References:
             StorageFull, StorageUnavailable: the recording cannot be written.
         """
         content = await self._content(source.strip(), field)
-        with storage_errors():
-            path = self._scratch.new()
+        path = self._scratch.new()
         try:
             await anyio.to_thread.run_sync(_write, path, content)
             try:

@@ -191,7 +191,7 @@ class RequestBuilder:
             whole = "".join(span.text for span in spans)
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
-            check_pauses(whole, field)
+            check_pauses(whole, field, place)
         max_codes = self.service.engine.info.max_mel_tokens
         if max_codes_field and max_codes is not None and generation.max_mel_tokens > max_codes:
             message = f"{max_codes_field} must be from 1 to {max_codes}, the model's own limit"
@@ -221,7 +221,7 @@ class RequestBuilder:
         return request
 
     def ignored(self, request: SpeechRequest, language_field: str = "language") -> list[str]:
-        """What a request asks for and the engine cannot do: a language, and elements of SSML.
+        """What a request asks for and the engine cannot do.
 
         Args:
             request: the request.
@@ -230,7 +230,10 @@ class RequestBuilder:
         info = self.service.engine.info
         languages = {span.language for span in request.spans} - {""}
         given = request.pronunciations or any(span.pronunciations for span in request.spans)
+        described = request.emotion is not None and request.emotion.text
         found = {
+            "instructions": described and Capability.EMOTION_TEXT not in info.capabilities,
+            "seed": request.generation.seed is not None and Capability.SEED not in info.capabilities,
             language_field: request.language and not info.reads(request.language),
             "ssml.lang": not all(map(info.reads, languages)),
             "ssml.phoneme": given and Capability.PHONEMES not in info.capabilities,

@@ -45,16 +45,12 @@ class TimedSpeechResponse(SpeechResponse):
         if self._is_whole:
             await self._respond_whole(stream, connection)
             return
-        position, is_announced = 0, False
-        while True:
-            piece, passage = await stream.buffer.read_timed(position)
-            if not is_announced:
+        async for piece, passage in stream.buffer.timed():
+            if not connection.started:
                 await self.announce(stream, connection)
-                is_announced = True
-            if not piece and passage is None:
-                break
-            position += len(piece)
             await connection.write(_line(self._compose(piece, [passage] if passage else [])))
+        if not connection.started:
+            await self.announce(stream, connection)
 
     async def _respond_whole(self, stream: SpeechStream, connection: Connection) -> None:
         """
@@ -66,10 +62,7 @@ class TimedSpeechResponse(SpeechResponse):
         except ReaderTooSlow:
             raise AudioTooLarge from None
         audio, passages = bytearray(), list[Passage]()
-        while True:
-            piece, passage = await stream.buffer.read_timed(len(audio))
-            if not piece and passage is None:
-                break
+        async for piece, passage in stream.buffer.timed():
             audio += piece
             passages += [passage] if passage else []
         content = _line(self._compose(bytes(audio), passages))
@@ -90,13 +83,7 @@ class SubtitleResponse(SpeechResponse):
         super().__init__(service, request, PcmEncoder(), headers, send_timeout_s, keep=False)
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        position, passages = 0, list[Passage]()
-        while True:
-            piece, passage = await stream.buffer.read_timed(position)
-            if not piece and passage is None:
-                break
-            position += len(piece)
-            passages += [passage] if passage else []
+        passages = [passage async for _, passage in stream.buffer.timed() if passage]
         content = self._write(passages).encode()
         precision = {"X-Alignment-Precision": precision_of(passages)}
         await connection.start(200, {**self.headers, **precision, "Content-Length": str(len(content))})

@@ -54,13 +54,16 @@ class PcmEncoder:
         return b""
 
     def push(self, samples: IntSamples) -> bytes:
-        return _little_endian(self._resampler.push(samples) if self._resampler else samples)
+        return self._encoded(self._resampler.push(samples) if self._resampler else samples)
 
     def flush(self) -> bytes:
         return b""
 
     def finish(self) -> bytes:
-        return _little_endian(self._resampler.finish()) if self._resampler else b""
+        return self._encoded(self._resampler.finish()) if self._resampler else b""
+
+    def _encoded(self, samples: IntSamples) -> bytes:
+        return samples.astype("<i2", copy=False).tobytes()
 
 
 class WavEncoder:
@@ -164,10 +167,6 @@ def wav_header(sample_rate_hz: int, samples: int | None) -> bytes:
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", riff, b"WAVE", b"fmt ", 16, 1, 1, sample_rate_hz, sample_rate_hz * 2, 2, 16, b"data", data),
     )
-
-
-def _little_endian(samples: IntSamples) -> bytes:
-    return samples.astype("<i2", copy=False).tobytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,33 +8,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from streaming_server.audio.pcm import Resampler
+from streaming_server.audio.encoders import PcmEncoder
 from streaming_server.domain import IntSamples
 
 RATE_HZ = 8000
 Law = Literal["ulaw", "alaw"]
 
 
-class G711Encoder:
+class G711Encoder(PcmEncoder):
     """One byte a sample, 8000 samples a second, without a header."""
 
-    media_type = "audio/basic"
-
     def __init__(self, law: Law) -> None:
+        super().__init__(RATE_HZ)
+        self.media_type = "audio/basic"
         self._codes = _codes(law)
-
-    def start(self, sample_rate_hz: int) -> bytes:
-        self._resampler = Resampler(sample_rate_hz, RATE_HZ) if sample_rate_hz != RATE_HZ else None
-        return b""
-
-    def push(self, samples: IntSamples) -> bytes:
-        return self._encoded(self._resampler.push(samples) if self._resampler else samples)
-
-    def flush(self) -> bytes:
-        return b""
-
-    def finish(self) -> bytes:
-        return self._encoded(self._resampler.finish()) if self._resampler else b""
 
     def _encoded(self, samples: IntSamples) -> bytes:
         return self._codes[samples.view(np.uint16)].tobytes()

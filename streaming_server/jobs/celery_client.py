@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -21,6 +22,10 @@ RETRY_S = 2
 """Pause before a retry."""
 _LOOK_S = 1.0
 _CONNECT_S = 2
+_COMMAND_S = 5
+"""Maximum time for the answer of Redis to a command; a worker's own wait for messages is shorter."""
+_MAX_WAITING = 1000
+"""Maximum number of messages that wait for a slow broker; `resend` sends the others."""
 _VISIBILITY_S = 20
 """After this time Redis delivers an unacknowledged message again. A job's row prevents a second start, so this only
 bounds the delay of another program's chain after the worker of one of its tasks was killed."""
@@ -35,7 +40,8 @@ def create_celery(url: str) -> Celery:
         # Separate keys: other programs on the same database keep their visibility timeout.
         own = {name: f"streaming_server.{name}" for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
         often = {"unacked_restore_interval": RETRY_S, "unacked_restore_throttle": 1}  # else every 100 s
-        transport |= {"visibility_timeout": _VISIBILITY_S, "socket_connect_timeout": _CONNECT_S, **often, **own}
+        timeouts = {"socket_connect_timeout": _CONNECT_S, "socket_timeout": _COMMAND_S}
+        transport |= {"visibility_timeout": _VISIBILITY_S, **timeouts, **often, **own}
     celery = Celery("streaming_server", broker=url, backend=url if is_redis else "rpc://")
     celery.conf.update(
         # Acknowledged at the end, one at a time, so that a busy worker holds no message that an idle one could take.
@@ -58,10 +64,18 @@ class Sender:
 
     def __init__(self, url: str) -> None:
         self.celery = create_celery(url)
+        self._waiting: asyncio.Queue[Job] = asyncio.Queue(_MAX_WAITING)
 
     def announce(self, job: Job) -> None:
-        """Send a message about a job. If the broker is away, `resend` sends it later."""
-        self._send(job.id, job.name, job.workflow_id)
+        """Let `send` send a message about a job. If the broker is away, `resend` sends it later."""
+        with suppress(asyncio.QueueFull):
+            self._waiting.put_nowait(job)
+
+    async def send(self) -> None:
+        """Send messages about the announced jobs, one after another, until cancelled."""
+        while True:
+            job = await self._waiting.get()
+            await asyncio.to_thread(self._send, job.id, job.name, job.workflow_id)
 
     async def resend(self, registry: WorkerRegistry) -> None:
         """Send lost messages again, until cancelled."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,8 @@ class Files(Protocol):
     def staged(self, key: str, source: Path) -> AbstractContextManager[Callable[[], None]]:
         """Bring the content of a local file to the store; what was not put into place is removed on leaving.
 
+        A second attempt with a file of the same name replaces what a dead process has left of the first.
+
         Yields:
             A function that puts it under its key, replacing what is there. It is quick whatever the size, so that a
             transaction can include it.
@@ -45,6 +46,9 @@ class Files(Protocol):
         Raises:
             FileMissing: it does not exist.
         """
+
+    def touch(self, path: Path) -> None:
+        """Keep a local copy from being removed by `tidy`; ``path`` is one that `local` has returned."""
 
     def delete(self, key: str) -> None:
         """Remove a file if it exists."""
@@ -95,7 +99,7 @@ class FolderFiles:
                 with source.open("rb") as file:
                     os.fsync(file.fileno())
             else:
-                staged = _copied(source, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part"))
+                staged = _copied(source, target.with_name(f".{target.name}.{source.name}.part"))
 
         def put() -> None:
             with storage_errors():
@@ -115,6 +119,9 @@ class FolderFiles:
             if not path.is_file():
                 raise FileMissing(PurePosixPath(key).name)
         return path
+
+    def touch(self, path: Path) -> None:
+        """Does nothing: there are no copies."""
 
     def delete(self, key: str) -> None:
         with storage_errors():
@@ -164,6 +171,7 @@ def _sync(folder: Path) -> None:
 
 def _copied(source: Path, target: Path) -> Path:
     """Copy a file to another file system."""
+    target.unlink(missing_ok=True)  # left by a process that died
     try:
         with source.open("rb") as original, target.open("xb") as copy:
             shutil.copyfileobj(original, copy)

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,19 @@ class SpeechJob:
 _PAYLOAD = TypeAdapter(SpeechJob)
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """A claimed job while it runs."""
+
+    job: Job
+    progress: Callable[[], float] = lambda: 0.0
+    """Returns the progress, 0.0-0.99."""
+    recordings: list[Path] = field(default_factory=list)
+    """Local paths of its files, which must exist until it ends."""
+    is_finishing: bool = False
+    """Whether its result is being delivered and recorded, which nothing interrupts."""
+
+
 class JobRunner:
     """Claims jobs and runs them in this process."""
 
@@ -83,7 +96,7 @@ class JobRunner:
         inspector: Inspector,
         announce: Callable[[Job], None] | None = None,
     ) -> None:
-        """``announce``: called in a thread with the next job of a workflow when it is ready; None if `run` polls."""
+        """``announce``: called with the next job of a workflow that is ready, must not block; None if `run` polls."""
         self._store = storage.jobs
         self._files = storage.files
         self._scratch = storage.scratch
@@ -93,14 +106,12 @@ class JobRunner:
         self._inspector = inspector
         self._announce = announce
         self._wake = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._outage_pause_s = _POLL_S
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def announce(self, job: Job) -> None:
-        """Wake `run` for an accepted job. May be called from any thread."""
-        if self._loop:
-            self._loop.call_soon_threadsafe(self._wake.set)
+        """Wake `run` for an accepted job."""
+        self._wake.set()
 
     def interrupt(self, job_id: str) -> None:
         """Stop a cancelled or deleted job if it runs in this process."""
@@ -109,7 +120,6 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run jobs until cancelled; a running job is then requeued."""
-        self._loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
@@ -158,7 +168,7 @@ class JobRunner:
     async def _run_claimed(self, job: Job) -> None:
         """Run a claimed job and record its outcome."""
         try:
-            following = await self._perform(job)
+            following = await self._perform_held(_Attempt(job))
         except LeaseLost as error:
             log.info("lease lost: %s", error)
         except (StorageFull, StorageUnavailable) as error:
@@ -177,7 +187,7 @@ class JobRunner:
             await self._record(job, self._store.retry, message, SpeechServerError.code)
         else:
             if following and self._announce:
-                await self._threads.run(self._announce, following)
+                self._announce(following)
 
     async def _record(self, job: Job, change: Callable[..., None], *arguments: str) -> None:
         """Record the outcome of an attempt, retrying while the database is unavailable."""
@@ -197,34 +207,47 @@ class JobRunner:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
-    async def _perform(self, job: Job) -> Job | None:
+    async def _perform_held(self, attempt: _Attempt) -> Job | None:
+        """Run a job, renewing its lease until its result is recorded, and return the next job of its workflow.
+
+        Raises:
+            LeaseLost: the job was cancelled, deleted or taken over.
+        """
+        holding = asyncio.create_task(self._hold(attempt))
+        performing = asyncio.create_task(self._perform(attempt))
+        try:
+            await asyncio.wait([holding, performing], return_when=asyncio.FIRST_COMPLETED)
+            if holding.done() and not attempt.is_finishing:
+                holding.result()  # raises LeaseLost
+            # A job that finishes right now has no lease any more; whether it lost it before is for `finish` to say.
+            return await performing
+        finally:
+            holding.cancel()
+            performing.cancel()
+            await asyncio.gather(holding, performing, return_exceptions=True)
+
+    async def _perform(self, attempt: _Attempt) -> Job | None:
         """Run a job and return the next job of its workflow."""
+        job = attempt.job
         if job.name == SPEECH:
-            return await self._speak(job, SpeechJob.from_json(job.payload))
+            return await self._speak(attempt, SpeechJob.from_json(job.payload))
         answer = await self._inspector.answer(job.name)
+        attempt.is_finishing = True
         return await self._threads.run_to_end(self._store.finish, job, json.dumps(answer))
 
-    async def _speak(self, job: Job, speech: SpeechJob) -> Job | None:
+    async def _speak(self, attempt: _Attempt, speech: SpeechJob) -> Job | None:
         """Synthesise a speech job to its file and return the next job of its workflow."""
-        request = replace(speech.request, voice=await self._local(speech.request.voice), request_id=job.id)
+        job = attempt.job
+        request = replace(speech.request, voice=await self._local(speech.request.voice, attempt), request_id=job.id)
         if request.emotion and request.emotion.reference:
-            reference = await self._local(request.emotion.reference)
+            reference = await self._local(request.emotion.reference, attempt)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
-        with storage_errors():
-            path = self._scratch.new()
+        path = self._scratch.new(job.id)
+        expected_s = estimated_duration_s(request.text) / request.speed
         try:
             async with self._service.open(request, PcmEncoder(), batch=True) as stream:
-                holding = asyncio.create_task(self._hold(job, request, stream))
-                writing = asyncio.create_task(self._write(stream, path))
-                try:
-                    await asyncio.wait([holding, writing], return_when=asyncio.FIRST_COMPLETED)
-                    if holding.done():
-                        holding.result()  # raises LeaseLost
-                    size = await writing
-                finally:
-                    holding.cancel()
-                    writing.cancel()
-                    await asyncio.gather(holding, writing, return_exceptions=True)
+                attempt.progress = lambda: min(0.99, stream.stats.audio_s / expected_s)
+                size = await self._write(stream, path)
             result = {
                 "sample_rate": stream.rate_hz,
                 "duration": round(stream.stats.audio_s, 6),
@@ -233,6 +256,7 @@ class JobRunner:
                 "emotion_text_by": self._service.engine.info.emotion_text_by,
                 "emotion_ignored": self._ignored(request.emotion),
             }
+            attempt.is_finishing = True
             return await self._threads.run_to_end(self._finish, job, json.dumps(result), speech.output, path)
         finally:
             self._scratch.remove(path)
@@ -255,14 +279,17 @@ class JobRunner:
         }
         return [name for name, value in needed.items() if value and name not in capabilities]
 
-    async def _hold(self, job: Job, request: SpeechRequest, stream: SpeechStream) -> None:
+    async def _hold(self, attempt: _Attempt) -> None:
         """Renew the lease and report the progress until cancelled."""
-        expected_s = estimated_duration_s(request.text) / request.speed
         while True:
             await asyncio.sleep(min(_REPORT_S, self._store.lease_s / 3))
-            progress = min(0.99, stream.stats.audio_s / expected_s)
             with suppress(StorageFull, StorageUnavailable):  # a failed renewal does not lose the lease yet
-                await self._threads.run(self._store.renew, job, progress)
+                await self._threads.run(self._renew, attempt)
+
+    def _renew(self, attempt: _Attempt) -> None:
+        for path in attempt.recordings:
+            self._files.touch(path)
+        self._store.renew(attempt.job, attempt.progress())
 
     async def _write(self, stream: SpeechStream, path: Path) -> int:
         """Write the samples to a WAV file and return its size in bytes."""
@@ -275,7 +302,7 @@ class JobRunner:
             await asyncio.to_thread(_complete, file, wav_header(stream.rate_hz, position // 2))
             return file.seek(0, os.SEEK_END)
 
-    async def _local(self, voice: Voice) -> Voice:
+    async def _local(self, voice: Voice, attempt: _Attempt) -> Voice:
         """Return the voice with the local path of its file.
 
         Raises:
@@ -284,7 +311,9 @@ class JobRunner:
         if voice.is_preset:
             return voice
         if voice.index is None:
-            return replace(voice, path=await asyncio.to_thread(self._files.local, voice.path.as_posix()))
+            path = await asyncio.to_thread(self._files.local, voice.path.as_posix())
+            attempt.recordings.append(path)
+            return replace(voice, path=path)
         if found := await self._voices.find(voice.name):
             return found
         raise VoiceFileMissing(voice.path.name)

@@ -86,6 +86,10 @@ class ObjectFiles:
         os.utime(path)
         return path
 
+    def touch(self, path: Path) -> None:
+        with suppress(OSError):
+            os.utime(path)
+
     def delete(self, key: str) -> None:
         with _translate_errors(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from streaming_server.jobs.file_store import storage_errors
+
 
 class Scratch:
     """The folder of this process, below a folder shared by several processes."""
@@ -32,16 +34,20 @@ class Scratch:
         self.path = folder / self.owner
         self._take()
 
-    def new(self) -> Path:
+    def new(self, name: str = "") -> Path:
         """Return a path for a new file, which ``os.replace`` moves into place when it is complete.
 
+        Args:
+            name: the file's name; a random one if empty.
+
         Raises:
-            OSError: the folder does not exist and cannot be created.
+            StorageFull, StorageUnavailable: the folder does not exist and cannot be created.
         """
-        if not self.path.is_dir():
-            self._lock.close()
-            self._take()  # the folder was lost in a storage outage
-        return self.path / secrets.token_hex(8)
+        with storage_errors():
+            if not self.path.is_dir():
+                self._lock.close()
+                self._take()  # the folder was lost in a storage outage
+        return self.path / (name or secrets.token_hex(8))
 
     def remove(self, path: Path) -> None:
         """Remove an unfinished file if possible."""

@@ -33,7 +33,7 @@ class JobService:
         """
         Args:
             storage: the storage of the jobs.
-            announce: called with a job that is ready; may block.
+            announce: called with a job that is ready; must not block.
             interrupt: called with the id of a deleted job, to stop it if it runs in this process.
         """
         self._storage = storage
@@ -110,7 +110,7 @@ class JobService:
         Raises:
             FileMissing: it does not exist any more.
         """
-        return await self._run(self._storage.files.local, audio_key(job.id))
+        return await self._storage.file_threads.run(self._storage.files.local, audio_key(job.id))
 
     async def upload(self, upload_id: str) -> Upload | None:
         """As `Uploads.get`."""
@@ -125,11 +125,11 @@ class JobService:
         if not _ID.fullmatch(job_id) or not await self._run(self._storage.jobs.delete, job_id):
             raise JobNotFound(job_id)
         self._interrupt(job_id)
-        await self._run(self._storage.files.delete, audio_key(job_id))
+        await self._storage.file_threads.run(self._storage.files.delete, audio_key(job_id))
 
     async def _submit(self, chain: Sequence[NewJob], workflow_id: str | None) -> list[Job]:
         jobs = await self._run(self._storage.jobs.submit, chain, workflow_id)
-        await self._run(self._announce, jobs[0])
+        self._announce(jobs[0])
         return jobs
 
 

@@ -43,9 +43,11 @@ class StorageOptions:
     """Empty for folders, else ``s3://…``."""
 
 
-_REQUEST_THREADS, _JOB_THREADS = 8, 4
+_REQUEST_THREADS, _FILE_THREADS, _JOB_THREADS = 8, 8, 4
 _START_TIMEOUT_S = 1.5
 """With the database's lock timeout below five seconds, the limit for answering a request."""
+_FILE_START_TIMEOUT_S = 30.0
+"""Maximum wait of a request for a thread in which a file is fetched or stored."""
 
 
 class Storage:
@@ -82,6 +84,8 @@ class Storage:
         self.keep_s = min(options.audio_keep_s, options.uploads.keep_s)
         """The minimum retention time."""
         self.request_threads = StorageThreads(_REQUEST_THREADS, _START_TIMEOUT_S)
+        self.file_threads = StorageThreads(_FILE_THREADS, _FILE_START_TIMEOUT_S, "file storage")
+        """For transfers of files, so that slow ones do not keep requests from the database."""
         self.job_threads = StorageThreads(_JOB_THREADS)
         try:
             self.take_over()  # before this process works on a job that may have killed another one
@@ -140,6 +144,7 @@ class Storage:
         self.voices.close()
         self.uploads.close()
         self.request_threads.close()
+        self.file_threads.close()
         self.job_threads.close()
         self.scratch.close()
         self.database.close()

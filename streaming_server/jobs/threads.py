@@ -1,4 +1,4 @@
-"""Dedicated threads for blocking database calls, so that a locked database blocks no thread of live speech."""
+"""Dedicated threads for blocking calls of the storage, so that a locked database blocks no thread of live speech."""
 
 from __future__ import annotations
 
@@ -11,13 +11,37 @@ from typing import TypeVar
 from streaming_server.errors import StorageUnavailable
 
 T = TypeVar("T")
+_LOOKUP_TIMEOUT_S = 0.2
+
+
+class LookupThreads:
+    """A thread pool for reads on which live speech depends, and which therefore must not wait for the database."""
+
+    def __init__(self, count: int) -> None:
+        self._executor = ThreadPoolExecutor(count, "lookup")
+
+    def run(self, read: Callable[..., T], *arguments: object) -> T:
+        """Return what ``read`` returns. Blocks for a fraction of a second at most.
+
+        Raises:
+            StorageUnavailable: the database is locked or unavailable.
+        """
+        try:
+            return self._executor.submit(read, *arguments).result(_LOOKUP_TIMEOUT_S)
+        except TimeoutError:
+            raise StorageUnavailable("the database is busy; try again later") from None
+
+    def close(self) -> None:
+        """End the threads."""
+        self._executor.shutdown(cancel_futures=True)
 
 
 class StorageThreads:
     """A thread pool with a limit on the wait for a thread."""
 
-    def __init__(self, count: int, start_timeout_s: float | None = None) -> None:
-        """``start_timeout_s``: maximum wait for a thread; None for no limit."""
+    def __init__(self, count: int, start_timeout_s: float | None = None, name: str = "database") -> None:
+        """``start_timeout_s``: maximum wait for a thread; None for no limit. ``name``: what they use, for errors."""
+        self._name = name
         self._executor = ThreadPoolExecutor(count, "storage")
         self._start_timeout_s = start_timeout_s
 
@@ -58,7 +82,7 @@ class StorageThreads:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if expired and task and not task.cancelling():
-                raise StorageUnavailable("the database is busy; try again later") from None
+                raise StorageUnavailable(f"the {self._name} is busy; try again later") from None
             raise
         finally:
             timer.cancel()

@@ -29,12 +29,12 @@ from streaming_server.jobs.database import Database, probes, uploads
 from streaming_server.jobs.file_store import Files, storage_errors
 from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import is_kept
+from streaming_server.jobs.threads import LookupThreads
 
 PREFIX = "uploads"
 """Prefix of the keys of uploads."""
 _ID = re.compile("[0-9a-f]{64}")
 _BATCH_BYTES = 1024 * 1024
-_LOOKUP_TIMEOUT_S = 0.2
 _MAX_REMOVED = 10_000
 """Batch size of a statement, because databases limit the number of values."""
 
@@ -77,7 +77,7 @@ class Uploads:
         self._limits = limits
         # One at a time in a dedicated thread, because a crafted file can take long.
         self._probing = ThreadPoolExecutor(1, "probe")
-        self._looking_up = ThreadPoolExecutor(2, "uploads")
+        self._lookups = LookupThreads(2)
 
     async def receive(
         self, filename: str, pieces: AsyncIterable[bytes], formats: Sequence[str] = ALL_FORMATS
@@ -94,8 +94,7 @@ class Uploads:
             UploadTooLarge: it exceeds the limit.
             StorageFull, StorageUnavailable: it cannot be stored.
         """
-        with storage_errors():
-            path = self._scratch.new()
+        path = self._scratch.new()
         try:
             digest, size = await self._write(path, pieces)
             loop = asyncio.get_running_loop()
@@ -114,7 +113,7 @@ class Uploads:
     def close(self) -> None:
         """Wait for the running calls and end their threads."""
         self._probing.shutdown()
-        self._looking_up.shutdown(cancel_futures=True)
+        self._lookups.close()
 
     def get(self, upload_id: str) -> Upload | None:
         """Return the record of an upload that has not expired or that an unfinished job uses."""
@@ -130,8 +129,8 @@ class Uploads:
         """
         if not is_upload_id(upload_id):
             return None
-        with suppress(TimeoutError, StorageUnavailable):
-            if self._looking_up.submit(self.get, upload_id).result(_LOOKUP_TIMEOUT_S) is None:
+        with suppress(StorageUnavailable):
+            if self._lookups.run(self.get, upload_id) is None:
                 return None
         try:
             return Voice(upload_id, self._files.local(upload_key(upload_id)))
@@ -157,12 +156,15 @@ class Uploads:
             connection.execute(probes.update().where(probes.c.owner == owner).values(is_dead=True))
 
     def _delete_orphans(self) -> int:
-        """Remove files that were moved into place by a process that died before it wrote the record."""
-        keys = self._files.older_than(PREFIX, self._limits.keep_s)
+        """Remove files of processes that died before they wrote the record, or before they completed the file."""
+        names = [key.removeprefix(f"{PREFIX}/") for key in self._files.older_than(PREFIX, self._limits.keep_s)]
         with self._database.read() as connection:
-            recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if keys else set()
-        orphans = [upload_id for key in keys if (upload_id := key.removeprefix(f"{PREFIX}/")) not in recorded]
-        return sum(self._delete_orphan(upload_id) for upload_id in orphans)
+            recorded = set(connection.execute(sa.select(uploads.c.id)).scalars()) if names else set()
+        incomplete = [name for name in names if not is_upload_id(name)]
+        for name in incomplete:
+            self._files.delete(upload_key(name))
+        orphans = [name for name in names if is_upload_id(name) and name not in recorded]
+        return len(incomplete) + sum(self._delete_orphan(upload_id) for upload_id in orphans)
 
     def _delete_orphan(self, upload_id: str) -> bool:
         # The inserted row is a lock: an upload of this content has finished, or waits for its removal.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +22,13 @@ from streaming_server.errors import (
 from streaming_server.jobs.database import Database, consents, uploads, voices
 from streaming_server.jobs.file_store import Files
 from streaming_server.jobs.store import is_kept
+from streaming_server.jobs.threads import LookupThreads
 from streaming_server.jobs.uploads import Upload, Uploads, is_upload_id, upload_key
 
 MAX_VOICES = 1000
 """Voices, and also consents, that are stored at most."""
 _VOICE_ID = re.compile("voice_[0-9a-f]{24}")
-_LOOKUP_TIMEOUT_S = 0.2
+_CONSENT_ID = re.compile("cons_[0-9a-f]{24}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class VoiceStore:
         self._database = database
         self._files = files
         self._uploads = kept
-        self._looking_up = ThreadPoolExecutor(1, "voices")
+        self._lookups = LookupThreads(1)
         self._known: Sequence[StoredVoice] = ()
         """As last read, for the time in which the database is locked or away."""
 
     def close(self) -> None:
         """End the thread."""
-        self._looking_up.shutdown(cancel_futures=True)
+        self._lookups.close()
 
     def find(self, name: str) -> Voice | None:
         """The voice of a stored voice's id or name, or of an upload's id; None if there is none.
@@ -100,8 +100,8 @@ class VoiceStore:
     def current(self) -> Sequence[StoredVoice]:
         """As `voices`; while the database is locked or away, as last read, so that live speech does not wait for it."""
         try:
-            return self._looking_up.submit(self.voices).result(_LOOKUP_TIMEOUT_S)
-        except (TimeoutError, StorageUnavailable):
+            return self._lookups.run(self.voices)
+        except StorageUnavailable:
             return self._known
 
     def voices(self) -> Sequence[StoredVoice]:
@@ -167,6 +167,7 @@ class VoiceStore:
         Raises:
             ConsentNotFound: there is none of this id.
         """
+        _check_consent_id(consent_id)
         with self._database.read() as connection:
             row = connection.execute(sa.select(consents).where(consents.c.id == consent_id)).one_or_none()
         if row is None:
@@ -179,6 +180,8 @@ class VoiceStore:
         Raises:
             ConsentNotFound: there is none of the id ``after``.
         """
+        if after is not None:
+            _check_consent_id(after)
         chosen = sa.select(consents).order_by(consents.c.number.desc()).limit(limit + 1)
         with self._database.read() as connection:
             if after is not None:
@@ -194,6 +197,7 @@ class VoiceStore:
         Raises:
             ConsentNotFound: there is none of this id.
         """
+        _check_consent_id(consent_id)
         changed = consents.update().where(consents.c.id == consent_id).values(name=name).returning(consents)
         with self._database.write() as connection:
             row = connection.execute(changed).one_or_none()
@@ -207,6 +211,7 @@ class VoiceStore:
         Raises:
             ConsentNotFound: there is none of this id.
         """
+        _check_consent_id(consent_id)
         with self._database.write() as connection:
             if not connection.execute(consents.delete().where(consents.c.id == consent_id)).rowcount:
                 raise ConsentNotFound(consent_id)
@@ -237,6 +242,16 @@ class NameTaken(InvalidRequest):
 def is_reserved(name: str) -> bool:
     """Whether a name has the form of an id."""
     return is_upload_id(name) or _VOICE_ID.fullmatch(name) is not None
+
+
+def _check_consent_id(text: str) -> None:
+    """PostgreSQL accepts no NUL characters, which a client's text may contain.
+
+    Raises:
+        ConsentNotFound: it is not the id of a consent.
+    """
+    if not _CONSENT_ID.fullmatch(text):
+        raise ConsentNotFound(text)
 
 
 def _exists(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> bool:

@@ -27,8 +27,6 @@ class Worker:
 
     id: str
     """``worker@<host>-…``."""
-    seen_s: float
-    """Time of its last heartbeat."""
     entered_s: float | None
     """Time at which its slot was last entered."""
     is_busy: bool
@@ -92,10 +90,7 @@ class WorkerRegistry:
             rows = connection.execute(sa.select(workers).where(self._is_alive()).order_by(workers.c.id)).all()
             owners = sa.select(jobs.c.owner).where(jobs.c.state == JobState.RUNNING)
             busy = set(connection.execute(owners).scalars())
-        return [
-            Worker(row.id, row.seen_s, row.entered_s, row.is_busy or row.id in busy, json.loads(row.device))
-            for row in rows
-        ]
+        return [Worker(row.id, row.entered_s, row.is_busy or row.id in busy, json.loads(row.device)) for row in rows]
 
     def activity(self, limit: int) -> list[Activity]:
         """Return the most recently claimed jobs, running ones first."""

@@ -60,7 +60,7 @@ class McpDialect(Dialect):
         name = request.path_params["name"]
         if not _NAME.fullmatch(name):
             raise FileMissing(name[:80])
-        path = await self._storage.request_threads.run(self._storage.files.local, f"{AUDIO}/{name}")
+        path = await self._storage.file_threads.run(self._storage.files.local, f"{AUDIO}/{name}")
         return FileResponse(path, media_type=FORMATS[Path(name).suffix[1:]].media_type, filename=name)
 
     async def call(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +81,7 @@ class McpDialect(Dialect):
         """
         assert request is not None
         name = f"{uuid.uuid4().hex}.{suffix}"
-        await self._storage.request_threads.run(self._put, f"{AUDIO}/{name}", path)
+        await self._storage.file_threads.run(self._put, f"{AUDIO}/{name}", path)
         RequestRecord.of(request.scope).outcome = "complete"
         return f"{str(request.base_url).rstrip('/')}/mcp/audio/{name}"
 

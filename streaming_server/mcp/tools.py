@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +28,7 @@ from streaming_server.jobs.storage import Storage
 
 SUFFIXES = {"mp3": "mp3", "wav": "wav", "opus": "ogg", "flac": "flac"}
 """By the name of a format, that of its encoder and of its files."""
+_RECORDING = "A recording: base64, a data: URL, a URL the server allows, or (over standard input) a file's path"
 Deliver = Callable[[Path, str, Request | None], Awaitable[str]]
 """Moves a finished file, with a suffix, to where its caller can get it; returns its URL or path. The request is that
 of a call over HTTP."""
@@ -137,14 +139,15 @@ class _Tools:
         self,
         ctx: Context,
         name: Annotated[VoiceTitle, Field(description="The name of the new voice")],
-        audio: Annotated[Reference, Field(description="A recording: base64, a data: URL, or a URL the server allows")],
+        audio: Annotated[Reference, Field(description=_RECORDING)],
         consent: Annotated[str, Field(min_length=1, max_length=1024, description="How the speaker has consented")],
         transcript: Annotated[Description | None, Field(description="What the recording says")] = None,
     ) -> ClonedVoice:
         """Add a voice from a recording; speak can use it at once by its name."""
         try:
             said = (transcript or "").strip()
-            if self._reads_files and await anyio.Path(audio).is_file():
+            # pathlib's own is_file raises an OSError for a name as long as a recording in base64
+            if self._reads_files and await anyio.to_thread.run_sync(os.path.isfile, audio):
                 stored = await add_voice(self._requests.voices, self._storage, Path(audio), name, consent, said)
             else:
                 async with self._requests.references.voice(audio, field="audio") as voice:

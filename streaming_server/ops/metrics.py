@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter as Counting
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,6 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from streaming_server.engines.base import EngineInfo
+from streaming_server.errors import StorageFull, StorageUnavailable
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStats, StreamState
 
@@ -69,7 +71,7 @@ class Metrics:
         self.registry.register(_Gauge(name, text, lambda: {"": read()}, ""))
 
     def gauges(self, name: str, text: str, read: Callable[[], Mapping[str, float]], label: str) -> None:
-        """Add a gauge with a label that is read on demand."""
+        """Add a gauge with a label that is read on demand; it has no samples while the storage is unavailable."""
         self.registry.register(_Gauge(name, text, read, label))
 
     def streams(self, service: SpeechService) -> None:
@@ -130,8 +132,9 @@ class _Gauge(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
-        for value, number in self._read().items():
-            family.add_metric([value] if self._label else [], number)
+        with suppress(StorageFull, StorageUnavailable):  # the other metrics are needed most during an outage
+            for value, number in self._read().items():
+                family.add_metric([value] if self._label else [], number)
         yield family
 
     def describe(self) -> list[GaugeMetricFamily]:

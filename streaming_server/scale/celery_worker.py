@@ -88,6 +88,7 @@ async def _begin(worker: Worker, sender: Sender) -> list[asyncio.Task[None]]:
     background = (
         worker.live(),
         worker.tidy(),
+        sender.send(),
         sender.resend(worker.storage.workers),
         _stop_without_device(worker.service.device_failed),
     )

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from streaming_server import logs
 from streaming_server.app import create_app
+from streaming_server.environment import InvalidSetting
 from streaming_server.errors import DeviceFailed
 from streaming_server.settings import Settings
 
@@ -36,9 +37,12 @@ def application(options: Mapping[str, str]) -> serve.Application:
         options: settings by variable name; they override the environment.
 
     Raises:
-        InvalidSetting: a setting has an invalid value.
+        InvalidSetting: a setting has an invalid value, or opens a port, of which replicas on one host have only one.
     """
     settings = Settings.from_env(os.environ | options)
+    for name, port in {"WYOMING_PORT": settings.wyoming_port, "AGENT_PORT": settings.agent_port}.items():
+        if port:
+            raise InvalidSetting(f"{name} is not available with Ray Serve: each replica on a host would open the port")
 
     def build() -> Starlette:
         logs.configure(form=settings.log_format, level=settings.log_level)

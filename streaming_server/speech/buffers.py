@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,6 +189,16 @@ class StreamBuffer:
             return piece, None
         self._passages.popleft()
         return piece, passage
+
+    async def timed(self) -> AsyncIterator[tuple[bytes, Passage | None]]:
+        """Yield all that `read_timed` returns, from the first byte on."""
+        position = 0
+        while True:
+            piece, passage = await self.read_timed(position)
+            if not piece and passage is None:
+                return
+            position += len(piece)
+            yield piece, passage
 
     def _piece(self, position: int, max_bytes: int) -> bytes:
         """Bytes that are held, which count as sent from now on."""

@@ -16,6 +16,7 @@ from streaming_server.domain import (
 )
 from streaming_server.errors import ForbiddenCharacter, TextTooLong
 from streaming_server.segmentation import Segmenter
+from streaming_server.speech.markup import check_pauses
 from streaming_server.text import forbidden_character
 
 
@@ -24,13 +25,15 @@ async def parts(request: SpeechRequest, max_characters: int) -> AsyncGenerator[S
 
     Raises:
         ForbiddenCharacter, TextTooLong: as `segments`.
+        InvalidRequest: a pause is too long, or all of them together are.
     """
     if request.pieces is None:
         yield request
         return
-    given = _Given()
+    given, pauses_s = _Given(), 0.0
     async with aclosing(segments(given.recorded(request.pieces), max_characters)) as found:
         async for segment in found:
+            pauses_s = check_pauses(segment, "text", before_s=pauses_s)
             yield replace(request, text=segment, pieces=None, pronunciations=given.of(segment))
 
 

@@ -38,25 +38,29 @@ def without_pauses(text: str) -> str:
     return _PAUSE.sub(lambda pause: " " * len(pause[0]), text)
 
 
-def check_pauses(text: str, field: str) -> None:
-    """
+def check_pauses(text: str, field: str, place: str = "body", before_s: float = 0.0) -> float:
+    """Return the duration of the pauses of a text, and of those before it.
+
     Raises:
         InvalidRequest: a pause is too long, or all of them together are.
     """
     seconds = [_seconds(found) for found in _PAUSE.finditer(text)]
     if seconds and max(seconds) > MAX_PAUSE_S:
-        raise InvalidRequest(f"{field} has a pause of {max(seconds):g} s; valid range: 0-{MAX_PAUSE_S:g} s", field)
-    check_total(sum(seconds), field)
+        message = f"{field} has a pause of {max(seconds):g} s; valid range: 0-{MAX_PAUSE_S:g} s"
+        raise InvalidRequest(message, field, place)
+    total_s = before_s + sum(seconds)
+    check_total(total_s, field, place)
+    return total_s
 
 
-def check_total(seconds: float, field: str) -> None:
+def check_total(seconds: float, field: str, place: str = "body") -> None:
     """
     Raises:
         InvalidRequest: this is longer than all pauses of a text may be.
     """
     if seconds > MAX_PAUSES_S:
         message = f"the pauses of {field} last {seconds:g} s; at most {MAX_PAUSES_S:g} s are allowed"
-        raise InvalidRequest(message, field)
+        raise InvalidRequest(message, field, place)
 
 
 def _cut(span: Span) -> Iterator[Span]:

@@ -235,7 +235,9 @@ class SpeechService:
             with anyio.CancelScope(shield=True):
                 await stream.detach()
                 if stream.id in self._streams and not stream.is_read:
-                    await self._keep(stream) if keep and self._resumption.keep_s else await self.discard(stream.id)
+                    # Without the id, which is announced with the first byte, no client can resume it.
+                    keep = keep and stream.is_announced and self._resumption.keep_s > 0
+                    await self._keep(stream) if keep else await self.discard(stream.id)
 
     async def _keep(self, stream: SpeechStream) -> None:
         loop = asyncio.get_running_loop()

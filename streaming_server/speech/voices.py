@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streaming_server.domain import Voice, parse_blend
-from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange
+from streaming_server.errors import VoiceFileMissing, VoiceIndexOutOfRange, VoiceUnknown
 from streaming_server.speech.voice_details import VoiceDetails
 
 SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
@@ -16,7 +16,7 @@ SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus"})
 class VoiceLibrary:
     """The reference folder as last listed, the presets of the engine, and uploads.
 
-    An index refers to the last listing: a client gets the listed file or an error, but never another file.
+    An index refers to the last listing, whoever asked for it: until then a deleted file is an error, not another file.
     """
 
     def __init__(
@@ -97,6 +97,16 @@ class VoiceLibrary:
         """
         listed = next((voice for voice in self.all() if name in _names(voice)), None)
         return listed or self._blend(name) or await asyncio.to_thread(self._find_upload, name)
+
+    async def require(self, name: str, field: str = "voice") -> Voice:
+        """As `find`.
+
+        Raises:
+            VoiceUnknown: the voice does not exist; the message lists those that do.
+        """
+        if found := await self.find(name):
+            return found
+        raise VoiceUnknown(name, [voice.name for voice in (*self.all(), *await self.uploaded())], field)
 
     def _recording(self, name: str, index: int) -> Voice:
         stem = Path(name).stem

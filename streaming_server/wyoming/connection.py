@@ -28,7 +28,6 @@ from streaming_server.errors import (
     SessionTimeout,
     SpeechServerError,
     TextTooLong,
-    VoiceUnknown,
 )
 from streaming_server.logs import request_id
 from streaming_server.ops.metrics import Metrics
@@ -256,7 +255,7 @@ class Connection:
             raise job.error
         text: str | TextPieces | Sequence[Span] = job.text if job.pieces is None else _pieces(job.pieces)
         if job.is_ssml:
-            text = await self._requests.ssml(job.text, self._named)
+            text = await self._requests.ssml(job.text, self._requests.voices.require)
         language = (job.voice.language or "") if job.voice else ""
         speech = self._requests.build(text, [await self._voice(job.voice)], Generation(), None, language=language)
         if ignored := self._requests.ignored(speech):
@@ -271,19 +270,13 @@ class Connection:
         """
         voices = self._requests.voices
         if asked is not None and asked.name:
-            return await self._named(asked.name, "voice")
-        language = asked.language.partition("-")[0].partition("_")[0].lower() if asked and asked.language else ""
-        return next((voice for voice in voices.all() if language in voice.languages), voices.default)
-
-    async def _named(self, name: str, field: str) -> Voice:
-        """
-        Raises:
-            VoiceUnknown: the voice does not exist.
-        """
-        voices = self._requests.voices
-        if found := await voices.find(name):
-            return found
-        raise VoiceUnknown(name, [voice.name for voice in voices.all()], field)
+            return await voices.require(asked.name)
+        tag = (asked.language or "").lower().replace("_", "-") if asked else ""
+        for wanted in filter(None, (tag, tag.partition("-")[0])):
+            for voice in voices.all():
+                if any(f"{known.lower()}-".startswith(f"{wanted}-") for known in voice.languages):
+                    return voice
+        return voices.default
 
     async def _speak(self, speech: SpeechRequest, record: RequestRecord) -> bool:
         """

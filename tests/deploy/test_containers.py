@@ -31,6 +31,7 @@ STEPS = [line.split(maxsplit=1) for line in LINES if line and not line.startswit
 SETTINGS = set(Settings.variables()) | set(registry.variables())
 OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
 OF_WORKERS = {"CELERY_BROKER_URL", "DATABASE_URL", "DATA_DIR"}
+OF_POSTGRESQL = {"PGPASSWORD"}
 
 
 def steps(instruction: str) -> list[str]:
@@ -145,8 +146,8 @@ def compose(*files: str, **environment: str) -> subprocess.CompletedProcess[byte
     return subprocess.run(command, env=clean | environment, capture_output=True, check=False)
 
 
-def composed(*files: str) -> dict[str, Any]:
-    result = compose(*files, POSTGRES_PASSWORD="x")
+def composed(*files: str, password: str = "x") -> dict[str, Any]:
+    result = compose(*files, POSTGRES_PASSWORD=password)
     assert result.returncode == 0, result.stderr
     described: dict[str, Any] = yaml.safe_load(result.stdout)
     return described
@@ -158,12 +159,22 @@ def test_compose_has_what_the_server_and_its_workers_need() -> None:
     assert services["worker"]["command"] == ["worker"]
     for name in ("server", "worker"):
         given = services[name]["environment"]
-        assert set(given) <= SETTINGS | OF_WORKERS
+        assert set(given) <= SETTINGS | OF_WORKERS | OF_POSTGRESQL
         assert set(given) >= OF_WORKERS
         for url in (given["CELERY_BROKER_URL"], given["DATABASE_URL"]):
             host = urlsplit(url).hostname
             assert host in services[name]["depends_on"]
         assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
+
+
+def test_a_password_may_have_every_character() -> None:
+    password = "a@b:c/d%41#?"
+    services = composed("compose.yaml", password=password)["services"]
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == password
+    for name in ("server", "worker"):
+        given = services[name]["environment"]
+        assert given["PGPASSWORD"] == password  # which PostgreSQL's client library reads
+        assert urlsplit(given["DATABASE_URL"]).netloc == "speech@postgres"
 
 
 def test_compose_restarts_checks_and_limits_every_service() -> None:

@@ -15,7 +15,7 @@ from streaming_server import __version__
 from streaming_server.engines import registry
 from streaming_server.settings import Settings
 from tests.support.fakes import FakeEngine
-from tests.support.helm import Chart
+from tests.support.helm import Chart, ChartError
 from tests.support.server import running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -120,6 +120,36 @@ def test_the_servers_have_probes_that_they_answer_and_variables_that_they_read(m
         count = scalers[0]["spec"]["maxReplicas"]
     fleet = variables["FLEET"].split(",")
     assert fleet == [f"http://demo-{number}.demo-servers:8000" for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "several", [{"server": {"replicas": 2}}, {"autoscaling": {"enabled": True}}, {"worker": {"replicas": 1}}]
+)
+def test_several_processes_that_share_nothing_are_rejected(several: Manifest) -> None:
+    def sharing(**env: str) -> Manifest:
+        return several | {"server": several.get("server", {}) | {"env": env}}
+
+    database, files = "server.env.DATABASE_URL", "server.env.FILES_URL"
+    for values, missing in (
+        (several, files),
+        ({**several, "existingSecret": "a"}, files),
+        (sharing(DATABASE_URL="a"), files),
+        ({**several, "dataClaim": "a"}, database),
+        (sharing(FILES_URL="a"), database),
+    ):
+        with pytest.raises(ChartError, match=missing):
+            CHART.render("demo", **values)
+    for values in (sharing(DATABASE_URL="a", FILES_URL="b"), {**several, "existingSecret": "a", "dataClaim": "b"}):
+        assert of_kind(CHART.render("demo", **values), "StatefulSet")
+
+
+def test_workers_have_the_settings_of_the_servers() -> None:
+    [worker] = [m for m in CHART.render("demo", **ALL) if m["metadata"]["name"] == "demo-worker"]
+    [container] = worker["spec"]["template"]["spec"]["containers"]
+    assert {variable["name"]: variable["value"] for variable in container["env"]} == {
+        "MAX_QUEUE": "8",
+        "ENGINE": "indextts2",
+    }
 
 
 def test_a_long_name_is_cut_to_what_kubernetes_takes() -> None:

@@ -23,6 +23,12 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_every_address_family_that_the_server_uses_is_allowed() -> None:
+    """AF_NETLINK for the list of network interfaces, which zeroconf reads."""
+    (allowed,) = re.findall(r"^RestrictAddressFamilies=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert set(allowed.split()) == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+
+
 def test_a_stop_waits_longer_than_the_server_does() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert found is not None

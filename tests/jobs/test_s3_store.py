@@ -19,7 +19,7 @@ from streaming_server.errors import FileMissing, StorageUnavailable
 from streaming_server.jobs import s3_store as objects
 from streaming_server.jobs.s3_store import ObjectFiles
 from tests.support.children import free_port
-from tests.support.fakes import tone
+from tests.support.fakes import Gate, tone
 from tests.support.postgres import opened_storage, together
 from tests.support.recordings import made as recording
 from tests.support.server import RECORDINGS, eventually, running, speaking
@@ -199,6 +199,22 @@ def test_expired_uploads_are_removed_after_their_records(
         assert storage.uploads.delete_expired() == 2
         assert recorded == [0, 0]
         assert storage.files.older_than("uploads", -60) == []
+
+
+def test_the_recording_of_a_task_that_waits_for_long_is_not_removed(s3: str, tmp_path: Path) -> None:
+    done = Gate()
+    with running(speaking(done, tone(0.1)), data_dir=tmp_path, files_url=s3) as live:
+        content = recording(tmp_path / "a.flac").read_bytes()
+        upload = live.client.post("/api/v1/upload/audio", files={"file": ("a.flac", content)}).json()["file_id"]
+        task = live.post("/api/v1/tts", {"text": "Hello.", "prompt_audio_id": upload}).json()["task_id"]
+        eventually(lambda: live.engine.requests)
+        copy = live.engine.requests[0].voice.path
+        os.utime(copy, (0, 0))
+        eventually(lambda: copy.stat().st_mtime > 0)
+        ObjectFiles(s3, tmp_path / "cache").tidy()
+        assert copy.read_bytes() == content
+        done.open()
+        eventually(lambda: live.get(f"/api/v1/task/{task}").json()["status"] == "completed")
 
 
 def test_servers_that_share_only_the_store_and_the_database(s3: str, tmp_path: Path, database_url: str) -> None:

@@ -37,7 +37,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(autouse=True)
 def patient_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Uploads.voice` does not fall back to the file while the database answers slowly."""
-    monkeypatch.setattr("streaming_server.jobs.uploads._LOOKUP_TIMEOUT_S", 180.0)
+    monkeypatch.setattr("streaming_server.jobs.threads._LOOKUP_TIMEOUT_S", 180.0)
 
 
 @pytest.fixture
@@ -295,10 +295,14 @@ def test_a_file_without_a_record_goes_and_one_that_is_just_being_brought_stays(
     with opened_storage(folder, database_url, keep_s=600) as storage:
         (folder / "uploads").mkdir(exist_ok=True)
         orphan = folder / "uploads" / ("0" * 64)
-        orphan.write_bytes(b"orphan")
+        incomplete = folder / "uploads" / f".{'0' * 64}.{'1' * 16}.part"
+        for path in (orphan, incomplete):
+            path.write_bytes(b"orphan")
         storage.tidy()
         assert orphan.exists()
-        os.utime(orphan, (0, 0))
+        assert incomplete.exists()
+        for path in (orphan, incomplete):
+            os.utime(path, (0, 0))
         kept, _ = received(storage, content)
         storage.tidy()
         assert files_below(folder) == [f"uploads/{kept.id}"]

@@ -78,3 +78,14 @@ def test_subtitles_are_those_of_the_file(server: LiveServer) -> None:
     assert written.headers["x-alignment-precision"] == "segment"
     assert server.post("/synthesize", {"text": TEXT, "format": "vtt"}).text.startswith("WEBVTT\n\n00:00:00.000 --> ")
     assert server.post("/synthesize", {"text": TEXT, "format": "ass"}).status_code == 422
+
+
+def test_a_dialogue_has_no_times() -> None:
+    text = "[SPEAKER0] One. [SPEAKER1] Two."
+    timed = {"model": "m", "input": text, "stream_format": "sse", "word_timestamps": True}
+    with running(FakeEngine(), dialogue=True) as live:
+        response = live.post("/synthesize", {"text": text, "format": "srt"})
+        assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", "format"])
+        response = live.post("/v1/audio/speech", timed)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "word_timestamps")
+        assert not live.engine.requests

@@ -134,6 +134,12 @@ def test_the_speed_is_honoured_and_what_is_not_is_named(server: LiveServer, sdk:
         assert "x-ignored-settings" not in answer.headers
 
 
+def test_the_length_is_checked_before_the_tags(server: LiveServer) -> None:
+    """Reading the tags of any length would hold up all others."""
+    response = server.post(SPEECH, {"text": '<break time="99s"/>' + "<" * 100_000})
+    assert response.json()["detail"]["status"] == "text_too_long"
+
+
 def test_tags_in_a_text_are_pauses_and_phonemes(server: LiveServer) -> None:
     text = 'One <break time="1s"/><phoneme alphabet="cmu-arpabet" ph="T UW1">two</phoneme>'
     response = server.post(f"{SPEECH}/with-timestamps?output_format=pcm_24000", {"text": text})

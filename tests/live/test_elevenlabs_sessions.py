@@ -239,7 +239,12 @@ def test_close_context_interrupts_and_frees_the_slot(how: str) -> None:
         assert is_idle(live)
         client.send(text="Next turn. And", context_id="b")
         assert client.next()["contextId"] == "b"
-        assert [request.text for request in live.engine.requests] == ["A long story.", "Next turn."]
+        client.send(context_id="b", close_context=True)
+        client.send(text="The same again. And", context_id="b")
+        assert client.until_final()[-1]["contextId"] == "b"
+        assert client.next()["audio"]
+        texts = ["A long story.", "Next turn.", "The same again."]
+        assert [request.text for request in live.engine.requests] == texts
 
 
 def test_close_context_after_a_flush_finishes_the_turn() -> None:
@@ -248,9 +253,13 @@ def test_close_context_after_a_flush_finishes_the_turn() -> None:
         client.send(text="A long story", context_id="a")
         client.send(text="", context_id="a", flush=True)
         client.send(context_id="a", close_context=True)
-        first = client.next()
+        found = [client.next()]
+        client.send(text="More of it", context_id="a")
+        while "error" not in found[-1]:
+            found.append(client.next())
+        assert (found[-1]["error"], found[-1]["contextId"]) == ("invalid_request", "a")
         gate.open()
-        assert len(audio_of([first, *client.until_final()])) == 4 * round(0.1 * RATE_HZ)
+        assert len(audio_of([*found, *client.until_final()])) == 4 * round(0.1 * RATE_HZ)
 
 
 def test_a_failing_context_leaves_the_others_alive() -> None:
@@ -357,6 +366,11 @@ def test_keys_are_taken_from_headers_and_from_the_first_message() -> None:
             with Client(live) as client:
                 client.send(text="One word.", context_id="a", **wrong)
                 assert client.next()["error"] == "invalid_api_key"
+                assert client.close_code() == 1008
+        for fields, error in (({}, "invalid_api_key"), ({"xi_api_key": "secret"}, "voice_not_found")):
+            with Client(live, voice="nobody") as client:  # which voices there are is for clients with a key
+                client.send(text="One word.", context_id="a", **fields)
+                assert client.next()["error"] == error
                 assert client.close_code() == 1008
 
 

@@ -112,7 +112,7 @@ def test_what_is_no_server_of_this_kind_is_called_so() -> None:
 def test_the_callers_key_is_shown_to_the_others() -> None:
     with fleet_of(2, api_keys=("secret",)) as (one, _):
         assert one.get(STATUS, params={"fleet": 1}).status_code == 401
-        for header in ({"X-API-Key": "secret"}, {"Authorization": "Bearer secret"}):
+        for header in ({"X-API-Key": "secret"}, {"xi-api-key": "secret"}, {"Authorization": "Bearer secret"}):
             assert status(one, headers=header)["servers_healthy"] == 2
 
 

@@ -173,6 +173,9 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     async def work(client: Client) -> dict[str, Any]:
         cloned = await client.call_tool("clone_voice", {"name": "me", "audio": str(recording), "consent": "mine"})
         assert not cloned.is_error, cloned.content
+        content = base64.b64encode(recording.read_bytes()).decode()
+        again = await client.call_tool("clone_voice", {"name": "me again", "audio": content, "consent": "mine"})
+        assert not again.is_error, again.content
         result = await client.call_tool("speak", {"text": "Good morning.", "voice": "me", "audio_format": "wav"})
         assert not result.is_error, result.content
         assert result.structured_content is not None

@@ -430,3 +430,9 @@ def test_connections_are_kept_alive(server: LiveServer) -> None:
             assert response.content == to_int16(AUDIO).tobytes()
         pool: Any = client._transport
         assert len(pool._pool.connections) == 1
+
+
+def test_a_pause_of_the_query_is_refused_there() -> None:
+    with running(speaking(AUDIO)) as live:
+        refused = live.get("/synthesize_stream_opus", params={"text": "[pause 99s]"})
+        assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["query", "text"])

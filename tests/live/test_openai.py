@@ -21,7 +21,7 @@ from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.domain import Emotion, FloatSamples
 from streaming_server.engines.registry import create_engine
 from tests.support.asr import word_error_rate
-from tests.support.fakes import FOREVER, Gate, tone
+from tests.support.fakes import FOREVER, FakeEngine, Gate, tone
 from tests.support.server import LiveServer, RawClient, eventually, running, speaking
 
 SPOKEN = "Mrs. Taylor lives at 42 Baker Street. Please read the manual before you turn on the machine."
@@ -91,6 +91,12 @@ def test_the_recogniser_refuses_other_words_and_reversed_audio(speaker: LiveServ
     samples, rate_hz = decoded(content, "wav", tmp_path)
     assert word_error_rate([(samples, "Nobody came to see the garden while it was raining.")], rate_hz) > 0.7
     assert word_error_rate([(samples[::-1].copy(), SPOKEN)], rate_hz) > 0.7
+
+
+def test_what_the_engine_cannot_do_is_named() -> None:
+    with running(FakeEngine(lambda _: [tone(0.1)], capabilities=frozenset())) as live:
+        response = live.post(SPEECH, {"model": "m", "input": "a", "instructions": "whisper", "seed": 3})
+        assert response.headers["x-ignored-settings"] == "instructions, seed"
 
 
 @pytest.mark.parametrize("kind", MEDIA_TYPES)

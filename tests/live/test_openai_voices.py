@@ -21,6 +21,7 @@ from streaming_server.api import references
 from streaming_server.api.openai import routes
 from streaming_server.audio.decode import decode_native
 from tests.support.fakes import Gate, tone
+from tests.support.postgres import PostgreSQL
 from tests.support.recordings import made
 from tests.support.server import LiveServer, eventually, running, speaking
 
@@ -117,6 +118,14 @@ def test_consents_are_listed_renamed_and_deleted(server: LiveServer, recording: 
             consents.list(limit=101)
 
 
+def test_an_id_that_postgresql_does_not_accept_is_unknown(postgresql: PostgreSQL) -> None:
+    with running(speaking(tone(0.1)), database_url=postgresql.new_database()) as live:
+        asked = [(method, f"{CONSENTS}/%00", {"name": "a"}) for method in ("GET", "POST", "DELETE")]
+        for method, path, body in [*asked, ("GET", f"{CONSENTS}?after=%00", None), ("DELETE", f"{VOICES}/%00", None)]:
+            answer = live.client.request(method, path, json=body)
+            assert (method, answer.status_code) == (method, 404), answer.text
+
+
 def test_uploads_are_listed_in_both_forms(server: LiveServer, recording: bytes) -> None:
     created = upload(server, recording, ref_text="One two.", speaker_description="calm").json()
     stored = {
@@ -191,6 +200,9 @@ def _is_expired(live: LiveServer, recording: bytes) -> bool:
         ({"name": "n" * 101}, "name"),
         ({"consent": " "}, "consent"),
         ({"consent": "cons_none"}, "does not exist"),
+        ({"consent": "a\0"}, "consent has U+0000 at position 1"),
+        ({"ref_text": "a\0"}, "ref_text has U+0000 at position 1"),
+        ({"speaker_description": "a\x1b"}, "speaker_description has U+001B at position 1"),
         ({"type": "prompt"}, "type"),
     ],
 )

@@ -110,6 +110,7 @@ def test_who_leaves_before_the_headers_cannot_come_back_and_is_not_waited_for() 
         eventually(lambda: live.engine.running)
         client.close()
         eventually(lambda: live.service.slot.status().holder is None)
+        eventually(lambda: not live.service.streams)  # kept, it would take the place of one that can be continued
 
 
 def test_delete_frees_the_slot_at_once_and_forgets_the_stream() -> None:

@@ -7,11 +7,14 @@ import errno
 import gc
 import logging
 import os
+import shutil
+import socket
 import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +24,11 @@ import psycopg
 import pytest
 
 from streaming_server.errors import EngineFailed, LeaseLost, StorageUnavailable
-from streaming_server.jobs import file_store, runner
+from streaming_server.jobs import file_store, runner, store
+from streaming_server.jobs.inspection import VoicePresets
 from streaming_server.jobs.threads import StorageThreads
 from tests.support.fakes import FakeEngine, tone
-from tests.support.postgres import PostgreSQL
+from tests.support.postgres import Clock, PostgreSQL, opened_storage
 from tests.support.process import ROOT, SERVE, server_process
 from tests.support.scripted import SCRIPTED, killed_at
 from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
@@ -60,6 +64,28 @@ def upload(live: LiveServer) -> str:
     return file_id
 
 
+class Pause:
+    """Stops whoever calls a method until the test lets the call go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self._begun, self._go_on = threading.Semaphore(0), threading.Event()
+        method = getattr(owner, name)
+
+        def paused(*arguments: Any) -> Any:
+            self._begun.release()
+            assert self._go_on.wait(180)
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, paused)
+
+    def wait_for(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self._begun.acquire(timeout=180)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
 @contextmanager
 def a_file_in_its_place(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +115,19 @@ def test_a_folder_that_became_a_file_loses_no_task(name: str, tmp_path: Path) ->
             assert any(reason in record["message"] for reason in ("Not a directory", "File exists"))
         eventually(lambda: is_completed(live, task_id))
         assert live.get(f"/api/v1/audio/{task_id}").content[:4] == b"RIFF"
+
+
+def test_an_upload_without_a_folder_to_write_to_is_a_503_in_every_dialect(tmp_path: Path) -> None:
+    with running(FakeEngine(), data_dir=tmp_path) as live, a_file_in_its_place(tmp_path / "scratch"):
+        routes = {
+            "/api/v1/upload/audio": "file",
+            "/v1/audio/voices": "audio_sample",
+            "/generate-upload": "ref_audio_file",
+        }
+        for path, field in routes.items():
+            form = {"name": "a", "consent": "b", "text": "c"}
+            answer = live.client.post(path, data=form, files={field: ("a.wav", b"RIFF")})
+            assert (answer.status_code, "cannot be used" in answer.text) == (503, True), path
 
 
 def test_a_scratch_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:
@@ -157,7 +196,84 @@ def test_a_workflow_whose_root_is_full_fails_and_holds_up_no_task(
         assert answer.json()["task_id"].startswith("task_")
 
 
-def test_a_copy_to_another_file_system_locks_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_other_process_takes_a_job_whose_process_works_before_or_after_the_synthesis(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decodes voices, fetches a recording, or delivers the result."""
+    lease_s = 60.0
+    monkeypatch.setattr(runner, "_REPORT_S", 0.01)
+    body = workflow(reference_audio="/share/v.wav")
+    body["workflow_config"]["workflow_chain"] = ["indextts.list_voice_presets", SPEECH]
+
+    def rows(column: str) -> list[Any]:
+        with sqlite3.connect(tmp_path / "server.db") as database:
+            return [value for (value,) in database.execute(f"SELECT {column} FROM jobs ORDER BY number")]
+
+    with (
+        running(FakeEngine(), data_dir=tmp_path, task_lease_s=lease_s) as live,
+        opened_storage(tmp_path, "", lease_s=lease_s) as other,
+    ):
+
+        def is_renewed(until_s: float) -> bool:
+            return any(value and value > until_s for value in rows("lease_until_s"))
+
+        def takes_longer_than_the_lease(pause: Pause) -> None:
+            pause.wait_for()
+            for _ in range(2):
+                (until_s,) = filter(None, rows("lease_until_s"))
+                clock.advance(0.9 * lease_s)
+                eventually(partial(is_renewed, until_s))
+            assert other.jobs.claim("other") is None
+
+        (tmp_path / "workflows").mkdir()
+        shutil.copy(RECORDINGS / "voice_02.wav", tmp_path / "workflows" / "v.wav")
+        decoding = Pause(monkeypatch, VoicePresets, "list")
+        path = f"/v1/workflows/status/{live.post('/v1/workflows?wait=false', body).json()['workflow_id']}"
+        takes_longer_than_the_lease(decoding)
+        fetching = Pause(monkeypatch, file_store.FolderFiles, "local")
+        decoding.go_on()
+        takes_longer_than_the_lease(fetching)
+        delivering = Pause(monkeypatch, file_store.FolderFiles, "staged")
+        fetching.go_on()
+        takes_longer_than_the_lease(delivering)
+        delivering.go_on()
+        eventually(lambda: live.get(path).json()["status"] == "completed")
+        assert rows("attempts") == [1, 1]
+
+
+def test_a_broker_that_does_not_answer_keeps_no_client_waiting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        url = f"redis://127.0.0.1:{broker.getsockname()[1]}/0"
+        with running(FakeEngine(), data_dir=tmp_path, celery_broker_url=url) as live:
+            tasks = [submit(live) for _ in range(10)]
+            assert {task(live, task_id)["status"] for task_id in tasks} == {"pending"}
+            broker.close()
+
+
+def test_slow_transfers_keep_no_request_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(FakeEngine()) as live:
+        task_id = submit(live)
+        eventually(lambda: is_completed(live, task_id))
+        fetching = Pause(monkeypatch, file_store.FolderFiles, "local")
+        statuses: list[int] = []
+        readers = [
+            threading.Thread(target=lambda: statuses.append(live.get(f"/api/v1/audio/{task_id}").status_code))
+            for _ in range(8)
+        ]
+        for reader in readers:
+            reader.start()
+        fetching.wait_for(len(readers))
+        assert is_completed(live, task_id)
+        fetching.go_on()
+        for reader in readers:
+            reader.join()
+        assert statuses == [200] * len(readers)
+
+
+def test_a_copy_to_another_file_system_locks_no_database_and_a_retry_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_STORAGE_PAUSES_S", (0.0, 0.0))
     copied = file_store._copied
     copies: list[Path] = []
 
@@ -166,6 +282,9 @@ def test_a_copy_to_another_file_system_locks_no_database(tmp_path: Path, monkeyp
             database.execute("BEGIN IMMEDIATE")  # waits, and fails in the end, where the copy holds the lock
             database.execute("ROLLBACK")
         copies.append(target)
+        if len(copies) == 1:
+            target.write_bytes(b"half")
+            raise OSError(errno.EIO, "as after the death of a process, the incomplete copy stays")
         return copied(source, target)
 
     monkeypatch.setattr(file_store, "_copied", copying)
@@ -177,7 +296,7 @@ def test_a_copy_to_another_file_system_locks_no_database(tmp_path: Path, monkeyp
             pytest.skip("/dev/shm is no file system of its own here")
         assert live.post("/v1/workflows", workflow()).status_code == 200
         assert [path.name for path in Path(root).iterdir()] == ["a.wav"]
-    assert len(copies) == 1
+    assert len(copies) == 2
 
 
 def test_an_engine_that_fails_is_asked_again_and_then_no_more() -> None:
@@ -253,12 +372,16 @@ def test_a_locked_postgresql_is_a_503_for_many_and_live_speech_goes_on(postgresq
             ]
             for thread in asking:
                 thread.start()
+            metrics = live.get("/metrics")
+            assert (metrics.status_code, "speech_jobs{" in metrics.text) == (200, False)
+            assert "speech_queue_length{" in metrics.text
             assert live.post("/tts_url", {"text": "a", "audio_paths": [voice]}).status_code == 200
             for thread in asking:
                 thread.join()
         assert {answer.status_code for answer in answers} == {503}
         assert all("retry-after" in answer.headers for answer in answers)
         eventually(lambda: live.get("/api/v1/tasks").status_code == 200)
+        assert 'speech_jobs{state="pending"} 0.0' in live.get("/metrics").text
 
 
 @pytest.mark.anyio

@@ -75,8 +75,8 @@ class Polyglot(FakeEngine):
 
     @property
     def info(self) -> Any:
-        own = Voice("hilde", is_preset=True, languages=("de",))
-        return replace(super().info, presets=(*VOICES, own), languages=("de", "en"))
+        own = Voice("hilde", is_preset=True, languages=("de",)), Voice("rita", is_preset=True, languages=("pt-BR",))
+        return replace(super().info, presets=(*VOICES, *own), languages=("de", "en"))
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,11 @@ def test_ssml_is_declared_by_the_text_format(server: Home) -> None:
 
 def test_a_language_chooses_a_voice_that_has_it_and_reaches_the_engine(server: Home) -> None:
     server.ask(say("Hallo.", voice=SynthesizeVoice(language="de-DE")), until="audio-stop")
-    server.ask(say("Hola.", voice=SynthesizeVoice(language="es")), until="audio-stop")
-    asked = [(request.voice.name, request.language) for request in server.live.engine.requests[-2:]]
-    assert asked == [("hilde", "de-de"), ("voice_01", "es")]
+    for language in ("pt", "pt-BR", "pt_PT", "es"):
+        server.ask(say("Hola.", voice=SynthesizeVoice(language=language)), until="audio-stop")
+    asked = [(request.voice.name, request.language) for request in server.live.engine.requests[-5:]]
+    portuguese = [("rita", "pt"), ("rita", "pt-br"), ("rita", "pt_pt")]
+    assert asked == [("hilde", "de-de"), *portuguese, ("voice_01", "es")]
 
 
 def test_a_streamed_text_sounds_from_its_first_sentence_on(server: Home) -> None:

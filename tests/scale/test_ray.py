@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from streaming_server.environment import InvalidSetting
+from streaming_server.scale.ray import application
 from tests.support.scripted import BREAKS_THE_DEVICE, SCRIPTED, until
 from tests.support.server import RawClient, eventually
 from tests.support.serving import RayServe, ray_serve
@@ -21,6 +23,12 @@ PCM = "/synthesize_stream"
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServe]:
     with ray_serve(tmp_path_factory.mktemp("ray"), environment=SCRIPTED) as running:
         yield running
+
+
+@pytest.mark.parametrize("name", ["WYOMING_PORT", "AGENT_PORT"])
+def test_a_port_that_every_replica_would_open_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"{name} is not available with Ray Serve"):
+        application({name: "10200"})
 
 
 def test_audio_arrives_as_it_is_made(serving: RayServe, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from streaming_server.components import create_service
 from streaming_server.domain import PronouncedText, Pronunciation, SpeechRequest, TextPieces, TextSignal, Turn
 from streaming_server.engines.espeak.engine import EspeakEngine
 from streaming_server.engines.espeak.voices import VOICES
-from streaming_server.errors import EngineFailed, ForbiddenCharacter, QueueFull, TextTooLong
+from streaming_server.errors import EngineFailed, ForbiddenCharacter, InvalidRequest, QueueFull, TextTooLong
 from streaming_server.segmentation import Segmenter
 from streaming_server.settings import Settings
 from streaming_server.speech.incremental import by_sentences, parts
@@ -263,6 +263,15 @@ async def test_a_text_that_passes_its_limits_fails_after_the_audio_so_far(
         with pytest.raises(error, match=sentence):
             await stream.buffer.read(len(received))
         assert writer.is_closed
+
+
+@pytest.mark.parametrize(("pauses", "total"), [("[pause 10s] One. ", 310), ("[pause 11s] One. ", 11)])
+async def test_the_pauses_of_all_segments_have_the_limits_of_a_whole_text(pauses: str, total: int) -> None:
+    writer = Writer()
+    writer.write(pauses * 31)
+    writer.end()
+    with pytest.raises(InvalidRequest, match=f" {total} s; "):
+        _ = [part async for part in parts(writer.request(), 1000)]
 
 
 async def test_word_by_word_is_the_audio_of_the_segments_one_after_another() -> None:

@@ -20,8 +20,21 @@ _TOKEN = re.compile(r'"(?:\\.|[^"])*"|\$?[\w.]+|\$|[()|,]|:=')
 Node = str | tuple[str, str, list["Node"], list["Node"]]
 """Text, or an action: its word, its expression, and the nodes of its two branches."""
 
+
+class ChartError(Exception):
+    """The chart rejects its values."""
+
+
+def _fail(message: str) -> None:
+    raise ChartError(message)
+
+
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "not": lambda value: not value,
+    "or": lambda *values: next((value for value in values if value), values[-1]),
+    "gt": lambda first, second: first > second,
+    "hasKey": lambda mapping, key: key in mapping,
+    "fail": _fail,
     "int": lambda value: int(str(value).strip()),
     "until": range,
     "quote": lambda value: json.dumps(str(value), ensure_ascii=False),

@@ -76,6 +76,8 @@ class Context:
         self._is_sending = False
         self.is_ended = False
         """Whether its text is complete."""
+        self.finished = asyncio.Event()
+        """Set when its last message has been sent."""
         self.stats = SpeechStats()
 
     @property
@@ -84,6 +86,10 @@ class Context:
         stream = self._stream
         is_speaking = stream is None or stream.state is not StreamState.AWAITING_TEXT
         return is_speaking or self._is_sending or not self._pieces.empty()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._scope.cancel_called
 
     def write(self, text: str) -> None:
         """Append text.
@@ -170,12 +176,8 @@ class Context:
             yield piece
 
     async def _send(self, stream: SpeechStream) -> None:
-        position, aligned_s = 0, 0.0
-        while True:
-            piece, passage = await stream.buffer.read_timed(position)
-            if not piece and passage is None:
-                return
-            position += len(piece)
+        aligned_s = 0.0
+        async for piece, passage in stream.buffer.timed():
             self._is_sending = True
             await self._channel.send(self._message(piece, passage, aligned_s))
             self._is_sending = False

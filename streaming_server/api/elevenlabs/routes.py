@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from starlette.datastructures import Headers
@@ -32,14 +33,13 @@ from streaming_server.api.elevenlabs.schemas import (
 )
 from streaming_server.api.elevenlabs.session import ElevenLabsSession
 from streaming_server.api.elevenlabs.settings import delivery
-from streaming_server.api.http import Dialect, ErrorShape, parse_body, parse_query
+from streaming_server.api.http import Dialect, ErrorShape, check_text, parse_body, parse_query
 from streaming_server.api.operations import ApiRoute, ignored_header
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.api.timed import TimedSpeechResponse
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.domain import SpeechRequest, Voice
-from streaming_server.errors import VoiceUnknown
 from streaming_server.settings import Settings
 from streaming_server.speech.inline_tags import without_tags
 from streaming_server.speech.service import SpeechService
@@ -115,9 +115,8 @@ class ElevenLabsDialect(Dialect):
         await self._session(websocket, is_multi=True)
 
     async def _session(self, websocket: WebSocket, *, is_multi: bool) -> None:
-        session = ElevenLabsSession(
-            websocket, self.requests, await self._voice(websocket.path_params["voice_id"]), is_multi=is_multi
-        )
+        find_voice = partial(self.voices.require, websocket.path_params["voice_id"], "voice_id")
+        session = ElevenLabsSession(websocket, self.requests, find_voice, is_multi=is_multi)
         with open_session(websocket, "elevenlabs"):
             await session.run()
 
@@ -128,7 +127,7 @@ class ElevenLabsDialect(Dialect):
     async def voice(self, request: Request) -> Response:
         voice_id, base_url = request.path_params["voice_id"], str(request.base_url)
         listed = next((voice for voice in await self._voices(base_url) if voice["voice_id"] == voice_id), None)
-        return JSONResponse(listed or _listed(await self._voice(voice_id), base_url))
+        return JSONResponse(listed or _listed(await self.voices.require(voice_id, "voice_id"), base_url))
 
     async def voice_pages(self, request: Request) -> Response:
         query = parse_query(request, VoicePageQuery)
@@ -188,10 +187,10 @@ class ElevenLabsDialect(Dialect):
             InvalidRequest: a field, the format or the voice.
         """
         encoder = encoder_of(request.query_params.get("output_format", DEFAULT_FORMAT))
-        voice = await self._voice(request.path_params["voice_id"])
+        voice = await self.voices.require(request.path_params["voice_id"], "voice_id")
         body = await parse_body(request, TextToSpeechBody)
         how = delivery(self.service.engine.info.capabilities, body.voice_settings, body.seed)
-        text, pronunciations = without_tags(body.text)
+        text, pronunciations = without_tags(check_text(body.text, self.settings.max_text_characters))
         speech = self.requests.build(
             text,
             [voice],
@@ -207,16 +206,6 @@ class ElevenLabsDialect(Dialect):
         """All voices; uploads that have a name count as cloned."""
         uploaded = [_listed(voice, base_url, "cloned") for voice in await self.voices.uploaded()]
         return [*(_listed(voice, base_url) for voice in self.voices.all()), *uploaded]
-
-    async def _voice(self, voice_id: str) -> Voice:
-        """
-        Raises:
-            VoiceUnknown: there is none of this id.
-        """
-        voice = await self.voices.find(voice_id)
-        if voice is None:
-            raise VoiceUnknown(voice_id, [known.name for known in self.voices.all()], "voice_id")
-        return voice
 
 
 def _timed(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import anyio
@@ -17,10 +17,10 @@ from streaming_server.api.elevenlabs.schemas import SessionQuery
 from streaming_server.api.elevenlabs.settings import VoiceSettings, delivery
 from streaming_server.api.http import Body, MalformedBody, validated, validated_text
 from streaming_server.api.operations import ignored_header
-from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.api.record import COMPLETE, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Capability, Voice, language_tag
-from streaming_server.errors import InvalidRequest, QueueTimeout, SessionTimeout, ShuttingDown, SpeechServerError
+from streaming_server.errors import InvalidRequest, QueueTimeout, ShuttingDown, SpeechServerError
 
 MAX_CONTEXTS = 5
 MAX_MESSAGE_BYTES = 128 * 1024
@@ -41,23 +41,31 @@ class _Message(Body):
 class ElevenLabsSession:
     """One connection: a single context, or up to `MAX_CONTEXTS` with ids."""
 
-    def __init__(self, websocket: WebSocket, requests: RequestBuilder, voice: Voice, *, is_multi: bool) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        requests: RequestBuilder,
+        find_voice: Callable[[], Awaitable[Voice]],
+        *,
+        is_multi: bool,
+    ) -> None:
+        """``find_voice``: raises `VoiceUnknown`."""
         self._websocket = websocket
         self._requests = requests
         self._service = requests.service
-        self._voice = voice
+        self._find_voice = find_voice
+        self._voice: Voice | None = None
         self._is_multi = is_multi
         self._record = RequestRecord.of(websocket.scope)
-        self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record)
+        self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record, self._is_busy)
         self._contexts: dict[str | None, Context] = {}
         self._group = anyio.create_task_group()
-        self._active_s = 0.0
 
     async def run(self) -> None:
         """Serve the connection until it ends.
 
         Raises:
-            EngineNotReady, OriginRefused, InvalidRequest: the handshake is to be refused.
+            EngineNotReady, OriginRefused, InvalidRequest, VoiceUnknown: the handshake is to be refused.
         """
         check_handshake(self._websocket, self._service, self._requests.settings)
         try:
@@ -65,10 +73,9 @@ class ElevenLabsSession:
         except MalformedBody as error:
             raise InvalidRequest(str(error), error.field, "query") from None
         encoder_of(self._query.output_format)
-        await self._websocket.accept(headers=self._ignored_header())
-        self._active_s = asyncio.get_running_loop().time()
-        self._record.outcome, self._record.characters = DISCONNECTED, 0
-        self._record.voice = self._voice.name
+        if not self._record.is_key_pending:  # names of voices are for clients with a key
+            await self._choose_voice()
+        await self._channel.accept(self._ignored_header())
         try:
             with self._channel.scope:
                 async with self._group:
@@ -76,6 +83,14 @@ class ElevenLabsSession:
                     await self._read()
         finally:
             await self._channel.close()
+
+    async def _choose_voice(self) -> None:
+        """
+        Raises:
+            VoiceUnknown: there is none of this id.
+        """
+        self._voice = await self._find_voice()
+        self._record.voice = self._voice.name
 
     def _ignored_header(self) -> list[tuple[bytes, bytes]]:
         """What of the query the engine cannot honour."""
@@ -93,36 +108,18 @@ class ElevenLabsSession:
         return error_message(error, RESTART)
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        limit_s = self._query.inactivity_timeout
         while True:
             try:
-                async with asyncio.timeout_at(self._active_s + limit_s):
-                    message = await self._websocket.receive()
-            except TimeoutError:
-                if self._is_busy:
-                    self._active_s = loop.time()
-                    continue
-                await self._fail(SessionTimeout("no message", limit_s))
-                return
-            except SpeechServerError as error:  # a missing or wrong key
-                await self._fail(error)
-                return
-            self._active_s = loop.time()
-            if message["type"] == "websocket.disconnect":
-                if message.get("code") == RESTART:
-                    self._record.outcome = ShuttingDown.code
-                elif message.get("code") in {1000, 1001} and not self._is_busy:
-                    self._record.outcome = COMPLETE
-                self._channel.scope.cancel()
-                return
-            try:
+                message = await self._channel.receive(self._query.inactivity_timeout)
+                if message is None:
+                    return
+                if self._voice is None:
+                    await self._choose_voice()
                 await self._take(message)
-            except SpeechServerError as error:
+            except SpeechServerError as error:  # a missing or wrong key among them
                 await self._fail(error)
                 return
 
-    @property
     def _is_busy(self) -> bool:
         return any(context.is_busy for context in self._contexts.values())
 
@@ -153,13 +150,28 @@ class ElevenLabsSession:
         if not self._is_multi and fields.text == "" and not fields.flush:
             await self._end_single(context)
             return
+        await self._append(context_id, context, fields)
+
+    async def _append(self, context_id: str | None, context: Context | None, fields: _Message) -> None:
+        """Append to a context, which is opened if there is none.
+
+        Raises:
+            SpeechServerError: the session cannot go on.
+        """
+        if context is not None and context.is_cancelled:
+            await context.finished.wait()
+            context = None
+        if context is not None and context.is_ended:
+            if self._is_multi and (fields.text or "").strip():
+                closed = InvalidRequest("the context is closed; wait for its isFinal or use another id", "context_id")
+                await self._channel.send(error_message(closed, contextId=context_id))
+            return
         try:
             if context is None:
                 if not fields.text:
                     return
                 context = self._open(context_id, fields.voice_settings)
-            if not context.is_ended:
-                self._write(context, fields)
+            self._write(context, fields)
         except TooManyContexts:
             raise
         except SpeechServerError as error:
@@ -176,6 +188,7 @@ class ElevenLabsSession:
         """
         if len(self._contexts) >= MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
+        assert self._voice is not None
         query, slot = self._query, self._service.slot
         how = delivery(self._service.engine.info.capabilities, settings, query.seed)
         if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
@@ -221,7 +234,6 @@ class ElevenLabsSession:
         finally:
             del self._contexts[context_id]
             self._record.add(context.stats)
-            self._active_s = asyncio.get_running_loop().time()
         if not self._is_multi and error is not None:
             await self._fail(error)
             return
@@ -229,5 +241,6 @@ class ElevenLabsSession:
         if error is not None:
             await self._channel.send(error_message(error, **named))
         await self._channel.send({"audio": None, "isFinal": True, **named})
+        context.finished.set()
         if not self._is_multi:
             self._channel.end(1000, "", COMPLETE)

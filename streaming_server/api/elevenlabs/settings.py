@@ -60,7 +60,5 @@ def delivery(capabilities: frozenset[Capability], settings: VoiceSettings | None
         for name in ("stability", "similarity_boost", "style", "use_speaker_boost"):
             if getattr(settings, name) is not None and not (name == "stability" and samples):
                 yield f"voice_settings.{name}"
-        if seed is not None and Capability.SEED not in capabilities:
-            yield "seed"
 
     return Delivery(generation, settings.speed or 1.0, tuple(ignored()))

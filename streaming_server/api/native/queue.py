@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server.api import sse
 from streaming_server.api.fleet import Fleet
-from streaming_server.api.http import Dialect, head_response, parse_query
+from streaming_server.api.http import KEY_HEADERS, Dialect, head_response, parse_query
 from streaming_server.api.native.queue_schemas import (
     DISCARD,
     EVENTS,
@@ -71,7 +71,7 @@ class Queue(Dialect):
         if self.fleet is None:
             message = "fleet must be 0: this server has no other servers configured, because FLEET is not set"
             raise InvalidRequest(message, "fleet", "query")
-        keys = {name: request.headers[name] for name in ("authorization", "x-api-key") if name in request.headers}
+        keys = {name: request.headers[name] for name in ("authorization", *KEY_HEADERS) if name in request.headers}
         return JSONResponse(await self.fleet.status(keys))
 
     async def opus_queue_events(self, request: Request) -> Response:

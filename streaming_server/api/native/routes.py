@@ -197,7 +197,10 @@ class NativeDialect(Dialect):
         body = await parse_body(request, SynthesizeBody)
         if body.format == "wav":
             return self._whole(body)
-        return SubtitleResponse(self.service, self._speech_request(body), body.format, self.settings.send_timeout_s)
+        speech = self._speech_request(body)
+        if speech.script:
+            raise InvalidRequest(f"format {body.format} is not available for a dialogue; use wav", "format")
+        return SubtitleResponse(self.service, speech, body.format, self.settings.send_timeout_s)
 
     async def synthesize_simple(self, request: Request) -> WholeSpeechResponse:
         return self._whole(await parse_body(request, SimpleBody))

@@ -37,7 +37,7 @@ from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_n
 from streaming_server.api.responses import Connection, SpeechResponse, WholeSpeechResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.domain import Emotion, Generation, SpeechRequest, Voice
-from streaming_server.errors import InvalidRequest, ReaderTooSlow, SpeechServerError, VoiceUnknown
+from streaming_server.errors import InvalidRequest, ReaderTooSlow, SpeechServerError
 from streaming_server.settings import Settings
 from streaming_server.speech.incremental import by_sentences
 from streaming_server.speech.service import SpeechService
@@ -98,6 +98,8 @@ class OpenAIDialect(Dialect):
             is_sse = body.stream_format == "sse"
             if body.word_timestamps and not is_sse:
                 raise InvalidRequest("word_timestamps needs stream_format sse", "word_timestamps")
+            if body.word_timestamps and speech.script:
+                raise InvalidRequest("word_timestamps is not available for a dialogue", "word_timestamps")
             headers = {**sse.HEADERS, **ignored_header(self.requests.ignored(speech))}
             # Events, and audio with a voice of this request only, cannot be resumed.
             keep = not is_sse and given is None
@@ -154,7 +156,7 @@ class OpenAIDialect(Dialect):
         if name is None:
             raise InvalidRequest("audio_paths or spk_audio_path is required", "spk_audio_path")
         generation = Generation(seed=body.seed, max_text_tokens_per_sentence=body.max_text_tokens_per_sentence)
-        return self._whole(body.text, await self._file(name, field), generation, await self._emotion(body))
+        return self._whole(body.text, await self.voices.require(name, field), generation, await self._emotion(body))
 
     async def tts(self, request: Request) -> WholeSpeechResponse:
         body = await parse_body(request, TtsBody)
@@ -180,22 +182,11 @@ class OpenAIDialect(Dialect):
         field = fields.by_method(body.emo_control_method)
         if field == "emo_vec" and sum(body.emo_vec or ()) > _MOST_EMOTION + 1e-6:  # tolerance for rounding
             raise InvalidRequest(_EMOTION_SUM, field)
-        return await self.requests.emotion(fields, field, self._file)
+        return await self.requests.emotion(fields, field, self.voices.require)
 
     async def _voice(self, name: str, field: str = "voice") -> Voice:
         """As `VoiceNames.find`."""
         return await VoiceNames(self.voices).find(name, field)
-
-    async def _file(self, name: str, field: str) -> Voice:
-        """Find a voice by file name.
-
-        Raises:
-            VoiceUnknown: the reference folder has no such file.
-        """
-        voice = await self.voices.find(name)
-        if voice is None:
-            raise VoiceUnknown(name, [known.path.name for known in self.voices.list()], field)
-        return voice
 
     def _model_names(self) -> list[str]:
         return [self.service.engine.info.name, *_MODELS]

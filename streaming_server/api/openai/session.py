@@ -14,18 +14,17 @@ from typing import Any
 import anyio
 from starlette.websockets import WebSocket
 
-from streaming_server.api.channel import RESTART, Channel, check_handshake, message_fields
+from streaming_server.api.channel import Channel, check_handshake, message_fields
 from streaming_server.api.http import Body, validated
 from streaming_server.api.openai.schemas import SessionConfig
 from streaming_server.api.openai.session_audio import Sentence, SentenceAudio, error_message
-from streaming_server.api.record import COMPLETE, DISCONNECTED, RequestRecord
+from streaming_server.api.record import COMPLETE, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Voice
 from streaming_server.errors import (
     ForbiddenCharacter,
     InvalidRequest,
     SessionTimeout,
-    ShuttingDown,
     SpeechServerError,
     TextTooLong,
 )
@@ -90,8 +89,7 @@ class SpeechSession:
         self._waiting_characters = 0
         """Number of characters in unfinished sentences."""
         self._is_speaking = False
-        self._active_s = 0.0
-        self._channel = Channel(websocket, self._settings.send_timeout_s, self._record)
+        self._channel = Channel(websocket, self._settings.send_timeout_s, self._record, self._is_busy)
 
     async def run(self) -> None:
         """Serve the connection until it ends.
@@ -100,9 +98,7 @@ class SpeechSession:
             EngineNotReady, OriginRefused: the handshake is rejected.
         """
         check_handshake(self._websocket, self._service, self._settings)
-        await self._websocket.accept()
-        self._active_s = asyncio.get_running_loop().time()
-        self._record.outcome, self._record.characters = DISCONNECTED, 0
+        await self._channel.accept()
         try:
             async with self._files:
                 with self._channel.scope:
@@ -114,35 +110,21 @@ class SpeechSession:
             await self._channel.close()
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            limit_s = self._limits.idle_s if self._config else self._limits.config_s
             try:
-                async with asyncio.timeout_at(self._active_s + limit_s):
-                    message = await self._websocket.receive()
-            except TimeoutError:
-                if self._is_busy:
-                    self._active_s = loop.time()
-                    continue
-                await self._fail(SessionTimeout("no message" if self._config else "no session.config", limit_s))
-                return
-            self._active_s = loop.time()
-            if message["type"] == "websocket.disconnect":
-                if message.get("code") == RESTART:
-                    self._record.outcome = ShuttingDown.code
-                elif message.get("code") in {1000, 1001} and not self._is_busy:
-                    self._record.outcome = COMPLETE
-                self._channel.scope.cancel()
-                return
-            try:
+                if self._config is None:
+                    message = await self._channel.receive(self._limits.config_s, "no session.config")
+                else:
+                    message = await self._channel.receive(self._limits.idle_s)
+                if message is None:
+                    return
                 await self._take(message)
             except SpeechServerError as error:
-                if self._config is None:
+                if self._config is None or isinstance(error, SessionTimeout):
                     await self._fail(error)
                     return
                 await self._channel.send(error_message(error))
 
-    @property
     def _is_busy(self) -> bool:
         return self._is_speaking or not self._items.empty()
 
@@ -252,5 +234,4 @@ class SpeechSession:
                     is_refused = error is not None and error.retryable
             finally:
                 self._is_speaking = False
-                self._active_s = asyncio.get_running_loop().time()
                 self._waiting_characters -= len(item.text) if isinstance(item, Sentence) else 0

@@ -120,12 +120,9 @@ class SentenceAudio:
         stream.buffer.on_abort.add(abort)
         chunk = 0
         passages: list[Passage] = []
-        while True:
-            piece, passage = await stream.buffer.read_timed(self._sent_bytes)
+        async for piece, passage in stream.buffer.timed():
             passages += [passage] if passage else []
             if not piece:
-                if passage is None:
-                    break
                 continue
             if not self._is_started:
                 await self._start()

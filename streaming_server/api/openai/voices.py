@@ -35,11 +35,12 @@ from streaming_server.api.openai.voice_schemas import (
 )
 from streaming_server.api.operations import ApiRoute
 from streaming_server.domain import Voice
-from streaming_server.errors import InvalidRequest, VoiceUnknown
+from streaming_server.errors import ForbiddenCharacter, InvalidRequest, VoiceUnknown
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.uploads import Upload
 from streaming_server.jobs.voice_store import NameTaken, StoredVoice, VoiceConsent, is_reserved
 from streaming_server.speech.voices import VoiceLibrary
+from streaming_server.text import forbidden_character
 
 _NUMBERED = {name: f"voice_{number:02}" for number, name in enumerate(VOICES, 1)}
 _ALIASES = {"marin": "coral", "cedar": "ash"}
@@ -209,9 +210,14 @@ async def add_voice(
 
     Raises:
         NameTaken: another voice has the name.
+        ForbiddenCharacter: a text contains a control character or a lone surrogate.
         RecordingRefused: the file is not a recording in an allowed format.
         InvalidRequest, StorageFull, StorageUnavailable: as `VoiceStore.add`.
     """
+    texts = {"name": name, "consent": consent, "ref_text": ref_text, "speaker_description": description}
+    for field, text in texts.items():
+        if found := forbidden_character(text):
+            raise ForbiddenCharacter(*found, field)
     name = name.strip()
     if name in VoiceNames(voices).shipped() or is_reserved(name):
         raise NameTaken(name)
