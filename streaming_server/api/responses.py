@@ -186,8 +186,10 @@ class ResumedResponse(StreamResponse):
         if position < buffer.first:
             raise StreamNotFound
         is_complete = buffer.ended and buffer.error is None
-        # For a running stream, only its end or a later byte shows whether the position exists.
-        piece = await buffer.read(position)
+        piece = b""
+        if buffer.ended or position > buffer.size:
+            # For a running stream, only its end or a later byte shows whether the position exists.
+            piece = await buffer.read(position)
         if position > buffer.size or (self._by_range and is_complete and position == buffer.size):
             raise RangeNotSatisfiable(buffer.size)
         headers = {"Content-Type": stream.media_type, "X-Stream-Id": stream.id, "X-Stream-Offset": str(position)}

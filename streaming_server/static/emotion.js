@@ -38,10 +38,11 @@ export class Emotion {
   }
 
   set fields({ emo_text: text = "", emo_vector: vector = [], emo_audio: audio = "", emo_weight: weight = 1 }) {
+    const numbers = Array.isArray(vector) ? vector : []; // links are made by anybody
     byId("emotion-text").value = text;
     byId("emotion-audio").value = this.#wanted = audio;
     byId("strength").value = weight;
-    EMOTIONS.forEach((name, i) => (this.#sliders.get(name).input.value = vector[i] ?? 0));
+    EMOTIONS.forEach((name, i) => (this.#sliders.get(name).input.value = numbers[i] ?? 0));
     this.show();
   }
 

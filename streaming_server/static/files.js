@@ -9,10 +9,9 @@ const SRT_TIME = /^\s*(\d+:)?\d+:\d+[.,]\d+\s*-->.*$/;
 // Throws an Error whose message is the word of what is wrong.
 export async function readText(file) {
   if (file.size > MAX_BYTES) throw new Error("fileTooLarge");
-  const bytes = await file.arrayBuffer();
   let text;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()); // a folder cannot be read
   } catch {
     throw new Error("fileNotText");
   }

@@ -5,6 +5,8 @@ import { sleep } from "./time.js";
 
 const RATE = 48000;
 const APPEND_AHEAD_S = 60;
+// A browser's buffer for audio is limited, in Chromium to 12 MB; more than that at once is never accepted.
+const MAX_APPEND_BYTES = 1_000_000;
 const POLL_MS = 30;
 const MediaSourceKind = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
@@ -16,6 +18,8 @@ export class MediaPlayback {
   #speaker;
   #element = new Audio();
   #media = new MediaSourceKind();
+  #url = URL.createObjectURL(this.#media);
+  #node = null;
   #buffer = null;
   #pieces = [];
   #ending = false;
@@ -25,11 +29,14 @@ export class MediaPlayback {
     const element = this.#element;
     this.#speaker = speaker;
     element.disableRemotePlayback = true; // ManagedMediaSource asks for it
-    element.src = URL.createObjectURL(this.#media);
+    element.src = this.#url;
     // WebKit, the only one with a managed source, lets no sound of a media source through an AudioContext.
-    if (!globalThis.ManagedMediaSource) speaker.context.createMediaElementSource(element).connect(speaker.input);
+    if (!globalThis.ManagedMediaSource) {
+      this.#node = speaker.context.createMediaElementSource(element);
+      this.#node.connect(speaker.input);
+    }
     this.#media.addEventListener("sourceopen", () => {
-      URL.revokeObjectURL(element.src);
+      URL.revokeObjectURL(this.#url);
       this.#buffer = this.#media.addSourceBuffer(type);
       this.#buffer.addEventListener("updateend", () => this.#append());
       this.#append();
@@ -69,7 +76,9 @@ export class MediaPlayback {
 
   push(bytes) {
     this.#check();
-    this.#pieces.push(bytes);
+    for (let at = 0; at < bytes.length; at += MAX_APPEND_BYTES) {
+      this.#pieces.push(bytes.subarray(at, at + MAX_APPEND_BYTES));
+    }
     this.#append();
   }
 
@@ -104,6 +113,15 @@ export class MediaPlayback {
     this.#element.pause();
   }
 
+  // A source node keeps its element, and the element keeps the buffered audio.
+  release() {
+    this.#node?.disconnect();
+    this.#pieces = [];
+    this.#element.removeAttribute("src");
+    this.#element.load();
+    URL.revokeObjectURL(this.#url);
+  }
+
   #play() {
     if (globalThis.ManagedMediaSource) this.#element.volume = this.#speaker.volume;
     this.#element.play().catch(() => {}); // rejected by a pause, or with the element's error
@@ -113,11 +131,17 @@ export class MediaPlayback {
     if (this.#element.error) throw new Error(this.#element.error.message);
   }
 
+  // The pieces that come next, joined as far as they may be appended at once.
+  #take() {
+    let size = 0;
+    const after = this.#pieces.findIndex(({ length }) => (size += length) > MAX_APPEND_BYTES);
+    return join(this.#pieces.splice(0, after < 0 ? this.#pieces.length : after));
+  }
+
   #append() {
     if (!this.#buffer || this.#buffer.updating || this.#media.readyState !== "open") return;
     if (this.#pieces.length && this.receivedSeconds - this.#element.currentTime < APPEND_AHEAD_S) {
-      const bytes = join(this.#pieces);
-      this.#pieces = [];
+      const bytes = this.#take();
       try {
         this.#buffer.appendBuffer(bytes);
       } catch (error) {

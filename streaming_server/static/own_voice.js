@@ -14,6 +14,8 @@ export class OwnVoices {
   #dialog = byId("own-dialog");
   #samples = null;
   #recorder = null;
+  // Whether the browser is asking for the microphone.
+  #asking = false;
   #sound = null;
   #problem = null;
   #onAdded;
@@ -72,12 +74,20 @@ export class OwnVoices {
   }
 
   async #record() {
+    if (this.#asking) return;
+    this.#asking = true;
     this.#say(null);
     let microphone;
     try {
       microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
     } catch {
       this.#say("ownNoMicrophone");
+      return;
+    } finally {
+      this.#asking = false;
+    }
+    if (!this.#dialog.open) {
+      stop(microphone);
       return;
     }
     const pieces = [];
@@ -86,7 +96,7 @@ export class OwnVoices {
     recorder.addEventListener("dataavailable", ({ data }) => pieces.push(data));
     recorder.addEventListener("stop", async () => {
       clearTimeout(limit);
-      for (const track of microphone.getTracks()) track.stop();
+      stop(microphone);
       this.#recorder = null;
       if (this.#dialog.open) await this.#take(new Blob(pieces, { type: recorder.mimeType }));
     });
@@ -101,9 +111,16 @@ export class OwnVoices {
   }
 
   #listen() {
-    this.#sound?.pause();
+    this.#quiet();
     this.#sound = new Audio(URL.createObjectURL(this.#trimmed));
     this.#sound.play().catch(() => {});
+  }
+
+  #quiet() {
+    if (!this.#sound) return;
+    this.#sound.pause();
+    URL.revokeObjectURL(this.#sound.src);
+    this.#sound = null;
   }
 
   async #upload() {
@@ -132,7 +149,7 @@ export class OwnVoices {
 
   #reset() {
     if (this.#recorder?.state === "recording") this.#recorder.stop();
-    this.#sound?.pause();
+    this.#quiet();
     this.#samples = null;
     byId("own-form").reset();
     this.#say(null);
@@ -169,6 +186,10 @@ export class OwnVoices {
     }
     if (this.#problem) put("own-error", t(this.#problem.word, this.#problem.values));
   }
+}
+
+function stop(microphone) {
+  for (const track of microphone.getTracks()) track.stop();
 }
 
 function mono(buffer) {

@@ -138,9 +138,9 @@ async function play(clicked) {
     rate: rateOf(method),
     title: clip.text,
     onComplete: async (session) => {
+      const seconds = session.playback.receivedSeconds;
       const words = await wordsOf(session.stream.id);
       if (session === transport.session) setWords(words);
-      const seconds = session.playback.receivedSeconds;
       history.add({ ...clip, words, seconds, created: Date.now(), file: session.file() });
     },
     clicked,
@@ -223,7 +223,7 @@ function statusText() {
   if (!session) return "";
   const entry = queue.entry(session.requestId);
   if (session.phase === "asking" && entry) return t("waitingAt", { n: entry.position, wait: about(entry) });
-  if (session.stream.resuming) return t("resuming");
+  if (session.running && session.stream.resuming) return t("resuming");
   return t(session.phase === "playing" && session.paused ? "held" : session.phase);
 }
 
@@ -376,7 +376,7 @@ byId("language").addEventListener("click", () => {
   showWords();
 });
 addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
+  if (event.isComposing || event.repeat || document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     play(event.timeStamp);

@@ -20,14 +20,15 @@ export function showQueue(queue, { mine, receiving, locked }) {
     // Without previews the server sends no text.
     list.append(row("now", t("now"), current.text_preview || t(receiving ? "you" : "someone"), elapsed));
   }
+  let others = status.waiting;
   for (const entry of status.queue) {
     const own = entry.request_id === mine;
     if (entry.position <= SHOWN_WAITING || own) {
+      others--;
       list.append(row(own ? "mine" : "", entry.position.toLocaleString(language), t(own ? "you" : "someone"), about(entry)));
     }
   }
   panel.replaceChildren(list);
-  const others = status.waiting - SHOWN_WAITING;
   if (others > 0) panel.append(element("p", "quiet", t("others", { n: others })));
 }
 

@@ -88,6 +88,7 @@ export class Schedule {
     clearInterval(this.#timer);
     clearTimeout(this.#beginning);
     const { currentTime } = this.#speaker.context;
+    this.scheduled = this.played; // what is behind this place is not going to sound
     this.#waiting = [];
     this.#gain.gain.setValueAtTime(1, currentTime);
     this.#gain.gain.linearRampToValueAtTime(0, currentTime + FADE_S);

@@ -57,11 +57,13 @@ export class Session {
   // Ends when the last sample has sounded; `failure` tells why it ended otherwise.
   async run() {
     try {
-      this.playback.start(await this.stream.open());
+      const headers = await this.stream.open();
+      if (!this.running) return;
+      this.playback.start(headers);
       await this.#receive();
       await this.playback.finish();
     } catch (error) {
-      this.failure ??= error;
+      if (this.running) this.failure ??= error; // stopping aborts the stream, which is no failure
     }
     if (!this.running) return;
     const phase = this.failure ? "failed" : "done";
@@ -94,7 +96,7 @@ export class Session {
       this.complete = true;
       this.onComplete();
     } catch (error) {
-      this.failure = error; // what arrived before it is still worth hearing
+      if (this.running) this.failure = error; // what arrived before it is still worth hearing
     }
   }
 
@@ -109,6 +111,12 @@ export class Session {
     this.phase = "stopped";
     if (!this.complete) this.stream.stop();
     this.playback.stop();
+  }
+
+  // Stops, and releases the decoder and the buffered audio: it is not played again.
+  close() {
+    this.stop();
+    this.playback.release();
   }
 
   // Its turn has not come: time spent waiting is none of the engine's.

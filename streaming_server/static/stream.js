@@ -48,7 +48,6 @@ export class SpeechStream {
       } catch (error) {
         if (this.#stopping.signal.aborted || !this.id) throw error;
         this.#connection.abort();
-        this.resuming = true;
       }
     }
   }
@@ -64,6 +63,15 @@ export class SpeechStream {
   }
 
   async #resume() {
+    this.resuming = true;
+    try {
+      return await this.#reconnect();
+    } finally {
+      this.resuming = false;
+    }
+  }
+
+  async #reconnect() {
     for (const wait of RETRY_WAITS_MS) {
       await pause(wait, this.#stopping.signal);
       let response;
@@ -78,7 +86,6 @@ export class SpeechStream {
         throw new ServerError(`the stream did not continue at byte ${this.received}`);
       }
       this.resumes++;
-      this.resuming = false;
       return response;
     }
     throw new TypeError("the connection did not come back");

@@ -53,7 +53,7 @@ export class Transport {
 
   // Plays a stream as it arrives. Has to be called in the handler of a click or key. Resolves at its end.
   async begin({ method, stream, rate, title, onComplete, clicked }) {
-    this.session?.stop();
+    this.session?.close();
     this.speaker.wake(rate);
     this.waveform.clear();
     if (navigator.mediaSession) {
@@ -68,7 +68,7 @@ export class Transport {
 
   // Forgets what was played.
   clear() {
-    this.session?.stop();
+    this.session?.close();
     this.session = null;
     this.waveform.clear();
     this.#onShow();

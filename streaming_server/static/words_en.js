@@ -9,7 +9,6 @@ export const WORDS = {
   ofLimit: "{n} / {limit} characters",
   estimated: "{count}, about {time}",
   samples: "Example texts",
-  waveform: "Waveform of the speech",
   play: "Play",
   stop: "Stop",
   clock: "Heard so far",

@@ -9,7 +9,6 @@ export const WORDS = {
   ofLimit: "{n}/{limit} 个字符",
   estimated: "{count}，约 {time}",
   samples: "示例文本",
-  waveform: "语音波形",
   play: "播放",
   stop: "停止",
   clock: "已播放",

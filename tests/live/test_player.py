@@ -26,6 +26,12 @@ LOOP = """() => {
   HTMLMediaElement.prototype.play = function () { this.loop = true; return play.call(this); };
 }"""
 """A recording sounds until it is stopped."""
+SEVEN_WAIT = """import("/static/queue_panel.js").then(({ showQueue }) => {
+  const queue = [1, 2, 3, 4, 5, 6, 7].map((position) => ({ position, request_id: position, expected_wait_seconds: 1 }));
+  showQueue({ status: { is_processing: false, waiting: 7, queue } }, { mine: 6 });
+  return document.getElementById("queue").innerText;
+})"""
+"""What the queue shows to the sixth of seven."""
 WAYS = {"webcodecs": (), "mediasource": ("AudioDecoder",), "pcm": NO_MEDIA}
 
 
@@ -182,6 +188,17 @@ def test_a_connection_that_breaks_again_and_again_is_continued_each_time(browser
         assert opened.laid().size == 1.5 * 48000
 
 
+def test_a_stop_while_the_connection_is_lost_is_shown(browser: Browser, fake: LiveServer) -> None:
+    with cutting_proxy(fake.port, b"POST /player/speech", 3000) as proxy, player(browser, proxy.port) as opened:
+        opened.page.route("**/streams/*?from=*", lambda route: route.abort())
+        opened.play("long")
+        status = opened.page.locator("#status")
+        expect(status).to_have_text("The connection broke; it continues…")
+        opened.page.keyboard.press("Escape")
+        expect(status).to_have_text("Stopped")
+        eventually(lambda: not fake.queue()["is_processing"])
+
+
 @pytest.mark.parametrize("format_name", ["webm", "mp3"])
 def test_a_media_source_plays_where_no_decoder_is(browser: Browser, fake: LiveServer, format_name: str) -> None:
     with player(browser, fake.port, without=WAYS["mediasource"]) as opened:
@@ -263,6 +280,7 @@ def test_the_queue_is_shown_and_ones_own_place_in_it(browser: Browser) -> None:
     ):
         chip = opened.page.locator("#chip-text")
         expect(chip).to_have_text("Ready")
+        assert "and 2 more" in opened.page.evaluate(SEVEN_WAIT)
         holder = RawClient(live.port, "/synthesize_stream", {"text": "first"})
         expect(chip).to_have_text("Speaking")
         expect(opened.page.locator("#queue .now")).to_contain_text("first")
@@ -394,6 +412,11 @@ def test_the_keyboard_is_enough(page: Player) -> None:
     assert {"play", "format", "bitrate", "copy", "snippet", "listen", "language"} <= ringed
     page.page.fill("#text", "long")
     page.page.focus("#text")
+    for ignored in ("isComposing", "repeat"):
+        page.page.evaluate(
+            f'dispatchEvent(new KeyboardEvent("keydown", {{ key: "Enter", ctrlKey: true, {ignored}: true }}))'
+        )
+        assert page.state("phase") == "idle"
     page.page.keyboard.press("Control+Enter")
     page.wait("playerState.playedSamples > 4800")
     page.page.keyboard.press("Escape")

@@ -29,6 +29,36 @@ SAFARI = """
   HTMLMediaElement.prototype.play = function () { elements.push(this); return play.call(this); };
 """
 
+STOP_AND_COUNT = """new Promise((resolve) => {
+  const at = playerState.contextTime;
+  document.getElementById("play").click();
+  const played = playerState.playedSamples;
+  const look = (times) => {
+    if (playerState.contextTime - at > 0.2 || times > 100) resolve(playerState.playedSamples - played);
+    else setTimeout(() => look(times + 1), 20);
+  };
+  look(0);
+})"""
+"""Stops, and counts the samples by which the speech goes on while the clock of the sound runs for 0.2 s."""
+LARGE_CLIP = """async (times) => {
+  const { MediaPlayback } = await import("/static/media_playback.js");
+  const { Speaker } = await import("/static/speaker.js");
+  const response = await fetch("player/speech", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ text: "short", format: "mp3" }),
+  });
+  const part = await response.arrayBuffer();
+  const speaker = new Speaker();
+  speaker.wake(48000);
+  globalThis.large = new MediaPlayback("audio/mpeg", speaker);
+  large.push(new Uint8Array(part));
+  while (!large.receivedSeconds) await new Promise((resolve) => setTimeout(resolve, 10));
+  large.push(new Uint8Array(await new Blob(Array(times).fill(part)).arrayBuffer()));
+  return times * part.byteLength;
+}"""
+"""Plays an MP3 once and then, as one piece, repeated so many times; returns the size of that piece."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -175,6 +205,16 @@ def test_a_recording_stops_the_speech(browser: Browser, fake: LiveServer) -> Non
         expect(opened.page.locator("#download")).to_be_enabled()
 
 
+def test_a_speech_that_was_stopped_while_it_arrived_is_replayed(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        opened.play("endless")
+        opened.heard_ms()
+        assert opened.page.evaluate(STOP_AND_COUNT) == 0
+        opened.page.click("#pause")
+        opened.wait("playerState.phase === 'playing' && playerState.playedSamples > 4800")
+        expect(opened.page.locator("#problem")).to_be_hidden()
+
+
 def test_the_keys_of_a_headset_pause_and_resume(browser: Browser, fake: LiveServer) -> None:
     with player(browser, fake.port, script=MEDIA_KEYS) as opened:
         opened.play("long")
@@ -199,3 +239,11 @@ def test_a_managed_media_source_plays_as_in_safari(browser: Browser, fake: LiveS
         # WebKit plays such a source only in an element that is not cast, and never through an AudioContext.
         assert opened.page.evaluate("[elements[0].disableRemotePlayback, elements[0].volume]") == [True, 0.5]
         assert opened.state("level") == 0
+        opened.play("endless")
+        assert not opened.page.evaluate("elements[0].hasAttribute('src')"), "the buffered audio is kept"
+
+
+def test_a_clip_that_is_larger_than_the_browsers_buffer_plays(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        assert opened.page.evaluate(LARGE_CLIP, 4000) > 14e6
+        opened.wait("large.playedSeconds > 0.7")

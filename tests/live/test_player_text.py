@@ -43,6 +43,26 @@ PAUSE_AT_ONCE = """
 """
 """Pauses as soon as it can be paused."""
 """Counts the pieces of 100 ms that a microphone has given."""
+DROP_A_FOLDER = """{
+  Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("not found", "NotFoundError"));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([], "folder"));
+  document.getElementById("problem").hidden = true;
+  document.getElementById("error").textContent = "";
+  document.querySelector(".composer").dispatchEvent(new DragEvent("drop", { dataTransfer }));
+}"""
+"""Drops something that the browser cannot read."""
+PROMPT = """
+  globalThis.prompts = [];
+  globalThis.microphones = [];
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wanted) => {
+    await new Promise((resolve) => prompts.push(resolve));
+    microphones.push(await ask(wanted));
+    return microphones.at(-1);
+  };
+"""
+"""A prompt for the microphone, answered by calling what is in `prompts`."""
 
 
 class EngineWithPresets(FakeEngine):
@@ -178,6 +198,19 @@ def test_a_voice_is_recorded_in_the_page(browser: Browser, cloning: LiveServer) 
         expect(page.locator("#voice-name")).to_have_text("Beep")
 
 
+def test_a_dialog_that_was_closed_does_not_record(browser: Browser, cloning: LiveServer) -> None:
+    with player(browser, cloning.port, script=PROMPT) as opened:
+        opened.page.click("#own-voice")
+        for _ in range(2):
+            opened.page.click("#own-record")
+        opened.page.keyboard.press("Escape")
+        opened.page.evaluate("prompts.forEach((allow) => allow())")
+        opened.wait("microphones.length > 0")
+        opened.wait("microphones.every((microphone) => !microphone.active)")
+        assert opened.page.evaluate("prompts.length") == 1
+        assert opened.page.text_content("#own-record") == "Record"
+
+
 @pytest.mark.parametrize("content", [b"no sound", b""])
 def test_a_file_without_sound_is_refused(browser: Browser, cloning: LiveServer, content: bytes) -> None:
     with player(browser, cloning.port) as opened:
@@ -218,6 +251,8 @@ def test_files_are_opened_as_text(page: Player, name: str, content: str, text: s
 def test_a_file_that_is_no_text_is_refused(page: Player) -> None:
     page.page.fill("#text", "kept")
     page.page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"\xff\xfe\x00"})
+    expect(page.page.locator("#error")).to_have_text("This file is not text in UTF-8.")
+    page.page.evaluate(DROP_A_FOLDER)
     expect(page.page.locator("#error")).to_have_text("This file is not text in UTF-8.")
     assert page.page.input_value("#text") == "kept"
 
@@ -270,7 +305,10 @@ def test_a_link_carries_text_voice_and_settings(browser: Browser, fake: LiveServ
     assert asked.emotion.vector == (0, 0, 1, 0, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("fragment", ["text=a&settings=7", "turns=[1,null]", "turns=x&settings={", "text=a&voice=gone"])
+@pytest.mark.parametrize(
+    "fragment",
+    ["text=a&settings=7", "turns=[1,null]", "turns=x&settings={", 'text=a&voice=gone&settings={"emo_vector":null}'],
+)
 def test_a_broken_link_leaves_a_page_that_works(browser: Browser, fake: LiveServer, fragment: str) -> None:
     with player(browser, fake.port) as opened:
         opened.page.goto(f"http://127.0.0.1:{fake.port}/player#{fragment}")
