@@ -119,6 +119,7 @@ def measured(setup: Setup) -> Iterator[Result]:
     """The rows of all sections; one that fails or comes too late is a row that says so."""
     begun_s = time.perf_counter()
     for section in SECTIONS:
+        indextts.reset_peak_memory(setup.device)
         try:
             with closing(section(setup)) as rows:
                 for name, value in rows:

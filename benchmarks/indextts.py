@@ -59,6 +59,7 @@ def main() -> None:
     print(f"| {floor} | {floor_s * 1e3:.2f} | {1 / floor_s:.0f} | 1.0 |")
     stream_tables = []
     for mode in ("eager", "graphs") if device.type == "cuda" else ("eager",):
+        reset_peak_memory(device)
         if mode == "graphs":
             reach = runtime.vocoder.shape.reach
             runtime.record(
@@ -166,8 +167,14 @@ def streaming(runtime: Runtime, look_ahead: LookAhead, codes: int) -> tuple[floa
     return first, total, samples / SAMPLE_RATE_HZ
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `memory_mb` count from now on; that of the process cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def memory_mb(device: torch.device) -> float:
-    """Return the peak memory of the GPU, otherwise of the process."""
+    """Return the peak memory of the GPU since `reset_peak_memory`, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmarks.indextts import bandwidth, memory_mb, seconds_of
+from benchmarks.indextts import bandwidth, memory_mb, reset_peak_memory, seconds_of
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ, Acoustics
 from streaming_server.engines.indextts2.calibration import cost
 from streaming_server.engines.indextts2.checkpoint import build
@@ -28,6 +28,7 @@ from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.torch.calibration import Utterance, decoded
 from streaming_server.engines.torch.gpt import Projection
 from streaming_server.engines.torch.model_engine import DTYPES, choose_device
+from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts2 import published, tiny
 
 TEXT_TOKENS = 40
@@ -72,6 +73,7 @@ def measure(runtime: Runtime, seconds: float, all_steps: Sequence[int], arithmet
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, pace in PACES.items():
         for steps in all_steps:
+            reset_peak_memory(device)
             for _ in range(2 if device.type == "cuda" else 1):
                 spoken = cost(acoustics, MelStream(acoustics, reference, pace, steps, seed=1), pace, utterance)
             first, codes = spoken.first_audio_s * 1e3, spoken.codes_s * 1e3
@@ -145,8 +147,8 @@ def spoken_codes(runtime: Runtime, count: int) -> Utterance:
     """Return this number of codes; on a GPU from the second of two runs."""
     voice = random_voice(runtime, 1)
     for _ in range(2 if runtime.device.type == "cuda" else 1):
-        pairs = runtime.decode(voice.conditioning, voice.emotion, range(2, 2 + TEXT_TOKENS), count)
-        utterance = decoded(pairs)
+        prefix = runtime.prefix(voice.conditioning, voice.emotion, range(2, 2 + TEXT_TOKENS))
+        utterance = decoded(runtime.join(prefix, count, Sampling(temperature=0.8)), runtime.writer.step)
     return utterance
 
 

@@ -57,6 +57,49 @@ Steps = Generator[T | Waiting | None, None, None]
 """Yields items; None after a step of work without one; and ``WAITING``."""
 
 
+def in_turns(work: Callable[[Check], T], name: str) -> Generator[None, None, T]:
+    """Run work that calls a `Check` between its pieces as a generator, with one piece in each turn.
+
+    The pieces run on a thread of their own, and a turn waits for its piece: no other turn runs meanwhile. When the
+    generator is closed, the check raises `Cancelled`.
+
+    Args:
+        work: The work; its result or exception is that of the generator.
+        name: Of the thread.
+    """
+    turn, ended = threading.Semaphore(0), threading.Semaphore(0)
+    result: Future[T] = Future()
+    is_closed = False
+
+    def check() -> None:
+        if not is_closed:
+            ended.release()
+            turn.acquire()
+        if is_closed:
+            raise Cancelled
+
+    def run() -> None:
+        try:
+            result.set_result(work(check))
+        except BaseException as error:
+            result.set_exception(error)
+        ended.release()
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    ended.acquire()
+    try:
+        while not result.done():
+            yield
+            turn.release()
+            ended.acquire()
+    finally:
+        if not result.done():
+            is_closed = True
+            turn.release()
+            ended.acquire()
+    return result.result()
+
+
 class OwnerThread:
     """The only thread that uses an engine: engines and their devices are bound to one thread.
 

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks import gpu
 
 PHASES = ("of it load", "of it record", "of it synthesis")
 
@@ -35,3 +38,16 @@ def test_the_acceptance_runs_whole_at_small_sizes(tmp_path: Path) -> None:
         "2.0, segment, 2 steps, 2 streams, audio s/s",
         "1.5, 2 streams, gap-free share",
     } <= results.keys()
+
+
+def test_the_peak_memory_of_a_section_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def section(_: gpu.Setup) -> gpu.Results:
+        done.append("section")
+        yield "memory", 1.0
+
+    monkeypatch.setattr(gpu, "SECTIONS", (section, section))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: done.append("reset"))
+    list(gpu.measured(gpu.Setup(torch.device("cuda"), torch.float16, is_tiny=True)))
+    assert done == ["reset", "section"] * 2

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from streaming_server.engines.threads import WAITING, Check, Emit, OwnerThread, Steps
+from streaming_server.engines.threads import WAITING, Cancelled, Check, Emit, OwnerThread, Steps, in_turns
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +241,41 @@ async def test_an_error_ends_its_generator_and_one_of_the_common_step_all_of_the
         with pytest.raises(ZeroDivisionError):
             await reader
     await thread.aclose()
+
+
+async def test_work_with_checks_is_done_in_turns() -> None:
+    done: list[int] = []
+
+    def work(check: Check) -> str:
+        for number in range(3):
+            done.append(number)
+            check()
+        return "result"
+
+    turns = in_turns(work, "test-turns")
+    for number in range(3):
+        assert next(turns) is None
+        assert done == [*range(number + 1)]
+    with pytest.raises(StopIteration) as end:
+        next(turns)
+    assert end.value.value == "result"
+    with pytest.raises(ZeroDivisionError):
+        next(in_turns(lambda _: 1 // 0, "test-turns"))
+
+
+async def test_closing_cancels_work_in_turns_at_its_check() -> None:
+    seen: list[type[Exception]] = []
+
+    def work(check: Check) -> None:
+        for _ in range(2):
+            try:
+                check()
+            except Cancelled:
+                seen.append(Cancelled)
+        check()
+
+    turns = in_turns(work, "test-turns")
+    next(turns)
+    turns.close()
+    assert seen == [Cancelled, Cancelled]
+    assert not any(alive.name == "test-turns" and alive.is_alive() for alive in threading.enumerate())

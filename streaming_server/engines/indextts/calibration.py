@@ -26,6 +26,7 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     streamed,
 )
+from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.windows import ChunkedVocoder
 from streaming_server.errors import InvalidRequest
 
@@ -62,7 +63,8 @@ def calibrate(
         InvalidRequest: the text is too short to be split into chunks.
     """
     rng = torch.Generator(runtime.device).manual_seed(seed)
-    utterance = decoded(runtime.decode(voice.conditioning, token_ids, MAX_CODES, generator=rng))
+    joined = runtime.join(voice.conditioning, token_ids, MAX_CODES, Sampling(), rng)
+    utterance = decoded(joined, runtime.writer.step)
     reach = runtime.look_ahead_codes("exact")
     if len(utterance.codes) <= max(CHUNKS[0], *FIRST_CHUNKS) + reach:
         raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")

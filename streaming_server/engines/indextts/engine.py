@@ -17,9 +17,9 @@ from streaming_server.engines.indextts.checkpoint import CONFIG, Checkpoint
 from streaming_server.engines.indextts.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts.frontend import Frontend
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.stream import CHUNKS, Audio, Synthesiser, window_sizes
+from streaming_server.engines.indextts.stream import CHUNKS, Audio, Segments, Synthesiser, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
-from streaming_server.engines.threads import Check
+from streaming_server.engines.threads import Check, in_turns
 from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.engines.torch.options import Device, Precision
@@ -129,7 +129,15 @@ class Loaded:
         self._synthesiser = Synthesiser(runtime, look_ahead, first_chunk, wake)
         self._voices = voices
 
-    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
+    def synthesise(self, request: SpeechRequest) -> Audio:
+        voice, segments = yield from in_turns(partial(self._prepared, request), "preparation")
+        generation = request.generation
+        if request.granularity is Granularity.SENTENCE:
+            yield from self._synthesiser.synthesise_by_sentence(voice, segments, generation, request.sentence_batch)
+        else:
+            yield from self._synthesiser.synthesise_by_token(voice, segments, generation)
+
+    def _prepared(self, request: SpeechRequest, check: Check) -> tuple[AnalysedVoice, Segments]:
         generation = request.generation
         longest = min(generation.max_text_tokens_per_sentence, self._runtime.gpt.shape.max_text)
         segments = self._frontend.segments(request.text, longest, check=check)
@@ -137,11 +145,7 @@ class Loaded:
             logger.warning("emotion ignored: IndexTTS %s has no emotion control", self._version)
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(ids) for ids in segments], generation)
-        voice = self._voices.get(request.voice.path, check)
-        if request.granularity is Granularity.SENTENCE:
-            yield from self._synthesiser.synthesise_by_sentence(voice, segments, generation, request.sentence_batch)
-        else:
-            yield from self._synthesiser.synthesise_by_token(voice, segments, generation)
+        return self._voices.get(request.voice.path, check), segments
 
     def warm(self, times: StartTimes) -> None:
         """Record the CUDA graphs and synthesise short texts, so that the first request is as fast as later ones."""

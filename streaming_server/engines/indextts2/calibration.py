@@ -28,7 +28,9 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     streamed,
 )
+from streaming_server.engines.torch.model_engine import run_alone
 from streaming_server.engines.torch.pieces import result_of
+from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
@@ -102,10 +104,8 @@ def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int
         InvalidRequest: the segment is too short to be split into chunks.
     """
     rng = torch.Generator(runtime.device).manual_seed(seed)
-    pairs = runtime.decode(
-        voice.conditioning, voice.emotion, segment.ids, MAX_CODES, generator=rng, language=segment.language
-    )
-    utterance = decoded(pairs)
+    prefix = runtime.prefix(voice.conditioning, voice.emotion, segment.ids, segment.language)
+    utterance = decoded(runtime.join(prefix, MAX_CODES, Sampling(temperature=0.8), rng), runtime.writer.step)
     acoustics = runtime.acoustics
     paces = [
         SEGMENT,
@@ -118,6 +118,9 @@ def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int
         mel_of(acoustics, voice.full_reference, utterance, SEGMENT, STEPS[0], noise) for noise in (seed, seed + 1)
     )
     unit = rms_difference(other, exact)
+    statistics = None
+    if voice.statistics is not None:
+        statistics = run_alone(voice.statistics.of(runtime, voice), runtime.writer.step)
     if acoustics.device.type == "cuda":
         for pace in paces:
             record(
@@ -126,8 +129,8 @@ def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int
     for steps in STEPS:
         for pace in paces:
             reference = voice.stream_reference if pace.chunks else voice.full_reference
-            mel = mel_of(acoustics, reference, utterance, pace, steps, seed, voice.statistics)
-            stream = MelStream(acoustics, reference, pace, steps, seed, statistics=voice.statistics)
+            mel = mel_of(acoustics, reference, utterance, pace, steps, seed, statistics)
+            stream = MelStream(acoustics, reference, pace, steps, seed, statistics=statistics)
             yield Mode(pace, steps, cost(acoustics, stream, pace, utterance), rms_difference(mel, exact) / unit)
 
 

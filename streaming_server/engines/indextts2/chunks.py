@@ -131,6 +131,7 @@ class MelStream:
         self._next = next(self._cuts, None)
         self._codes = torch.empty(0, dtype=torch.long, device=acoustics.device)
         self._latents: Tensor | None = None
+        """A copy: what is pushed may belong to another stream of the device, which then reuses its memory."""
         self._done = 0
         """Number of final frames."""
         self._expected = reference.mel[:0]
@@ -142,7 +143,7 @@ class MelStream:
         self._codes = torch.cat([self._codes, take(codes, 1, device, torch.long)])
         if latents is not None:
             more = take(latents, 2, device, torch.float32)
-            self._latents = more if self._latents is None else torch.cat([self._latents, more])
+            self._latents = torch.cat([more[:0] if self._latents is None else self._latents, more])
         ready = []
         while self._next is not None and len(self._codes) >= self._next[0]:
             known, end = self._next

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from streaming_server.domain import EMOTIONS, EmotionVector
 from streaming_server.engines.content_cache import LruCache
 from streaming_server.engines.emotion_words import vector_from_words
 from streaming_server.engines.indextts2.emotion import of_scores
+from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.torchaudio import settle_torchaudio
 from streaming_server.errors import EngineUnavailable
 
@@ -41,7 +43,8 @@ class Describer(Protocol):
     @property
     def name(self) -> Reading: ...
 
-    def read(self, description: str) -> EmotionVector: ...
+    def read(self, description: str, check: Check = never_cancelled) -> EmotionVector:
+        """The vector of a description; ``check`` is called between pieces of work that take long."""
 
 
 class Words:
@@ -49,7 +52,7 @@ class Words:
 
     name: Reading = "words"
 
-    def read(self, description: str) -> EmotionVector:
+    def read(self, description: str, check: Check = never_cancelled) -> EmotionVector:
         return vector_from_words(description) or of_scores([0.0] * len(EMOTIONS), swap=False)
 
 
@@ -80,10 +83,15 @@ class Classifier:
         self._device = device
         self._known = LruCache[str, EmotionVector](CACHED_DESCRIPTIONS)
 
-    def read(self, description: str) -> EmotionVector:
-        return self._known.get(description, lambda: self._read(description))
+    def read(self, description: str, check: Check = never_cancelled) -> EmotionVector:
+        return self._known.get(description, lambda: self._read(description, check))
 
-    def _read(self, description: str) -> EmotionVector:
+    def _read(self, description: str, check: Check) -> EmotionVector:
+        def goes_on(ids: Tensor, _: Tensor, **__: Any) -> Tensor:
+            """Called after each token; whether each row is complete."""
+            check()
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
         messages = [{"role": "system", "content": TASK}, {"role": "user", "content": description}]
         prompt = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -93,7 +101,7 @@ class Classifier:
         with torch.inference_mode():
             ids = self._model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=MAX_TOKENS,
-                do_sample=False, temperature=None, top_p=None, top_k=None,
+                do_sample=False, temperature=None, top_p=None, top_k=None, stopping_criteria=[goes_on],
             )  # fmt: skip
         answer: str = self._tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return scores_of(answer, description)

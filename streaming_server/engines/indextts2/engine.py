@@ -26,12 +26,12 @@ from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.languages import ROWS
 from streaming_server.engines.indextts2.options import IndexTTS2Options
-from streaming_server.engines.indextts2.reading import Reader
+from streaming_server.engines.indextts2.reading import Reader, Segment
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.indextts2.stream import Delivery, Synthesiser
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
-from streaming_server.engines.threads import Check
+from streaming_server.engines.threads import Check, in_turns
 from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.errors import EngineNotReady, EngineUnavailable
@@ -50,6 +50,9 @@ SHORTEST_LIMIT = 20
 """Segments may always have this many tokens, regardless of ``CODES_PER_TOKEN``."""
 RECORDED_CODES = 600
 """Segments of up to this many codes are solved in recorded shapes."""
+RECORDED_SLOWDOWN = 2.0
+"""Factor on the natural duration up to which this holds for 2.5. Its largest, 4, would take twice the memory for speech
+that is rarely asked for; such a solve runs unrecorded."""
 
 CAPABILITIES = frozenset(Capability) - {
     Capability.SPEED,
@@ -139,24 +142,27 @@ class Loaded:
         self._voices = VoiceCache(runtime, options.voice_cache, decode, digests, sentence)
         self._emotions = EmotionCache(runtime, options.voice_cache, decode, digests)
 
-    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
-        generation = request.generation
-        if request.granularity is None:
-            generation = replace(generation, num_beams=1)  # beam search is slow and needs complete segments
+    def synthesise(self, request: SpeechRequest) -> Audio:
         by_chunk = (
             self._options.stream == "chunk" if request.granularity is None else request.granularity is Granularity.TOKEN
         )
+        delivery, segments = yield from in_turns(partial(self._prepared, request, by_chunk), "preparation")
+        if by_chunk:
+            yield from self._synthesiser.synthesise_by_chunk(delivery, segments)
+        else:
+            yield from self._synthesiser.synthesise_by_segment(delivery, segments, request.sentence_batch)
+
+    def _prepared(self, request: SpeechRequest, by_chunk: bool, check: Check) -> tuple[Delivery, list[Segment]]:
+        generation = request.generation
+        if request.granularity is None:
+            generation = replace(generation, num_beams=1)  # beam search is slow and needs complete segments
         opening = None if by_chunk else SHORT_OPENING
         segments = self._reader.segments(request.text, self._longest(generation), opening, check)
         if request.verbose:
             logger.info("%d segments of %s tokens, %s", len(segments), [len(s.ids) for s in segments], generation)
         voice = self._voices.get(request.voice.path, check)
         emotion = self._emotion(request.emotion or Emotion(), voice, generation.seed, check)
-        delivery = Delivery(voice, emotion, generation, self._duration_factor(request.speed))
-        if by_chunk:
-            yield from self._synthesiser.synthesise_by_chunk(delivery, segments)
-        else:
-            yield from self._synthesiser.synthesise_by_segment(delivery, segments, request.sentence_batch)
+        return Delivery(voice, emotion, generation, self._duration_factor(request.speed)), segments
 
     def warm(self, times: StartTimes) -> None:
         """Record graphs and synthesise short texts in both modes, so that the first request is not slower."""
@@ -199,8 +205,9 @@ class Loaded:
         acoustics, mel = self._runtime.acoustics, self._runtime.hearing.mel
         self._runtime.record()
         longest = acoustics.frames(RECORDED_CODES)
+        slowest = RECORDED_SLOWDOWN if self._runtime.gpt.conditions_on_style else 1.0
         for pace, seconds in ((self._pace, STREAM_REFERENCE_S), (Pace(()), float(MAX_S))):
-            record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest, self._runtime.writer.rows)
+            record(acoustics, pace, round(seconds * mel.rate_hz / mel.hop), longest, self._runtime.writer.rows, slowest)
 
     def _emotion(self, emotion: Emotion, voice: AnalysedVoice, seed: int | None, check: Check) -> Tensor:
         """The emotion vector ``(width,)`` of a request."""
@@ -210,7 +217,7 @@ class Loaded:
         numbers: Sequence[float] | None = emotion.vector
         by_classifier = False
         if emotion.text is not None:
-            numbers = self._description.read(emotion.text)
+            numbers = self._description.read(emotion.text, check)
             check()
             by_classifier = self._description.name == "classifier"
             logger.info("emotion description converted by the %s: %s", self._description.name, numbers)

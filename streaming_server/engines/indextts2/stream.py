@@ -69,10 +69,13 @@ class Synthesiser:
         sampling = sampling_of(generation)
         rngs = generators(runtime.device, generation, len(segments))
         with self.thread.session() as vocoding:
+            statistics = None
+            if voice.statistics is not None and segments:
+                statistics = yield from voice.statistics.of(runtime, voice)
             for index, (segment, rng) in enumerate(zip(segments, rngs, strict=True)):
                 prefix = runtime.prefix(voice.conditioning, delivery.emotion, segment.ids, segment.language)
                 pairs = runtime.join(prefix, generation.max_mel_tokens, sampling, rng)
-                speech = self._synthesis(vocoding, delivery, self._pace, rng.initial_seed())
+                speech = self._synthesis(vocoding, delivery, self._pace, rng.initial_seed(), statistics)
                 audio = SegmentAudio(speech, index > 0, index + 1 < len(segments))
                 ends = self._pace.code_counts(runtime.acoustics, delivery.duration_factor)
                 known, end = 0, next(ends)
@@ -124,13 +127,14 @@ class Synthesiser:
             generation.length_penalty, rngs,
         )  # fmt: skip
 
-    def _synthesis(self, vocoding: Vocoding, delivery: Delivery, pace: Pace, seed: int) -> Synthesis:
+    def _synthesis(
+        self, vocoding: Vocoding, delivery: Delivery, pace: Pace, seed: int, statistics: Tensor | None = None
+    ) -> Synthesis:
         voice = delivery.voice
         acoustics, reference = self._runtime.acoustics, voice.stream_reference if pace.chunks else voice.full_reference
         mel = MelStream(
-            acoustics, reference, pace, self._steps, seed, delivery.duration_factor, voice.statistics,
-            vocoding.check,
-        )  # fmt: skip
+            acoustics, reference, pace, self._steps, seed, delivery.duration_factor, statistics, vocoding.check
+        )
         return Synthesis(acoustics, mel, vocoding.check)
 
 

@@ -61,7 +61,23 @@ GROWTH = 1.4
 """The shortest recorded length of a segment in frames, and the ratio between consecutive recorded lengths."""
 
 
-def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int, requests: int = 1) -> None:
+def solved_lengths(acoustics: Acoustics, pace: Pace, longest: int, duration_factor: float = 1.0) -> list[int]:
+    """Lengths in frames in which solves are recorded; arguments as for `record`."""
+    if not pace.chunks:
+        lengths = [SHORTEST]
+        while lengths[-1] < longest * duration_factor:
+            lengths.append(round(GROWTH * lengths[-1]))
+        return lengths
+    lengths = pace.lengths(pace.past)
+    # Behind the last chunk may come the codes of the next one but one.
+    rests = {acoustics.frames(pace.code_look_ahead + 1, factor) for factor in (1.0, duration_factor)}
+    return lengths + sorted(lengths[-1] + rest for rest in rests)
+
+
+def record(
+    acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int, requests: int = 1,
+    duration_factor: float = 1.0,
+) -> None:  # fmt: skip
     """Record the solver and the vocoder in the shapes that a pace needs; without CUDA, run each once.
 
     Args:
@@ -70,15 +86,9 @@ def record(acoustics: Acoustics, pace: Pace, reference_frames: int, longest: int
         reference_frames: Maximum number of frames of a reference.
         longest: Frames of the longest segment that is solved at once, and vocoded in at most two windows.
         requests: Maximum number of requests whose solves and windows run as one batch.
+        duration_factor: The largest factor on the natural duration whose solves are recorded.
     """
-    if pace.chunks:
-        targets = pace.lengths(pace.past)
-        targets.append(targets[-1] + acoustics.frames(pace.code_look_ahead + 1))  # with look-ahead
-    else:
-        targets = [SHORTEST]
-        while targets[-1] < longest:
-            targets.append(round(GROWTH * targets[-1]))
-    for target in targets:
+    for target in solved_lengths(acoustics, pace, longest, duration_factor):
         acoustics.flow.record(reference_frames, target, requests)
     for window in pace.lengths(acoustics.vocoder.shape.reach):
         acoustics.windows.record(window, requests)

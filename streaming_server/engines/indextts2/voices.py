@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from streaming_server.engines.indextts2.features import ANALYSIS_RATE_HZ
 from streaming_server.engines.indextts2.flow import Reference
 from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.runtime import Runtime
-from streaming_server.engines.threads import Check, never_cancelled
-from streaming_server.engines.torch.voice_cache import NOT_FINITE, Decode, RecordingCache, require_finite
-from streaming_server.errors import EngineFailed, VoiceUnreadable
+from streaming_server.engines.threads import Check, Waiting, never_cancelled
+from streaming_server.engines.torch.sampling import Sampling
+from streaming_server.engines.torch.voice_cache import Decode, RecordingCache, require_finite
 
 MAX_S = 15
 """Seconds of a recording that are analysed, as in the official implementation."""
@@ -28,6 +28,8 @@ STREAM_REFERENCE_S = 5.0
 
 MAX_STATISTICS_CODES = 100
 """Maximum number of codes of the sentence that provides a voice's regulator statistics."""
+
+GREEDY = Sampling(do_sample=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,48 @@ class AnalysedVoice:
     """The flow's reference for segments: the complete recording."""
     stream_reference: Reference
     """The flow's reference for streams: the last seconds of the recording, since every solve processes it again."""
-    statistics: Tensor | None = None
-    """Regulator statistics of a sentence in this voice; streams pool them with their own."""
+    statistics: Statistics | None = None
+
+
+class Statistics:
+    """Regulator statistics of a sentence in one voice; streams pool them with their own.
+
+    They take up to `MAX_STATISTICS_CODES` codes, so they are computed when a stream first needs them.
+
+    Args:
+        sentence: What is decoded.
+    """
+
+    def __init__(self, sentence: Segment) -> None:
+        self._sentence = sentence
+        self._computed: Tensor | None = None
+        self._is_computed = False
+
+    def of(self, runtime: Runtime, voice: AnalysedVoice) -> Generator[Waiting | None, None, Tensor | None]:
+        """Decode the sentence with other prompts, and greedily, so that the statistics depend on the voice only.
+
+        Yields as `Runtime.join`, and None in place of a code. The result is None if the sentence has no sounds.
+
+        Raises:
+            EngineFailed: the model computes values that are not finite.
+        """
+        if not self._is_computed:
+            prefix = runtime.prefix(voice.conditioning, voice.emotion, self._sentence.ids, self._sentence.language)
+            codes: list[int] = []
+            latents: list[Tensor] = []
+            with closing(runtime.join(prefix, MAX_STATISTICS_CODES, GREEDY)) as pairs:
+                for pair in pairs:
+                    if isinstance(pair, Waiting):
+                        yield pair
+                        continue
+                    if pair[0] < runtime.sounds:
+                        codes.append(pair[0])
+                        latents.append(pair[1])
+                    yield None
+                if codes:
+                    self._computed = runtime.acoustics.statistics(torch.tensor(codes), torch.stack(latents))
+            self._is_computed = True
+        return self._computed
 
 
 class VoiceCache(RecordingCache[AnalysedVoice]):
@@ -56,7 +98,7 @@ class VoiceCache(RecordingCache[AnalysedVoice]):
         capacity: Maximum number of cached voices.
         decode: Decodes a file to samples and their rate.
         digests: The engine's file digests.
-        sentence: Decoded once per voice to compute its ``statistics``; None omits them.
+        sentence: What the ``statistics`` of voices are computed of; None omits them.
     """
 
     max_s = MAX_S
@@ -87,42 +129,14 @@ class VoiceCache(RecordingCache[AnalysedVoice]):
         frames = round(STREAM_REFERENCE_S * mel_rate_hz / runtime.hearing.mel.hop)
         whole = runtime.acoustics.reference(features, mel, style)
         part = runtime.acoustics.reference(features, mel, style, frames)
-        return AnalysedVoice(
-            conditioning, style, emotion, whole, part, self._statistics(conditioning, emotion, check)
-        )  # fmt: skip
+        statistics = None if self._sentence is None else Statistics(self._sentence)
+        return AnalysedVoice(conditioning, style, emotion, whole, part, statistics)
 
     def _analyse(self, path: Path, samples: FloatSamples, rate_hz: int, check: Check) -> AnalysedVoice:
-        try:
-            voice = self.analyse(samples, rate_hz, check)
-        except EngineFailed as error:  # raised by decoding the sentence for the statistics
-            raise VoiceUnreadable(path.name, NOT_FINITE) from error
+        voice = self.analyse(samples, rate_hz, check)
         reference = voice.full_reference
         require_finite(path, voice.conditioning, voice.style, voice.emotion, reference.mel, reference.mu)
         return voice
-
-    def _statistics(self, conditioning: Tensor, emotion: Tensor, check: Check) -> Tensor | None:
-        """Compute the statistics with greedy decoding, so that they depend on the voice only."""
-        if self._sentence is None:
-            return None
-        decoding = self._runtime.decode(
-            conditioning,
-            emotion,
-            self._sentence.ids,
-            MAX_STATISTICS_CODES,
-            do_sample=False,
-            language=self._sentence.language,
-        )
-        codes: list[int] = []
-        latents: list[Tensor] = []
-        with closing(decoding):
-            for code, latent in decoding:
-                check()
-                if code < self._runtime.sounds:
-                    codes.append(code)
-                    latents.append(latent)
-        if not codes:
-            return None
-        return self._runtime.acoustics.statistics(torch.tensor(codes), torch.stack(latents))
 
 
 class EmotionCache(RecordingCache[Tensor]):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 from torch import Tensor
+
+from streaming_server.engines.threads import Waiting
+from streaming_server.engines.torch.codes import JoinedCodes
 
 MAX_REAL_TIME_FACTOR = 0.8
 """Maximum real-time factor of a recommended mode, so that a stream does not stall."""
@@ -46,13 +50,19 @@ COST_HEADING = f"{'first audio, ms':>16} {'real-time factor':>17}"
 """Of ``Cost.columns``."""
 
 
-def decoded(pairs: Iterator[tuple[int, Tensor]]) -> Utterance:
+def decoded(joined: JoinedCodes, step: Callable[[], bool]) -> Utterance:
+    """Decode a prompt that joined; the steps are recorded ones where the decoder has them."""
     codes, latents, times = [], [], []
     begun = time.perf_counter()
-    for code, latent in pairs:
-        codes.append(code)
-        latents.append(latent)
-        times.append(time.perf_counter() - begun)
+    with closing(joined):
+        for pair in joined:
+            if isinstance(pair, Waiting):
+                step()
+                continue
+            code, latent = pair
+            codes.append(code)
+            latents.append(latent.clone())
+            times.append(time.perf_counter() - begun)
     return Utterance(torch.tensor(codes), torch.stack(latents) if latents else torch.empty(0, 0), times)
 
 

@@ -7,9 +7,9 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import pynvml
 import torch
@@ -27,6 +27,8 @@ from streaming_server.errors import EngineNotReady, EngineUnavailable, Insuffici
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_LOAD = 0.9
 """Share of the time that decoding, or vocoding, may take of the audio's duration."""
 MAX_ROWS = 32
@@ -38,8 +40,8 @@ DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfl
 class Loaded(Protocol):
     """A loaded model; used by the owner thread only."""
 
-    def synthesise(self, request: SpeechRequest, check: Check) -> Audio:
-        """The request's audio; ``check`` is called between pieces of work that take long."""
+    def synthesise(self, request: SpeechRequest) -> Audio:
+        """The request's audio."""
 
     def step(self) -> bool:
         """Decode the next code of all requests; return whether there was any."""
@@ -127,7 +129,7 @@ class ModelEngine(ABC):
             raise EngineNotReady
 
         def steps(check: Check) -> Steps[AudioChunk]:
-            with device_errors(self._device, self._shrink), closing(loaded.synthesise(request, check)) as audio:
+            with device_errors(self._device, self._shrink), closing(loaded.synthesise(request)) as audio:
                 for samples in audio:
                     check()
                     if samples is None or isinstance(samples, Waiting):
@@ -183,10 +185,15 @@ def keeps_deadlines(writer: CodeWriter, vocoder: VocoderThread, streams: int, co
     return max(decoding, streams * vocoder.s_per_audio_s) <= MAX_LOAD
 
 
-def run_alone(audio: Audio, step: Callable[[], bool]) -> None:
-    """Run a request outside the owner thread's loop."""
-    for samples in audio:
-        if isinstance(samples, Waiting) and not step():
+def run_alone(work: Generator[Any, None, T], step: Callable[[], bool]) -> T:
+    """Run what the owner thread would interleave with others; return its result."""
+    while True:
+        try:
+            item = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if isinstance(item, Waiting) and not step():
             time.sleep(0.001)  # for the vocoder's thread
 
 

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from streaming_server import cli
 from streaming_server.engines.indextts import calibration
-from streaming_server.engines.indextts.calibration import Mode, recommended
+from streaming_server.engines.indextts.calibration import Mode, calibrate, recommended
+from streaming_server.engines.indextts.checkpoint import Checkpoint
 from streaming_server.engines.indextts.stream import CHUNKS, chunks_from
+from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.torch.calibration import Cost
+from streaming_server.errors import InvalidRequest
+from tests.support.graphs import EmulatedGraphs, substitute
 
 SENTENCE = "The first train leaves at six, and the sea is far."
 
@@ -72,3 +77,18 @@ def test_the_first_chunk_is_a_setting(
     monkeypatch.setenv("FIRST_CHUNK", value)
     assert cli.main(["extras", "--model_dir", str(checkpoint)]) == (0 if is_valid else 2)
     assert ("FIRST_CHUNK" in capsys.readouterr().err) is not is_valid
+
+
+def test_the_sentence_is_decoded_by_recorded_steps(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    substitute(monkeypatch, EmulatedGraphs)
+    monkeypatch.setattr(calibration, "MAX_CODES", 5)
+    runtime = Checkpoint.open(checkpoint).load(torch.device("cpu"), torch.float32)
+    latents = runtime.gpt.perceiver_encoder.latents
+    voice = AnalysedVoice(torch.randn_like(latents), torch.randn(runtime.vocoder.speaker_width))
+    runtime.writer.open(1)
+    assert runtime.writer._shared is not None
+    runtime.writer._shared.record()
+    replays = EmulatedGraphs.replays
+    with pytest.raises(InvalidRequest, match="too short"):
+        calibrate(runtime, voice, [5, 9, 30], lambda _: None)
+    assert EmulatedGraphs.replays - replays >= 5

@@ -8,6 +8,7 @@ import wave
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts import stream
 from streaming_server.engines.indextts.checkpoint import Checkpoint
 from streaming_server.engines.indextts.engine import IndexTTSEngine
+from streaming_server.engines.indextts.frontend import TextNormalizer
 from streaming_server.engines.indextts.runtime import Runtime
 from streaming_server.engines.indextts.stream import (
     Audio,
@@ -233,6 +235,43 @@ def test_a_voice_that_cannot_be_heard_is_the_callers_to_know(
         assert await spoken(engine, request_)  # the engine has taken no harm
 
     with_engine(checkpoint, use)
+
+
+def test_others_play_on_while_a_text_is_prepared(
+    checkpoint: Path, request_: SpeechRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    step = Decoder.step
+
+    def stepping(self: Decoder) -> bool:
+        done.append("step")
+        return step(self)
+
+    def words(_: TextNormalizer, text: str, language: str) -> str:
+        if text.startswith("1.2年"):
+            done.append("piece")
+        return text
+
+    monkeypatch.setattr(Decoder, "step", stepping)
+    monkeypatch.setattr(TextNormalizer, "_words", words)
+
+    async def use(engine: IndexTTSEngine) -> None:
+        async def prepare() -> None:
+            async with aclosing(engine.stream(replace(request_, text="1.2年" * 4000))) as chunks:
+                await anext(chunks)
+
+        playing = replace(request_, text=TEXT * 20)
+        async with aclosing(engine.stream(playing)) as chunks:
+            await anext(chunks)
+            preparing = asyncio.create_task(prepare())
+            while done.count("piece") < 10:
+                await anext(chunks)
+            preparing.cancel()
+            await asyncio.wait([preparing])
+
+    with_engine(checkpoint, use)
+    pieces = [index for index, what in enumerate(done) if what == "piece"]
+    assert all("step" in done[one:other] for one, other in pairwise(pieces))
 
 
 def test_blank_text_is_no_audio(checkpoint: Path, request_: SpeechRequest) -> None:

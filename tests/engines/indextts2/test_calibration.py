@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from streaming_server import cli
+from streaming_server.audio.decode import decode_native
+from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts2 import calibration
-from streaming_server.engines.indextts2.calibration import Mode, recommended
+from streaming_server.engines.indextts2.calibration import Mode, calibrate, recommended
 from streaming_server.engines.indextts2.chunks import SEGMENT, chunk_pace
+from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
+from streaming_server.engines.indextts2.folder import Checkpoint
+from streaming_server.engines.indextts2.reading import Segment
+from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.torch.calibration import Cost
+from streaming_server.errors import InvalidRequest
+from tests.support.graphs import EmulatedGraphs, substitute
 
 CHUNK_MODES = ("0, first chunk 34", "16, first chunk 34", "16, first chunk 17")
 SENTENCE = "The first train leaves at six, and the sea is far."
@@ -69,3 +78,18 @@ def test_a_text_without_a_cut_is_refused(
 def test_another_engine_has_nothing_to_calibrate(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "--engine", "espeak"]) == 2
     assert "calibrate requires an IndexTTS model" in capsys.readouterr().err
+
+
+def test_the_sentence_is_decoded_by_recorded_steps(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    substitute(monkeypatch, EmulatedGraphs)
+    monkeypatch.setattr(calibration, "MAX_CODES", 5)
+    runtime = Checkpoint.open(folders["2.0"]).load(torch.device("cpu"), torch.float32)
+    samples = torch.randn(SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0)).numpy()
+    voice = VoiceCache(runtime, 1, decode_native, FileDigests(), None).analyse(samples, SAMPLE_RATE_HZ)
+    runtime.writer.open(1)
+    assert runtime.writer._shared is not None
+    runtime.writer._shared.record()
+    replays = EmulatedGraphs.replays
+    with pytest.raises(InvalidRequest, match="too short"):
+        calibrate(runtime, voice, Segment([5, 9, 30]), lambda _: None)
+    assert EmulatedGraphs.replays - replays >= 5

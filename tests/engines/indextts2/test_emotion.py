@@ -139,6 +139,10 @@ def test_the_classifier_is_asked_where_its_folder_is(classifier_folder: Path, mo
 
     monkeypatch.setattr(read._model, "generate", watched)
     assert read.read("happy") == read.read("happy")
+    checks: list[None] = []
+    read.read("sad", lambda: checks.append(None))
+    assert len(checks) > 1  # between tokens, so that others have a turn
+    prompts.pop()
     assert prompts == ["system 文本情感分类 user happy quiet assistant"]  # asked once, and told not to think
 
 

@@ -19,9 +19,10 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, Granularity, SpeechRequest, Voice
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
+from streaming_server.engines.indextts2 import engine as engine_module
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT
-from streaming_server.engines.indextts2.engine import IndexTTS2Engine
+from streaming_server.engines.indextts2.engine import RECORDED_SLOWDOWN, IndexTTS2Engine, Loaded
 from streaming_server.engines.indextts2.features import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.flow import Slots
 from streaming_server.engines.indextts2.folder import Checkpoint
@@ -32,7 +33,7 @@ from streaming_server.engines.indextts2.stream import PAUSE_S, Delivery, Synthes
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import VoiceCache
 from streaming_server.engines.threads import Waiting
-from streaming_server.engines.torch.model_engine import ModelEngine
+from streaming_server.engines.torch.model_engine import ModelEngine, run_alone
 from streaming_server.errors import EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from tests.engines.indextts.test_engine import (
     counted,
@@ -343,6 +344,8 @@ SEGMENTS = [Segment([5, 20, 31, 7]), Segment([44, 12, 13]), Segment([90, 8, 17, 
 @pytest.fixture(scope="module")
 def delivery(tiny: Runtime) -> Delivery:
     voice = VoiceCache(tiny, 1, decode_native, FileDigests(), SEGMENTS[0]).analyse(noise(1), SAMPLE_RATE_HZ)
+    assert voice.statistics is not None
+    run_alone(voice.statistics.of(tiny, voice), tiny.writer.step)
     return Delivery(voice, voice.emotion, Generation(seed=1, num_beams=1))
 
 
@@ -439,6 +442,39 @@ def test_statistics_of_the_voice_steady_the_first_chunk(tiny: Runtime, delivery:
     assert len(whole) > first
     assert not np.array_equal(steadied[:first], unsteadied[:first])
     synthesiser.close()
+
+
+def test_a_voice_has_statistics_once_a_stream_needs_them(
+    folders: dict[str, Path], request_: SpeechRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take up to 100 codes, which a request that is solved by segment does not wait for."""
+    heard(folders["2.0"], [request_])
+    calls: list[None] = []
+    statistics = Acoustics.statistics
+
+    def counting(self: Acoustics, *arguments: Any) -> torch.Tensor:
+        calls.append(None)
+        return statistics(self, *arguments)
+
+    monkeypatch.setattr(Acoustics, "statistics", counting)
+    voice = Voice("new", write_voice(tmp_path / "new.wav", seed=9))
+    by_segment, by_chunk = (replace(request_, voice=voice, granularity=way) for way in (WHOLE, CHUNKED))
+    counts = [(heard(folders["2.0"], [request]), len(calls))[1] for request in (by_segment, by_chunk, by_chunk)]
+    assert counts == [0, 1, 1]
+
+
+def test_slow_speech_is_recorded_for_25(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[float] = []
+    monkeypatch.setattr(engine_module, "record", lambda *arguments: recorded.append(arguments[5]))
+    monkeypatch.setattr(Runtime, "record", lambda _: None)
+
+    async def use(engine: ModelEngine) -> None:
+        assert isinstance(engine._loaded, Loaded)
+        engine._loaded._record()
+
+    for version in VERSIONS:
+        with_engine(folders[version], use)
+    assert recorded == [1.0, 1.0, RECORDED_SLOWDOWN, RECORDED_SLOWDOWN]
 
 
 def test_only_some_seconds_of_the_voice_are_seen_by_chunks(tiny: Runtime) -> None:

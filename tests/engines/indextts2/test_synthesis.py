@@ -18,7 +18,7 @@ from streaming_server.engines.indextts2 import chunks
 from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.chunks import CHUNK, SEGMENT, MelChunk, MelStream, Pace
 from streaming_server.engines.indextts2.flow import Flow, Noise, Reference
-from streaming_server.engines.indextts2.synthesis import Synthesis, record
+from streaming_server.engines.indextts2.synthesis import Synthesis, record, solved_lengths
 from streaming_server.engines.torch.pieces import result_of
 from streaming_server.engines.torch.vocoder import Generator, GeneratorShape
 from tests.engines.indextts.weights import state
@@ -117,6 +117,29 @@ def test_one_solve_equals_the_plain_way(acoustics: Acoustics, duration_factor: f
         samples = spoken(acoustics, pace, cuts=[3, 50], duration_factor=duration_factor)
         assert samples.shape == expected.shape
         assert (samples - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("duration_factor", [1.0, 2.0])
+@pytest.mark.parametrize("pace", [SEGMENT, CHUNK], ids=["segment", "chunk"])
+def test_every_solve_of_slow_speech_has_a_recorded_length(
+    acoustics: Acoustics, pace: Pace, duration_factor: float
+) -> None:
+    most = 200
+    longest = solved_lengths(acoustics, pace, acoustics.frames(most), duration_factor)[-1]
+    for codes in range(most + 1):
+        cuts = islice(zip(pace.code_counts(acoustics, duration_factor), pace.ends(), strict=False), most)
+        done = max((end for known, end in cuts if known <= codes), default=0)
+        assert acoustics.frames(codes, duration_factor) - max(0, done - pace.past) <= longest
+
+
+def test_latents_of_another_stream_are_copied(acoustics: Acoustics) -> None:
+    """Else their memory would be used again before the next chunk has read them."""
+    codes, latents = some_codes(3)
+    mel = MelStream(acoustics, parity.reference(), CHUNK, STEPS, seed=1)
+    result_of(mel.push(codes, latents))
+    assert mel._latents is not None
+    assert mel._latents.untyped_storage().data_ptr() != latents.untyped_storage().data_ptr()
+    assert torch.equal(mel._latents, latents)
 
 
 def test_a_short_utterance_has_statistics_of_its_own(acoustics: Acoustics) -> None:
