@@ -96,7 +96,9 @@ def stages(
         slots = Slots(acoustics.s2mel.estimator, REFERENCE_FRAMES, frames)
         content = acoustics.s2mel.estimator.shape.content_width
         mu, noise = torch.randn(frames, content), torch.randn(frames, acoustics.bands)
-        slots.hold([slots.begin(reference, mu.to(acoustics.device), noise, 1)])
+        solve = slots.begin(reference, mu.to(acoustics.device), noise, 1)
+        solve.scale_shift = solve.scale_shift.clone()  # the buffer itself cannot be written to its own place
+        slots.hold([solve])
         rows = REFERENCE_FRAMES + frames
         timed(f"a step over {rows} frames, not recorded", acoustics.device, slots.step, arithmetic)
     for frames in (chunks[0], CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]):

@@ -26,14 +26,14 @@ _PAGE = Operation("API reference for people", [Answer("A page.", None, ["text/ht
 _DOCUMENT = Operation("API description for programs", [Answer("An OpenAPI document.", dict[str, Any])])
 _INTRODUCTION = (
     "Streaming text to speech: audio is sent while it is synthesised, in several dialects over one engine. HEAD is "
-    "answered wherever GET is. Requests of all dialects share one queue and are served in the order of their arrival."
+    "answered wherever GET is. Requests of all dialects share one queue: live requests in order of arrival, then tasks."
 )
 _REFUSALS: Mapping[int, str] = {
     400: "Invalid value; the message names the field and the valid range.",
     401: "An API key is missing or wrong.",
-    403: "Not from this origin or address.",
+    403: "The origin or the address is not allowed.",
     404: "Not found, or expired.",
-    408: "A time limit has passed; what was accepted is still done.",
+    408: "A time limit has passed; an accepted workflow continues.",
     413: "The body is too large.",
     416: "The position is past the end.",
     422: "Not JSON, or a field that is missing, of the wrong type or out of range.",
@@ -49,6 +49,7 @@ _REFUSAL_HEADERS: Mapping[int, Mapping[str, str]] = {
 _SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
     "Bearer": {"type": "http", "scheme": "bearer"},
     "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "xi-api-key": {"type": "apiKey", "in": "header", "name": "xi-api-key"},
 }
 
 

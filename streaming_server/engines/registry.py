@@ -100,9 +100,12 @@ def choose(name: str, environment: Mapping[str, str]) -> Choice:
     if name not in names():
         raise InvalidSetting(f"ENGINE={name}: one of {', '.join(names())} is needed")
     asked = [spec for spec in found.values() if name in {AUTO, spec.family}]
-    choices = [_configured(spec, environment) for spec in asked]
-    choice = next((choice for choice in choices if choice.spec.recognises(choice.options)), None)
-    if choice is None:
+    # Each engine has its own values of these two; only those of the chosen engine count.
+    places = {key: value for key, value in environment.items() if key not in {"DEVICE", "PRECISION"}}
+    recognised = next((spec for spec in asked if spec.recognises(_configured(spec, places).options)), None)
+    if recognised is not None:
+        choice = _configured(recognised, environment)
+    else:
         if name == AUTO:
             name = next((spec.name for spec in asked if environment.get(spec.model_variable)), FALLBACK)
         choice = _configured(found[name], environment)

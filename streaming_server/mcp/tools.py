@@ -167,8 +167,7 @@ class _Tools:
         if request is not None:
             record = RequestRecord.of(request.scope)
             record.voice, record.characters = speech.voice.name, len(speech.text)
-        with storage_errors():
-            path = self._storage.scratch.new()
+        path = self._storage.scratch.new()
         try:
             async with self._requests.service.open(speech, FORMATS[suffix].create()) as stream:
                 position = 0

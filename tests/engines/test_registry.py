@@ -108,6 +108,14 @@ def test_the_configuration_names_the_engine(version: str | None, engine: str, na
     assert (choice.spec.name, choice.spec.extra) == (engine, engine)
 
 
+@pytest.mark.parametrize("place", [{"DEVICE": "cuda"}, {"DEVICE": "mps"}, {"PRECISION": "fp16"}, {"PRECISION": "bf16"}])
+def test_a_device_that_other_engines_lack_is_no_error(place: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("version: 1.5\n")
+    assert registry.choose("auto", {"MODEL_DIR": str(tmp_path)} | place).spec.name == "indextts"
+    with pytest.raises(InvalidSetting, match="is needed by the hibari engine"):
+        registry.choose("auto", {"MODEL_DIR": ""} | place)
+
+
 def test_options_come_from_their_variables() -> None:
     options = IndexTTS2Options.from_env(
         {

@@ -253,7 +253,7 @@ def test_a_key_is_asked_for_where_the_description_says_so() -> None:
 
 
 def test_without_keys_none_is_asked_for(api: dict[str, Any]) -> None:
-    assert api["security"] == [{}, {"Bearer": []}, {"X-API-Key": []}]
+    assert api["security"] == [{}, {"Bearer": []}, {"X-API-Key": []}, {"xi-api-key": []}]
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])

@@ -90,16 +90,16 @@ class StatusQuery(Body):
 _RESUMED_HEADERS = {"X-Stream-Id": "The stream's name.", "X-Stream-Offset": "The first byte's place in the stream."}
 _STREAM_ID = Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")
 STATUS = Operation(
-    "Who is being served",
+    "Get the queue status",
     [Answer("At this moment, here; of the whole fleet with `fleet=1`.", QueueStatus | FleetStatus)],
     takes=StatusQuery,
 )
 EVENTS = Operation(
-    "The queue, live",
+    "Stream the queue status",
     [Answer("Each event's `data` is this object, at once and at every change.", QueueEvent, ["text/event-stream"])],
 )
 RESUME = Operation(
-    "Continue a stream whose connection broke",
+    "Resume an interrupted stream",
     [
         Answer(
             "The stream from that byte on; while it is being made, as it is made.",
@@ -123,5 +123,5 @@ RESUME = Operation(
     refusals=[404, 416, 422],
 )
 DISCARD = Operation(
-    "Forget a stream", [Answer("It is gone.", None, [], status=204)], parameters=[_STREAM_ID], refusals=[404]
+    "Delete a stream", [Answer("The stream is deleted.", None, [], status=204)], parameters=[_STREAM_ID], refusals=[404]
 )

@@ -56,7 +56,7 @@ def _problem(options: HiggsOptions) -> str:
     if _is_folder(options.model_path) or is_hub_name:
         return ""
     state = "the folder has no config.json" if path.is_dir() else "neither a folder nor a repository on the hub"
-    return f"MODEL_PATH={path}: {state}; get the model with: streaming-server download higgs"
+    return f"MODEL_PATH={path}: {state}; get the model with: .venv/bin/streaming-server download higgs"
 
 
 ENGINE = EngineSpec(

@@ -20,10 +20,11 @@ from streaming_server.engines.indextts.voices import AnalysedVoice
 from streaming_server.engines.torch.calibration import (
     COST_HEADING,
     MAX_CODES,
-    MAX_REAL_TIME_FACTOR,
     Cost,
     Utterance,
+    advice,
     decoded,
+    earliest,
     streamed,
 )
 from streaming_server.engines.torch.sampling import Sampling
@@ -79,13 +80,8 @@ def calibrate(
         report(mode.row)
         modes.append(mode)
     best = recommended(modes)
-    is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
-    slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
-    return (
-        f"* level of the difference from vocoding the whole, relative to the audio; up to {MAX_ERROR_DB:.0f} dB is"
-        f" acceptable. Compare the audio by ear before use.{slow}\n\n"
-        f"LOOK_AHEAD={best.look_ahead} FIRST_CHUNK={best.first_chunk}"
-    )
+    explanation = f"level of the difference from vocoding the whole, relative to the audio; up to {MAX_ERROR_DB:.0f} dB"
+    return advice(best, explanation, f"LOOK_AHEAD={best.look_ahead} FIRST_CHUNK={best.first_chunk}")
 
 
 def measured(runtime: Runtime, voice: AnalysedVoice, utterance: Utterance) -> Iterator[Mode]:
@@ -110,11 +106,7 @@ def recommended(modes: Sequence[Mode]) -> Mode:
 
     If none is fast enough, return the fastest within ``MAX_ERROR_DB``; an exact mode always is.
     """
-    near = [mode for mode in modes if mode.error_db <= MAX_ERROR_DB]
-    fast = [mode for mode in near if mode.cost.real_time_factor <= MAX_REAL_TIME_FACTOR]
-    if fast:
-        return min(fast, key=lambda mode: mode.cost.first_audio_s)
-    return min(near, key=lambda mode: mode.cost.real_time_factor)
+    return earliest([mode for mode in modes if mode.error_db <= MAX_ERROR_DB])
 
 
 def level_db(samples: Tensor) -> float:

@@ -39,9 +39,7 @@ TEXT_MODEL = "bpe.model"
 GPT = "gpt.pth"
 VOCODER = "bigvgan_generator.pth"
 
-HOW_TO_GET_IT = (
-    "download the model with `hf download IndexTeam/IndexTTS-1.5 --local-dir checkpoints` (see checkpoints/README.md)"
-)
+HOW_TO_GET_IT = "download the model with `.venv/bin/streaming-server download indextts-1.5` (see checkpoints/README.md)"
 
 Config = Mapping[str, Any]
 

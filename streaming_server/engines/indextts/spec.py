@@ -48,9 +48,8 @@ def major_version(folder: Path) -> str | None:
 def no_model(folder: Path, model: str) -> str:
     """Error message for a folder without ``model``, a name of ``streaming-server download``."""
     state = "does not exist" if not folder.is_dir() else f"does not contain {model}"
-    return (
-        f"MODEL_DIR={folder}: the folder {state}; get the model with: streaming-server download {model} --dir {folder}"
-    )
+    command = f".venv/bin/streaming-server download {model} --dir {folder}"
+    return f"MODEL_DIR={folder}: the folder {state}; get the model with: {command}"
 
 
 def create(options: IndexTTSOptions) -> Engine:

@@ -22,10 +22,11 @@ from streaming_server.engines.indextts2.voices import AnalysedVoice
 from streaming_server.engines.torch.calibration import (
     COST_HEADING,
     MAX_CODES,
-    MAX_REAL_TIME_FACTOR,
     Cost,
     Utterance,
+    advice,
     decoded,
+    earliest,
     streamed,
 )
 from streaming_server.engines.torch.model_engine import run_alone
@@ -89,12 +90,11 @@ def calibrate(
         report(mode.row)
         modes.append(mode)
     best = recommended(modes)
-    is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
-    slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
-    return (
-        "* distance of the mel from the exact one, relative to the distance between two exact ones with different"
-        f" noise; up to {MAX_DISTANCE} is acceptable. Compare the audio by ear before use.{slow}\n\n{best.settings}"
+    explanation = (
+        "distance of the mel from the exact one, relative to the distance between two exact ones with different noise;"
+        f" up to {MAX_DISTANCE}"
     )
+    return advice(best, explanation, best.settings)
 
 
 def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int) -> Iterator[Mode]:
@@ -139,11 +139,7 @@ def recommended(modes: Sequence[Mode]) -> Mode:
 
     If none is fast enough, return the fastest within ``MAX_DISTANCE``; the exact mode always is.
     """
-    near = [mode for mode in modes if mode.distance <= MAX_DISTANCE]
-    fast = [mode for mode in near if mode.cost.real_time_factor <= MAX_REAL_TIME_FACTOR]
-    if fast:
-        return min(fast, key=lambda mode: mode.cost.first_audio_s)
-    return min(near, key=lambda mode: mode.cost.real_time_factor)
+    return earliest([mode for mode in modes if mode.distance <= MAX_DISTANCE])
 
 
 def cost(acoustics: Acoustics, stream: MelStream, pace: Pace, utterance: Utterance) -> Cost:

@@ -38,10 +38,8 @@ from streaming_server.errors import EngineUnavailable
 logger = logging.getLogger(__name__)
 
 HOW_TO_GET_IT = {
-    "2.0": "download the model with `hf download IndexTeam/IndexTTS-2 --local-dir checkpoints`"
-    " (see checkpoints/README.md)",
-    "2.5": "download the model with `hf download IndexTeam/IndexTTS-2.5 --local-dir checkpoints`"
-    " (see checkpoints/README.md)",
+    "2.0": "download the model with `.venv/bin/streaming-server download indextts-2` (see checkpoints/README.md)",
+    "2.5": "download the model with `.venv/bin/streaming-server download indextts-2.5` (see checkpoints/README.md)",
 }
 
 FILES = {

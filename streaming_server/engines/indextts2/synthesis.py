@@ -69,7 +69,7 @@ def solved_lengths(acoustics: Acoustics, pace: Pace, longest: int, duration_fact
             lengths.append(round(GROWTH * lengths[-1]))
         return lengths
     lengths = pace.lengths(pace.past)
-    # Behind the last chunk may come the codes of the next one but one.
+    # The last solve includes the codes that the previous chunk only looked at.
     rests = {acoustics.frames(pace.code_look_ahead + 1, factor) for factor in (1.0, duration_factor)}
     return lengths + sorted(lengths[-1] + rest for rest in rests)
 

@@ -47,4 +47,4 @@ def problem(folder: Path) -> str:
         missing = "voices/*.bin or voices-v1.0.bin"
     else:
         return ""
-    return f'MODEL_DIR "{folder}" has no {missing}; run: streaming-server download kokoro --dir {folder}'
+    return f'MODEL_DIR "{folder}" has no {missing}; run: .venv/bin/streaming-server download kokoro --dir {folder}'

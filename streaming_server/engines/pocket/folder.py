@@ -89,4 +89,4 @@ def problem(model_dir: Path, language: str) -> str:
     if name.partition("_")[0] not in CODES:
         return sentence
     variant = "" if name == DEFAULT else f" --variant {name}"
-    return f"{sentence}; run: streaming-server download pocket{variant} --dir {model_dir}"
+    return f"{sentence}; run: .venv/bin/streaming-server download pocket{variant} --dir {model_dir}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,31 @@ class Cost:
 
 COST_HEADING = f"{'first audio, ms':>16} {'real-time factor':>17}"
 """Of ``Cost.columns``."""
+
+
+class Measured(Protocol):
+    """A mode with its measurements."""
+
+    @property
+    def cost(self) -> Cost: ...
+
+
+Mode = TypeVar("Mode", bound=Measured)
+
+
+def earliest(near: Sequence[Mode]) -> Mode:
+    """Return the mode with the lowest latency within ``MAX_REAL_TIME_FACTOR``, or if there is none, the fastest."""
+    fast = [mode for mode in near if mode.cost.real_time_factor <= MAX_REAL_TIME_FACTOR]
+    if fast:
+        return min(fast, key=lambda mode: mode.cost.first_audio_s)
+    return min(near, key=lambda mode: mode.cost.real_time_factor)
+
+
+def advice(best: Measured, explanation: str, settings: str) -> str:
+    """What to make of a table: what its marked column means, whether the best mode is fast enough, and its settings."""
+    is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
+    slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
+    return f"* {explanation} is acceptable. Compare the audio by ear before use.{slow}\n\n{settings}"
 
 
 def decoded(joined: JoinedCodes, step: Callable[[], bool]) -> Utterance:

@@ -12,7 +12,14 @@ from streaming_server.engines.base import EngineOptions
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["fp16", "bf16", "fp32"]
 
-ModelDir = Annotated[Path, Field(validation_alias="MODEL_DIR", description="Folder of the model")]
+ModelDir = Annotated[
+    Path,
+    Field(
+        validation_alias="MODEL_DIR",
+        description="Folder of the model; by default `checkpoints/kokoro` for Kokoro and `checkpoints/pocket` for "
+        "Pocket TTS",
+    ),
+]
 LookAhead = Annotated[
     Annotated[int, Field(ge=1, le=31)] | Literal["exact"],
     Field(
@@ -39,8 +46,9 @@ class TorchOptions(EngineOptions):
         Literal["auto", "fp16", "bf16", "fp32"],
         Field(
             validation_alias="PRECISION",
-            description="Precision of the model: `auto` (on CUDA fp16, for HiggsAudio bf16; otherwise fp32), `fp16`, "
-            "`bf16` or `fp32`",
+            description="Precision of the model: `auto` (on CUDA fp16, for HiggsAudio bf16; otherwise fp32; for Kokoro "
+            "on a CPU int8), `fp16`, `bf16`, `fp32`, or `int8` (Kokoro only); a value that the engine lacks stops the "
+            "start",
         ),
     ] = "auto"
     voice_cache: Annotated[

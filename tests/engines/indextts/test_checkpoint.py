@@ -18,7 +18,7 @@ from tests.engines.indextts.parity import DATA
 from tests.engines.indextts.tiny import train_vocabulary
 
 CPU = torch.device("cpu")
-HOW = "hf download IndexTeam/IndexTTS-1.5"
+HOW = "streaming-server download indextts-1.5"
 
 
 def published_shapes(name: str) -> dict[str, torch.Tensor]:

@@ -301,7 +301,7 @@ def test_a_missing_file_is_named_with_the_command_that_gets_it(copied: Path, tmp
     with pytest.raises(EngineUnavailable) as caught:
         registry.choose("pocket", {"MODEL_DIR": str(empty)})
     missing = f'MODEL_DIR "{empty}" has no languages/english/model.safetensors'
-    assert str(caught.value) == f"{missing}; run: streaming-server download pocket --dir {empty}"
+    assert str(caught.value) == f"{missing}; run: .venv/bin/streaming-server download pocket --dir {empty}"
     with pytest.raises(EngineUnavailable, match="download pocket --variant dutch --dir"):
         PocketEngine(model_dir=empty, language="dutch")
     (copied / "languages" / "english" / "tokenizer.json").unlink()
