@@ -9,9 +9,9 @@ from enum import StrEnum
 MAX_SENTENCE_CHARACTERS = 300
 """Longer sentences are split at the last clause, word or character that fits."""
 
-_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n\s*""")
-_LAST_END = re.compile(r"""[.!?…]+["'”’)\]]*$|[。！？][”’」』）]*$""")
-_CERTAIN_END = re.compile(r"""(?:[!?…]|(?:^|[\s"'“‘(\[-])[^\W\d_]{4,}\.)["'”’)\]]*\s$""")
+_END = re.compile(r"""[.!?…؟۔]+["'”’)\]]*(?=\s|$)|[।॥]+["'”’)\]]*|[。！？][”’」』）]*|\n\s*""")
+_LAST_END = re.compile(r"""[.!?…؟۔।॥]+["'”’)\]]*$|[。！？][”’」』）]*$""")
+_CERTAIN_END = re.compile(r"""(?:[!?…؟۔।॥]|(?:^|[\s"'“‘(\[-])[^\W\d_]{4,}\.)["'”’)\]]*\s$""")
 _ABBREVIATIONS = frozenset(
     """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
     ave blvd rd apt dept univ approx est vs vol fig ch pp cf no nos e.g i.e viz
@@ -20,8 +20,8 @@ _ABBREVIATIONS = frozenset(
 _ONLY_BEFORE_A_NUMBER = frozenset({"no", "nos", "fig", "ch", "pp", "vol", "mon", "sun", "sat", "fri", "mar"})
 """Abbreviations that are also words: ``No. He left.``"""
 _WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
-_CLAUSE_END = re.compile(r"[,;:—–，、；：](?=\s|[^\x00-\x7f])")
-_OPENING_END = re.compile(r"[,;:—–](?=\s+\S)|[，、；：](?=.)")
+_CLAUSE_END = re.compile(r"[,;:—–،؛](?=\s|[^\x00-\x7f])|[，、；：](?!(?<=\d.)\d)(?=\s|[^\x00-\x7f])")
+_OPENING_END = re.compile(r"[,;:—–،؛](?=\s+\S)|[，、；：](?!(?<=\d.)\d)(?=.)")
 _PAUSE = "[pause "
 _PAUSE_CHARACTERS = 24
 """More than a pause has, such as ``[pause 0.5s]``."""

@@ -16,7 +16,7 @@ from streaming_server.segmentation import (
     sentences,
 )
 
-TOKENS = [*"abXY01 .!?…,;:—\n\"'()。，你", "Dr.", "e.g.", "3.14", "word ", "word. ", "No. "]
+TOKENS = [*"abXY01 .!?…,;:—\n\"'()。，：你３؟۔।॥", "Dr.", "e.g.", "3.14", "word ", "word. ", "No. "]
 TEXTS = st.lists(st.sampled_from(TOKENS), max_size=60).map("".join)
 
 
@@ -28,6 +28,8 @@ TEXTS = st.lists(st.sampled_from(TOKENS), max_size=60).map("".join)
         ("No. He left. See no. 7 there.", ["No.", "He left.", "See no. 7 there."]),
         ('He said "Stop!" and ran. Why?', ['He said "Stop!" and ran.', "Why?"]),
         ("你好。世界！好吗？", ["你好。", "世界！", "好吗？"]),
+        ("नमस्ते।आप कैसे हैं? ठीक॥ हाँ", ["नमस्ते।", "आप कैसे हैं?", "ठीक॥", "हाँ"]),
+        ("کیا حال ہے؟ میں ٹھیک ہوں۔ شکریہ", ["کیا حال ہے؟", "میں ٹھیک ہوں۔", "شکریہ"]),
         ("a line\nof words\n\nNew paragraph", ["a line\nof words", "New paragraph"]),
         ("", []),
         (" \n ", []),
@@ -62,6 +64,27 @@ def test_a_sentence_leaves_with_the_first_character_of_the_next() -> None:
     assert segmenter.push("ext one.") == []
     assert segmenter.flush() == ["Next one."]
     assert segmenter.flush() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("आज मौसम अच्छा है। हम", ["आज मौसम अच्छा है।"]),
+        ("آج موسم اچھا ہے۔ ہم", ["آج موسم اچھا ہے۔"]),
+        ("كيف حالك اليوم؟ أنا", ["كيف حالك اليوم؟"]),
+        ("في صباح ذلك اليوم الجميل، خرج", ["في صباح ذلك اليوم الجميل،"]),
+        ("好" * 24 + "，2024年", ["好" * 24 + "，"]),
+        ("我们明天下午在学校门口见面，请大家务必准时到达，会议是3：30开始", []),
+        ("明天下午我们大家都会在学校门口见面然后一起出发去１３：３０", []),
+    ],
+)
+def test_the_first_segment_ends_at_the_marks_of_other_scripts(text: str, found: list[str]) -> None:
+    assert push_all(text, 1)[0] == found
+
+
+def test_a_long_sentence_is_not_cut_within_a_time() -> None:
+    text = "好" * 200 + "，" + "好" * 80 + "３：３０" + "好" * 60
+    assert [len(part) for part in sentences(text)] == [201, 144]
 
 
 @pytest.mark.parametrize("growing", ["Dr. Smith is here", "at no. 7 there", "He owns 3.5 of it", "so-called e.g. this"])
@@ -155,6 +178,9 @@ def test_the_work_grows_with_the_text_alone() -> None:
         ("see fig. ", False),
         ("www.example.", False),
         ("a word ", False),
+        ("आज मौसम अच्छा है। ", True),
+        ("كيف حالك؟ ", True),
+        ("آج موسم اچھا ہے۔ ", True),
     ],
 )
 def test_an_end_is_certain_whatever_follows(text: str, expected: bool) -> None:
@@ -170,6 +196,9 @@ def test_an_end_is_certain_whatever_follows(text: str, expected: bool) -> None:
         ("I met Dr.", False),
         (" It is 3.", True),
         ("a b", False),
+        ("आज मौसम अच्छा है।", True),
+        ("كيف حالك؟", True),
+        ("آج موسم اچھا ہے۔", True),
     ],
 )
 def test_a_piece_of_several_words_may_be_a_sentence(text: str, expected: bool) -> None:
