@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streaming_server.audio.pcm import Resampler, to_float32, to_int16
-from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN, TimeStretch
+from streaming_server.audio.stretch import TimeStretch
 from streaming_server.domain import FloatSamples
 
 
@@ -16,14 +16,14 @@ class ProsodyFilter:
         """
         Args:
             rate_hz: of the samples.
-            tempo: factor of the tempo.
-            pitch: factor of the pitch, which keeps the tempo.
+            tempo: factor of the tempo, 0.25-4.
+            pitch: factor of the pitch, which keeps the tempo, 0.5-2.
             gain_db: change of the volume.
         """
         self._gain = np.float32(10 ** (gain_db / 20))
         # Played faster, speech is higher and shorter by the pitch's factor; stretching gives it its length.
         self._resampler = Resampler(round(rate_hz * pitch), rate_hz) if pitch != 1 else None
-        speed = min(max(tempo / pitch, SPEED_MIN), SPEED_MAX)
+        speed = tempo / pitch
         self._stretch = TimeStretch(rate_hz, speed) if speed != 1 else None
 
     def push(self, samples: FloatSamples) -> FloatSamples:

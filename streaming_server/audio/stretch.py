@@ -11,8 +11,10 @@ from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import IntSamples
 
 SPEED_MIN, SPEED_MAX = 0.25, 4.0
-_STAGE_MIN = 0.5
-"""The filter's lowest tempo; for lower ones two filters are chained."""
+_STRETCH_MIN, _STRETCH_MAX = 0.125, 8.0
+"""An octave wider than the range of speeds: a change of pitch, up to an octave, is stretched back to its length."""
+_STAGE_MIN, _STAGE_MAX = 0.5, 4.0
+"""The tempos of one filter; beyond them filters are chained. libavfilter aborts the process at 8.0."""
 _TAIL_S = 0.2
 _MIN_SAMPLES = 8
 """The filter fails for pieces so short that no sample is left at tempo 4.0."""
@@ -32,15 +34,15 @@ class TimeStretch:
     def __init__(self, rate_hz: int, speed: float) -> None:
         """
         Raises:
-            ValueError: a speed outside 0.25-4.0.
+            ValueError: a speed outside 0.125-8.0.
         """
-        _check(speed)
+        _check(speed, _STRETCH_MIN, _STRETCH_MAX)
         self._rate_hz = rate_hz
         self._speed = speed
         self._taken = 0
         self._given = 0
         self._short: IntSamples = np.empty(0, np.int16)
-        stages = 1 if speed >= _STAGE_MIN else 2
+        stages = max(1, math.ceil(math.log(speed, _STAGE_MIN)), math.ceil(math.log(speed, _STAGE_MAX)))
         tempos = [("atempo", repr(speed ** (1 / stages)))] * stages
         self._filter = FilterChain(rate_hz, *tempos) if speed != 1.0 else None
 
@@ -75,7 +77,7 @@ class StretchedEncoder:
         Raises:
             ValueError: a speed outside 0.25-4.0.
         """
-        _check(speed)
+        _check(speed, SPEED_MIN, SPEED_MAX)
         self.media_type = encoder.media_type
         self._encoder = encoder
         self._speed = speed
@@ -103,6 +105,6 @@ def stretched(encoder: AudioEncoder, speed: float) -> AudioEncoder:
     return encoder if speed == 1.0 else StretchedEncoder(encoder, speed)
 
 
-def _check(speed: float) -> None:
-    if not SPEED_MIN <= speed <= SPEED_MAX:
-        raise ValueError(f"speed {speed} is outside {SPEED_MIN}-{SPEED_MAX}")
+def _check(speed: float, low: float, high: float) -> None:
+    if not low <= speed <= high:
+        raise ValueError(f"speed {speed} is outside {low}-{high}")

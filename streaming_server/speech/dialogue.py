@@ -108,7 +108,8 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
         begin_s, measured = made / rate_hz, list[Mark]()
         is_spoken = span.text == request.text or any(map(str.isalnum, span.text))
         if is_spoken:
-            voice, speed = span.voice or request.voice, request.speed * (span.rate if has_speed else 1.0)
+            rate = min(max(span.rate, SPEED_MIN), SPEED_MAX)  # emphasis multiplies it beyond the range
+            voice, speed = span.voice or request.voice, request.speed * (rate if has_speed else 1.0)
             part = replace(
                 request,
                 text=span.text,
@@ -120,7 +121,7 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
             )
             if Capability.DIALOGUE in info.capabilities:
                 part = replace(part, script=script_of(part.text, [voice], PLAIN))
-            tempo = 1.0 if has_speed else span.rate
+            tempo = 1.0 if has_speed else rate
             prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
             async with aclosing(engine.stream(part)) as chunks:
                 async for chunk in chunks:

@@ -179,14 +179,16 @@ def test_a_pause_keeps_its_length_where_speech_is_stretched_afterwards() -> None
     assert performed(request, engine_of(0.5, Capability.SPEED)).size == RATE_HZ
 
 
+def hertz(samples: FloatSamples) -> float:
+    """The strongest frequency in the middle."""
+    middle = samples[samples.size // 4 : samples.size * 3 // 4]
+    return float(np.abs(np.fft.rfft(middle * np.hanning(middle.size))).argmax() * RATE_HZ / middle.size)
+
+
 def test_rate_pitch_and_volume_are_heard() -> None:
     def spanned(**options: float) -> FloatSamples:
         request = SpeechRequest("a", voice(), spans=(Span("a", **options),))  # type: ignore[arg-type]
         return performed(request, engine_of(1.0))
-
-    def hertz(samples: FloatSamples) -> float:
-        middle = samples[samples.size // 4 : samples.size * 3 // 4]
-        return float(np.abs(np.fft.rfft(middle * np.hanning(middle.size))).argmax() * RATE_HZ / middle.size)
 
     slow = spanned(rate=0.8)
     assert slow.size == pytest.approx(RATE_HZ / 0.8, rel=0.01)
@@ -197,6 +199,36 @@ def test_rate_pitch_and_volume_are_heard() -> None:
     quiet = spanned(gain_db=-6.0206)
     assert quiet.size == RATE_HZ
     assert np.abs(quiet).max() == pytest.approx(0.25, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("markup", "rate", "pitch"),
+    [
+        ('<prosody rate="400%" pitch="-50%">one two</prosody>', 4.0, 0.5),
+        ('<prosody rate="25%" pitch="+12st">one two</prosody>', 0.25, 2.0),
+        ('<prosody rate="4"><emphasis level="reduced">one two</emphasis></prosody>', 4.0, 1.0),
+    ],
+)
+def test_rate_and_pitch_at_opposite_ends_keep_the_tempo_and_the_times_of_words(
+    markup: str, rate: float, pitch: float
+) -> None:
+    class Marking(FakeEngine):
+        async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+            yield AudioChunk(np.concatenate([tone(0.5, 440), tone(0.5)]), [Mark(4, 0.5)])
+
+    async def collect() -> list[AudioChunk]:
+        request = SpeechRequest("one two", voice(), spans=(sound(markup),))
+        async with aclosing(perform(Marking(capabilities=frozenset()), request)) as chunks:
+            return [chunk async for chunk in chunks]
+
+    chunks = asyncio.run(collect())
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    assert samples.size == pytest.approx(RATE_HZ / rate, rel=0.01)
+    (second_s,) = [mark.time_s for chunk in chunks for mark in chunk.marks if mark.character == 4]
+    assert second_s == pytest.approx(0.5 / rate)
+    quarter = samples.size // 4
+    assert hertz(samples[: 2 * quarter]) == pytest.approx(440 * pitch, rel=0.05)
+    assert hertz(samples[2 * quarter :]) == pytest.approx(220 * pitch, rel=0.05)
 
 
 def test_each_span_has_its_voice_and_an_engine_with_speed_gets_the_rate() -> None:
