@@ -50,7 +50,13 @@ class TextFormatter(logging.Formatter):
         fields = dict(getattr(record, "fields", {}))
         if (current := request_id.get()) is not None:
             fields["request_id"] = current
-        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+        given = (f"{name}={_one_line(str(value))}" for name, value in fields.items())
+        return " ".join([super().formatMessage(record), *given])
+
+
+def _one_line(value: str) -> str:
+    """Quote a value with line breaks or control characters, which could imitate another record."""
+    return value if value.isprintable() else json.dumps(value)
 
 
 class LogFile(RotatingFileHandler):
