@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -122,12 +121,12 @@ class PlayerDialect(Dialect):
 
 def _timed(passage: Passage) -> Iterator[PlayerWord]:
     words = passage.words()
-    for word, following in zip_longest(words, words[1:]):
+    for word, following in zip(words, [*words[1:], None], strict=True):
         yield {
             "text": word.text,
             "start": round(word.start_s, 3),
             "end": round(word.end_s, 3),
-            "space": following and following.begin > word.begin + len(word.text),
+            "space": None if following is None else following.begin > word.begin + len(word.text),
         }
 
 
