@@ -79,7 +79,7 @@ class LogFile(RotatingFileHandler):
         # Another process may have rotated the file. To rotate it again would delete the records of that process.
         if self.stream and not _is_at(self.stream, Path(self.baseFilename)):
             self.stream.close()
-            self.stream = self._open()
+            self.stream = None  # opened by the next line, or with the next record if that fails
         return bool(super().shouldRollover(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
