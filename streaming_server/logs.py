@@ -50,7 +50,13 @@ class TextFormatter(logging.Formatter):
         fields = dict(getattr(record, "fields", {}))
         if (current := request_id.get()) is not None:
             fields["request_id"] = current
-        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+        given = (f"{name}={_one_line(str(value))}" for name, value in fields.items())
+        return " ".join([super().formatMessage(record), *given])
+
+
+def _one_line(value: str) -> str:
+    """Quote a value with line breaks or control characters, which could imitate another record."""
+    return value if value.isprintable() else json.dumps(value)
 
 
 class LogFile(RotatingFileHandler):
@@ -73,7 +79,7 @@ class LogFile(RotatingFileHandler):
         # Another process may have rotated the file. To rotate it again would delete the records of that process.
         if self.stream and not _is_at(self.stream, Path(self.baseFilename)):
             self.stream.close()
-            self.stream = self._open()
+            self.stream = None  # opened by the next line, or with the next record if that fails
         return bool(super().shouldRollover(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's

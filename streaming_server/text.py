@@ -85,6 +85,8 @@ def cut_by_words(text: str, max_words: int) -> list[str]:
         last = min(first + max_words, len(words)) - 1
         if last < len(words) - 1:
             last = next((place for place in range(last, first - 1, -1) if _ends_sentence(words[place][0])), last)
+            if words[last][0].lower().endswith("[pause"):
+                last += 1  # a pause such as ``[pause 0.5s]`` is not divided
         pieces.append(text[words[first].start() : words[last].end()])
         first = last + 1
     return pieces

@@ -62,6 +62,27 @@ def test_processes_that_share_the_file_lose_no_record(tmp_path: Path, monkeypatc
     assert kept.splitlines() == written
 
 
+def test_a_rotated_file_that_cannot_be_opened_is_opened_later(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "server.log"
+    logs.configure(io.StringIO(), path)
+    path.unlink()
+    path.parent.rmdir()
+    logging.getLogger("test").info("lost")
+    path.parent.mkdir()
+    logging.getLogger("test").info("kept")
+    assert json.loads(path.read_text())["message"] == "kept"
+
+
+def test_a_value_cannot_imitate_another_record() -> None:
+    console = io.StringIO()
+    logs.configure(console, form="text")
+    logging.getLogger("test").info(
+        "request", extra={"fields": {"route": "/a\n2026 ERROR forged\x1b[2J", "voice": "声"}}
+    )
+    assert r'route="/a\n2026 ERROR forged\u001b[2J" voice=声' in console.getvalue()
+    assert console.getvalue().count("\n") == 1
+
+
 def test_text_has_the_fields_the_request_and_the_trace() -> None:
     console = io.StringIO()
     logs.configure(console, form="text", level="warning")

@@ -29,7 +29,7 @@ from streaming_server.errors import InvalidRequest
 from streaming_server.logs import request_id
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, Cutting, as_dialogue, is_dialogue, script_of
-from streaming_server.speech.markup import check_pauses, with_pauses
+from streaming_server.speech.markup import check_pauses, joined, placed, with_pauses
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.ssml import parse
 from streaming_server.speech.voices import VoiceLibrary
@@ -188,7 +188,7 @@ class RequestBuilder:
             whole, pieces = "", text
         else:
             spans = tuple(text)
-            whole = "".join(span.text for span in spans)
+            whole = joined(spans)
         if pieces is None:
             check_text(whole, min(limit, max_characters or limit), field, place)
             check_pauses(whole, field, place)
@@ -263,7 +263,8 @@ class RequestBuilder:
         if len(names) > MAX_SPEAKERS:
             raise InvalidRequest(f"{field} names {len(names)} voices; at most {MAX_SPEAKERS} are allowed", field)
         voices = {name: await find(name, field) for name in names}
-        return with_pauses([replace(passage.span, voice=voices.get(passage.voice)) for passage in passages])
+        spans = [replace(passage.span, voice=voices.get(passage.voice)) for passage in passages]
+        return placed(with_pauses(spans))
 
     async def emotion(
         self, fields: EmotionFields, field: str | None, find: Callable[[str, str], Awaitable[Voice]]

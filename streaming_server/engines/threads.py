@@ -85,7 +85,8 @@ def in_turns(work: Callable[[Check], T], name: str) -> Generator[None, None, T]:
             result.set_exception(error)
         ended.release()
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
     ended.acquire()
     try:
         while not result.done():
@@ -96,7 +97,7 @@ def in_turns(work: Callable[[Check], T], name: str) -> Generator[None, None, T]:
         if not result.done():
             is_closed = True
             turn.release()
-            ended.acquire()
+        thread.join()
     return result.result()
 
 

@@ -100,6 +100,7 @@ class FolderFiles:
                     os.fsync(file.fileno())
             else:
                 staged = _copied(source, target.with_name(f".{target.name}.{source.name}.part"))
+            own = staged.stat()
 
         def put() -> None:
             with storage_errors():
@@ -109,8 +110,10 @@ class FolderFiles:
         try:
             yield put
         finally:
+            # Another process that has taken the job over may have replaced the copy with its own.
             with suppress(OSError):
-                staged.unlink()
+                if os.path.samestat(staged.stat(), own):
+                    staged.unlink()
 
     def local(self, key: str) -> Path:
         self.check(key)
@@ -172,12 +175,12 @@ def _sync(folder: Path) -> None:
 def _copied(source: Path, target: Path) -> Path:
     """Copy a file to another file system."""
     target.unlink(missing_ok=True)  # left by a process that died
-    try:
-        with source.open("rb") as original, target.open("xb") as copy:
+    with source.open("rb") as original, target.open("xb") as copy:
+        try:
             shutil.copyfileobj(original, copy)
             copy.flush()
             os.fsync(copy.fileno())
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
     return target

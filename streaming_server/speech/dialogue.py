@@ -125,7 +125,10 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
             prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
             async with aclosing(engine.stream(part)) as chunks:
                 async for chunk in chunks:
-                    marks = [Mark(span.start + mark.character, begin_s + mark.time_s / tempo) for mark in chunk.marks]
+                    marks = [
+                        replace(mark, character=span.start + mark.character, time_s=begin_s + mark.time_s / tempo)
+                        for mark in chunk.marks
+                    ]
                     measured += marks
                     samples = prosody.push(chunk.samples)
                     made += samples.size

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from unicodedata import east_asian_width
 
 from streaming_server.domain import Span, SpeechRequest, pronunciations_within
 from streaming_server.errors import InvalidRequest
@@ -31,6 +32,31 @@ def with_pauses(spans: Sequence[Span]) -> Sequence[Span]:
         part if end <= MAX_PAUSES_S else replace(part, pause_s=max(0.0, part.pause_s - (end - MAX_PAUSES_S)))
         for part, end in zip(cut, ends, strict=True)
     ]
+
+
+def placed(spans: Sequence[Span]) -> Sequence[Span]:
+    """Spans with their places in the text that `joined` makes of them."""
+    found: list[Span] = []
+    for span in spans:
+        last = found[-1] if found else None
+        end = last.start + len(last.text) if last else 0
+        is_apart = last is not None and last.pause_s and are_joined(last.text, span.text)
+        found.append(replace(span, start=end + 1 if is_apart else end))
+    return found
+
+
+def joined(spans: Sequence[Span]) -> str:
+    """The text of placed spans, with a blank between words that a pause divides."""
+    text = ""
+    for span in spans:
+        text = text.ljust(span.start) + span.text
+    return text
+
+
+def are_joined(before: str, after: str) -> bool:
+    """Whether two texts, one after another, lack the blank between their words; wide characters need none."""
+    last, first = before[-1:], after[:1]
+    return bool(last.strip() and first.strip()) and east_asian_width(last) not in "WF"
 
 
 def without_pauses(text: str) -> str:

@@ -18,7 +18,7 @@ from defusedxml.sax import parseString
 
 from streaming_server.domain import Bookmark, Pronunciation, Span
 from streaming_server.errors import InvalidRequest
-from streaming_server.speech.markup import MAX_PAUSE_S, check_total
+from streaming_server.speech.markup import MAX_PAUSE_S, are_joined, check_total
 from streaming_server.speech.phonetics import ALPHABETS, to_ipa
 
 _RATES = {"x-slow": 0.5, "slow": 0.8, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
@@ -43,7 +43,11 @@ _FACTOR = re.compile(_NUMBER, re.ASCII)
 _SEMITONES = re.compile(rf"([+-]){_NUMBER}st", re.ASCII)
 _DECIBELS = re.compile(rf"([+-]?){_NUMBER}dB", re.ASCII | re.IGNORECASE)
 _PARAGRAPH_S = 0.4
-_ENDS = tuple(".!?…,;:。！？，；：؟۔।॥")
+_ENDS = tuple(".!?…,;:。！？，；：।॥؟۔")
+_CLOSING = "\"'”’)）」』"
+_BLANKS = re.compile(r"[ \t\r\n]+")
+_READ_OUT = frozenset({"characters", "spell-out", "verbatim", "digits", "telephone"})
+"""Values of ``interpret-as`` whose content is read out character by character."""
 _WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff]$")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,5}", re.ASCII)
 _LANGUAGE_ELEMENTS = frozenset({"speak", "voice", "p", "s", "lang"})
@@ -120,6 +124,12 @@ class _Handler(ContentHandler):
         """Of the plain text so far."""
         self._phonemes: tuple[int, int, str] | None = None
         """Of the open ``phoneme``: its depth, where it begins in the plain text, and its phonemes."""
+        self._content = ""
+        """Of the current element since its last child; the parser divides it at entities and line breaks."""
+        self._is_read_out = False
+        """Whether the last text is read out character by character."""
+        self._is_sentence_over = False
+        """Whether a sentence has ended since the last text."""
         self._locator: Any = None
 
     def setDocumentLocator(self, locator: Any) -> None:  # noqa: N802
@@ -132,6 +142,7 @@ class _Handler(ContentHandler):
         return InvalidMarkup(problem, line, column, self._field)
 
     def startElement(self, name: str, attrs: Any) -> None:  # noqa: N802
+        self._end_content()
         if len(self._states) == 1 and name != "speak":
             raise self.invalid(f"the root element is {name[:40]}, not speak")
         if self._phonemes is not None:
@@ -182,6 +193,7 @@ class _Handler(ContentHandler):
                 self._end_sentence()
 
     def endElement(self, name: str) -> None:  # noqa: N802
+        self._end_content()
         self._states.pop()
         if self._phonemes is not None and self._phonemes[0] == len(self._states):
             self._end_phonemes(*self._phonemes[1:])
@@ -191,9 +203,22 @@ class _Handler(ContentHandler):
             self._pause(_PARAGRAPH_S)
 
     def characters(self, content: str) -> None:
-        state = self._states[-1]
-        if not state.is_dropped:
-            self._add(_said_as(content, state.say_as), state)
+        self._content += content
+
+    def _end_content(self) -> None:
+        """Add the text up to here. A line break in it is a blank, as anywhere in XML."""
+        content, self._content, state = _BLANKS.sub(" ", self._content), "", self._states[-1]
+        if content and not state.is_dropped:
+            was_read_out, self._is_read_out = self._is_read_out, state.say_as in _READ_OUT
+            text = _said_as(content, state.say_as)
+            is_apart = was_read_out or self._is_read_out or self._is_sentence_over
+            self._add(" " + text if is_apart and self._touches(text) else text, state)
+            self._is_sentence_over = False
+
+    def _touches(self, text: str) -> bool:
+        """Whether a text would be one word with the text before it."""
+        last = self.passages[-1].span if self.passages else None
+        return last is not None and not last.pause_s and are_joined(last.text, text)
 
     def _add(self, text: str, state: _State) -> None:
         """Append to the last span where nothing else applies and no pause lies in between."""
@@ -265,8 +290,9 @@ class _Handler(ContentHandler):
     def _end_sentence(self) -> None:
         """Add a full stop where a sentence's end is not marked."""
         text = self.passages[-1].span.text.rstrip() if self.passages else ""
-        if text and not self.passages[-1].span.pause_s and not text.endswith(_ENDS):
+        if text and not self.passages[-1].span.pause_s and not text.rstrip(_CLOSING).endswith(_ENDS):
             self._append("。" if _WIDE.search(text) else ". ")
+        self._is_sentence_over = True
 
     def _break_s(self, attrs: Mapping[str, str]) -> float:
         if "time" not in attrs:
@@ -337,8 +363,8 @@ def _within(value: float, bounds: tuple[float, float]) -> float:
 
 def _said_as(text: str, interpretation: str) -> str:
     """Characters and digits one by one; for anything else the engine's own reading."""
-    if interpretation in {"characters", "spell-out", "verbatim"}:
-        text = text.upper()
-    elif interpretation not in {"digits", "telephone"}:
+    if interpretation not in _READ_OUT:
         return text
+    if interpretation not in {"digits", "telephone"}:
+        text = text.upper()
     return " ".join(character for character in text if not character.isspace())

@@ -103,6 +103,11 @@ export class MediaPlayback {
     this.#element.playbackRate = this.#element.defaultPlaybackRate = tempo;
   }
 
+  // What goes through the AudioContext gets its volume there.
+  setVolume(volume) {
+    if (globalThis.ManagedMediaSource) this.#element.volume = volume;
+  }
+
   pause(paused) {
     if (paused) this.#element.pause();
     else this.#play();
@@ -123,7 +128,7 @@ export class MediaPlayback {
   }
 
   #play() {
-    if (globalThis.ManagedMediaSource) this.#element.volume = this.#speaker.volume;
+    this.setVolume(this.#speaker.volume);
     this.#element.play().catch(() => {}); // rejected by a pause, or with the element's error
   }
 

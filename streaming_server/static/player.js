@@ -30,7 +30,7 @@ const KNOWN_ENGINES = ["hibari", "espeak", "indextts", "indextts2", "higgs", "ko
 const DRAFT = "player-draft";
 
 const voices = new Voices(silence, voicesChanged);
-const composer = new Composer(voices, showRequest, (word) => problem.show({ word, place: "text" }));
+const composer = new Composer(voices, composed, (word) => problem.show({ word, place: "text" }));
 const emotion = new Emotion(showRequest);
 const fields = new Fields(byId("fields"));
 const problem = new Problem(fields);
@@ -263,6 +263,12 @@ function edit() {
   edited = true;
 }
 
+// The text is another one, or the dialogue.
+function composed() {
+  readAlong.uncover();
+  showRequest();
+}
+
 function showSaved() {
   const saved = byId("save-as");
   const selected = saved.value;
@@ -403,6 +409,7 @@ function open() {
   const given = shared();
   if (!given) return;
   edited = false;
+  readAlong.uncover();
   restore(given);
   if (wanted) voices.name = wanted;
   showWords();

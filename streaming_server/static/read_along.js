@@ -7,9 +7,11 @@ const STORED = "player-read-along";
 // A subtitle has at most two lines.
 const MAX_CUE_CHARACTERS = 80;
 const MAX_CUE_S = 6;
+// Words of these scripts touch, and so does what follows their punctuation.
+const WIDE = /[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Hangul}\uff00-\uffef]/u;
 const SENTENCE_END = /[.!?…。！？][”"')\]]*$/;
 
-// The words of a stream that is complete: [{text, start, end}], empty where they are not known.
+// The words of a stream that is complete: [{text, start, end, space}], empty where they are not known.
 export async function wordsOf(streamId) {
   try {
     return (await json(`player/streams/${streamId}/words`)).words;
@@ -25,11 +27,14 @@ export class ReadAlong {
   #spans = [];
   #current = null;
   #on = recall(STORED) === true;
+  // Whether the words are no longer those of the text.
+  #outdated = false;
 
   // `onSeek` gets the start of a word that is clicked.
   constructor(onSeek) {
     this.#toggle.addEventListener("click", () => {
-      this.#on = !this.#on;
+      this.#on = this.#panel.hidden;
+      this.#outdated = false;
       remember(STORED, this.#on);
       this.#show();
     });
@@ -44,10 +49,15 @@ export class ReadAlong {
   set(words) {
     this.words = words;
     this.#current = null;
+    this.#outdated = false;
     this.#spans = words.map(({ text }) => element("span", "", text));
-    // Where words touch, as in Chinese, no space is between them.
-    const gap = words.some(({ text }) => /[a-z]/i.test(text)) ? " " : "";
-    this.#panel.replaceChildren(...this.#spans.flatMap((span) => [span, gap]));
+    this.#panel.replaceChildren(...this.#spans.flatMap((span, i) => [span, gap(words[i], words[i + 1])]));
+    this.#show();
+  }
+
+  // Shows the text again, which is another one now, until there are other words.
+  uncover() {
+    this.#outdated = true;
     this.#show();
   }
 
@@ -66,8 +76,9 @@ export class ReadAlong {
   #show() {
     const known = this.words.length > 0;
     this.#toggle.disabled = !known;
-    this.#toggle.setAttribute("aria-pressed", String(this.#on));
-    this.#panel.hidden = !known || !this.#on;
+    const on = this.#on && !this.#outdated;
+    this.#toggle.setAttribute("aria-pressed", String(on));
+    this.#panel.hidden = !known || !on;
     for (const id of ["text", "dialogue"]) byId(id).classList.toggle("covered", !this.#panel.hidden);
     byId("text").inert = !this.#panel.hidden;
   }
@@ -86,14 +97,20 @@ export function subtitles(words, format) {
 function cues(words) {
   const found = [];
   let open = null;
-  for (const { text, start, end } of words) {
-    const gap = open && /[\p{L}\p{N},.;:!?]$/u.test(open.text) && !/\p{sc=Han}/u.test(open.text.slice(-1) + text[0]) ? " " : "";
+  for (const [i, { text, start, end }] of words.entries()) {
     const full = open && (open.text.length + text.length > MAX_CUE_CHARACTERS || end - open.start > MAX_CUE_S);
-    if (open && !full) Object.assign(open, { text: open.text + gap + text, end });
+    if (open && !full) Object.assign(open, { text: open.text + gap(words[i - 1], words[i]) + text, end });
     else found.push((open = { text, start, end }));
     if (SENTENCE_END.test(text)) open = null;
   }
   return found;
+}
+
+// What stands between two words. Clips of earlier versions, and the ends of passages, do not tell.
+function gap(word, next) {
+  if (!next) return "";
+  const spaced = word.space ?? !(WIDE.test([...word.text].at(-1)) || WIDE.test([...next.text][0]));
+  return spaced ? " " : "";
 }
 
 function stamp(seconds, point) {

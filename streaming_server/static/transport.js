@@ -157,6 +157,7 @@ export class Transport {
   #setVolume() {
     const volume = Number(byId("volume").value);
     this.speaker.volume = volume;
+    this.session?.playback.setVolume?.(volume);
     this.#onVolume(volume);
     remember(STORED_VOLUME, volume);
     byId("volume").setAttribute("aria-valuetext", volume.toLocaleString(language, { style: "percent" }));

@@ -13,6 +13,7 @@ export class Voices {
   #rows = byId("voices");
   #audio = new Audio();
   #playing = null;
+  #preview = null;
   #clones = false;
   #onListen;
   #onChange;
@@ -32,6 +33,12 @@ export class Voices {
     for (const name of ["voice-search", "voice-language", "voice-gender"]) {
       byId(name).addEventListener("input", () => this.#filter());
     }
+    // The radio that is chosen may be hidden, and Tab then passes the others.
+    byId("voice-search").addEventListener("keydown", (event) => {
+      if (event.isComposing || event.ctrlKey || event.metaKey || !["Enter", "ArrowDown"].includes(event.key)) return;
+      event.preventDefault();
+      this.#rows.querySelector("li:not([hidden]) input:not(:disabled)")?.focus();
+    });
     this.#rows.addEventListener("change", () => {
       this.#showName();
       onChange();
@@ -89,6 +96,7 @@ export class Voices {
   }
 
   quiet() {
+    this.#preview?.abort();
     this.#audio.pause();
     this.#show(null);
   }
@@ -157,26 +165,28 @@ export class Voices {
     if (playing) return;
     this.#onListen();
     this.#show(button);
+    const { signal } = (this.#preview = new AbortController());
     try {
-      const response = await this.#sound(voice);
+      const response = await this.#sound(voice, signal);
       if (!response.ok) throw await refusal(response);
       const recording = await response.blob();
-      if (button !== this.#playing) return;
+      if (signal.aborted) return;
       // A media element cannot send a key, so it gets the bytes.
       URL.revokeObjectURL(this.#audio.src);
       this.#audio.src = URL.createObjectURL(recording);
       await this.#audio.play();
     } catch {
-      if (button === this.#playing) this.#show(null);
+      if (!signal.aborted) this.#show(null);
     }
   }
 
   // The recording where the engine clones it, else a sentence in the voice.
-  #sound(voice) {
-    if (this.#clones && voice.index !== null) return send(`download_reference_audio/${voice.index}`);
+  #sound(voice, signal) {
+    if (this.#clones && voice.index !== null) return send(`download_reference_audio/${voice.index}`, { signal });
     const text = SAMPLES[language === "zh" && voice.languages.includes("zh") ? "zh" : "en"];
     return send("player/speech", {
       method: "POST",
+      signal,
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ text: Object.values(text)[0], voice: voice.name, format: "mp3" }),
     });

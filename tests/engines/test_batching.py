@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,7 +197,7 @@ def test_only_steps_that_draw_are_measured(monkeypatch: pytest.MonkeyPatch) -> N
     """Steps that only read codes, as behind the end of the last stream, are not: there is no time of zero rows."""
     monkeypatch.setitem(decoding.LAG, "cpu", 2)
     clock = iter(range(1000))
-    monkeypatch.setattr("streaming_server.engines.torch.codes.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("streaming_server.engines.torch.codes.time", SimpleNamespace(monotonic=lambda: next(clock)))
     writer = CodeWriter(gpt(), 6)
     writer.open(2)
     joined = writer.join(prompt(1), 3, Sampling())

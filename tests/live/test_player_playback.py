@@ -240,6 +240,8 @@ def test_a_managed_media_source_plays_as_in_safari(browser: Browser, fake: LiveS
         assert opened.page.evaluate("[elements[0].disableRemotePlayback, elements[0].volume]") == [True, 0.5]
         assert opened.state("level") == 0
         opened.play("endless")
+        opened.page.locator("#volume").fill("0.25")
+        assert opened.page.evaluate("elements.at(-1).volume") == 0.25
         assert not opened.page.evaluate("elements[0].hasAttribute('src')"), "the buffered audio is kept"
 
 

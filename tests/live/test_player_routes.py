@@ -138,16 +138,17 @@ def test_what_cannot_be_used_is_named(server: LiveServer, field: str, body: dict
 def test_the_times_of_the_words_are_known() -> None:
     gate = Gate()
     with running(speaking(tone(2.0), gate)) as live:
-        with live.client.stream("POST", PATH, json={"text": "Two words."}) as response:
+        with live.client.stream("POST", PATH, json={"text": "Two (words)字."}) as response:
             path = f"/player/streams/{response.headers['x-stream-id']}/words"
             assert live.get(path).json() == {"complete": False, "precision": "segment", "words": []}
             gate.open()
             response.read()
         known = live.get(path).json()
         assert known["complete"]
-        first, second = known["words"]
-        assert (first["text"], first["start"]) == ("Two", 0)
-        assert (second["text"], second["end"]) == ("words.", 2)
+        first, second, last = known["words"]
+        assert (first["text"], first["start"], first["space"]) == ("Two", 0, True)
+        assert (second["text"], second["space"]) == ("(words)", False)
+        assert (last["text"], last["end"], last["space"]) == ("字.", 2, None)
         assert 0.4 < first["end"] <= second["start"] < 1
         missing = live.get("/player/streams/none/words")
         assert missing.status_code == 404

@@ -15,8 +15,8 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
 from tests.support.browser import LAN_HOST, Player, accessible, chromium, player
-from tests.support.fakes import FakeEngine, Step, tone
-from tests.support.server import RECORDINGS, LiveServer, eventually, running
+from tests.support.fakes import FOREVER, FakeEngine, Step, tone
+from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running
 
 PRESETS = (
     *(Voice(f"af_{name}", is_preset=True, title=name.title(), languages=("en",), gender="female") for name in "abcdef"),
@@ -52,6 +52,12 @@ DROP_A_FOLDER = """{
   document.querySelector(".composer").dispatchEvent(new DragEvent("drop", { dataTransfer }));
 }"""
 """Drops something that the browser cannot read."""
+STORED_WORDS = """import("/static/read_along.js").then(({ subtitles }) =>
+  [["«Да»", "–", "你", "好，", "世", "界。", "(ok)"], ["कैसे", "हो", "(ん", "ん)"]].map((texts) => {
+    const words = texts.map((text, i) => ({ text, start: i / 10, end: (i + 1) / 10 }));
+    return subtitles(words, "vtt").split("\\n").filter((line) => line && !/-->|WEBVTT/.test(line)).join(" ");
+  }))"""
+"""The words of clips that were stored without their spaces, as subtitles."""
 PROMPT = """
   globalThis.prompts = [];
   globalThis.microphones = [];
@@ -72,7 +78,7 @@ class EngineWithPresets(FakeEngine):
 
 
 def script(request: SpeechRequest) -> list[Step]:
-    return [tone(0.2, 220 + 110 * len(request.voice.name))]
+    return [tone(0.2, 220 + 110 * len(request.voice.name)), *([FOREVER] if request.text == "endless" else [])]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +116,11 @@ def test_voices_have_names_languages_and_genders(browser: Browser, presets: Live
         expect(rows).to_have_count(9)
         expect(rows.last).to_contain_text("Ken")
         expect(rows.last).to_contain_text("Japanese · male")
+        opened.page.fill("#voice-search", "ken")
+        opened.page.press("#voice-search", "ArrowDown")
+        opened.page.keyboard.press("Space")
+        expect(opened.page.locator("#voice-name")).to_have_text("jm_ken")
+        opened.page.fill("#voice-search", "")
         opened.page.select_option("#voice-language", label="Chinese")
         expect(rows).to_have_count(2)
         opened.page.select_option("#voice-gender", label="female")
@@ -139,6 +150,16 @@ def test_a_voice_without_a_recording_is_heard_by_a_sentence(browser: Browser, pr
         button = opened.page.locator("#voices li:nth-child(7) .listen")
         eventually(lambda: [request for request in presets.engine.requests if request.voice.name == "zm_yun"])
         expect(button).to_have_attribute("aria-label", "Listen to Yun")  # once it has ended
+        holder = RawClient(presets.port, "/synthesize_stream", {"text": "endless"})
+        holder.read()
+        synthesised = len(presets.engine.requests)
+        for row in (7, 8):
+            opened.page.click(f"#voices li:nth-child({row}) .listen")
+            eventually(lambda: len(presets.service.slot.status().waiting) == 1)
+        opened.page.click("#voices li:nth-child(8) .listen")
+        eventually(lambda: not presets.service.slot.status().waiting)
+        assert len(presets.engine.requests) == synthesised
+        holder.close()
 
 
 # ---- a voice of one's own ----
@@ -468,7 +489,7 @@ def test_the_words_are_marked_as_they_are_said_and_saved_as_subtitles(browser: B
     with running(FakeEngine(lambda _: [tone(4.0)])) as live, player(browser, live.port) as opened:
         page = opened.page
         page.evaluate(PAUSE_AT_ONCE)
-        opened.play("One two three four. Five six seven eight.")
+        opened.play("One “two” (three) – four. Пять six seven eight.")
         expect(page.locator("#status")).to_have_text("Paused")
         toggle = page.get_by_role("button", name="Read along")
         toggle.click()
@@ -483,10 +504,20 @@ def test_the_words_are_marked_as_they_are_said_and_saved_as_subtitles(browser: B
         for name in ("srt", "vtt"):
             page.select_option("#save-as", name)
             lines = opened.download(tmp_path).read_text().splitlines()
-            assert [line for line in lines if line.endswith(".")] == ["One two three four.", "Five six seven eight."]
+            assert [line for line in lines if line.endswith(".")] == [
+                "One “two” (three) – four.",
+                "Пять six seven eight.",
+            ]
             times = [line for line in lines if "-->" in line]
             assert times[0].startswith("00:00:00.000" if name == "vtt" else "00:00:00,000")
             assert times[1].endswith("00:00:04.000" if name == "vtt" else "00:00:04,000")
+        expect(page.locator("#reading")).to_have_text("One “two” (three) – four. Пять six seven eight.")
+        assert page.evaluate(STORED_WORDS) == ["«Да» –你好，世界。 (ok)", "कैसे हो (んん)"]
+        page.get_by_role("button", name="Greeting").click()
+        expect(page.locator("#text")).to_be_visible()
+        expect(toggle).to_have_attribute("aria-pressed", "false")
+        toggle.click()
+        expect(page.locator("#reading")).to_be_visible()
         toggle.click()
         expect(page.locator("#text")).to_be_visible()
         page.reload()

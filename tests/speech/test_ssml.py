@@ -23,7 +23,7 @@ from streaming_server.domain import (
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.inline_tags import InlineTags, without_tags
-from streaming_server.speech.markup import MAX_PAUSES_S, check_pauses, with_pauses
+from streaming_server.speech.markup import MAX_PAUSES_S, check_pauses, joined, placed, with_pauses
 from streaming_server.speech.ssml import InvalidMarkup, parse
 from streaming_server.speech.timeline import Passage
 from tests.support.fakes import RATE_HZ, FakeEngine, tone, voice
@@ -74,10 +74,30 @@ def spoken(engine: FakeEngine) -> list[str]:
         ("a &amp; b &lt; c", [("a & b < c", 0)]),
         ("<metadata>hidden</metadata>shown", [("shown", 0)]),
         ("<unknown>read</unknown>", [("read", 0)]),
+        ("<s>Hello there.</s><s>Good morning.</s>", [("Hello there. Good morning.", 0)]),
+        ('<p>He said "hi."</p>', [('He said "hi."', 0.4)]),
+        ("\n  This is the story of\n  John.\n", [(" This is the story of John. ", 0)]),
+        ('<say-as interpret-as="characters">at&amp;t</say-as>', [("A T & T", 0)]),
+        ('<say-as interpret-as="digits">12<!-- c -->34</say-as>', [("1 2 3 4", 0)]),
+        ('x<say-as interpret-as="digits">12</say-as><say-as interpret-as="digits">3</say-as>y', [("x 1 2 3 y", 0)]),
     ],
 )
 def test_text_and_pauses(markup: str, expected: list[tuple[str, float]] | None) -> None:
     assert texts(markup) == (expected or [("a tomato b ", 0), ("ja", 0)])
+
+
+@pytest.mark.parametrize(
+    ("markup", "text", "starts"),
+    [
+        ("One [pause 1s] two three.", "One  two three.", [0, 4]),
+        ('Wait<break time="1s"/>now', "Wait now", [0, 5]),
+        ("<p>First one.</p><p>Second.</p>", "First one. Second.", [0, 11]),
+        ('你好<break time="1s"/>再见', "你好再见", [0, 2]),
+    ],
+)
+def test_spans_have_their_places_in_the_text_that_is_shown(markup: str, text: str, starts: list[int]) -> None:
+    spans = placed(with_pauses([passage.span for passage in parse(f"<speak>{markup}</speak>")]))
+    assert (joined(spans), [span.start for span in spans]) == (text, starts)
 
 
 def test_prosody_and_emphasis_are_factors_that_multiply() -> None:

@@ -53,6 +53,21 @@ class MarkingEngine(FakeEngine):
             yield AudioChunk(chunk.samples, [Mark(request.text.rfind(" ") + 1, 0.4)])
 
 
+class GuessingEngine(FakeEngine):
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        async for chunk in super().stream(request):
+            yield AudioChunk(chunk.samples, [Mark(0, 0.1, is_measured=False)])
+
+
+async def test_times_that_an_engine_estimates_are_not_called_measured() -> None:
+    service = create_service(Settings(), GuessingEngine(lambda _: [tone(1.0)]))
+    await service.warm()
+    async with service.open(SpeechRequest("One two", voice()), PcmEncoder()) as stream:
+        (passage,) = [passage async for _, passage in stream.buffer.timed() if passage]
+    await service.aclose()
+    assert passage.precision == "segment"
+
+
 @pytest.mark.parametrize("speed", [1.0, 2.0])
 async def test_passages_come_with_the_bytes_that_they_end_with(speed: float) -> None:
     service = create_service(Settings(), MarkingEngine(lambda _: [tone(1.0)]))

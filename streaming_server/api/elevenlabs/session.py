@@ -59,6 +59,9 @@ class ElevenLabsSession:
         self._record = RequestRecord.of(websocket.scope)
         self._channel = Channel(websocket, requests.settings.send_timeout_s, self._record, self._is_busy)
         self._contexts: dict[str | None, Context] = {}
+        self._interrupted: dict[str | None, Context] = {}
+        """The last interrupted context of each id that has not finished; the id may be used again."""
+        self._unfinished = 0
         self._group = anyio.create_task_group()
 
     async def run(self) -> None:
@@ -146,6 +149,8 @@ class ElevenLabsSession:
         if self._is_multi and fields.close_context:
             if context is not None:
                 context.close()
+                if context.is_cancelled:
+                    self._interrupted[context_id] = self._contexts.pop(context_id)
             return
         if not self._is_multi and fields.text == "" and not fields.flush:
             await self._end_single(context)
@@ -158,11 +163,8 @@ class ElevenLabsSession:
         Raises:
             SpeechServerError: the session cannot go on.
         """
-        if context is not None and context.is_cancelled:
-            await context.finished.wait()
-            context = None
-        if context is not None and context.is_ended:
-            if self._is_multi and (fields.text or "").strip():
+        if context is not None and (context.is_ended or context.is_cancelled):
+            if context.is_ended and self._is_multi and (fields.text or "").strip():
                 closed = InvalidRequest("the context is closed; wait for its isFinal or use another id", "context_id")
                 await self._channel.send(error_message(closed, contextId=context_id))
             return
@@ -186,7 +188,7 @@ class ElevenLabsSession:
         Raises:
             SpeechServerError: too many contexts, settings out of range, or the wait would be too long.
         """
-        if len(self._contexts) >= MAX_CONTEXTS:
+        if len(self._contexts) >= MAX_CONTEXTS or self._unfinished >= 2 * MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
         assert self._voice is not None
         query, slot = self._query, self._service.slot
@@ -205,7 +207,8 @@ class ElevenLabsSession:
             reads_tags=query.enable_ssml_parsing,
         )
         self._contexts[context_id] = context
-        self._group.start_soon(self._speak, context_id, context)
+        self._unfinished += 1
+        self._group.start_soon(self._speak, context_id, context, self._interrupted.get(context_id))
         return context
 
     def _write(self, context: Context, fields: _Message) -> None:
@@ -227,12 +230,17 @@ class ElevenLabsSession:
         await self._channel.send({"audio": None, "isFinal": True})
         self._channel.end(1000, "", COMPLETE)
 
-    async def _speak(self, context_id: str | None, context: Context) -> None:
-        """Run a context; report how it ended."""
+    async def _speak(self, context_id: str | None, context: Context, interrupted: Context | None) -> None:
+        """Run a context after an interrupted one of the same id; report how it ended."""
         try:
+            if interrupted is not None:
+                await interrupted.finished.wait()
             error = await context.run()
         finally:
-            del self._contexts[context_id]
+            self._unfinished -= 1
+            for contexts in (self._contexts, self._interrupted):
+                if contexts.get(context_id) is context:
+                    del contexts[context_id]
             self._record.add(context.stats)
         if not self._is_multi and error is not None:
             await self._fail(error)

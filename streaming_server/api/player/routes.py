@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -12,7 +13,15 @@ from streaming_server.api.http import Dialect, parse_body
 from streaming_server.api.openai.voices import VoiceNames
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.player import schemas as operations
-from streaming_server.api.player.schemas import TAG, PlayerSpeechBody, PlayerVoice, PlayerVoices, PlayerWords, VoiceKind
+from streaming_server.api.player.schemas import (
+    TAG,
+    PlayerSpeechBody,
+    PlayerVoice,
+    PlayerVoices,
+    PlayerWord,
+    PlayerWords,
+    VoiceKind,
+)
 from streaming_server.api.requests import EmotionFields, RequestBuilder, voice_names
 from streaming_server.api.responses import SpeechResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
@@ -21,6 +30,7 @@ from streaming_server.errors import InvalidRequest
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, is_dialogue
 from streaming_server.speech.service import SpeechService
+from streaming_server.speech.timeline import Passage
 from streaming_server.speech.voices import VoiceLibrary
 
 
@@ -91,11 +101,7 @@ class PlayerDialect(Dialect):
         body: PlayerWords = {
             "complete": is_complete,
             "precision": "engine" if is_measured else "segment",
-            "words": [
-                {"text": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
-                for passage in passages
-                for word in passage.words()
-            ],
+            "words": [word for passage in passages for word in _timed(passage)],
         }
         return JSONResponse(body)
 
@@ -111,6 +117,17 @@ class PlayerDialect(Dialect):
         if len(given) > 1:
             raise InvalidRequest(f"only one of {' and '.join(given)} may be given", given[1])
         return await self.requests.emotion(fields, given[0] if given else None, VoiceNames(self.voices).find)
+
+
+def _timed(passage: Passage) -> Iterator[PlayerWord]:
+    words = passage.words()
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        yield {
+            "text": word.text,
+            "start": round(word.start_s, 3),
+            "end": round(word.end_s, 3),
+            "space": None if following is None else following.begin > word.begin + len(word.text),
+        }
 
 
 def _listed(voice: Voice, kind: VoiceKind, root_path: str) -> PlayerVoice:

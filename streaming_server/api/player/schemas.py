@@ -111,6 +111,8 @@ class PlayerWord(TypedDict):
     start: float
     """Seconds from the start of the audio."""
     end: float
+    space: bool | None
+    """Whether white space follows it in the text; null for the last word of a passage."""
 
 
 @described

@@ -155,7 +155,10 @@ class HibariEngine:
                 async for chunk in chunks:
                     is_silent = False
                     samples += chunk.samples.size
-                    marks = [Mark(characters + mark.character, before_s + mark.time_s) for mark in chunk.marks]
+                    marks = [
+                        replace(mark, character=characters + mark.character, time_s=before_s + mark.time_s)
+                        for mark in chunk.marks
+                    ]
                     yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
                 samples += (pause := silence(pause_s(part))).size

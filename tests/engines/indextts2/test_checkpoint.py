@@ -166,7 +166,7 @@ CACHE = "hf_cache"
     ("damage", "sentence"),
     [
         *[
-            (lambda f, name=name: (f / name).unlink(), rf"{name} is missing; download .*IndexTeam/IndexTTS-2 ")
+            (lambda f, name=name: (f / name).unlink(), rf"{name} is missing; download .*indextts-2`")
             for name in ("bpe.model", "gpt.pth", "s2mel.pth", "feat1.pt", "feat2.pt", "wav2vec2bert_stats.pt")
         ],
         (lambda f: shutil.rmtree(f / CACHE / "w2v-bert-2.0"), "facebook/w2v-bert-2.0 .* set INDEXTTS2_EXT"),
@@ -209,7 +209,7 @@ def test_25_wants_its_own_files(folders: dict[str, Path], tmp_path: Path) -> Non
     folder = Path(shutil.copytree(folders["2.5"], tmp_path / "copy"))
     vocabulary = folder / "multilingual_zh_ja_yue_char_del.tiktoken"
     vocabulary.write_text("no ranks here")
-    with pytest.raises(EngineUnavailable, match=r"tiktoken is truncated or not a vocabulary; .*IndexTTS-2\.5"):
+    with pytest.raises(EngineUnavailable, match=r"tiktoken is truncated or not a vocabulary; .*indextts-2\.5"):
         Checkpoint.open(folder).reader(None)
     more = b"AAAAAA== 256\nAAAAAQ== 257\n"
     vocabulary.write_bytes((folders["2.5"] / vocabulary.name).read_bytes() + more)
