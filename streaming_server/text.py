@@ -14,6 +14,7 @@ _SENTENCE_MARKS = frozenset(".!?…。！？؟")
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟]|\n")
 _CLAUSE_END = re.compile(r"[,;:](?=\s[^\s\d])|[，、；：](?!\d)")
 _WORD_END = re.compile(rf"(?<=[^\W\d_])\s(?=[^\W\d_])|[{_WIDE_RANGES}](?!\d)")
+_BREAKABLE = re.compile(r"[^\w\s'’](?=\w)")
 _LOOK_AHEAD = 2
 """Number of characters after a boundary that the patterns need."""
 _BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RANGES}]"))
@@ -63,6 +64,25 @@ def pieces(text: str, max_characters: int) -> Iterator[str]:
         start = end
     if start < len(text):
         yield text[start:]
+
+
+def word_pieces(word: str, min_characters: int, max_characters: int) -> list[str]:
+    """Split a word that is too long after its punctuation, or at ``max_characters`` if no such piece is long enough.
+
+    Args:
+        word: characters without white space.
+        min_characters: of a piece that ends with punctuation.
+        max_characters: of any piece.
+    """
+    found = []
+    start = 0
+    while len(word) - start > max_characters:
+        limit = start + max_characters
+        ends = [mark.end() for mark in _BREAKABLE.finditer(word, start + min_characters, limit)]
+        end = ends[-1] if ends else limit
+        found.append(word[start:end])
+        start = end
+    return [*found, word[start:]]
 
 
 def pause_s(text: str) -> float:

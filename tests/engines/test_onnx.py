@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses
 from streaming_server.engines.onnx.english import EnglishPhonemes
 
@@ -40,3 +41,57 @@ def test_phonemes(english: EnglishPhonemes, text: str, phonemes: str) -> None:
 def test_no_text_is_too_odd_for_the_conversion(english: EnglishPhonemes, unit: str) -> None:
     text = unit * (300 // len(unit))
     assert len(english(text)) < 20 * len(text)
+
+
+def unstressed(phonemes: str) -> str:
+    return phonemes.translate(dict.fromkeys(map(ord, "ˈˌ")))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("state-of-the-art-technology-driven", ["driven"]),
+        ("https://docs.example.com/getting-started/installation", ["docs", "getting", "started", "installation"]),
+        ("responsibilities—notwithstanding—matter", ["responsibilities", "notwithstanding", "matter"]),
+        ("mother-in-law/father-in-law/grandparents", ["grandparents"]),
+        ("it's-what-we-wanted-and-they've-got", ["they've"]),
+    ],
+)
+def test_a_long_word_is_divided_after_its_punctuation(english: EnglishPhonemes, text: str, words: list[str]) -> None:
+    phonemes = unstressed(english(text))
+    assert [word for word in words if unstressed(english(word)) not in phonemes] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("re\u0301sume\u0301", "r\u00e9sum\u00e9"),
+        ("cof\u00adfee", "coffee"),
+        ("in\u200bside", "inside"),
+        ("in\u2060side", "inside"),
+        ("\u22125 \u00b0C", "-5 \u00b0C"),
+        ("5 \u2212 3", "5 minus 3"),
+        ("20\u2103", "20 \u00b0C"),
+        ("\u2116 5", "No. 5"),
+        ("x \u2264 5", "x at most 5"),
+        ("x\u22655", "x at least 5"),
+        ("x\u00b2", "x squared"),
+    ],
+)
+def test_characters_that_look_alike_sound_alike(english: EnglishPhonemes, text: str, plain: str) -> None:
+    assert english(text) == english(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("If x \u2264 5 stop", ["If", "x", "\u2264", "\u2264", "5", "stop"]),
+        ("It is \u22125 \u00b0C outside", ["It", "is", "\u22125", "\u22125", "\u00b0C", "\u00b0C", "outside"]),
+        ("Room \u2116 5 is free", ["Room", "\u2116", "5", "is", "free"]),
+        ("The re\u0301sume\u0301 in\u200bside", ["The", "re\u0301sume\u0301", "in\u200bside"]),
+        ("Tom & Jerry left", ["Tom", "&", "Jerry", "left"]),
+    ],
+)
+def test_each_spoken_word_belongs_to_its_characters(english: EnglishPhonemes, text: str, words: list[str]) -> None:
+    spans = spans_of_words(text, len(phoneme_words(english(text))), english)
+    assert [text[slice(*span)] for span in spans] == words

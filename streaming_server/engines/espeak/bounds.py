@@ -10,6 +10,8 @@ import re
 import unicodedata
 from itertools import count
 
+from streaming_server.text import word_pieces
+
 MAX_WORD = 60
 """Characters without white space."""
 _MAX_DOTTED = 12
@@ -21,7 +23,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 _LETTERS = re.compile(rf"(?<!\w)(?:\w\W+){{{_MAX_DOTTED},}}")
 _SEPARATOR = re.compile(r"\W+")
 _LONG = re.compile(rf"\S{{{MAX_WORD + 1},}}")
-_BREAKABLE = re.compile(r"[^\w\s](?=\w)")
 
 
 def bounded(text: str) -> str:
@@ -29,7 +30,7 @@ def bounded(text: str) -> str:
     text = _CONTROL.sub(" ", text)
     text = _without_marks(text)
     text = _LETTERS.sub(_without_dots, text)
-    return _LONG.sub(_broken, text)
+    return _LONG.sub(lambda word: " ".join(word_pieces(word[0], MAX_WORD // 2, MAX_WORD)), text)
 
 
 def _without_marks(text: str) -> str:
@@ -50,14 +51,3 @@ def _without_dots(letters: re.Match[str]) -> str:
     return _SEPARATOR.sub(
         lambda separator: separator[0] if next(numbers) % _MAX_DOTTED else separator[0].replace(".", " "), letters[0]
     )
-
-
-def _broken(word: re.Match[str]) -> str:
-    """Break after punctuation where there is some in the second half of a piece, else where the piece is full."""
-    rest, pieces = word[0], []
-    while len(rest) > MAX_WORD:
-        cuts = [found.end() for found in _BREAKABLE.finditer(rest, MAX_WORD // 2, MAX_WORD)]
-        cut = cuts[-1] if cuts else MAX_WORD
-        pieces.append(rest[:cut])
-        rest = rest[cut:]
-    return " ".join([*pieces, rest])

@@ -31,9 +31,11 @@ def spans_of_words(sentence: str, count: int, convert: Callable[[str], str]) -> 
         count: number of words of its phonemes.
         convert: converts text to phonemes.
     """
-    spans = [span for span in word_spans(sentence) if any(map(str.isalnum, sentence[slice(*span)]))]
-    if len(spans) == count or not spans:
-        return spans[:count]
+    spans = word_spans(sentence)
+    words = [span for span in spans if any(map(str.isalnum, sentence[slice(*span)]))]
+    if len(words) == count or not words:
+        return words[:count]
+    # Symbols such as "&" and "≤" are read too.
     counts = [len(phoneme_words(convert(sentence[slice(*span)]))) for span in spans]
     if sum(counts) != count:
         counts = _spread(counts, count)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 
 from hibari.g2p import G2P
+
+from streaming_server.text import word_pieces
 
 log = logging.getLogger(__name__)
 
 MAX_WORD_CHARACTERS = 30
-_LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS}}}(?=\S)")
+_MIN_PIECE_CHARACTERS = 10
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
+_MINUS = re.compile(r"\u2212(?=\s*[\d.$£€])")
+_INVISIBLE = (0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+"""Soft hyphens, joiners and marks of direction, which may stand within a word."""
+_SYMBOLS: dict[int, str | None] = {
+    **dict.fromkeys(_INVISIBLE),
+    **str.maketrans({"−": "-", "℃": "°C", "℉": "°F", "№": "No. ", "≤": " at most ", "≥": " at least "}),
+}
+"""Characters that the package does not read, and what it reads instead."""
 _LONG_NUMBER = re.compile(r"\d[\d,]{18,}")
 _REPEATED_MARK = re.compile(r"([^\w\s])\1{3,}")
 _REPEATED_PUNCTUATION = re.compile(r"([;:,.!?—…\"“”()])(?:\s*\1)+")
@@ -29,12 +41,15 @@ class EnglishPhonemes:
 
         The time is quadratic in the length of a word, so long words are split.
         """
-        text = _REPEATED_MARK.sub(r"\1\1\1", _UNSPOKEN.sub(" ", sentence))
+        text = _MINUS.sub(" minus ", unicodedata.normalize("NFC", sentence)).translate(_SYMBOLS)
+        text = _REPEATED_MARK.sub(r"\1\1\1", _UNSPOKEN.sub(" ", text))
         # [word](/phonemes/) is markup of misaki, which texts must not use.
         text = text.replace("](", "] (")
         # Numbers above 10 ** 36 are not supported.
         text = _LONG_NUMBER.sub(lambda number: " ".join(number[0].replace(",", "")), text)
-        text = _LONG_WORD.sub(r"\g<0> ", text)
+        text = _LONG_WORD.sub(
+            lambda word: " ".join(word_pieces(word[0], _MIN_PIECE_CHARACTERS, MAX_WORD_CHARACTERS)), text
+        )
         phonemes = self._converted(text)
         return _REPEATED_PUNCTUATION.sub(r"\1", phonemes).strip() if any(map(str.isalpha, phonemes)) else ""
 
