@@ -20,7 +20,12 @@ _INVISIBLE = (0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x206
 """Soft hyphens, joiners and marks of direction, which may stand within a word."""
 _SYMBOLS: dict[int, str | None] = {
     **dict.fromkeys(_INVISIBLE),
-    **str.maketrans({"−": "-", "℃": "°C", "℉": "°F", "№": "No. ", "≤": " at most ", "≥": " at least "}),
+    ord("−"): "-",
+    ord("℃"): "°C",
+    ord("℉"): "°F",
+    ord("№"): "No. ",
+    ord("≤"): " at most ",
+    ord("≥"): " at least ",
 }
 """Characters that the package does not read, and what it reads instead."""
 _LONG_NUMBER = re.compile(r"\d[\d,]{18,}")
