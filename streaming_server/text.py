@@ -10,9 +10,9 @@ _PREVIEW_CHARACTERS = 50
 _WIDE_RANGES = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE = re.compile(f"[{_WIDE_RANGES}]")
 _WORD = re.compile(rf"[{_WIDE_RANGES}][^\s\w]*|[^\s{_WIDE_RANGES}]+")
-_SENTENCE_MARKS = frozenset(".!?…。！？؟")
-_SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟]|\n")
-_CLAUSE_END = re.compile(r"[,;:](?=\s[^\s\d])|[，、；：](?!\d)")
+_SENTENCE_MARKS = frozenset(".!?…。！？؟۔।॥")
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟۔।॥]|\n")
+_CLAUSE_END = re.compile(r"[,;:،؛](?=\s[^\s\d])|[，、；：](?!\d)")
 _WORD_END = re.compile(rf"(?<=[^\W\d_])\s(?=[^\W\d_])|[{_WIDE_RANGES}](?!\d)")
 _BREAKABLE = re.compile(r"[^\w\s'’](?=\w)")
 _LOOK_AHEAD = 2
@@ -20,7 +20,7 @@ _LOOK_AHEAD = 2
 _BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RANGES}]"))
 _WIDE_S, _NARROW_S = 0.25, 0.065
 _PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
-_TO_NARROW = str.maketrans("，、；：。！？–", ",,;:.!?—")
+_TO_NARROW = str.maketrans("，、；：。！？–؟۔।॥،؛", ",,;:.!?—?...,;")
 _CLOSING = "\"'”’)）」』 \n\t"
 
 
