@@ -10,6 +10,8 @@ _PREVIEW_CHARACTERS = 50
 _WIDE_RANGES = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE = re.compile(f"[{_WIDE_RANGES}]")
 _WORD = re.compile(rf"[{_WIDE_RANGES}][^\s\w]*|[^\s{_WIDE_RANGES}]+")
+PAUSE = re.compile(r"\[pause (\d{1,6}(?:\.\d{1,6})?)(ms|s)\]", re.IGNORECASE | re.ASCII)
+"""A pause within a text, such as ``[pause 0.5s]``."""
 _SENTENCE_MARKS = frozenset(".!?…。！？؟۔।॥")
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|[…。！？؟۔।॥]|\n")
 _CLAUSE_END = re.compile(r"[,;:،؛](?=\s[^\s\d])|[，、；：](?!\d)")
@@ -105,8 +107,10 @@ def cut_by_words(text: str, max_words: int) -> list[str]:
         last = min(first + max_words, len(words)) - 1
         if last < len(words) - 1:
             last = next((place for place in range(last, first - 1, -1) if _ends_sentence(words[place][0])), last)
-            if words[last][0].lower().endswith("[pause"):
-                last += 1  # a pause such as ``[pause 0.5s]`` is not divided
+            at = text.rfind("[", words[first].start(), words[last].end())
+            pause_end = found.end() if (found := PAUSE.match(text, max(at, 0))) else 0
+            while words[last].end() < pause_end:
+                last += 1
         pieces.append(text[words[first].start() : words[last].end()])
         first = last + 1
     return pieces

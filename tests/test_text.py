@@ -42,4 +42,5 @@ def test_a_sentence_ends_before_a_closing_quote() -> None:
     assert cut_by_words('He said "Stop." Then he went', 5) == ['He said "Stop."', "Then he went"]
     assert cut_by_words("One two_. Three", 2) == ["One two_.", "Three"]
     assert cut_by_words("एक दो। तीन चार", 3) == ["एक दो।", "तीन चार"]
+    assert cut_by_words("你好[pause 0.5s]再见", 2) == ["你好[pause 0.5s]", "再见"]
     assert cut_by_words("One two[Pause 0.5s] three four", 2) == ["One two[Pause 0.5s]", "three four"]

@@ -10,11 +10,13 @@ from unicodedata import east_asian_width
 
 from streaming_server.domain import Span, SpeechRequest, pronunciations_within
 from streaming_server.errors import InvalidRequest
+from streaming_server.text import PAUSE
 
 MAX_PAUSE_S = 10.0
 MAX_PAUSES_S = 300.0
 """All pauses of one text together."""
-_PAUSE = re.compile(r"\[pause (\d{1,6}(?:\.\d{1,6})?)(ms|s)\]", re.IGNORECASE | re.ASCII)
+_OPENING, _CLOSING = "([{“‘«", ".,;:!?…)]}”’»%"
+"""Punctuation that belongs to the word after it, and to the one before it."""
 
 
 def spans_of(request: SpeechRequest) -> Sequence[Span]:
@@ -37,11 +39,14 @@ def with_pauses(spans: Sequence[Span]) -> Sequence[Span]:
 def placed(spans: Sequence[Span]) -> Sequence[Span]:
     """Spans with their places in the text that `joined` makes of them."""
     found: list[Span] = []
+    end, text, has_pause = 0, "", False
     for span in spans:
-        last = found[-1] if found else None
-        end = last.start + len(last.text) if last else 0
-        is_apart = last is not None and last.pause_s and are_joined(last.text, span.text)
-        found.append(replace(span, start=end + 1 if is_apart else end))
+        if has_pause and are_joined(text, span.text):
+            end += 1
+        found.append(replace(span, start=end))
+        end += len(span.text)
+        has_pause = bool(span.pause_s) or (has_pause and not span.text)
+        text = span.text or text
     return found
 
 
@@ -56,12 +61,13 @@ def joined(spans: Sequence[Span]) -> str:
 def are_joined(before: str, after: str) -> bool:
     """Whether two texts, one after another, lack the blank between their words; wide characters need none."""
     last, first = before[-1:], after[:1]
-    return bool(last.strip() and first.strip()) and east_asian_width(last) not in "WF"
+    is_word = bool(last.strip() and first.strip()) and last not in _OPENING and first not in _CLOSING
+    return is_word and east_asian_width(last) not in "WF"
 
 
 def without_pauses(text: str) -> str:
     """The text with spaces in place of each pause; every other character keeps its place."""
-    return _PAUSE.sub(lambda pause: " " * len(pause[0]), text)
+    return PAUSE.sub(lambda pause: " " * len(pause[0]), text)
 
 
 def check_pauses(text: str, field: str, place: str = "body", before_s: float = 0.0) -> float:
@@ -70,7 +76,7 @@ def check_pauses(text: str, field: str, place: str = "body", before_s: float = 0
     Raises:
         InvalidRequest: a pause is too long, or all of them together are.
     """
-    seconds = [_seconds(found) for found in _PAUSE.finditer(text)]
+    seconds = [_seconds(found) for found in PAUSE.finditer(text)]
     if seconds and max(seconds) > MAX_PAUSE_S:
         message = f"{field} has a pause of {max(seconds):g} s; valid range: 0-{MAX_PAUSE_S:g} s"
         raise InvalidRequest(message, field, place)
@@ -91,7 +97,7 @@ def check_total(seconds: float, field: str, place: str = "body") -> None:
 
 def _cut(span: Span) -> Iterator[Span]:
     at = 0
-    for pause in _PAUSE.finditer(span.text):
+    for pause in PAUSE.finditer(span.text):
         yield replace(_part(span, at, pause.start()), pause_s=min(_seconds(pause), MAX_PAUSE_S))
         at = pause.end()
     yield _part(span, at, len(span.text))

@@ -170,7 +170,8 @@ class _Handler(ContentHandler):
             case "sub":
                 if "alias" not in attrs:
                     raise self.invalid("sub needs the attribute alias")
-                self._add(attrs["alias"], state)
+                self._content = attrs["alias"]
+                self._end_content()
                 state = replace(state, is_dropped=True)
             case "say-as":
                 if "interpret-as" not in attrs:

@@ -138,8 +138,9 @@ async function play(clicked) {
     rate: rateOf(method),
     title: clip.text,
     onComplete: async (session) => {
-      const seconds = session.playback.receivedSeconds;
+      const before = session.playback.receivedSeconds; // 0 once another speech has replaced this one
       const words = await wordsOf(session.stream.id);
+      const seconds = Math.max(before, session.playback.receivedSeconds); // a media source takes the last bytes later
       if (session === transport.session) setWords(words);
       history.add({ ...clip, words, seconds, created: Date.now(), file: session.file() });
     },

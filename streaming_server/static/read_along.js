@@ -49,7 +49,8 @@ export class ReadAlong {
   set(words) {
     this.words = words;
     this.#current = null;
-    this.#outdated = false;
+    // Words that come after the text has been replaced are still those of the earlier one.
+    if (!words.length) this.#outdated = false;
     this.#spans = words.map(({ text }) => element("span", "", text));
     this.#panel.replaceChildren(...this.#spans.flatMap((span, i) => [span, gap(words[i], words[i + 1])]));
     this.#show();

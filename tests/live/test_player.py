@@ -213,6 +213,8 @@ def test_a_media_source_plays_where_no_decoder_is(browser: Browser, fake: LiveSe
         # MP3 ends with what its frame and its decoder add.
         assert opened.state("playedSamples") / 48000 == pytest.approx(1.23456, abs=0.08)
         assert max(opened.bars()) > 20
+        opened.page.click("#history summary")
+        expect(opened.page.locator("#history")).to_contain_text("· 0:01.")
         assert fake.get(f"/streams/{opened.stream_ids[0]}").headers["content-type"] in {"audio/webm", "audio/mpeg"}
 
 

@@ -208,10 +208,10 @@ def test_a_recording_stops_the_speech(browser: Browser, fake: LiveServer) -> Non
 def test_a_speech_that_was_stopped_while_it_arrived_is_replayed(browser: Browser, fake: LiveServer) -> None:
     with player(browser, fake.port) as opened:
         opened.play("endless")
-        opened.heard_ms()
+        opened.wait("playerState.scheduledSamples > 1.95 * playerState.sampleRate")
         assert opened.page.evaluate(STOP_AND_COUNT) == 0
         opened.page.click("#pause")
-        opened.wait("playerState.phase === 'playing' && playerState.playedSamples > 4800")
+        opened.wait("['playing', 'done'].includes(playerState.phase) && playerState.playedSamples > 4800")
         expect(opened.page.locator("#problem")).to_be_hidden()
 
 

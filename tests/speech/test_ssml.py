@@ -79,6 +79,8 @@ def spoken(engine: FakeEngine) -> list[str]:
         ("\n  This is the story of\n  John.\n", [(" This is the story of John. ", 0)]),
         ('<say-as interpret-as="characters">at&amp;t</say-as>', [("A T & T", 0)]),
         ('<say-as interpret-as="digits">12<!-- c -->34</say-as>', [("1 2 3 4", 0)]),
+        ('Is it (<say-as interpret-as="digits">12</say-as>), or not?', [("Is it (1 2), or not?", 0)]),
+        ('<s>Hello.</s><s><sub alias="Kilometre">Km</sub>s.</s>', [("Hello. Kilometres.", 0)]),
         ('x<say-as interpret-as="digits">12</say-as><say-as interpret-as="digits">3</say-as>y', [("x 1 2 3 y", 0)]),
     ],
 )
@@ -93,6 +95,8 @@ def test_text_and_pauses(markup: str, expected: list[tuple[str, float]] | None) 
         ('Wait<break time="1s"/>now', "Wait now", [0, 5]),
         ("<p>First one.</p><p>Second.</p>", "First one. Second.", [0, 11]),
         ('你好<break time="1s"/>再见', "你好再见", [0, 2]),
+        ("One[pause 10s][pause 10s]two", "One two", [0, 3, 4]),
+        ('Wait<break time="1s"/>, now', "Wait, now", [0, 4]),
     ],
 )
 def test_spans_have_their_places_in_the_text_that_is_shown(markup: str, text: str, starts: list[int]) -> None:

@@ -164,7 +164,7 @@ class ElevenLabsSession:
             SpeechServerError: the session cannot go on.
         """
         if context is not None and (context.is_ended or context.is_cancelled):
-            if context.is_ended and self._is_multi and (fields.text or "").strip():
+            if self._is_multi and (fields.text or "").strip():
                 closed = InvalidRequest("the context is closed; wait for its isFinal or use another id", "context_id")
                 await self._channel.send(error_message(closed, contextId=context_id))
             return
