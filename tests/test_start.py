@@ -94,7 +94,6 @@ def test_a_broker_that_is_set_later_is_installed_for_later(folder: Path) -> None
     assert start(folder, CELERY_BROKER_URL="redis://localhost") == ""
 
 
-@pytest.mark.skipif(shutil.which("flock") is None, reason="installations do not wait for each other without flock")
 def test_starts_at_the_same_time_install_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One of them through a link in another folder."""
     link = tmp_path_factory.mktemp("bin") / "start"
