@@ -114,7 +114,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         MetricsRoute(metrics),
         Probes(service),
         DebugRoutes(service, bool(settings.api_keys)),
-        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, storage.uploads, requests, settings),
     ]
     mcp = _mcp(settings, requests, storage)
     dialects += [mcp] if mcp else []
