@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 from streaming_server.joined_head import JoinedHead
+from streaming_server.send_timeout import SendTimeout
 
 log = logging.getLogger(__name__)
 
@@ -51,55 +52,6 @@ class ConnectionLimits:
     """Minimum average rate of a body that takes longer than ``body_timeout_s``, in bytes per second."""
     send_timeout_s: float
     """Maximum time in which a client reads none of the unsent bytes."""
-
-
-class SendTimeout(asyncio.Protocol):
-    """Aborts the connection if its client reads nothing for ``send_timeout_s``, also while the connection is closing.
-
-    uvicorn's protocols wait for such a client without a limit.
-    """
-
-    transport: asyncio.Transport
-    loop: asyncio.AbstractEventLoop
-
-    def __init__(self, *args: Any, send_timeout_s: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._send_timeout_s = send_timeout_s
-        self._send_timer: asyncio.TimerHandle | None = None
-        """Runs while there are unsent bytes."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # `pause_writing` follows from the first unsent byte
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_send_timer()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._start_send_timer()
-
-    def resume_writing(self) -> None:
-        self._stop_send_timer()
-        super().resume_writing()
-
-    def _start_send_timer(self) -> None:
-        unsent_bytes = self.transport.get_write_buffer_size()
-        self._send_timer = self.loop.call_later(self._send_timeout_s, self._check_sending, unsent_bytes)
-
-    def _stop_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-
-    def _check_sending(self, unsent_bytes: int) -> None:
-        if self.transport.get_write_buffer_size() < unsent_bytes:
-            self._start_send_timer()
-        else:
-            client = getattr(self, "client", None)
-            log.info("connection aborted: reader too slow", extra={"fields": {"client": client}})
-            self.transport.abort()
 
 
 class SpeechProtocol(SendTimeout, HttpToolsProtocol):
@@ -331,7 +283,7 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
 
 
 class SessionProtocol(SendTimeout, WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol; aborts a client that sends a message after its close frame, or pings without reading."""
+    """uvicorn's WebSocket protocol; aborts a client that pings without reading, or sends after its close frame."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -53,6 +53,12 @@ async def connected(app: ASGIApp, *, send_timeout_s: float = 600.0) -> AsyncIter
             await task
 
 
+def only(state: ServerState) -> Any:
+    """The server's connection."""
+    (connection,) = state.connections
+    return connection
+
+
 async def received(client: socket.socket) -> bytes:
     """What the server sends until it closes the connection."""
     data = b""
@@ -83,7 +89,7 @@ async def test_a_flood_of_pipelined_requests_is_answered_in_part_and_closed() ->
             while not served:
                 await asyncio.sleep(0)
             await sending
-        (connection,) = state.connections
+        connection = only(state)
         assert len(connection.pipeline) == 8
         may_answer.set()
         data = await received(client)
@@ -107,6 +113,10 @@ async def session(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 1000})
 
 
+async def whole_then_session(scope: Scope, receive: Receive, send: Send) -> None:
+    await (whole if scope["type"] == "http" else session)(scope, receive, send)
+
+
 @pytest.mark.parametrize(
     ("app", "request_"),
     [
@@ -114,8 +124,9 @@ async def session(scope: Scope, receive: Receive, send: Send) -> None:
         (whole, GET),
         (whole, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
         (session, UPGRADE),
+        (whole_then_session, GET),
     ],
-    ids=["a running response", "a kept connection", "a closing connection", "a session"],
+    ids=["a running response", "a kept connection", "a closing connection", "a session", "an upgrade"],
 )
 async def test_a_connection_whose_client_reads_nothing_is_aborted(app: Any, request_: bytes) -> None:
     async with connected(app, send_timeout_s=0.1) as (client, state):
@@ -123,6 +134,12 @@ async def test_a_connection_whose_client_reads_nothing_is_aborted(app: Any, requ
         async with asyncio.timeout(60):
             while not state.connections:
                 await asyncio.sleep(0)
+            if app is whole_then_session:
+                while not only(state).cycle or not only(state).cycle.response_complete:
+                    await asyncio.sleep(0)
+                client.send(UPGRADE)
+                while isinstance(only(state), SpeechProtocol):
+                    await asyncio.sleep(0)
         await lost(state)
         assert len(await received(client)) < 8 * 1024 * 1024
 
@@ -131,9 +148,9 @@ async def test_a_connection_whose_client_reads_slowly_stays() -> None:
     async with connected(whole) as (client, state):
         client.send(GET)
         async with asyncio.timeout(60):
-            while not any(connection.flow and connection.flow.write_paused for connection in state.connections):
+            while not (state.connections and only(state).flow.write_paused):
                 await asyncio.sleep(0)
-            (connection,) = state.connections
+            connection = only(state)
             unsent_bytes = connection.transport.get_write_buffer_size()
             while connection.transport.get_write_buffer_size() == unsent_bytes:
                 await asyncio.get_running_loop().sock_recv(client, 65536)
@@ -167,7 +184,7 @@ async def test_a_handshake_behind_a_request_that_is_being_answered_is_refused() 
         await may_answer.wait()
         await PlainTextResponse("answer")(scope, receive, send)
 
-    async with connected(app) as (client, state):
+    async with connected(app) as (client, _):
         client.send(GET + UPGRADE)
         async with asyncio.timeout(60):
             while not kinds:
