@@ -189,8 +189,8 @@ class Connection:
                     self._stream.error = error  # its chunks and its stop belong to it all the same
                 self._enqueue(self._stream)
             case "synthesize-chunk" | "synthesize-stop" if stream is None or stream.pieces is None:
-                error = InvalidRequest(f"{event.type} without synthesize-start", "type")
-                self._enqueue(_Job(error=error, pieces=asyncio.Queue()))
+                missing = InvalidRequest(f"{event.type} without synthesize-start", "type")
+                self._enqueue(_Job(error=missing, pieces=asyncio.Queue()))
             case "synthesize-chunk":
                 assert stream is not None
                 assert stream.pieces is not None

@@ -346,8 +346,8 @@ def test_tags_within_a_text_are_read_however_they_arrive(size: int) -> None:
     found = [piece for at in range(0, len(TAGGED), size) for piece in tags.push(TAGGED[at : at + size])]
     found += tags.flush()
     texts = [piece if isinstance(piece, str) else f"({piece.text}|{piece.ipa})" for piece in found]
-    plain = 'a < b [pause 1.500s][pause 0.400s]c[pause 0.200s] (d e|ˈx) <br> <breakfast> <phoneme ph="x">f'
-    assert "".join(texts) == plain
+    shown = 'a < b [pause 1.500s][pause 0.400s]c[pause 0.200s] (d e|ˈx) <br> <breakfast> <phoneme ph="x">f'
+    assert "".join(texts) == shown
     plain, given = without_tags(TAGGED)
     assert [plain[each.start : each.end] for each in given] == ["d e"]
     assert without_tags("<" * 1000)[0] == "<" * 1000
