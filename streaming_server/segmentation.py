@@ -48,6 +48,11 @@ def is_sentence(text: str) -> bool:
     return end is not None and is_long and _ends_sentence(text, end)
 
 
+def ends_in_mark(text: str) -> bool:
+    """Whether a text ends in a sentence's mark, which may also belong to an abbreviation or a number."""
+    return bool(_LAST_END.search(text.rstrip()))
+
+
 def is_certain_end(text: str) -> bool:
     """Whether a text ends a sentence whatever follows: by a word that no abbreviation looks like, and a space."""
     return bool(_CERTAIN_END.search(text))
