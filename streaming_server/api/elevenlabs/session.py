@@ -20,7 +20,7 @@ from streaming_server.api.operations import ignored_header
 from streaming_server.api.record import COMPLETE, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Capability, Voice, language_tag
-from streaming_server.errors import InvalidRequest, QueueTimeout, ShuttingDown, SpeechServerError
+from streaming_server.errors import InvalidRequest, ShuttingDown, SpeechServerError
 
 MAX_CONTEXTS = 5
 MAX_MESSAGE_BYTES = 128 * 1024
@@ -203,10 +203,9 @@ class ElevenLabsSession:
         if len(self._contexts) >= MAX_CONTEXTS or self._unfinished >= 2 * MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
         assert self._voice is not None
-        query, slot = self._query, self._service.slot
+        query = self._query
         how = delivery(self._service.engine.info.capabilities, settings, query.seed)
-        if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
-            raise QueueTimeout(_MAX_WAIT_S)
+        self._service.slot.check_wait(_MAX_WAIT_S)
         context = Context(
             self._requests,
             self._voice,
