@@ -151,6 +151,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
                 allow_methods=["*"],
                 allow_headers=["*"],
                 expose_headers=["*"],
+                allow_private_network=True,
             ),
             Middleware(ApiKeys, keys=settings.api_keys, shapes=shapes, metrics_key=settings.metrics_key),
             Middleware(
