@@ -11,11 +11,13 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
 from streaming_server.joined_head import JoinedHead
+from streaming_server.send_timeout import SendTimeout
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,10 @@ MAX_HEAD_BYTES = 64 * 1024
 """Maximum size of the request line and the headers, including trailers."""
 _FEED_BYTES = 16 * 1024
 """Number of bytes passed to the parser at once, because it buffers an incomplete field without a limit."""
+_MAX_PIPELINED = 8
+"""Maximum number of requests of a connection that wait for the response to an earlier one."""
+_MAX_PONG_BYTES = 64 * 1024
+"""Maximum size of the replies to pings that a client does not read."""
 _LINGER_S = 1.0
 """Time for which a rejected connection is still read, because a reset could overtake the response."""
 _SESSION_END_S = 2.0
@@ -44,9 +50,11 @@ class ConnectionLimits:
     """Maximum time without a byte of the body."""
     body_min_rate: int
     """Minimum average rate of a body that takes longer than ``body_timeout_s``, in bytes per second."""
+    send_timeout_s: float
+    """Maximum time in which a client reads none of the unsent bytes."""
 
 
-class SpeechProtocol(HttpToolsProtocol):
+class SpeechProtocol(SendTimeout, HttpToolsProtocol):
     """uvicorn's protocol with limits, without upgrades other than to WebSocket, and with access to the transport.
 
     The request's state has ``transport``, to abort the connection of a slow reader, and ``ending``, an event that is
@@ -54,12 +62,14 @@ class SpeechProtocol(HttpToolsProtocol):
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, send_timeout_s=limits.send_timeout_s, **options)
         self._limits = limits
         self._ending = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         """Runs from the first byte of a request to the end of its body."""
         self._is_refused = False
+        self._body_error: HTTPException | None = None
+        """Raised where the application receives the body of the last request."""
         self._head_bytes = 0
         self._unparsed_bytes = 0
         """Bytes passed to the parser since its last callback."""
@@ -115,8 +125,11 @@ class SpeechProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade() and self._head_bytes <= MAX_HEAD_BYTES:
+            if self._should_upgrade() and self._is_answering():
+                self._refuse(HTTPStatus.BAD_REQUEST, "a WebSocket handshake follows a request without a response")
+            elif self._should_upgrade() and self._head_bytes <= MAX_HEAD_BYTES:
                 self._disarm()
+                self._stop_send_timer()
                 self.scope["method"] = "GET"
                 self.handle_websocket_upgrade()
                 if rest := data[upgrade.args[0] :]:
@@ -159,6 +172,8 @@ class SpeechProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"more than {_MAX_PIPELINED} pipelined requests")
         if self._ignores_message():
             return
         super().on_headers_complete()
@@ -177,6 +192,7 @@ class SpeechProtocol(HttpToolsProtocol):
         if not self._ignores_message():
             self._disarm()
             super().on_message_complete()
+            self.cycle.more_body = False  # also if the response was complete before the body
 
     def _ignores_message(self) -> bool:
         """Whether the message is rejected, or will be parsed again without ``Upgrade``."""
@@ -184,8 +200,20 @@ class SpeechProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.transport = JoinedHead(cycle.transport)  # type: ignore[assignment]
+        cycle.receive = partial(self._receive, cycle)  # type: ignore[method-assign]
         is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
         super()._start_asgi_task(cycle, partial(_without_chunks, cycle, app) if is_old else app)
+
+    async def _receive(self, cycle: RequestResponseCycle) -> Any:
+        """
+        Raises:
+            HTTPException: the body is rejected, and no response has started.
+        """
+        message = await RequestResponseCycle.receive(cycle)
+        is_rejected = self._body_error is not None and cycle is self.cycle
+        if is_rejected and message["type"] == "http.request" and not cycle.response_started:
+            raise self._body_error  # type: ignore[misc]
+        return message
 
     def _arm(self, delay_s: float, check: Any) -> None:
         self._disarm()
@@ -221,17 +249,25 @@ class SpeechProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Close the connection, after an error response if none has started, without calling the application."""
+        """Close the connection after an error response, which the application sends if the request has a complete head.
+
+        If a response has started, only its connection is closed.
+        """
         if self._is_refused:
             return
         self._is_refused = True
         self._disarm()
         log.info("connection refused: %s", message, extra={"fields": {"status": status, "client": self.client}})
-        in_body = self.cycle is not None and self.cycle.more_body
-        if self._is_answering() and not in_body:
-            self.cycle.keep_alive = False  # the rejected message follows a request whose response is being sent
-            return
-        if not (in_body and self.cycle.response_started):
+        if self._is_answering() and not (self.cycle.more_body and self.cycle.response_started):
+            self.cycle.keep_alive = False
+            if self.cycle.more_body:
+                self._body_error = HTTPException(status, message)
+                self.cycle.message_event.set()
+            return  # otherwise the rejected message follows a request whose response is being sent
+        if self.cycle is not None and self.cycle.more_body:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        else:
             body = message.encode()
             retry = b"retry-after: 1\r\n" if status in _RETRYABLE else b""
             self.transport.write(
@@ -241,27 +277,34 @@ class SpeechProtocol(HttpToolsProtocol):
                 + b"connection: close\r\n\r\n"
                 + body
             )
-        if in_body:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
-class SessionProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol; aborts a client that sends a message after its close frame."""
+class SessionProtocol(SendTimeout, WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol; aborts a client that pings without reading, or sends after its close frame."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._ending = asyncio.Event()
+        self._pong_bytes = 0
+        """Size of the replies since the client has last read everything."""
         self.app_state = {**self.app_state, "ending": self._ending}
 
     def data_received(self, data: bytes) -> None:
+        unsent_bytes = self.transport.get_write_buffer_size()
         try:
             super().data_received(data)
         except InvalidState:
             self.transport.abort()
+        self._pong_bytes += max(0, self.transport.get_write_buffer_size() - unsent_bytes)
+        if self._pong_bytes > _MAX_PONG_BYTES:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._pong_bytes = 0
+        super().resume_writing()
 
     def shutdown(self) -> None:
         """Let the session end by its own protocol; one that does not is closed."""

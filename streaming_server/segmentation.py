@@ -9,8 +9,9 @@ from enum import StrEnum
 MAX_SENTENCE_CHARACTERS = 300
 """Longer sentences are split at the last clause, word or character that fits."""
 
-_END = re.compile(r"""[.!?…؟۔]+["'”’)\]]*(?=\s|$)|[।॥]+["'”’)\]]*|[。！？][”’」』）]*|\n\s*""")
-_LAST_END = re.compile(r"""[.!?…؟۔।॥]+["'”’)\]]*$|[。！？][”’」』）]*$""")
+# The lookbehinds keep a search from trying each mark of a long run as its first one, which takes quadratic time.
+_END = re.compile(r"""(?<![.!?…؟۔])[.!?…؟۔]++["'”’)\]]*+(?=\s|$)|[।॥]+["'”’)\]]*|[。！？][”’」』）]*|\n\s*""")
+_LAST_END = re.compile(r"""(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++["'”’)\]]*+$|[。！？][”’」』）]*$""")
 _CERTAIN_END = re.compile(r"""(?:[!?…؟۔।॥]|(?:^|[\s"'“‘(\[-])[^\W\d_]{4,}\.)["'”’)\]]*\s$""")
 _ABBREVIATIONS = frozenset(
     """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
@@ -45,6 +46,11 @@ def is_sentence(text: str) -> bool:
     end = _LAST_END.search(text)
     is_long = " " in text or (len(text) > 1 and not text.isascii())
     return end is not None and is_long and _ends_sentence(text, end)
+
+
+def ends_in_mark(text: str) -> bool:
+    """Whether a text ends in a sentence's mark, which may also belong to an abbreviation or a number."""
+    return bool(_LAST_END.search(text.rstrip()))
 
 
 def is_certain_end(text: str) -> bool:

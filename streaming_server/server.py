@@ -32,6 +32,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _KEEP_ALIVE_S = 75
 """Time after which an idle connection is closed. It exceeds that of nginx and load balancers (60 s), because a request
 that is sent while the server closes the connection is lost."""
+_SEND_GRACE_S = 1.0
+"""In addition to ``send_timeout_s``: a stream and a session end first and record why."""
 _FAILED_S = 1.0
 """Time for which the server reports a failed device before it ends, so that gateways and clients can detect it."""
 _BLOCKED_S = 10.0
@@ -47,6 +49,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         body_min_rate=settings.body_min_rate,
+        send_timeout_s=settings.send_timeout_s + _SEND_GRACE_S,
     )
 
 
@@ -105,7 +108,7 @@ def create_server(settings: Settings, **options: object) -> SpeechServer:
         host=settings.host,
         port=settings.port,
         http=partial(SpeechProtocol, limits=connection_limits(settings)),  # type: ignore[arg-type]
-        ws=SessionProtocol,
+        ws=partial(SessionProtocol, send_timeout_s=settings.send_timeout_s + _SEND_GRACE_S),  # type: ignore[arg-type]
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_ping_timeout=settings.send_timeout_s,  # a client may not read for long while it plays buffered audio
         ws_per_message_deflate=False,  # encoded audio is not compressible

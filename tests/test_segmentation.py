@@ -164,6 +164,14 @@ def test_the_work_grows_with_the_text_alone() -> None:
     assert any(later < earlier for earlier, later in pairwise(pending))
 
 
+@pytest.mark.parametrize("run", [".", "।"])
+def test_a_long_run_of_marks_takes_linear_time(run: str) -> None:
+    """In quadratic time these calls take more than half an hour."""
+    text = f"a {run * 400_000}a"
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+    assert is_sentence(text) is is_certain_end(text) is needs_space(text, "A") is False
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -177,7 +177,8 @@ class RequestBuilder:
             pronunciations: phonemes of parts of a text that is a string.
 
         Raises:
-            InvalidRequest: the text cannot be synthesised, a speaker has no voice, or the number of codes is too large.
+            InvalidRequest: the text is not valid or the engine cannot synthesise it, a speaker has no voice, or the
+                number of codes is too large.
         """
         limit = self.settings.max_text_characters
         spans: tuple[Span, ...] = ()
@@ -217,7 +218,9 @@ class RequestBuilder:
             pronunciations,
         )
         if with_tags and not script and not spans and self.settings.dialogue:
-            return as_dialogue(request, self.voices.list(), field)
+            request = as_dialogue(request, self.voices.list(), field)
+        if problem := self.service.refusal(request):
+            raise InvalidRequest(f"{field} {problem}", field, place)
         return request
 
     def ignored(self, request: SpeechRequest, language_field: str = "language") -> list[str]:

@@ -261,7 +261,11 @@ class Connection:
 
 @asynccontextmanager
 async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """Cancel the body when the client disconnects; yields the task that ends on a disconnect."""
+    """Cancel the body when the client disconnects; yields the task that ends on a disconnect.
+
+    Raises:
+        HTTPException: the server rejected the rest of the request.
+    """
     with anyio.CancelScope() as body:
 
         async def watch() -> None:
@@ -275,6 +279,8 @@ async def _until_disconnect(receive: Receive) -> AsyncIterator[asyncio.Task[None
             yield gone
         finally:
             gone.cancel()
+    if gone.done() and not gone.cancelled():
+        gone.result()
 
 
 def _summarise(stream: SpeechStream, record: RequestRecord) -> None:

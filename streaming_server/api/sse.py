@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 def event(content: Mapping[str, Any]) -> bytes:
-    """Format an event whose data is a JSON object."""
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+    """Format an event whose data is a JSON object, in ASCII: some clients also divide lines at U+2028 and U+2029."""
+    return f"data: {json.dumps(content)}\n\n".encode()
 
 
 async def kept_alive(

@@ -91,4 +91,5 @@ class SubtitleResponse(SpeechResponse):
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """In ASCII: some clients, httpx among them, also divide lines at U+2028 and U+2029."""
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"

@@ -102,6 +102,17 @@ class Preparing(Protocol):
 
 
 @runtime_checkable
+class Selective(Protocol):
+    """An engine that cannot synthesise every text."""
+
+    def refusal(self, request: SpeechRequest) -> str:
+        """Why ``stream`` rejects the text of a request, as a phrase that follows the name of its field; empty if not.
+
+        Runs on the event loop, before the request is accepted.
+        """
+
+
+@runtime_checkable
 class Calibrating(Protocol):
     """An engine whose settings trade accuracy for latency."""
 

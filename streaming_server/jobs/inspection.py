@@ -137,6 +137,12 @@ class Inspector:
         presets = await asyncio.to_thread(self._presets.list)
         return {
             "presets": [
-                {"name": preset.name, "file": preset.voice.path.name, "gender": preset.gender} for preset in presets
+                {
+                    "name": preset.name,
+                    "file": preset.voice.path.name,
+                    "gender": preset.gender,
+                    "languages": preset.voice.languages,
+                }
+                for preset in presets
             ]
         }

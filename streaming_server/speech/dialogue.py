@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import AudioChunk, Capability, Mark, Script, Span, SpeechRequest, Turn, Voice
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.markup import spans_of, without_pauses
 from streaming_server.speech.timeline import Passage
@@ -82,19 +82,54 @@ async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audi
 
     The pauses of a text are made here, in exact samples; those of a script that the engine takes whole are left out.
     """
-    takes_scripts = Capability.DIALOGUE in engine.info.capabilities
-    if request.script and takes_scripts:
-        turns = [[replace(turn, text=without_pauses(turn.text)) for turn in piece] for piece in request.script]
-        parts = [replace(request, script=tuple(map(tuple, turns)))]
-    elif request.script:
-        spoken = [turn for piece in request.script for turn in piece]
-        parts = [replace(request, text=turn.text, voice=turn.voice, script=()) for turn in spoken]
-    else:
-        parts = [request]
-    for part in parts:
+    for part in _parts(engine.info, request):
         async with aclosing(engine.stream(part) if part.script else _spans(engine, part)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+
+def engine_requests(info: EngineInfo, request: SpeechRequest) -> Iterator[SpeechRequest]:
+    """Yield the requests that the engine gets for a request, as `perform` makes them."""
+    for part in _parts(info, request):
+        if part.script:
+            yield part
+        else:
+            yield from (_of_span(info, part, span) for span in spans_of(part) if _is_spoken(part, span))
+
+
+def _parts(info: EngineInfo, request: SpeechRequest) -> list[SpeechRequest]:
+    """The script whole if the engine takes scripts, otherwise its turns; a text without a script as it is."""
+    if request.script and Capability.DIALOGUE in info.capabilities:
+        turns = [[replace(turn, text=without_pauses(turn.text)) for turn in piece] for piece in request.script]
+        return [replace(request, script=tuple(map(tuple, turns)))]
+    if request.script:
+        spoken = [turn for piece in request.script for turn in piece]
+        return [replace(request, text=turn.text, voice=turn.voice, script=()) for turn in spoken]
+    return [request]
+
+
+def _is_spoken(request: SpeechRequest, span: Span) -> bool:
+    return span.text == request.text or any(map(str.isalnum, span.text))
+
+
+def _rate(span: Span) -> float:
+    return min(max(span.rate, SPEED_MIN), SPEED_MAX)  # emphasis multiplies it beyond the range
+
+
+def _of_span(info: EngineInfo, request: SpeechRequest, span: Span) -> SpeechRequest:
+    """The engine's request for a span."""
+    voice = span.voice or request.voice
+    speed = request.speed * (_rate(span) if Capability.SPEED in info.capabilities else 1.0)
+    return replace(
+        request,
+        text=span.text,
+        voice=voice,
+        spans=(),
+        speed=min(max(speed, SPEED_MIN), SPEED_MAX),
+        language=span.language or request.language,
+        pronunciations=span.pronunciations,
+        script=script_of(span.text, [voice], PLAIN) if Capability.DIALOGUE in info.capabilities else (),
+    )
 
 
 async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
@@ -106,24 +141,11 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
     spans = spans_of(request)
     for span in spans:
         begin_s, measured = made / rate_hz, list[Mark]()
-        is_spoken = span.text == request.text or any(map(str.isalnum, span.text))
+        is_spoken = _is_spoken(request, span)
         if is_spoken:
-            rate = min(max(span.rate, SPEED_MIN), SPEED_MAX)  # emphasis multiplies it beyond the range
-            voice, speed = span.voice or request.voice, request.speed * (rate if has_speed else 1.0)
-            part = replace(
-                request,
-                text=span.text,
-                voice=voice,
-                spans=(),
-                speed=min(max(speed, SPEED_MIN), SPEED_MAX),
-                language=span.language or request.language,
-                pronunciations=span.pronunciations,
-            )
-            if Capability.DIALOGUE in info.capabilities:
-                part = replace(part, script=script_of(part.text, [voice], PLAIN))
-            tempo = 1.0 if has_speed else rate
+            tempo = 1.0 if has_speed else _rate(span)
             prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
-            async with aclosing(engine.stream(part)) as chunks:
+            async with aclosing(engine.stream(_of_span(info, request, span))) as chunks:
                 async for chunk in chunks:
                     marks = [
                         replace(mark, character=span.start + mark.character, time_s=begin_s + mark.time_s / tempo)

@@ -1,4 +1,4 @@
-"""The tags ``<break time="1s"/>`` and ``<phoneme …>word</phoneme>`` in text that is not SSML otherwise.
+"""The tags ``<break/>`` and ``<phoneme …>word</phoneme>`` in text that is not SSML otherwise.
 
 ElevenLabs' models read both. They may be divided between the pieces of a text.
 """
@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 from streaming_server.domain import PronouncedText, Pronunciation
 from streaming_server.errors import InvalidRequest
-from streaming_server.speech.markup import MAX_PAUSE_S
 from streaming_server.speech.phonetics import ALPHABETS, to_ipa
-from streaming_server.speech.ssml import seconds_of
+from streaming_server.speech.ssml import break_s
 
 MAX_TAG_CHARACTERS = 600
 """A longer tag, with the content of ``phoneme``, is plain text."""
@@ -66,13 +65,10 @@ class InlineTags:
             self._rest = self._rest[found.end() :]
 
     def _pause(self, tag: re.Match[str]) -> str:
-        time = _attributes(tag[1]).get("time", "")
-        seconds = seconds_of(time)
-        if seconds is None or seconds > MAX_PAUSE_S:
-            valid = f"0-{MAX_PAUSE_S:g} s, such as 500ms or 0.5s"
-            message = f"{self._field}: the time of <break> is {time[:40]!r}; valid: {valid}"
-            raise InvalidRequest(message, self._field)
-        return f"[pause {seconds:.3f}s]"
+        try:
+            return f"[pause {break_s(_attributes(tag[1])):.3f}s]"
+        except ValueError as error:
+            raise InvalidRequest(f"{self._field}: <break>: {error}", self._field) from None
 
     def _pronounced(self, tag: re.Match[str]) -> Iterator[str | PronouncedText]:
         attributes = _attributes(tag[1])

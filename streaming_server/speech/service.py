@@ -14,9 +14,10 @@ import anyio
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.stretch import stretched
 from streaming_server.domain import Capability, SpeechRequest
-from streaming_server.engines.base import Engine
+from streaming_server.engines.base import Engine, Selective
 from streaming_server.errors import DeviceFailed, EngineNotReady, StreamNotFound
 from streaming_server.speech.buffers import ByteBudget, ByteLimits
+from streaming_server.speech.dialogue import engine_requests
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.slot import Slot
 from streaming_server.speech.stream import SpeechStats, SpeechStream
@@ -97,6 +98,13 @@ class SpeechService:
     def encoder_waiters(self) -> int:
         """Number of streams that wait for an encoder thread."""
         return self._encoders.waiting
+
+    def refusal(self, request: SpeechRequest) -> str:
+        """Why the engine cannot synthesise a complete text, as `Selective.refusal`; empty if it can."""
+        if not isinstance(self.engine, Selective) or request.pieces is not None:
+            return ""
+        found = map(self.engine.refusal, engine_requests(self.engine.info, request))
+        return next(filter(None, found), "")
 
     async def warm(self) -> None:
         """Load the engine.

@@ -130,6 +130,15 @@ class Slot:
         left_s = [holding.characters * speed - (now_s - holding.entered_s) for holding in self._holdings]
         return ahead_s + max(0.0, min(left_s, default=0.0))
 
+    def check_wait(self, max_s: float) -> None:
+        """Refuse a live request whose client would give up while it waits.
+
+        Raises:
+            QueueTimeout: the expected wait is longer than ``max_s``, by a speed that has been measured.
+        """
+        if self._speed.is_measured and self.expected_wait_s(self.position_of_newcomer) > max_s:
+            raise QueueTimeout(max_s)
+
     @asynccontextmanager
     async def enter(
         self,
@@ -195,6 +204,8 @@ class _Speed:
     def __init__(self) -> None:
         self._characters = 50.0  # an assumption for the first syntheses
         self._seconds = 1.0
+        self.is_measured = False
+        """Whether a synthesis has been counted."""
 
     @property
     def s_per_character(self) -> float:
@@ -204,3 +215,4 @@ class _Speed:
         """Count a completed synthesis."""
         self._characters = _DECAY * self._characters + characters
         self._seconds = _DECAY * self._seconds + seconds
+        self.is_measured = True

@@ -95,10 +95,22 @@ def parse(text: str, field: str = "text") -> list[Passage]:
     return handler.passages
 
 
-def seconds_of(time: str) -> float | None:
-    """The seconds of a time such as ``0.5s`` or ``500ms``; None if it is not valid."""
-    found = _TIME.fullmatch(time.strip())
-    return float(found[1]) / (1000 if found[2] == "ms" else 1) if found else None
+def break_s(attributes: Mapping[str, str]) -> float:
+    """The seconds of a ``break`` with these attributes.
+
+    Raises:
+        ValueError: the time or the strength is not valid; the sentence names the valid values.
+    """
+    if "time" not in attributes:
+        strength = attributes.get("strength", "medium")
+        if strength not in _STRENGTHS:
+            raise ValueError(_problem("strength", strength, ", ".join(_STRENGTHS)))
+        return _STRENGTHS[strength]
+    found = _TIME.fullmatch(attributes["time"].strip())
+    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else None
+    if seconds is None or seconds > MAX_PAUSE_S:
+        raise ValueError(_problem("time", attributes["time"], f"0-{MAX_PAUSE_S:g} s, such as 500ms or 0.5s"))
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +197,7 @@ class _Handler(ContentHandler):
         """What the beginning of an element does by itself."""
         match name:
             case "break":
-                self._pause(self._break_s(attrs))
+                self._break(attrs)
             case "phoneme":
                 self._begin_phonemes(attrs)
             case "mark":
@@ -295,13 +307,11 @@ class _Handler(ContentHandler):
             self._append("。" if _WIDE.search(text) else ". ")
         self._is_sentence_over = True
 
-    def _break_s(self, attrs: Mapping[str, str]) -> float:
-        if "time" not in attrs:
-            return float(self._choice(attrs, "strength", _STRENGTHS, _STRENGTHS["medium"]))
-        seconds = seconds_of(attrs["time"])
-        if seconds is None or seconds > MAX_PAUSE_S:
-            raise self._bad("time", attrs["time"], f"0-{MAX_PAUSE_S:g} s, such as 500ms or 0.5s")
-        return seconds
+    def _break(self, attrs: Mapping[str, str]) -> None:
+        try:
+            self._pause(break_s(attrs))
+        except ValueError as error:
+            raise self.invalid(str(error)) from None
 
     def _prosody(self, state: _State, attrs: Mapping[str, str]) -> _State:
         rate = self._scale(attrs, "rate", _RATES, _RATE_RANGE, "a factor (0.25-4), a percentage")
@@ -346,7 +356,11 @@ class _Handler(ContentHandler):
         return values[attrs[name]]
 
     def _bad(self, name: str, value: str, valid: str) -> InvalidMarkup:
-        return self.invalid(f"{name} is {value[:40]!r}; valid: {valid}")
+        return self.invalid(_problem(name, value, valid))
+
+
+def _problem(name: str, value: str, valid: str) -> str:
+    return f"{name} is {value[:40]!r}; valid: {valid}"
 
 
 def _sound(passage: Passage) -> tuple[float, float, float, str, str]:

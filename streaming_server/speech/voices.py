@@ -95,8 +95,12 @@ class VoiceLibrary:
 
         No path is built from it.
         """
+        return self.built_in(name) or await asyncio.to_thread(self._find_upload, name)
+
+    def built_in(self, name: str) -> Voice | None:
+        """As `find`, without uploads; it precedes an upload of the same name."""
         listed = next((voice for voice in self.all() if name in _names(voice)), None)
-        return listed or self._blend(name) or await asyncio.to_thread(self._find_upload, name)
+        return listed or self._blend(name)
 
     async def require(self, name: str, field: str = "voice") -> Voice:
         """As `find`.

@@ -182,16 +182,24 @@ class Connection:
             case "synthesize-start":
                 if stream is not None and stream.pieces is not None:
                     stream.pieces.put_nowait(None)
-                    self._stream = None
-                start = validated(_Start, event.data, "body")
-                self._stream = _Job(start.voice, pieces=asyncio.Queue())
+                self._stream = _Job(pieces=asyncio.Queue())
+                try:
+                    self._stream.voice = validated(_Start, event.data, "body").voice
+                except InvalidRequest as error:
+                    self._stream.error = error  # its chunks and its stop belong to it all the same
                 self._enqueue(self._stream)
             case "synthesize-chunk" | "synthesize-stop" if stream is None or stream.pieces is None:
-                error = InvalidRequest(f"{event.type} without synthesize-start", "type")
-                self._enqueue(_Job(error=error, pieces=asyncio.Queue()))
+                missing = InvalidRequest(f"{event.type} without synthesize-start", "type")
+                self._enqueue(_Job(error=missing, pieces=asyncio.Queue()))
             case "synthesize-chunk":
                 assert stream is not None
-                self._append(stream, validated(_Chunk, event.data, "body").text)
+                assert stream.pieces is not None
+                try:
+                    text = validated(_Chunk, event.data, "body").text
+                except InvalidRequest as error:
+                    stream.pieces.put_nowait(error)
+                else:
+                    self._append(stream, text)
             case "synthesize-stop":
                 assert stream is not None
                 assert stream.pieces is not None

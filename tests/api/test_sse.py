@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
 from streaming_server.api import sse
 
 
-def test_an_event_is_one_line_of_json() -> None:
-    assert sse.event({"type": "done", "text": "一\n二"}) == 'data: {"type": "done", "text": "一\\n二"}\n\n'.encode()
+def test_an_event_is_one_line_of_json_for_every_client() -> None:
+    """Some clients also divide lines where `str.splitlines` does."""
+    content = {"type": "done", "text": "一\n二\u2028三"}
+    line, blank = sse.event(content).decode().splitlines()
+    assert (json.loads(line.removeprefix("data: ")), blank) == (content, "")
 
 
 def test_comments_are_written_until_there_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,8 +223,32 @@ def test_without_espeak_another_language_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     monkeypatch.setattr(engine, "_espeak", None)
-    with pytest.raises(InvalidRequest, match=r"needs espeak-ng \(scripts/install espeak\)"):
+    with pytest.raises(InvalidRequest, match=r"text is in .* needs espeak-ng \(scripts/install espeak\)"):
         speak(engine, "Hola.", own("ef_dora"))
+
+
+@pytest.mark.parametrize(
+    ("text", "voice", "language", "problem"),
+    [
+        ("Hello there. नमस्ते", "af_heart", "", "needs espeak-ng"),
+        ("Hello there.", "ef_dora", "", "needs espeak-ng"),
+        ("42", "ef_dora", "", "needs espeak-ng"),
+        ("Hello there.", "af_heart", "it", "needs espeak-ng"),
+        ("Hello there.", "ef_dora", "en", ""),
+        ("東京", "af_heart", "", ""),
+        ("東京", "af_heart", "ja", "needs mojimoji: scripts/install kokoro japanese"),
+        ("東京です", "af_heart", "", "needs mojimoji"),
+        ("Hello. Привет", "af_heart", "", "cannot speak, 'Привет'"),
+    ],
+)
+def test_what_cannot_be_spoken_is_known_before_the_synthesis(
+    engine: KokoroEngine, monkeypatch: pytest.MonkeyPatch, text: str, voice: str, language: str, problem: str
+) -> None:
+    for name in ("espeakng_loader", "mojimoji"):
+        monkeypatch.setitem(sys.modules, name, None)
+    found = engine.refusal(SpeechRequest(text, own(voice), language=language))
+    assert problem in found
+    assert bool(found) is bool(problem)
 
 
 def test_mandarin_tones_have_their_contours(engine: KokoroEngine) -> None:
@@ -406,3 +430,6 @@ def test_a_server_speaks_in_the_voices_and_their_blends(folder: Path) -> None:
         assert len({answer.content for answer in (one, other, blend)}) == 3
         assert openai.content == other.content
         assert speech("af_heart+af_nobody").status_code == 400
+        form = {"name": "af_heart+am_onyx", "consent": "in writing"}
+        taken = live.client.post("/v1/audio/voices", data=form, files={"audio_sample": ("a.wav", b"any")})
+        assert (taken.status_code, "taken" in taken.text) == (400, True)

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from streaming_server.joined_head import JoinedHead
-from tests.support.fakes import tone
-from tests.support.server import RECORDINGS, LiveServer, eventually, running, speaking
+from tests.support.fakes import FOREVER, tone
+from tests.support.server import RECORDINGS, LiveServer, by_text, eventually, running, speaking
 
 BODY = json.dumps({"text": "a"}).encode()
 POST = b"POST /synthesize_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -164,6 +164,12 @@ def test_a_body_too_large_is_refused_instead_of_asked_for(server: LiveServer) ->
         assert everything(connection).startswith(b"HTTP/1.1 200")
 
 
+@pytest.fixture(scope="module")
+def locked() -> Iterator[LiveServer]:
+    with running(speaking(tone(0.1)), api_keys=("secret",)) as live:
+        yield live
+
+
 MANY = b"".join(b"X-%d: 1\r\n" % number for number in range(7000))
 
 
@@ -180,12 +186,11 @@ MANY = b"".join(b"X-%d: 1\r\n" % number for number in range(7000))
     ],
     ids=["open field", "many open", "many", "field", "open path", "path", "blanks"],
 )
-def test_a_head_too_large_is_a_431_without_a_key(request_: bytes) -> None:
-    with running(speaking(tone(0.1)), api_keys=("secret",), wait=False) as live:
-        received = answers(live, request_)
-        assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), received[:100]
-        assert b"connection: close" in received
-        assert live.get("/health").status_code == 200
+def test_a_head_too_large_is_a_431_without_a_key(locked: LiveServer, request_: bytes) -> None:
+    received = answers(locked, request_)
+    assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), received[:100]
+    assert b"connection: close" in received
+    assert locked.get("/health").status_code == 200
 
 
 def test_a_head_within_the_limit_is_served(server: LiveServer) -> None:
@@ -230,15 +235,56 @@ def test_a_head_in_drops_is_given_up() -> None:
         assert drip(connection, b"X: a\r\n").startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.parametrize("path", [b"/synthesize_stream", b"/api/v1/upload/audio", b"/generate-upload", b"/nowhere"])
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[LiveServer]:
+    with running(by_text({"a": [tone(0.1)], "held": [FOREVER]}), body_timeout_s=0.2) as live:
+        yield live
+
+
+def half_a_body(path: str, sent: bytes = b"") -> bytes:
+    kind = "multipart/form-data; boundary=b" if "upload" in path else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nOrigin: http://page\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n"
+    return f"{head}\r\n".encode() + sent
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/synthesize_stream", {"detail"}),
+        ("/api/v1/upload/audio", {"success", "message"}),
+        ("/generate-upload", {"success", "message"}),
+        ("/v1/audio/speech", {"error"}),
+    ],
+)
 @pytest.mark.parametrize("sent", [b"", b"--b\r\n"])
-def test_a_body_that_stops_is_given_up(path: bytes, sent: bytes) -> None:
-    kind = b"multipart/form-data; boundary=b" if b"upload" in path else b"application/json"
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n" % (path, kind)
-    with running(speaking(tone(0.1)), body_timeout_s=0.2) as live:
-        received = answers(live, head + sent)
-        assert received.startswith(b"HTTP/1.1 404" if path == b"/nowhere" else b"HTTP/1.1 408")
-        assert live.get("/health").status_code == 200
+def test_a_body_that_stops_is_given_up(impatient: LiveServer, path: str, fields: set[str], sent: bytes) -> None:
+    head, _, answer = answers(impatient, half_a_body(path, sent)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408")
+    assert fields <= set(json.loads(answer))
+    assert b" 0.2 s" in answer or b"1024 bytes per second" in answer
+    for header in (b"access-control-allow-origin: *", b"x-request-id: ", b"connection: close"):
+        assert header in head
+    assert impatient.get("/health").status_code == 200
+
+
+def test_a_body_that_stops_does_not_delay_a_404(impatient: LiveServer) -> None:
+    assert answers(impatient, half_a_body("/nowhere")).startswith(b"HTTP/1.1 404")
+
+
+def test_a_body_that_stops_does_not_harm_an_earlier_answer(impatient: LiveServer) -> None:
+    first = SIZED + b"\r\n" + BODY
+    whole = answers(impatient, SIZED + b"Connection: close\r\n\r\n" + BODY).partition(b"\r\n\r\n")[2]
+    for rest in (half_a_body("/synthesize_stream"), POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"):
+        received = answers(impatient, first + rest)
+        assert received.startswith(b"HTTP/1.1 200")
+        assert received.partition(b"\r\n\r\n")[2].startswith(whole + b"HTTP/1.1 40"), received[-500:]
+
+
+def test_the_body_of_a_get_that_stops_ends_its_wait(impatient: LiveServer) -> None:
+    received = answers(impatient, half_a_body("/synthesize_stream_opus?text=held").replace(b"POST", b"GET"))
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b'{"detail":' in received
+    eventually(lambda: impatient.queue()["queue_available"])
 
 
 def test_a_body_in_drops_is_given_up() -> None:

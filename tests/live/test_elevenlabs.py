@@ -181,6 +181,13 @@ def test_times_of_characters(sdk: ElevenLabs) -> None:
     assert b"".join(base64.b64decode(line.audio_base_64) for line in lines) == base64.b64decode(whole.audio_base_64)
 
 
+def test_line_separators_in_a_text_lose_no_line(sdk: ElevenLabs) -> None:
+    asked: Any = {"voice_id": "voice_01", "text": "One\u2028two. Three\u2029four.", "output_format": "pcm_24000"}
+    lines = list(sdk.text_to_speech.stream_with_timestamps(**asked))
+    whole = sdk.text_to_speech.convert_with_timestamps(**asked)
+    assert b"".join(base64.b64decode(line.audio_base_64) for line in lines) == base64.b64decode(whole.audio_base_64)
+
+
 def test_the_precision_is_stated() -> None:
     engines = {"segment": speaking_texts(), "engine": MeasuringEngine(lambda _: [tone(0.5)])}
     for precision, engine in engines.items():

@@ -165,6 +165,17 @@ def test_sentences_without_a_space_behind_are_not_glued_together(server: LiveSer
     assert texts == ["Hello there.", "Yes.", "It works."]
 
 
+def test_a_message_is_a_whole_sentence_with_auto_mode(server: LiveServer) -> None:
+    sentences = ["Okay.", "3 items are left.", "Dr.", "iPhones? "]
+    with Client(server, auto_mode="true") as client:
+        for text in (*sentences, "No end"):
+            client.send(text=text, context_id="a")
+        client.send(context_id="a", flush=True)
+        client.send(context_id="a", close_context=True)
+        texts = ["".join(alignment["chars"]).strip() for alignment in alignments(client.until_final())]
+    assert texts == [*(sentence.strip() for sentence in sentences), "No end"]
+
+
 def test_tags_are_read_where_the_query_says_so(server: LiveServer) -> None:
     with Client(server, enable_ssml_parsing="true", language_code="de") as client:
         assert client.socket.response is not None
@@ -276,9 +287,25 @@ def test_a_failing_context_leaves_the_others_alive() -> None:
         client.until_final()
         client.send(text="Good one.", context_id="c", voice_settings={"speed": 9})
         assert client.next()["error"] == "invalid_voice_settings"
-        client.send(text="Good one.", context_id="c", voice_settings=None, flush=True)
+        client.send(text="Good one", context_id="c", voice_settings=None, flush=None, close_socket=None)
+        broken: list[dict[str, Any]] = [
+            {"voice_settings": {"speed": "fast"}},
+            {"text": 3},
+            {"text": "x" * 131072},
+            {"flush": "now"},
+        ]
+        for fields in broken:
+            client.send(text="Bad one", context_id="d")
+            client.send(**fields, context_id="d")
+            error = client.next()
+            assert (error["contextId"], error["code"]) == ("d", 1008)
+            assert client.next() == {"audio": None, "isFinal": True, "contextId": "d"}
+        client.send(context_id="c", close_context=None, flush=True)
         client.send(context_id="c", close_context=True)
         assert len(audio_of(client.until_final())) == 2 * round(0.1 * RATE_HZ)
+        client.send(context_id=5, text="Whose?")
+        assert "contextId" not in client.next()
+        assert client.close_code() == 1008
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,21 @@ def test_a_full_queue_is_tried_again_by_the_client() -> None:
         holding.close()
 
 
+def test_audio_is_refused_at_once_where_the_wait_is_too_long_but_events_are_not(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "m", "input": "a"}
+    server.post(SPEECH, body).raise_for_status()  # measures the speed
+    for wait_s, status in ((25.5, 503), (24.5, 200)):
+        monkeypatch.setattr(server.service.slot, "expected_wait_s", lambda _, wait_s=wait_s: wait_s)
+        response = server.post(SPEECH, body)
+        assert response.status_code == status
+        assert server.post(SPEECH, body | {"stream_format": "sse"}).status_code == 200
+        if status == 503:
+            assert response.headers["retry-after"] == "26"
+            assert "within 25 s" in response.json()["error"]["message"]
+
+
 def test_a_failure_inside_the_engine_is_a_500() -> None:
     with running(speaking(ValueError("/secret/path"))) as live, client_of(live) as client:
         with pytest.raises(openai.InternalServerError) as caught:

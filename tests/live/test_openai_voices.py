@@ -146,6 +146,8 @@ def test_uploads_are_listed_in_both_forms(server: LiveServer, recording: bytes) 
     assert listed["uploaded_voices"] == [stored]
     legacy = server.get(VOICES, params={"legacy": "true"}).json()["voices"]
     assert (legacy[0], legacy[-1]) == ("alloy", "narrator")
+    cloned = server.get(f"/v1/voices/{created['id']}").json()
+    assert (cloned["voice_id"], cloned["category"]) == ("narrator", "cloned")
     spoken(server, voice="narrator")
     assert server.engine.requests[-1].voice.transcript == "One two."
 
@@ -195,6 +197,8 @@ def _is_expired(live: LiveServer, recording: bytes) -> bool:
     [
         ({"name": "nova"}, "taken"),
         ({"name": "marin"}, "taken"),
+        ({"name": "voice_01"}, "taken"),
+        ({"name": "voice_01.wav"}, "taken"),
         ({"name": "f" * 64}, "taken"),
         ({"name": "a,b"}, "name"),
         ({"name": "  "}, "name"),
@@ -225,8 +229,9 @@ def test_other_refusals_of_uploads(server: LiveServer, recording: bytes) -> None
     assert missing.json()["error"]["param"] == "audio_sample"
     large = upload(server, bytes(10 * 1024 * 1024 + 1), name="d")
     assert (large.status_code, "10 MiB" in large.text) == (413, True)
-    shipped = server.client.delete(f"{VOICES}/nova")
-    assert (shipped.status_code, "not an upload" in shipped.text) == (400, True)
+    for name in ("nova", "voice_01"):
+        shipped = server.client.delete(f"{VOICES}/{name}")
+        assert (shipped.status_code, "not an upload" in shipped.text) == (400, True)
     gone = server.client.delete(f"{VOICES}/nobody")
     assert (gone.status_code, gone.json()["success"]) == (404, False)
 

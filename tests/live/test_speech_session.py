@@ -205,6 +205,16 @@ def test_words_have_times_that_are_exact_at_the_ends_of_a_sentence(server: LiveS
         assert times == ([("One", 0, 30), ("two.", 40, 80)] if index == 0 else [("你", 0, 10), ("好", 10, 20)])
 
 
+def test_the_words_of_a_long_text_come_in_several_messages_of_256_kib_at_most(server: LiveServer) -> None:
+    with session(server, **STREAMED | {"split_granularity": "none"}, word_timestamps=True) as client:
+        client.say("好" * 6000)
+        chunks = [message for message in client.until("session.done") if message["type"] == "audio.chunk"]
+    assert max(len(json.dumps(chunk, ensure_ascii=False).encode()) for chunk in chunks) <= 256 * 1024
+    assert [chunk["chunk_id"] for chunk in chunks] == list(range(len(chunks)))
+    words = [word for chunk in chunks if not chunk["audio_b64"] for word in chunk["timestamps"]]
+    assert [(word["word"], word["start_ms"]) for word in words] == [("好", 10 * place) for place in range(6000)]
+
+
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [

@@ -577,6 +577,7 @@ def test_presets_are_voices(server: LiveServer) -> None:
         assert run(server, reference_audio=name).status_code == 200
         assert server.engine.requests[-1].voice.name in presets
         assert presets[server.engine.requests[-1].voice.name]["gender"] == presets[name]["gender"]
+    assert presets["voice_01"]["language"] == presets["default"]["language"] == "en"
 
 
 def test_a_running_stage_says_for_how_long(held: FakeEngine, gate: threading.Event) -> None:

@@ -213,14 +213,26 @@ def test_bad_input_is_an_error_and_an_end_and_the_connection_lives(server: Home,
         ([SynthesizeStart(SynthesizeVoice("nobody")), SynthesizeChunk("Hello."), SynthesizeStop()], "voice_unknown"),
         ([SynthesizeStart(), SynthesizeChunk("a" * 20_001), SynthesizeStop()], "text_too_long"),
         ([SynthesizeStart(), SynthesizeChunk("a\x00. B. C."), SynthesizeStop()], "invalid_request"),
+        ([SynthesizeStart(), Event("synthesize-chunk", {"text": 5}), SynthesizeStop()], "malformed_body"),
         ([SynthesizeChunk("a")], "invalid_request"),
         ([SynthesizeStop()], "invalid_request"),
     ],
 )  # fmt: skip
 def test_a_stream_that_fails_ends_as_the_client_expects(server: Home, events: list[Any], code: str) -> None:
-    found = server.ask(*(event.event() for event in events), until="synthesize-stopped")
+    sent = [event if isinstance(event, Event) else event.event() for event in events]
+    found = server.ask(*sent, until="synthesize-stopped")
     assert kinds(found) == ["error", "synthesize-stopped"]
     assert found[0].data["code"] == code
+
+
+def test_a_start_that_is_refused_begins_a_stream_all_the_same(server: Home) -> None:
+    text = "A sentence."
+    start = SynthesizeStart(text_format="ssml").event()
+    rest = [*[SynthesizeChunk(text).event()] * 20, say(text * 20), SynthesizeStop().event()]
+    before = len(server.live.engine.requests)
+    found = server.ask(start, *rest, say("after"), until="audio-stop")
+    assert [event.type for event in found[:3]] == ["error", "synthesize-stopped", "audio-start"]
+    assert [request.text for request in server.live.engine.requests[before:]] == ["after"]
 
 
 def test_a_full_queue_and_a_broken_engine_are_errors() -> None:

@@ -200,6 +200,17 @@ async def test_the_expected_wait_is_that_of_the_characters_that_wait(clock: Cloc
     await asyncio.gather(*waiting)
 
 
+async def test_a_wait_that_is_too_long_is_refused_by_a_measured_speed_only(clock: Clock) -> None:
+    slot = Slot(32, 600)
+    async with slot.enter("a" * 10_000, None):
+        slot.check_wait(25)
+        clock.now_s += 5_000
+    async with slot.enter("a" * 100, None):
+        slot.check_wait(51)
+        with pytest.raises(QueueTimeout, match="within 49 s"):
+            slot.check_wait(49)
+
+
 async def test_a_synthesis_that_was_cut_short_tells_nothing_about_the_speed(clock: Clock) -> None:
     slot = Slot(32, 600)
     for _ in range(40):

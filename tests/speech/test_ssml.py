@@ -337,7 +337,7 @@ def test_marks_are_reached_at_the_ends_of_spans_and_within_them() -> None:
 
 
 _PHONEME = '<phoneme alphabet="x-sampa" ph="&quot;x">d e</phoneme>'
-TAGGED = f'a < b <break time="1.5s" />c {_PHONEME} <br> <breakfast> <phoneme ph="x">f'
+TAGGED = f'a < b <break time="1.5s" /><break/>c<break strength="weak"/> {_PHONEME} <br> <breakfast> <phoneme ph="x">f'
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
@@ -346,7 +346,8 @@ def test_tags_within_a_text_are_read_however_they_arrive(size: int) -> None:
     found = [piece for at in range(0, len(TAGGED), size) for piece in tags.push(TAGGED[at : at + size])]
     found += tags.flush()
     texts = [piece if isinstance(piece, str) else f"({piece.text}|{piece.ipa})" for piece in found]
-    assert "".join(texts) == 'a < b [pause 1.500s]c (d e|ˈx) <br> <breakfast> <phoneme ph="x">f'
+    shown = 'a < b [pause 1.500s][pause 0.400s]c[pause 0.200s] (d e|ˈx) <br> <breakfast> <phoneme ph="x">f'
+    assert "".join(texts) == shown
     plain, given = without_tags(TAGGED)
     assert [plain[each.start : each.end] for each in given] == ["d e"]
     assert without_tags("<" * 1000)[0] == "<" * 1000
@@ -356,7 +357,8 @@ def test_tags_within_a_text_are_read_however_they_arrive(size: int) -> None:
     ("tag", "problem"),
     [
         ('<break time="11s"/>', "0-10 s"),
-        ("<break/>", "0-10 s"),
+        ('<break time=""/>', "0-10 s"),
+        ('<break strength="very"/>', "x-strong"),
         ('<phoneme alphabet="x" ph="a">a</phoneme>', "cmu-arpabet"),
         ('<phoneme alphabet="x-sampa" ph="é">a</phoneme>', "X-SAMPA"),
     ],

@@ -16,7 +16,7 @@ from streaming_server.api.requests import RequestBuilder
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.domain import PronouncedText, TextPieces, TextSignal, Voice
 from streaming_server.errors import ForbiddenCharacter, SpeechServerError, TextTooLong
-from streaming_server.segmentation import is_certain_end, is_sentence, needs_space
+from streaming_server.segmentation import ends_in_mark, is_certain_end, is_sentence, needs_space
 from streaming_server.speech.inline_tags import InlineTags
 from streaming_server.speech.stream import SpeechStats, SpeechStream, StreamState
 from streaming_server.speech.timeline import Passage
@@ -41,6 +41,7 @@ class Context:
         fields: Mapping[str, Any],
         *,
         language: str,
+        gets_sentences: bool,
         counts_from_start: bool,
         reads_tags: bool,
     ) -> None:
@@ -53,6 +54,7 @@ class Context:
             channel: where its messages go.
             fields: part of each of its messages.
             language: of the text; empty for the engine's choice.
+            gets_sentences: a message that ends in a sentence's mark is whole.
             counts_from_start: times are from the context's start, in place of the previous alignment's end.
             reads_tags: the text may have tags, as `InlineTags` reads them.
         """
@@ -62,6 +64,7 @@ class Context:
         self._encoder = encoder
         self._channel = channel
         self._fields = fields
+        self._gets_sentences = gets_sentences
         self._counts_from_start = counts_from_start
         self._tags = InlineTags() if reads_tags else None
         self._pieces: asyncio.Queue[str | PronouncedText | TextSignal | None] = asyncio.Queue()
@@ -107,6 +110,8 @@ class Context:
             self._flushed_s = None
         for piece in self._tags.push(text) if self._tags else [text]:
             self._append(piece)
+        if self._gets_sentences and ends_in_mark(text):
+            self._put_flush()
 
     def _append(self, piece: str | PronouncedText) -> None:
         text = piece.text if isinstance(piece, PronouncedText) else piece
@@ -123,8 +128,7 @@ class Context:
         """Synthesise all that has been written."""
         self._append_rest()
         self._flushed_s, self._is_bare_flush = asyncio.get_running_loop().time(), not has_text
-        if self._last is not TextSignal.FLUSH:
-            self._put_flush()
+        self._put_flush()
 
     def end(self) -> None:
         """Complete the text: the context ends after its audio."""
@@ -168,8 +172,9 @@ class Context:
             self._append(piece)
 
     def _put_flush(self) -> None:
-        self._last = TextSignal.FLUSH
-        self._pieces.put_nowait(TextSignal.FLUSH)
+        if self._last is not TextSignal.FLUSH:
+            self._last = TextSignal.FLUSH
+            self._pieces.put_nowait(TextSignal.FLUSH)
 
     async def _text(self) -> TextPieces:
         while (piece := await self._pieces.get()) is not None:

@@ -126,8 +126,10 @@ class ElevenLabsDialect(Dialect):
 
     async def voice(self, request: Request) -> Response:
         voice_id, base_url = request.path_params["voice_id"], str(request.base_url)
-        listed = next((voice for voice in await self._voices(base_url) if voice["voice_id"] == voice_id), None)
-        return JSONResponse(listed or _listed(await self.voices.require(voice_id, "voice_id"), base_url))
+        found = await self.voices.require(voice_id, "voice_id")
+        listed = {voice["voice_id"]: voice for voice in await self._voices(base_url)}
+        # An upload with a name is listed by it; it is found by its own id too.
+        return JSONResponse(listed.get(found.name) or listed.get(found.title) or _listed(found, base_url))
 
     async def voice_pages(self, request: Request) -> Response:
         query = parse_query(request, VoicePageQuery)

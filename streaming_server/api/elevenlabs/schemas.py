@@ -45,6 +45,8 @@ class SessionQuery(Body):
     output_format: str = DEFAULT_FORMAT
     inactivity_timeout: Annotated[int, Field(ge=1, le=180)] = 20
     """In seconds."""
+    auto_mode: bool = False
+    """A message that ends in a sentence's mark is synthesised at once: the client sends whole sentences."""
     sync_alignment: bool = False
     """Times count from the start of the context, in place of the previous alignment's end."""
     enable_ssml_parsing: bool = False

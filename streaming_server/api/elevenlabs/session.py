@@ -20,22 +20,23 @@ from streaming_server.api.operations import ignored_header
 from streaming_server.api.record import COMPLETE, RequestRecord
 from streaming_server.api.requests import RequestBuilder
 from streaming_server.domain import Capability, Voice, language_tag
-from streaming_server.errors import InvalidRequest, QueueTimeout, ShuttingDown, SpeechServerError
+from streaming_server.errors import InvalidRequest, ShuttingDown, SpeechServerError
 
 MAX_CONTEXTS = 5
 MAX_MESSAGE_BYTES = 128 * 1024
+_MAX_ID_CHARACTERS = 256
 _MAX_WAIT_S = 10.0
 """For the slot: clients give a context so long until its first audio."""
 
 
 class _Message(Body):
     text: str | None = None
-    context_id: Annotated[str, Field(max_length=256)] | None = None
+    context_id: Annotated[str, Field(max_length=_MAX_ID_CHARACTERS)] | None = None
     voice_settings: VoiceSettings | None = None
     """Counts in the first message of a context."""
-    flush: bool = False
-    close_context: bool = False
-    close_socket: bool = False
+    flush: bool | None = None
+    close_context: bool | None = None
+    close_socket: bool | None = None
 
 
 class ElevenLabsSession:
@@ -138,9 +139,16 @@ class ElevenLabsSession:
             SpeechServerError: the session cannot go on.
         """
         content, size = await message_fields(self._websocket, message, "text")
-        if size > MAX_MESSAGE_BYTES:
-            raise InvalidRequest(f"the message is larger than {MAX_MESSAGE_BYTES} bytes", "text")
-        fields = validated(_Message, content, "body")
+        try:
+            if size > MAX_MESSAGE_BYTES:
+                raise InvalidRequest(f"the message is larger than {MAX_MESSAGE_BYTES} bytes", "text")
+            fields = validated(_Message, content, "body")
+        except InvalidRequest as error:
+            named = content.get("context_id") if self._is_multi and isinstance(content, dict) else None
+            if not isinstance(named, str) or len(named) > _MAX_ID_CHARACTERS:
+                raise
+            await self._fail_context(error, named)
+            return
         if self._is_multi and fields.close_socket:
             self._channel.end(1000, "", COMPLETE)
             return
@@ -179,9 +187,13 @@ class ElevenLabsSession:
         except SpeechServerError as error:
             if not self._is_multi:
                 raise
-            await self._channel.send(error_message(error, contextId=context_id))
-            if context is not None:
-                context.cancel()
+            await self._fail_context(error, context_id)
+
+    async def _fail_context(self, error: SpeechServerError, context_id: str | None) -> None:
+        """Report an error of one context, and end it if it is open."""
+        await self._channel.send(error_message(error, contextId=context_id))
+        if context := self._contexts.get(context_id):
+            context.cancel()
 
     def _open(self, context_id: str | None, settings: VoiceSettings | None) -> Context:
         """
@@ -191,10 +203,9 @@ class ElevenLabsSession:
         if len(self._contexts) >= MAX_CONTEXTS or self._unfinished >= 2 * MAX_CONTEXTS:
             raise TooManyContexts(f"{MAX_CONTEXTS} contexts are open; close one first", "context_id")
         assert self._voice is not None
-        query, slot = self._query, self._service.slot
+        query = self._query
         how = delivery(self._service.engine.info.capabilities, settings, query.seed)
-        if slot.expected_wait_s(slot.position_of_newcomer) > _MAX_WAIT_S:
-            raise QueueTimeout(_MAX_WAIT_S)
+        self._service.slot.check_wait(_MAX_WAIT_S)
         context = Context(
             self._requests,
             self._voice,
@@ -203,6 +214,7 @@ class ElevenLabsSession:
             self._channel,
             {"contextId": context_id} if self._is_multi else {},
             language=query.language_code or "",
+            gets_sentences=query.auto_mode,
             counts_from_start=query.sync_alignment,
             reads_tags=query.enable_ssml_parsing,
         )

@@ -49,6 +49,8 @@ _MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LONGEST_INPUT = 4096
 QUEUE_KEEP_ALIVE_S = 5.0
 """Maximum time without data in an event stream."""
+_MAX_SILENT_WAIT_S = 25.0
+"""For the slot, without `stream_format: sse`: nothing keeps the connection alive, and LiveKit gives up after 30 s."""
 _TOKENS_PER_SECOND = 50
 """Audio tokens per second for the usage count: one per 20 ms."""
 _MOST_EMOTION = 1.5
@@ -100,6 +102,8 @@ class OpenAIDialect(Dialect):
                 raise InvalidRequest("word_timestamps needs stream_format sse", "word_timestamps")
             if body.word_timestamps and speech.script:
                 raise InvalidRequest("word_timestamps is not available for a dialogue", "word_timestamps")
+            if not is_sse:
+                self.service.slot.check_wait(_MAX_SILENT_WAIT_S)
             headers = {**sse.HEADERS, **ignored_header(self.requests.ignored(speech))}
             # Events, and audio with a voice of this request only, cannot be resumed.
             keep = not is_sse and given is None

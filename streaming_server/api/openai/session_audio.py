@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ from streaming_server.domain import Emotion, Generation, Voice
 from streaming_server.errors import AudioTooLarge, ReaderTooSlow, SpeechServerError
 from streaming_server.speech.stream import SpeechStats, SpeechStream
 from streaming_server.speech.timeline import Passage, precision_of
+
+_MAX_WORDS_BYTES = 192 * 1024
+"""Of the words in one message: a message has at most 256 KiB."""
+_WORD_BYTES, _CHARACTER_BYTES = 64, 4
+"""The most that a word takes as JSON, beside its characters and for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +140,13 @@ class SentenceAudio:
         if not self._is_started:
             await self._start()
         if self._config.word_timestamps:
-            await self._send_chunk(chunk, self._sent_bytes, b"", passages)
+            precision = {"alignment_precision": precision_of(passages)}
+            for number, words in enumerate(_batches(passages), chunk):
+                await self._send_chunk(number, self._sent_bytes, b"", words, **precision)
 
-    async def _send_chunk(self, number: int, begin: int, piece: bytes, passages: Sequence[Passage] | None) -> None:
-        timed: dict[str, Any] = {"timestamps": None}
-        if passages is not None:
-            words = [
-                {"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
-                for passage in passages
-                for word in passage.words()
-            ]
-            timed = {"timestamps": words, "alignment_precision": precision_of(passages)}
+    async def _send_chunk(
+        self, number: int, begin: int, piece: bytes, words: Sequence[Mapping[str, Any]] | None, **fields: Any
+    ) -> None:
         await self._channel.send(
             {
                 "type": "audio.chunk",
@@ -156,10 +157,25 @@ class SentenceAudio:
                 "sample_rate": self._rate_hz,
                 "channels": 1,
                 "audio_b64": base64.b64encode(piece).decode(),
-                **timed,
+                "timestamps": words,
+                **fields,
             }
         )
 
     def _ms(self, size: int) -> int:
         """Return the duration of a number of bytes of samples."""
         return round(size / 2 / self._rate_hz * 1000)
+
+
+def _batches(passages: Sequence[Passage]) -> Iterator[list[dict[str, Any]]]:
+    """The words of passages in messages of at most `_MAX_WORDS_BYTES`; at least one message."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for word in (word for passage in passages for word in passage.words()):
+        word_bytes = _WORD_BYTES + _CHARACTER_BYTES * len(word.text)
+        if batch and size + word_bytes > _MAX_WORDS_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append({"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)})
+        size += word_bytes
+    yield batch

@@ -35,7 +35,7 @@ from streaming_server.api.openai.voice_schemas import (
 )
 from streaming_server.api.operations import ApiRoute
 from streaming_server.domain import Voice
-from streaming_server.errors import ForbiddenCharacter, InvalidRequest, VoiceUnknown
+from streaming_server.errors import ForbiddenCharacter, InvalidRequest, VoiceNotFound, VoiceUnknown
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.uploads import Upload
 from streaming_server.jobs.voice_store import NameTaken, StoredVoice, VoiceConsent, is_reserved
@@ -77,6 +77,10 @@ class VoiceNames:
         named = [name for name, stem in _NUMBERED.items() if stem in known or name in known]
         named += [name for name, other in _ALIASES.items() if other in named or name in known]
         return list(dict.fromkeys([*named, *(name for name in known if name not in _NUMBERED.values())]))
+
+    def is_shipped(self, name: str) -> bool:
+        """Whether a voice that is not an upload has the name; `find` prefers it to an upload."""
+        return name in self.shipped() or self._voices.built_in(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +137,13 @@ class VoiceRoutes(Dialect):
 
     async def delete(self, request: Request) -> Response:
         name = request.path_params["voice_id"]
-        if name in VoiceNames(self.voices).shipped():
-            raise InvalidRequest(
-                f"voice {name[:80]!r} is not an upload; only uploads can be deleted", "voice_id", "path"
-            )
-        gone = await self._run(self.storage.voices.delete, name)
+        try:
+            gone = await self._run(self.storage.voices.delete, name)
+        except VoiceNotFound:
+            if not VoiceNames(self.voices).is_shipped(name):
+                raise
+            message = f"voice {name[:80]!r} is not an upload; only uploads can be deleted"
+            raise InvalidRequest(message, "voice_id", "path") from None
         body: VoiceDeleted = {
             "id": gone.id,
             "object": "audio.voice.deleted",
@@ -219,7 +225,7 @@ async def add_voice(
         if found := forbidden_character(text):
             raise ForbiddenCharacter(*found, field)
     name = name.strip()
-    if name in VoiceNames(voices).shipped() or is_reserved(name):
+    if VoiceNames(voices).is_shipped(name) or is_reserved(name):
         raise NameTaken(name)
     upload = await _received(storage, path, name)
     return await storage.request_threads.run(storage.voices.add, name, upload, consent.strip(), ref_text, description)

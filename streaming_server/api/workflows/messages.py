@@ -241,12 +241,17 @@ def _presets(made: Mapping[str, Any]) -> dict[str, Any]:
         preset["name"]: {
             "name": _PRESETS.get(preset["name"], (preset["name"], ""))[0],
             "description": _PRESETS.get(preset["name"], ("", preset["file"]))[1],
-            "language": "multi",
+            "language": _language(preset.get("languages", ())),  # results of an earlier version have none
             "gender": preset["gender"],
         }
         for preset in made["presets"]
     }
     return {"status": "success", "presets": presets, "total_count": len(presets)}
+
+
+def _language(languages: Sequence[str]) -> str:
+    """The language of a voice; ``multi`` where it is unknown or one of several."""
+    return languages[0] if len(languages) == 1 else "multi"
 
 
 _ANSWERS = {

@@ -95,25 +95,33 @@ def runs(text: str, named: str = "") -> Iterator[tuple[str, str]]:
     Digits, punctuation and spaces belong to what stands before them, at the start to what follows. A text with kana
     is Japanese, so its Han characters are too.
     """
-    han = "ja" if _KANA.search(text) else "cmn"
     current: str | None = None
     start = 0
-    scripts = _BY_SCRIPT
-    if named:
-        scripts = {**scripts, **dict.fromkeys(_SCRIPTS.get(named.partition("-")[0], ("LATIN",)), named)}
-    languages = {character: _language(character, scripts) for character in set(text)}
+    languages = _by_character(text, named)
     for position, character in enumerate(text):
         language = languages[character]
         if language is None:
             continue
-        if language == "cmn" and not named:
-            language = han
         if current is not None and language != current:
             yield current, text[start:position]
             start = position
         current = language
     if start < len(text):
         yield current or named or DEFAULT, text[start:]
+
+
+def languages_of(text: str, named: str = "") -> set[str]:
+    """The languages of `runs`, in a fraction of its time."""
+    return {language for language in _by_character(text, named).values() if language} or {named or DEFAULT}
+
+
+def _by_character(text: str, named: str) -> dict[str, str | None]:
+    scripts = _BY_SCRIPT
+    if named:
+        scripts = {**scripts, **dict.fromkeys(_SCRIPTS.get(named.partition("-")[0], ("LATIN",)), named)}
+    elif _KANA.search(text):
+        scripts = {**scripts, "CJK": "ja", "BOPOMOFO": "ja"}
+    return {character: _language(character, scripts) for character in set(text)}
 
 
 def _language(character: str, scripts: Mapping[str, str]) -> str | None:

@@ -28,7 +28,7 @@ from streaming_server.domain import (
 )
 from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_of
-from streaming_server.engines.espeak.languages import ALIASES, runs
+from streaming_server.engines.espeak.languages import ALIASES, languages_of, runs
 from streaming_server.engines.espeak.voices import nearest_preset
 from streaming_server.engines.hibari.emotion import with_emotion
 from streaming_server.engines.hibari.joins import Levelled, silence, sounding
@@ -111,6 +111,18 @@ class HibariEngine:
         if self._espeak is not None:
             await self._espeak.warm()
 
+    def refusal(self, request: SpeechRequest) -> str:
+        if self._espeak is not None:
+            return ""
+        hidden = masked(request.text, request.pronunciations)
+        if languages_of(hidden) <= {_ENGLISH}:
+            return ""
+        foreign = next(part for language, part in runs(hidden) if language != _ENGLISH).strip()
+        return (
+            f"has characters that the hibari engine cannot speak, {foreign[:_SHOWN_CHARACTERS]!r}: it speaks Latin "
+            "script as English, and other scripts only where espeak-ng is installed (scripts/install espeak)"
+        )
+
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Yield chunks of 0.15 s at first and up to 0.6 s later.
 
@@ -119,6 +131,8 @@ class HibariEngine:
         """
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=hibari")
+        if problem := self.refusal(request):
+            raise InvalidRequest(f"text {problem}", "text")
         given = request.pronunciations
         language = matching_language(request.language, self.info.languages) or ""
         chosen = "" if language.startswith("en") else ALIASES.get(language, language)
@@ -127,14 +141,6 @@ class HibariEngine:
             parts = await anyio.to_thread.run_sync(_parts, hidden, chosen)
         else:
             parts = _parts(hidden, chosen)
-        foreign = next((part for language, part in parts if language != _ENGLISH), None)
-        if foreign is not None and self._espeak is None:
-            raise InvalidRequest(
-                f"text has characters that the hibari engine cannot speak, {foreign.strip()[:_SHOWN_CHARACTERS]!r}: "
-                "it speaks Latin script as English, and other scripts only where espeak-ng is installed "
-                "(scripts/install espeak)",
-                "text",
-            )
         speaker = await self._speakers.find(request.voice)
         timbre = _with_emotion(speaker.timbre, request.emotion, request.generation.seed)
         other_voice = Voice(nearest_preset(speaker.median_pitch_hz).name, is_preset=True)

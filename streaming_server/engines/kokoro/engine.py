@@ -27,15 +27,16 @@ from streaming_server.domain import (
     pronunciations_within,
 )
 from streaming_server.engines.base import EngineInfo
-from streaming_server.engines.espeak.languages import runs
+from streaming_server.engines.espeak.languages import languages_of, runs
 from streaming_server.engines.kokoro.folder import find_models, find_voices, problem
-from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes
+from streaming_server.engines.kokoro.foreign import ESPEAK_VOICES, EspeakPhonemes, missing_espeak
 from streaming_server.engines.kokoro.network import SAMPLE_RATE_HZ, Network, Speech, available_device
 from streaming_server.engines.kokoro.phonemes import (
     CONVERTERS,
     FIRST_PIECE,
     VOCABULARY,
     Convert,
+    missing_japanese,
     next_limit,
     split,
     tokens,
@@ -137,6 +138,23 @@ class KokoroEngine:
         style = self._styles.style(next(iter(self._voices)), "en-us")
         await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
 
+    def refusal(self, request: SpeechRequest) -> str:
+        language, hidden = _language(request), masked(request.text, request.pronunciations)
+        named = "" if language in LATIN else language
+        found = languages_of(hidden, named)
+        if unknown := found - CONVERTERS.keys() - ESPEAK_VOICES.keys():
+            foreign = next(part for name, part in runs(hidden, named) if name in unknown).strip()
+            return (
+                f"has characters that the kokoro engine cannot speak, {foreign[:_SHOWN_CHARACTERS]!r}: it speaks Latin "
+                "script in the language of the voice, Mandarin, Japanese, and Hindi"
+            )
+        if "en-us" in found:
+            by_voice = latin_language(request.voice.name) if request.voice.is_preset else ""
+            found.add(language if language in LATIN else by_voice)
+        if "ja" in found and (problem := missing_japanese()):
+            return problem
+        return missing_espeak() if found & ESPEAK_VOICES.keys() else ""
+
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Yield chunks of 0.25 s. A text without pronounceable characters gives a short silence.
 
@@ -145,13 +163,15 @@ class KokoroEngine:
         """
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=kokoro")
+        if problem := self.refusal(request):
+            raise InvalidRequest(f"text {problem}", "text")
         voice = await self._voice(request.voice)
         stop, loop = RunOptions(), asyncio.get_running_loop()
 
         def produce(emit: Emit[AudioChunk]) -> None:
             speed = request.speed if self._network.has_speed else 1.0
             step = round(_CHUNK_S * SAMPLE_RATE_HZ)
-            language = _LANGUAGES[matching_language(request.language, _LANGUAGES.keys()) or ""]
+            language = _language(request)
             made = 0  # samples
             pause = _silence(0)  # after the previous piece
             for piece in self._pieces(request.text, voice, loop, language, request.pronunciations):
@@ -212,17 +232,11 @@ class KokoroEngine:
             given: pronunciations of parts of the text.
 
         Raises:
-            InvalidRequest: the text has characters of an unsupported language.
+            EngineUnavailable: a language needs espeak-ng, which does not load.
         """
         latin = language if language in LATIN else latin_language(voice)
         found = runs(masked(text, given), "" if language in LATIN else language)
         parts = [(latin if name == "en-us" else name, part) for name, part in found]
-        if foreign := next((part for name, part in parts if name not in CONVERTERS.keys() | ESPEAK_VOICES.keys()), ""):
-            raise InvalidRequest(
-                f"text has characters that the kokoro engine cannot speak, {foreign.strip()[:_SHOWN_CHARACTERS]!r}: it "
-                "speaks Latin script in the language of the voice, Mandarin, Japanese, and Hindi",
-                "text",
-            )
         limit, start = FIRST_PIECE, 0
         for name, part in parts:
             convert, at = self._converter(name, loop), 0
@@ -242,16 +256,17 @@ class KokoroEngine:
             start += len(part)
 
     def _converter(self, language: str, loop: asyncio.AbstractEventLoop) -> Convert:
-        """
-        Raises:
-            InvalidRequest: a package for the language is not installed.
-        """
         if language in ESPEAK_VOICES:
             self._espeak = self._espeak or EspeakPhonemes()
             return partial(self._espeak.convert, language=language, loop=loop)
         if language not in self._converters:
             self._converters[language] = CONVERTERS[language]()
         return self._converters[language]
+
+
+def _language(request: SpeechRequest) -> str:
+    """The language that a request chooses, as an espeak-ng voice; empty for that of the voice or the script."""
+    return _LANGUAGES[matching_language(request.language, _LANGUAGES.keys()) or ""]
 
 
 def _silence(duration_s: float) -> FloatSamples:

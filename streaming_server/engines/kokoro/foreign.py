@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 
 from streaming_server.engines.espeak.bounds import bounded
-from streaming_server.engines.espeak.library import TIE
+from streaming_server.engines.espeak.library import TIE, find_files
 from streaming_server.engines.espeak.process import EspeakProcess
-from streaming_server.errors import EngineUnavailable, InvalidRequest
+from streaming_server.errors import EngineUnavailable
 
 ESPEAK_VOICES: Mapping[str, str] = {"es": "es", "fr": "fr", "hi": "hi", "it": "it", "pt-br": "pt-br"}
 """espeak-ng's names of the languages."""
@@ -23,22 +23,27 @@ _SWITCH = re.compile(r"\([a-z-]+\)")
 """Marks of espeak-ng for words in another language."""
 
 
+def missing_espeak() -> str:
+    """Why there is no espeak-ng, as a phrase that follows a text's name; empty if it is installed."""
+    try:
+        find_files()
+    except EngineUnavailable as error:
+        return (
+            "is in a language for which the kokoro engine needs espeak-ng (scripts/install espeak): it speaks English, "
+            f"Mandarin and Japanese without it ({error})"
+        )
+    return ""
+
+
 class EspeakPhonemes:
     """espeak-ng in a child process, for use from the engine's thread."""
 
     def __init__(self) -> None:
         """
         Raises:
-            InvalidRequest: espeak-ng is not installed.
+            EngineUnavailable: espeak-ng is not installed or does not load.
         """
-        try:
-            self._process = EspeakProcess()
-        except EngineUnavailable as error:
-            raise InvalidRequest(
-                "text is in a language for which the kokoro engine needs espeak-ng (scripts/install espeak): it speaks "
-                f"English, Mandarin and Japanese without it ({error})",
-                "text",
-            ) from error
+        self._process = EspeakProcess()
 
     def convert(self, sentence: str, language: str, loop: asyncio.AbstractEventLoop) -> str:
         """Return the phonemes of one sentence with its punctuation; empty if it has no pronounceable characters.

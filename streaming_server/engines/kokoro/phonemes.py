@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-
-from streaming_server.errors import InvalidRequest
 
 VOCABULARY = {
     character: number
@@ -50,6 +49,7 @@ FIRST_PIECE, MAX_PIECE = 32, 150
 """Numbers of phonemes: about 2 and 10 seconds of speech."""
 _GROWTH = 1.25
 """Growth of a piece relative to the previous one, whose audio lasts while the next one is synthesised."""
+_JAPANESE_PACKAGES = ("fugashi", "jaconv", "mojimoji")
 _CLAUSE_ENDS = ",;:—.!?…"
 
 Convert = Callable[[str], str]
@@ -70,18 +70,16 @@ def mandarin() -> Convert:
     return lambda text: str(convert(text)[0])
 
 
+def missing_japanese() -> str:
+    """Which package for Japanese is missing, as a phrase that follows a text's name; empty if none is."""
+    missing = next((name for name in _JAPANESE_PACKAGES if importlib.util.find_spec(name) is None), "")
+    needed = f"is Japanese, for which the kokoro engine needs {missing}: scripts/install kokoro japanese"
+    return needed if missing else ""
+
+
 def japanese() -> Convert:
-    """
-    Raises:
-        InvalidRequest: the packages are not installed.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            from misaki.cutlet import Cutlet
-    except ImportError as error:
-        raise InvalidRequest(
-            f"text is Japanese, for which the kokoro engine needs {error.name}: scripts/install kokoro japanese", "text"
-        ) from error
+    with warnings.catch_warnings(action="ignore"):
+        from misaki.cutlet import Cutlet
     convert = Cutlet()
     return lambda text: str(convert(text)[0])
 

@@ -90,6 +90,18 @@ class PocketEngine:
         for voice in request.voices:
             await asyncio.to_thread(self._digests.of, self._path(voice))
 
+    def refusal(self, request: SpeechRequest) -> str:
+        if not self._files.code or request.text.isascii():
+            return ""
+        foreign = [letter for letter in request.text if letter.isalpha() and not _is_latin(letter)]
+        if not foreign:
+            return ""
+        shown = "".join(foreign[:_SHOWN_CHARACTERS])
+        return (
+            f"has characters that the pocket engine cannot speak, {shown!r}: the model of the language "
+            f"{self._files.name!r} reads Latin script"
+        )
+
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Yield frames of 80 ms. A voice is analysed at its first use.
 
@@ -103,7 +115,8 @@ class PocketEngine:
             raise EngineNotReady
         if request.generation != Generation(seed=request.generation.seed):
             log.info("generation parameters ignored: engine=pocket")
-        self._check_script(request.text)
+        if problem := self.refusal(request):
+            raise InvalidRequest(f"text {problem}", "text")
         path = self._path(request.voice)
         stop = threading.Event()
 
@@ -144,17 +157,6 @@ class PocketEngine:
         if voice.name not in self._presets:
             raise VoiceUnknown(voice.name, list(self._presets))
         return self._presets[voice.name]
-
-    def _check_script(self, text: str) -> None:
-        if not self._files.code:
-            return
-        if foreign := [letter for letter in text if letter.isalpha() and not _is_latin(letter)]:
-            raise InvalidRequest(
-                f"text has characters that the pocket engine cannot speak, "
-                f"{''.join(foreign[:_SHOWN_CHARACTERS])!r}: the model of the language {self._files.name!r} reads Latin "
-                "script",
-                "text",
-            )
 
 
 def _is_latin(letter: str) -> bool:

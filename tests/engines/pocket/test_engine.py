@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -379,6 +380,25 @@ def test_a_server_clones_a_recording(folder: Path) -> None:
             return answer.content
 
         assert len(speech("voice_01")) % (2 * FRAME) == 0
-        refused = live.post("/v1/audio/speech", {"model": "tts-1", "input": "你好", "voice": "voice_01"})
-        assert refused.status_code == 400, refused.text
-        assert "reads Latin script" in refused.text
+        given = "Hello there. [pause 0.5s] 你好"
+        for options in ({}, {"stream_format": "sse", "word_timestamps": True}):
+            body = {"model": "tts-1", "input": given, "voice": "voice_01"} | options
+            refused = live.post("/v1/audio/speech", body)
+            assert refused.status_code == 400, refused.text
+            error = refused.json()["error"]
+            assert error["param"] == "input"
+            assert re.match("input has characters .*'你好'.* reads Latin script", error["message"])
+        for path, field in [
+            ("/synthesize_stream", "text"),
+            ("/generate-stream", "text"),
+            ("/dev/captioned_speech", "input"),
+            ("/v1/text-to-speech/voice_01/with-timestamps", "text"),
+            ("/api/v1/tts", "text"),
+        ]:
+            for text in (given, "[SPEAKER0] Hello there. [SPEAKER0] 你好"):
+                body = {field: text, "ref_audio": "voice_01"} if path == "/generate-stream" else {field: text}
+                refused = live.post(path, body | ({"prompt_audio_id": "voice_01"} if path == "/api/v1/tts" else {}))
+                assert refused.status_code in {400, 422}, f"{path}: {refused.text}"
+                assert f"{field} has characters" in refused.text
+        asked = live.get("/synthesize_stream_opus", params={"text": given})
+        assert asked.json()["detail"][0]["loc"] == ["query", "text"]
