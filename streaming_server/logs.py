@@ -101,6 +101,11 @@ def _is_at(stream: TextIO, path: Path) -> bool:
         return False
 
 
+def _is_no_handshake(record: logging.LogRecord) -> bool:
+    """Exclude uvicorn's records of WebSocket handshakes: they contain the query, and each is logged as a request."""
+    return '"WebSocket %s"' not in str(record.msg)
+
+
 def configure(
     stream: TextIO = sys.stderr,
     file: Path | None = None,
@@ -120,5 +125,6 @@ def configure(
     for handler in handlers:
         handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_handshake)
     if level != "debug":
         logging.getLogger("httpx").setLevel(logging.WARNING)  # outgoing requests are not logged

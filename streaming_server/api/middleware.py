@@ -38,6 +38,8 @@ _KEY_TIMEOUT_S = 10.0
 """Until the first message of a session whose key is not in a header."""
 _MAX_KEY_MESSAGE = 16 * 1024
 """Longest first message with a key, in characters."""
+_MAX_LOGGED_PATH = 256
+"""Longest path that is logged in full, in characters."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,7 +57,9 @@ class RequestLog:
         given = _headers(scope).get("x-request-id", "")
         identity = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
-        record = RequestRecord(scope.get("method", scope["type"].upper()), scope.get("path", ""))
+        path = scope.get("path", "")
+        logged = path if len(path) <= _MAX_LOGGED_PATH else path[:_MAX_LOGGED_PATH] + "…"
+        record = RequestRecord(scope.get("method", scope["type"].upper()), logged)
         record.attach(scope)
         began_s = time.monotonic()
 

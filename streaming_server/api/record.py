@@ -22,7 +22,7 @@ class RequestRecord:
     method: str
     """``WEBSOCKET`` for a WebSocket; the scope's type if it is unknown."""
     route: str
-    """The requested path."""
+    """The requested path; its beginning and an ellipsis if it is long."""
     status: int | None = None
     """None if no response was started."""
     duration_s: float = 0.0

@@ -102,6 +102,13 @@ async def test_http_without_a_key(path: str, caplog: pytest.LogCaptureFixture) -
     assert (fields["route"], fields["status"], fields["outcome"]) == (path, 401, "invalid_api_key")
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_of_a_long_path_the_beginning_is_logged(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    await Server().ask(kind, "/" + "\0" * 65_000)
+    (fields,) = records(caplog)
+    assert fields["route"] == "/" + "\0" * 255 + "…"
+
+
 @pytest.mark.parametrize(
     ("path", "template", "status"), [("/speak/a", "/speak/{voice}", 200), ("/unknown", "none", 404)]
 )

@@ -177,6 +177,7 @@ def test_compose_restarts_checks_and_limits_every_service() -> None:
     for name, service in composed("compose.yaml")["services"].items():
         assert service["restart"] == "unless-stopped", name
         assert service["mem_limit"], name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
         assert ("healthcheck" in service) != (name in built_with_a_check), name
         assert (service.get("healthcheck", {}).get("test") == ["NONE"]) == (name in without_http), name
 

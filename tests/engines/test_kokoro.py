@@ -430,3 +430,6 @@ def test_a_server_speaks_in_the_voices_and_their_blends(folder: Path) -> None:
         assert len({answer.content for answer in (one, other, blend)}) == 3
         assert openai.content == other.content
         assert speech("af_heart+af_nobody").status_code == 400
+        form = {"name": "af_heart+am_onyx", "consent": "in writing"}
+        taken = live.client.post("/v1/audio/voices", data=form, files={"audio_sample": ("a.wav", b"any")})
+        assert (taken.status_code, "taken" in taken.text) == (400, True)

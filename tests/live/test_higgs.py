@@ -455,7 +455,7 @@ def test_a_form_without_a_file_may_be_url_encoded(server: LiveServer) -> None:
     ("content", "fields", "status", "sentence"),
     [
         (b"", {}, 422, "ref_audio_file"),
-        (b"no audio" * 100, {}, 422, "ref_audio_file is not a recording"),
+        (b"no audio" * 100, {}, 422, "ref_audio_file: the file is not a recording"),
         ((RECORDINGS / "voice_01.wav").read_bytes()[:60], {}, 422, "ref_audio_file"),
         (b"x" * (1024 * 1024 + 1), {}, 413, "the file is larger than 1 MiB"),
         (None, {"text": " "}, 400, "text must not be blank"),
@@ -484,7 +484,7 @@ def test_an_upload_is_at_most_as_long_as_the_setting_says(tmp_path: Path) -> Non
     with running(speaking(tone(0.1)), **start(tmp_path, upload_max_s=1.5)) as live:
         refused = upload(live, recording)
         assert refused.status_code == 422
-        assert "ref_audio_file is longer than 1.5 s" in refused.json()["message"]
+        assert "ref_audio_file: the recording is longer than 1.5 s" in refused.json()["message"]
         assert live.engine.requests == []
     with running(speaking(tone(0.1)), **start(tmp_path, upload_max_s=600.0)) as live:
         assert upload(live, recording).status_code == 200

@@ -358,11 +358,13 @@ def test_an_unknown_path_is_404_at_once(server: LiveServer, path: str) -> None:
 def test_pages_of_other_origins_may_call_and_read_the_headers(server: LiveServer) -> None:
     asked = {"Origin": "http://elsewhere.test", "Access-Control-Request-Method": "POST"}
     asked["Access-Control-Request-Headers"] = "content-type,x-api-key"
+    asked["Access-Control-Request-Private-Network"] = "true"
     preflight = server.client.options("/synthesize_stream_opus", headers=asked)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert "POST" in preflight.headers["access-control-allow-methods"]
     assert "content-type" in preflight.headers["access-control-allow-headers"]
+    assert preflight.headers["access-control-allow-private-network"] == "true"
     for response in (
         server.post("/synthesize_stream", {"text": "a"}, headers={"Origin": "http://elsewhere.test"}),
         server.post("/synthesize_stream", {"text": ""}, headers={"Origin": "http://elsewhere.test"}),
@@ -376,6 +378,12 @@ def test_origins_can_be_restricted() -> None:
     with running(speaking(AUDIO), cors_origins=("http://mine.test",)) as live:
         mine = live.get("/health", headers={"Origin": "http://mine.test"})
         other = live.get("/health", headers={"Origin": "http://other.test"})
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+        preflights = [
+            live.client.options("/health", headers={"Origin": origin, **asked}).status_code
+            for origin in ("http://mine.test", "http://other.test")
+        ]
+    assert preflights == [200, 400]
     assert mine.headers["access-control-allow-origin"] == "http://mine.test"
     assert "access-control-allow-origin" not in other.headers
 

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,18 +34,18 @@ from streaming_server.api.multipart import read_form
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
 from streaming_server.api.responses import Connection, SpeechResponse
-from streaming_server.audio.decode import duration_s
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
 from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
     AudioTooLarge,
     InvalidRequest,
     ReaderTooSlow,
+    RecordingRefused,
     SpeechServerError,
     VoiceUnknown,
-    VoiceUnreadable,
 )
 from streaming_server.jobs.scratch import Scratch
+from streaming_server.jobs.uploads import Uploads
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import Cutting, is_dialogue
 from streaming_server.speech.scenes import SceneLibrary
@@ -58,7 +57,7 @@ from streaming_server.text import estimated_duration_s
 log = logging.getLogger(__name__)
 _FILE = "ref_audio_file"
 _SHORTEST_S = 0.25
-"""Seconds of an uploaded recording that are decoded to validate it."""
+"""Minimum duration of an uploaded recording, in seconds."""
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> HiggsError:
@@ -80,6 +79,8 @@ class HiggsDialect(Dialect):
     voices: VoiceLibrary
     scenes: SceneLibrary
     scratch: Scratch
+    uploads: Uploads
+    """Examines recordings, but stores none of this dialect."""
     requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
@@ -143,13 +144,11 @@ class HiggsDialect(Dialect):
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
                 try:
-                    found_s = await anyio.to_thread.run_sync(duration_s, form.file, self.settings.upload_max_s)
-                except VoiceUnreadable:
-                    raise InvalidRequest(f"{_FILE} is not a recording that can be decoded", _FILE) from None
-                if found_s < _SHORTEST_S:
-                    raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
-                if found_s > self.settings.upload_max_s:
-                    raise InvalidRequest(f"{_FILE} is longer than {self.settings.upload_max_s:g} s", _FILE)
+                    recording = await self.uploads.examine(form.file)
+                except RecordingRefused as error:
+                    raise InvalidRequest(f"{_FILE}: {error}", _FILE) from None
+                if recording.duration_s < _SHORTEST_S:
+                    raise InvalidRequest(f"{_FILE}: the recording is shorter than {_SHORTEST_S} s", _FILE)
             speech = await self._speech(GenerateBody(**given), uploaded)
             return WholeResponse(self, speech, files.pop_all())
         raise AssertionError("unreachable")

@@ -46,7 +46,7 @@ def test_the_delay_is_as_the_models_own_processor_has_it(frames: int) -> None:
     codes = some_codes(frames)
     marks = SimpleNamespace(audio_stream_bos_id=BEGIN, audio_stream_eos_id=END)
     marked = torch.cat([codes.new_full((8, 1), BEGIN), codes, codes.new_full((8, 1), END)], dim=1)
-    theirs = HiggsAudioV2Processor.build_delay_pattern(marks, marked[None])[0].T  # type: ignore[arg-type, no-untyped-call]
+    theirs = HiggsAudioV2Processor.build_delay_pattern(marks, marked[None])[0].T
     assert torch.equal(delayed(codes, BEGIN, END), theirs)
 
 
@@ -136,9 +136,9 @@ def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], vo
         audio_stream_bos_id=BEGIN,
         audio_stream_eos_id=END,
         audio_tokenizer=codec,
-        revert_delay_pattern=lambda ids: HiggsAudioV2Processor.revert_delay_pattern(None, ids),  # type: ignore[arg-type, no-untyped-call]
+        revert_delay_pattern=lambda ids: HiggsAudioV2Processor.revert_delay_pattern(None, ids),
     )
-    whole = HiggsAudioV2Processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()  # type: ignore[arg-type, no-untyped-call]
+    whole = HiggsAudioV2Processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()
     undelayed, decoder = Undelayed(8, BEGIN, END), ChunkDecoder(codec, CPU)
     complete = [codes for frame in frames if (codes := undelayed.push(frame)) is not None]
     pieces = [samples for codes in complete if (samples := decoder.push(codes)) is not None]
