@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from streaming_server.api.http import RangeNotSatisfiable
@@ -201,6 +202,33 @@ class ResumedResponse(StreamResponse):
         else:
             await connection.start(200, headers)
         await connection.write_stream(stream, position, piece, end)
+
+
+class AudioFileResponse(FileResponse):
+    """A file of audio. A ``Range`` header with another unit or syntax is ignored (RFC 9110, section 14.2)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Raises:
+            RangeNotSatisfiable: the range begins past the end of the file.
+        """
+
+        async def checked(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 416:
+                raise RangeNotSatisfiable(int(self.headers["content-length"]))
+            if message["type"] == "http.response.start" and message["status"] == 400:
+                raise _RangeIgnored
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, checked)
+        except _RangeIgnored:
+            headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+            await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+class _RangeIgnored(Exception):
+    pass
 
 
 class Connection:

@@ -50,7 +50,7 @@ from streaming_server.speech.dialogue import Cutting, is_dialogue
 from streaming_server.speech.scenes import SceneLibrary
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.stream import SpeechStream
-from streaming_server.speech.voices import VoiceLibrary
+from streaming_server.speech.voices import VoiceLibrary, names_of
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,9 @@ class HiggsDialect(Dialect):
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(read_form(request, _FILE, path, limit))
-            given = validated_text(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
+            # A browser sends the inputs that were left blank too.
+            filled = {name: value for name, value in form.fields.items() if value or name == "text"}
+            given = validated_text(UploadBody, filled, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
@@ -186,6 +188,7 @@ class HiggsDialect(Dialect):
             ras_window=max(body.ras_win_len, 0),
             ras_repeats=body.ras_win_max_num_repeat,
             context_pieces=body.generation_chunk_buffer_size,
+            is_sampling_given=True,
         )
 
     def _all_voices(self) -> list[Voice]:
@@ -200,7 +203,7 @@ class HiggsDialect(Dialect):
         voices = self._all_voices()
         given = []
         for name in voice_names(names, "ref_audio") if names.strip() else ():
-            listed = next((voice for voice in voices if name in {voice.name, voice.path.name}), None)
+            listed = next((voice for voice in voices if name in names_of(voice)), None)
             voice = listed or await self.voices.find(name)
             if voice is None:
                 raise HTTPException(404, str(VoiceUnknown(name, [voice.name for voice in voices], "ref_audio")))

@@ -166,6 +166,14 @@ def test_the_ends_of_the_ranges_are_drawn(parts: tuple[Any, Any, Any], generatio
     assert drawn(parts, replace(generation, max_mel_tokens=12)).shape[0] > 1
 
 
+def test_the_models_own_defaults_apply_where_no_client_has_chosen(parts: tuple[Any, Any, Any]) -> None:
+    """Temperature 1.2 and top-k 30 are another model's defaults, and a client may ask for them."""
+    unchosen = Generation(seed=3, max_mel_tokens=12)
+    own, chosen = replace(unchosen, temperature=0.7, top_k=50), replace(unchosen, is_sampling_given=True)
+    assert torch.equal(drawn(parts, unchosen), drawn(parts, own))
+    assert not torch.equal(drawn(parts, chosen), drawn(parts, own))
+
+
 def most_repeats(frames: Tensor, window: int) -> int:
     """Return the maximum number of repetitions of a code within the window."""
     counts = [
