@@ -24,7 +24,6 @@ from streaming_server.api.captioned import CaptionedDialect
 from streaming_server.api.channel import OpenSessions
 from streaming_server.api.debug import DebugRoutes
 from streaming_server.api.elevenlabs import routes as elevenlabs
-from streaming_server.api.fleet import Fleet
 from streaming_server.api.higgs import routes as higgs
 from streaming_server.api.http import Dialect, ErrorShapes, error_response
 from streaming_server.api.metrics import MetricsRoute
@@ -59,6 +58,7 @@ from streaming_server.speech.slot import Slot
 from streaming_server.speech.voices import VoiceLibrary
 
 if TYPE_CHECKING:
+    from streaming_server.api.fleet import Fleet
     from streaming_server.jobs.celery_client import Sender
     from streaming_server.mcp.http import McpDialect
     from streaming_server.wyoming.server import WyomingServer
@@ -78,7 +78,11 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         EngineUnavailable, StorageUnavailable: the engine cannot start, or the storage cannot be used.
         InvalidSetting: `FLEET` contains an invalid base URL.
     """
-    fleet = Fleet(settings.fleet) if settings.fleet else None
+    fleet: Fleet | None = None
+    if settings.fleet:
+        from streaming_server.api.fleet import Fleet  # imports httpx, which is slow
+
+        fleet = Fleet(settings.fleet)
     metrics = Metrics()
     worker = create_worker(settings, None, engine, metrics.speech)
     service, storage, voices = worker.service, worker.storage, worker.voices
@@ -114,7 +118,7 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
         MetricsRoute(metrics),
         Probes(service),
         DebugRoutes(service, bool(settings.api_keys)),
-        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, requests, settings),
+        higgs.HiggsDialect(service, prompts, voices, scenes, storage.scratch, storage.uploads, requests, settings),
     ]
     mcp = _mcp(settings, requests, storage)
     dialects += [mcp] if mcp else []

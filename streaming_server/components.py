@@ -68,9 +68,7 @@ def create_storage(settings: Settings) -> Storage:
     Raises:
         StorageUnavailable: the storage cannot be used.
     """
-    uploads = UploadLimits(
-        settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s, settings.max_task_attempts
-    )
+    uploads = UploadLimits(settings.upload_max_mb * _MIB, settings.upload_max_s, settings.upload_keep_s)
     return Storage(
         StorageOptions(
             settings.data_dir,

@@ -81,6 +81,9 @@ class Generation:
     """Repetition-aware sampling: a code that occurs more often in the window is resampled."""
     context_pieces: int | None = 2
     """Number of previous pieces of a script in the model's context; None: all."""
+    is_sampling_given: bool = field(default=False, compare=False)
+    """The client has chosen ``temperature`` or ``top_k``, even if the values are these defaults. Otherwise a model with
+    other defaults uses its own."""
 
 
 Gender = Literal["male", "female"]

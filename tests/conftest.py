@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from streaming_server.jobs import uploads
+from streaming_server.jobs.examiner import Examiner
 from tests.support import children
 
 # A machine that is busy with other tests can take any time for an example.
@@ -19,6 +21,21 @@ pytest_plugins = ("tests.support.postgres", "tests.support.brokers")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_examiner() -> Iterator[None]:
+    """The servers in this process share the child process that examines recordings; its start takes a while."""
+
+    class SharedExaminer(Examiner):
+        def close(self) -> None:
+            """Stay for the next server."""
+
+    examiner = SharedExaminer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uploads, "Examiner", lambda: examiner)
+        yield
+    Examiner.close(examiner)
 
 
 def pytest_configure(config: pytest.Config) -> None:

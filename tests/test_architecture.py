@@ -15,13 +15,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"domain", "errors", "text", "logs"}
 ALLOWED = {
     **{name: set[str]() for name in BASE},
+    "sandbox": set[str](),
     "segmentation": set[str](),
     "environment": {"errors"},
     "settings": {"engines.registry", "environment"},
     "audio": {"audio", "domain", "errors"},
-    "engines": {"engines", "environment", "segmentation", "audio", "domain", "errors", "text"},
+    "engines": {"engines", "environment", "sandbox", "segmentation", "audio", "domain", "errors", "text"},
     "speech": {"speech", "segmentation", "engines.base", "audio", "domain", "errors", "text"},
-    "jobs": {"jobs", "speech", "audio", "domain", "errors", "text"},
+    "jobs": {"jobs", "speech", "sandbox", "audio", "domain", "errors", "text"},
     "ops": {"ops", "speech", "jobs", "engines.base", "domain", "errors"},
     "api": {"api", "speech", "jobs", "ops", "audio", "settings", "environment", "segmentation"} | BASE,
     "mcp": {"mcp", "api", "jobs", "audio", "domain", "errors"},

@@ -117,12 +117,12 @@ class MalformedBody(InvalidRequest):
 
 
 class RangeNotSatisfiable(SpeechServerError):
-    """The requested position is past the end of the stream."""
+    """The requested position is past the end of a stream or a file."""
 
     code = "range_not_satisfiable"
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the stream has {size} bytes")
+        super().__init__(f"the audio has {size} bytes")
         self.size = size
 
 
@@ -152,6 +152,18 @@ async def parse_body(request: Request, model: type[B], limit_bytes: int = MAX_BO
     if not re.fullmatch(r"application/([\w.-]+\+)?json", media_type):
         message = f"Content-Type must be application/json, not {media_type[:80] or 'missing'}"
         raise MalformedBody([{"loc": ["header", "content-type"], "msg": message, "type": "content_type"}])
+    body = await read_body(request, limit_bytes)
+    if len(body) <= _INLINE_BYTES:
+        return parsed(model, body)
+    # One at a time: parsing holds the GIL, and the event loop must get it in between.
+    return await anyio.to_thread.run_sync(parsed, model, body, limiter=request.app.state.parsing)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """
+    Raises:
+        HTTPException: 413 if the body has more than ``limit_bytes``.
+    """
     too_large = HTTPException(413, f"the body is larger than {limit_bytes} bytes")
     if int(request.headers.get("content-length", 0)) > limit_bytes:
         raise too_large  # checked before a client that waits for `100 Continue` sends the body
@@ -160,10 +172,7 @@ async def parse_body(request: Request, model: type[B], limit_bytes: int = MAX_BO
         body += part
         if len(body) > limit_bytes:
             raise too_large
-    if len(body) <= _INLINE_BYTES:
-        return parsed(model, bytes(body))
-    # One at a time: parsing holds the GIL, and the event loop must get it in between.
-    return await anyio.to_thread.run_sync(parsed, model, bytes(body), limiter=request.app.state.parsing)
+    return bytes(body)
 
 
 def parsed(model: type[B], content: bytes) -> B:

@@ -1,4 +1,4 @@
-"""Multipart bodies (RFC 7578): a file as a stream, or a form with its file in a temporary file."""
+"""Forms (RFC 7578): a file as a stream, or all fields with the file in a temporary file."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+import anyio
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from streaming_server.api.http import MAX_BODY_BYTES
+from streaming_server.api.http import MAX_BODY_BYTES, read_body
 from streaming_server.errors import InvalidRequest, UploadTooLarge
 from streaming_server.jobs.file_store import storage_errors
 
 _OVERHEAD_BYTES = 64 * 1024
 """Maximum size of boundaries, headers and other fields in addition to the file."""
 _MAX_PARTS = 64
+_URL_ENCODED = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,17 @@ async def read_form(request: Request, file_field: str, path: Path, limit_bytes: 
         path: the path for the file.
         limit_bytes: maximum size of the file.
 
+    Of several parts with one name the last one counts. A form without a file may also be URL-encoded.
+
     Raises:
-        InvalidRequest: the body is not multipart, or malformed.
+        InvalidRequest: the body is not a form, or malformed.
         UploadTooLarge: the file exceeds the limit.
         HTTPException: 413 if the other fields exceed their limit.
     """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _URL_ENCODED:
+        content = await read_body(request, MAX_BODY_BYTES)
+        yield Form(await anyio.to_thread.run_sync(_url_encoded, content, limiter=request.app.state.parsing), None)
+        return
     values: dict[str, bytearray] = {}
     name, file_came, file_bytes, other_bytes = "", False, 0, 0
     with _removed(path):
@@ -75,8 +84,11 @@ async def read_form(request: Request, file_field: str, path: Path, limit_bytes: 
             async for event in _events(request, limit_bytes + MAX_BODY_BYTES):
                 if isinstance(event, PartHead):
                     name = event.field
-                    values.setdefault(name, bytearray())
-                    file_came = file_came or (name == file_field and bool(event.filename))
+                    values[name] = bytearray()
+                    if name == file_field:
+                        sink.seek(0)
+                        sink.truncate()
+                        file_came, file_bytes = bool(event.filename), 0
                 elif name == file_field:
                     file_came = True
                     file_bytes += len(event)
@@ -170,6 +182,17 @@ def _removed(path: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def _url_encoded(content: bytes) -> dict[str, str]:
+    """
+    Raises:
+        InvalidRequest: the form has too many fields, or is not UTF-8.
+    """
+    try:
+        return dict(parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARTS))
+    except ValueError as error:
+        raise InvalidRequest(f"invalid URL-encoded form: {error}", "body") from None
 
 
 def _text(name: str, value: bytearray) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import ipaddress
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import anyio
-import httpx
 from pydantic import Field
 
 from streaming_server.domain import Voice
@@ -25,8 +22,6 @@ from streaming_server.jobs.uploads import Uploads
 
 MAX_REFERENCE_CHARACTERS = 4 * 1024 * 1024
 """Of a recording in base64: about 3 MiB of audio."""
-_MAX_FETCHED_BYTES = 10 * 1024 * 1024
-_FETCH_TIMEOUT_S = 15.0
 _DATA_URL = re.compile(r"data:[\w./+-]*(?:;[\w.=+-]+)*;base64,", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -93,59 +88,15 @@ class References:
             if scheme[1].lower() not in {"http", "https"}:
                 message = f"{field} must be base64, a data: URL with ;base64, or an http(s) URL, not {scheme[0][:20]}"
                 raise InvalidRequest(message, field)
-            return await self._fetch(source, field)
+            # Few servers allow it, and httpx is slow to import.
+            from streaming_server.api.fetching import fetch
+
+            return await fetch(source, field, self._hosts, self._is_allowed)
         text = source[data_url.end() :] if data_url else source
         try:
             return await anyio.to_thread.run_sync(_decoded, text)
         except (binascii.Error, ValueError):
             raise InvalidRequest(f"{field} is not valid base64", field) from None
-
-    async def _fetch(self, source: str, field: str) -> bytes:
-        """
-        Raises:
-            InvalidRequest: the host is not allowed, has no public address, or does not deliver.
-        """
-        try:
-            url = httpx.URL(source)
-        except httpx.InvalidURL:
-            raise InvalidRequest(f"{field} is not a valid URL", field) from None
-        host = url.host.lower()
-        if host not in self._hosts:
-            message = f"{field}: URLs of the host {host[:80]!r} are not allowed; REF_AUDIO_HOSTS names those that are"
-            raise InvalidRequest(message, field)
-        try:
-            async with asyncio.timeout(_FETCH_TIMEOUT_S):
-                return await self._download(url, await self._address(url, field), field)
-        except (TimeoutError, httpx.HTTPError, OSError) as error:
-            reason = f"no answer within {_FETCH_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise InvalidRequest(f"{field} cannot be fetched from {host}: {reason}", field) from None
-
-    async def _address(self, url: httpx.URL, field: str) -> str:
-        """An address of the host, to which the connection is made, so that no second look-up gives another."""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-        addresses = [str(address[4][0]).partition("%")[0] for address in found]
-        if not addresses or not all(self._is_allowed(address) for address in addresses):
-            raise InvalidRequest(f"{field}: the host {url.host} has an address that is not public", field)
-        return addresses[0]
-
-    async def _download(self, url: httpx.URL, address: str, field: str) -> bytes:
-        target = url.copy_with(host=address, userinfo=b"")
-        content = bytearray()
-        async with (
-            httpx.AsyncClient(trust_env=False, follow_redirects=False) as client,
-            client.stream(
-                "GET", target, headers={"Host": url.netloc.decode()}, extensions={"sni_hostname": url.host}
-            ) as response,
-        ):
-            if response.status_code != 200:
-                raise InvalidRequest(f"{field}: {url.host} answered with status {response.status_code}", field)
-            async for piece in response.aiter_raw():
-                content += piece
-                if len(content) > _MAX_FETCHED_BYTES:
-                    limit = _MAX_FETCHED_BYTES // 2**20
-                    raise InvalidRequest(f"{field}: the file at {url.host} is larger than {limit} MiB", field)
-        return bytes(content)
 
 
 def _decoded(text: str) -> bytes:

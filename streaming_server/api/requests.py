@@ -77,7 +77,8 @@ class SamplingBody(Body):
     def generation(self) -> Generation:
         """The fields of the body that `Generation` has."""
         names = Generation.__dataclass_fields__.keys() & type(self).model_fields
-        return Generation(**{name: getattr(self, name) for name in names})
+        is_given = not self.model_fields_set.isdisjoint({"temperature", "top_k"})
+        return Generation(**{name: getattr(self, name) for name in names}, is_sampling_given=is_given)
 
 
 def voice_names(names: str, field: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Reference audio of any format to mono float samples, through PyAV."""
+"""Reference audio of any format to mono float samples, through PyAV.
+
+The files are the operator's, or have passed `jobs.examiner`, which bounds what they take to decode.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
-from av.container import InputContainer
 
 from streaming_server.audio.pcm import amplitude_problem
 from streaming_server.domain import FloatSamples
@@ -40,28 +42,6 @@ def decode_mono(path: Path, rate_hz: int, limit_s: float | None = None) -> Float
     return _decode(path, rate_hz, limit_s)[0]
 
 
-def duration_s(path: Path, limit_s: float) -> float:
-    """Seconds of sound in a file, found by decoding it; decoding stops once they exceed ``limit_s``.
-
-    Raises:
-        VoiceFileMissing, VoiceUnreadable: as `decode_native`.
-    """
-    found_s = 0.0
-    with _translated(path), _opened(path) as container:
-        if not container.streams.audio:
-            raise VoiceUnreadable(path.name)
-        for frame in container.decode(audio=0):
-            found_s += frame.samples / frame.sample_rate
-            if found_s > limit_s:
-                break
-    return found_s
-
-
-def _opened(path: Path) -> InputContainer:
-    # Other formats are not recordings; playlists would open further files and hosts.
-    return av.open(path, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
-
-
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
@@ -75,7 +55,9 @@ def _translated(path: Path) -> Iterator[None]:
 def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[FloatSamples, int]:
     parts: list[FloatSamples] = []
     count = 0
-    with _translated(path), _opened(path) as container:
+    # Other formats are not recordings; playlists would open further files and hosts.
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    with _translated(path), av.open(path, "r", options=options) as container:
         if not container.streams.audio:
             raise VoiceUnreadable(path.name)
         rate = rate_hz or container.streams.audio[0].rate

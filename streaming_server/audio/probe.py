@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -48,30 +47,34 @@ class Recording:
     duration_s: float
 
 
-def probe(path: Path, longest_s: float, formats: Sequence[str] = ALL_FORMATS) -> Recording:
+def probe(file: BinaryIO, longest_s: float, formats: Sequence[str] = ALL_FORMATS) -> Recording:
     """Decode a file to its end, keeping nothing.
 
+    FFmpeg expands the sample table of an MP4 file when it opens it, to as much memory as the file declares, and may
+    crash on crafted content. What a client sent is therefore decoded by `jobs.examiner.Examiner` first.
+
     Args:
-        path: the file.
+        file: its content.
         longest_s: longest duration; decoding stops there, however far a small file would expand.
         formats: the formats that are allowed.
 
     Raises:
         RecordingRefused: no such format, damaged, cut off (which an MP3 without an index, Ogg, WebM and AAC do not
-            show), empty or too long, or with samples that are not finite or far beyond full scale; the sentence says
-            which.
+            show), empty or too long, with samples that are not finite or far beyond full scale, or too large for the
+            memory; the sentence says which.
     """
     demuxers = ",".join(name.partition(",")[0] for name, known in FORMATS.items() if known in formats)
     # Only these formats are tried, without protocols: others, such as playlists, would open further files and hosts.
-    with path.open("rb") as file:
-        try:
-            with av.open(file, "r", options={"format_whitelist": demuxers}) as container:
-                recording = _decoded(container, longest_s)
-        except (av.FFmpegError, ValueError):
-            allowed = f"{', '.join(formats[:-1])} or {formats[-1]}"
-            raise RecordingRefused(f"the file is not a recording in {allowed}, or it is damaged") from None
-        if recording.format == "wav" and (missing := _missing_bytes(file)):
-            raise RecordingRefused(f"the file is cut off: {missing} bytes are missing")
+    try:
+        with av.open(file, "r", options={"format_whitelist": demuxers}) as container:
+            recording = _decoded(container, longest_s)
+    except MemoryError:
+        raise RecordingRefused("the file needs too much memory to be decoded") from None
+    except (av.FFmpegError, ValueError):
+        allowed = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise RecordingRefused(f"the file is not a recording in {allowed}, or it is damaged") from None
+    if recording.format == "wav" and (missing := _missing_bytes(file)):
+        raise RecordingRefused(f"the file is cut off: {missing} bytes are missing")
     return recording
 
 

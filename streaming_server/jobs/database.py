@@ -52,6 +52,7 @@ _MIGRATIONS: Sequence[Sequence[str]] = (
         "language VARCHAR(64) NOT NULL, upload VARCHAR(64) NOT NULL, created_s FLOAT NOT NULL)",
         "CREATE INDEX consents_upload ON consents (upload)",
     ),
+    ("DROP TABLE probes",),
 )
 """Statements that migrate a database from version 1 to 2, from 2 to 3 and so on, valid in both databases;
 ``{number}`` stands for the type of a primary key that counts up."""
@@ -121,15 +122,6 @@ workers = sa.Table(
     sa.Column("device", sa.Text, nullable=False),
 )
 """Processes that run jobs, with the state of their slots at the last heartbeat."""
-probes = sa.Table(
-    "probes",
-    _metadata,
-    sa.Column("upload", sa.String(64), primary_key=True),
-    sa.Column("owner", sa.String(128), primary_key=True),
-    sa.Column("is_dead", sa.Boolean, nullable=False),
-    sa.Column("started_s", sa.Float, nullable=False),
-)
-"""Uploads that a process is examining, or was examining when it died."""
 voices = sa.Table(
     "voices",
     _metadata,

@@ -112,7 +112,6 @@ class Storage:
         with storage_errors():
             for owner in self.scratch.dead():
                 self.jobs.requeue_dead(owner)
-                self.uploads.mark_dead(owner)
                 self.scratch.sweep(owner)
 
     def tidy(self) -> None:

@@ -16,16 +16,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from streaming_server.audio.probe import ALL_FORMATS, Recording, probe
+from streaming_server.audio.probe import ALL_FORMATS, Recording
 from streaming_server.domain import Voice
-from streaming_server.errors import (
-    FileMissing,
-    RecordingRefused,
-    StorageFull,
-    StorageUnavailable,
-    UploadTooLarge,
-)
-from streaming_server.jobs.database import Database, probes, uploads
+from streaming_server.errors import FileMissing, RecordingRefused, StorageUnavailable, UploadTooLarge
+from streaming_server.jobs.database import Database, uploads
+from streaming_server.jobs.examiner import Examiner
 from streaming_server.jobs.file_store import Files, storage_errors
 from streaming_server.jobs.scratch import Scratch
 from streaming_server.jobs.store import is_kept
@@ -35,6 +30,8 @@ PREFIX = "uploads"
 """Prefix of the keys of uploads."""
 _ID = re.compile("[0-9a-f]{64}")
 _BATCH_BYTES = 1024 * 1024
+_EXAMINED_AT_ONCE = 2
+"""Number of recordings that are decoded at once; a crafted file can take long."""
 _MAX_REMOVED = 10_000
 """Batch size of a statement, because databases limit the number of values."""
 
@@ -63,8 +60,6 @@ class UploadLimits:
     max_s: float
     keep_s: float
     """Retention after the last upload, unless a job uses it."""
-    max_attempts: int = 5
-    """Maximum number of processes that may die while examining an upload before it is rejected."""
 
 
 class Uploads:
@@ -75,8 +70,8 @@ class Uploads:
         self._files = files
         self._scratch = scratch
         self._limits = limits
-        # One at a time in a dedicated thread, because a crafted file can take long.
-        self._probing = ThreadPoolExecutor(1, "probe")
+        self._examiner = Examiner()
+        self._examining = ThreadPoolExecutor(_EXAMINED_AT_ONCE, "examine")
         self._lookups = LookupThreads(2)
 
     async def receive(
@@ -90,29 +85,32 @@ class Uploads:
             formats: the formats that are allowed.
 
         Raises:
-            RecordingRefused: it is not a recording in an allowed format, or processes died while examining it.
+            RecordingRefused: it is not a recording in an allowed format.
             UploadTooLarge: it exceeds the limit.
             StorageFull, StorageUnavailable: it cannot be stored.
         """
         path = self._scratch.new()
         try:
             digest, size = await self._write(path, pieces)
+            recording = await self.examine(path, formats)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._probing, self._examine, path, digest, size, filename, formats)
+            return await loop.run_in_executor(self._examining, self._keep, path, digest, size, filename, recording)
         finally:
             self._scratch.remove(path)
 
-    async def examine(self, path: Path) -> Recording:
-        """Examine a recording that is not to be stored.
+    async def examine(self, path: Path, formats: Sequence[str] = ALL_FORMATS) -> Recording:
+        """Examine a recording of a client, before anything else decodes it.
 
         Raises:
-            RecordingRefused: it is not a recording of an allowed kind.
+            RecordingRefused: it is not a recording in an allowed format.
+            StorageUnavailable: it cannot be examined.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._probing, probe, path, self._limits.max_s)
+        return await asyncio.get_running_loop().run_in_executor(self._examining, self._examined, path, formats)
 
     def close(self) -> None:
         """Wait for the running calls and end their threads."""
-        self._probing.shutdown()
+        self._examining.shutdown()
+        self._examiner.close()
         self._lookups.close()
 
     def get(self, upload_id: str) -> Upload | None:
@@ -141,7 +139,6 @@ class Uploads:
         """Remove expired uploads that no unfinished job uses, and files without a record; returns their number."""
         useless = ~is_kept(self._database.now())
         with self._database.write() as connection:
-            connection.execute(probes.delete().where(probes.c.started_s < self._database.now() - self._limits.keep_s))
             # The rows are locked and then checked again; a job that is submitted meanwhile waits for the end.
             found = sa.select(uploads.c.id).where(useless).limit(_MAX_REMOVED).with_for_update(skip_locked=True)
             held = list(connection.execute(found).scalars())
@@ -149,11 +146,6 @@ class Uploads:
             removed = list(connection.execute(uploads.delete().where(chosen).returning(uploads.c.id)).scalars())
         # Each in a transaction of its own: object storage takes a request for each.
         return sum(self._delete_orphan(upload_id) for upload_id in removed) + self._delete_orphans()
-
-    def mark_dead(self, owner: str) -> None:
-        """Record the uploads that a process was examining when it died."""
-        with self._database.write() as connection:
-            connection.execute(probes.update().where(probes.c.owner == owner).values(is_dead=True))
 
     def _delete_orphans(self) -> int:
         """Remove files of processes that died before they wrote the record, or before they completed the file."""
@@ -194,25 +186,9 @@ class Uploads:
             await asyncio.to_thread(_write_and_sync, file, bytes(batch))
         return digest.hexdigest(), size
 
-    def _examine(
-        self, path: Path, upload_id: str, size: int, filename: str, formats: Sequence[str]
-    ) -> tuple[Upload, bool]:
-        own = sa.and_(probes.c.upload == upload_id, probes.c.owner == self._scratch.owner)
-        died = sa.and_(probes.c.upload == upload_id, probes.c.is_dead)
-        values = {"upload": upload_id, "owner": self._scratch.owner, "is_dead": False}
-        with self._database.write(durable=False) as connection:
-            deaths = connection.execute(sa.select(sa.func.count()).select_from(probes).where(died)).scalar_one()
-            if deaths >= self._limits.max_attempts:
-                raise RecordingRefused(f"{deaths} processes died while examining this file; it is rejected")
-            started = {**values, "started_s": self._database.now()}
-            connection.execute(self._database.insert_if_new(probes, started))
-        try:
-            with storage_errors():
-                recording = probe(path, self._limits.max_s, formats)
-        finally:
-            with suppress(StorageFull, StorageUnavailable), self._database.write(durable=False) as connection:
-                connection.execute(probes.delete().where(own))
-        return self._keep(path, upload_id, size, filename, recording)
+    def _examined(self, path: Path, formats: Sequence[str]) -> Recording:
+        with storage_errors():
+            return self._examiner.examine(path, self._limits.max_s, formats)
 
     def _keep(self, path: Path, upload_id: str, size: int, filename: str, recording: Recording) -> tuple[Upload, bool]:
         values = self._values(upload_id, size, filename, recording)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +18,7 @@ from streaming_server.api.http import Dialect, is_allowed_origin
 from streaming_server.api.operations import Answer, ApiRoute, Operation, Parameter, Tag
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.requests import RequestBuilder
+from streaming_server.api.responses import AudioFileResponse
 from streaming_server.audio.encoders import FORMATS
 from streaming_server.errors import FileMissing, OriginRefused
 from streaming_server.jobs.storage import AUDIO, Storage
@@ -31,7 +32,7 @@ _AUDIO = Operation(
     "Audio of the tool speak",
     [Answer("The file.", None, [FORMATS[suffix].media_type for suffix in SUFFIXES.values()])],
     parameters=[Parameter("name", "path", "As in the URL that the tool returned.")],
-    refusals=[404],
+    refusals=[404, 416],
 )
 
 
@@ -61,7 +62,7 @@ class McpDialect(Dialect):
         if not _NAME.fullmatch(name):
             raise FileMissing(name[:80])
         path = await self._storage.file_threads.run(self._storage.files.local, f"{AUDIO}/{name}")
-        return FileResponse(path, media_type=FORMATS[Path(name).suffix[1:]].media_type, filename=name)
+        return AudioFileResponse(path, media_type=FORMATS[Path(name).suffix[1:]].media_type, filename=name)
 
     async def call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """

@@ -99,7 +99,7 @@ class VoiceLibrary:
 
     def built_in(self, name: str) -> Voice | None:
         """As `find`, without uploads; it precedes an upload of the same name."""
-        listed = next((voice for voice in self.all() if name in _names(voice)), None)
+        listed = next((voice for voice in self.all() if name in names_of(voice)), None)
         return listed or self._blend(name)
 
     async def require(self, name: str, field: str = "voice") -> Voice:
@@ -129,7 +129,8 @@ class VoiceLibrary:
         return Voice(name, is_preset=True) if known else None
 
 
-def _names(voice: Voice) -> set[str]:
+def names_of(voice: Voice) -> set[str]:
+    """The names by which a listed voice is found."""
     return {voice.name} if voice.is_preset else {voice.name, voice.path.name, voice.path.as_posix()}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,6 @@ def test_samples_that_no_recording_has_are_refused(tmp_path: Path, sample: float
         with pytest.raises(VoiceUnreadable, match=rf"a\.wav has samples .*{problem}"):
             decode(path)
     with pytest.raises(RecordingRefused, match=problem):
-        probe(path, 20)
-    probe(float_wav(path, 3.0), 20)
+        probe(BytesIO(path.read_bytes()), 20)
+    probe(BytesIO(float_wav(path, 3.0).read_bytes()), 20)
     assert decode_native(path)[0].max() == 3.0

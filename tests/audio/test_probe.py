@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from streaming_server.audio.probe import BASIC_FORMATS, probe
+from streaming_server.audio import probe as module
+from streaming_server.audio.probe import ALL_FORMATS, BASIC_FORMATS, Recording
 from streaming_server.errors import RecordingRefused
 from tests.support.recordings import SUFFIXES, cut, made
 
 LONGEST_S = 20.0
+
+
+def probe(path: Path, longest_s: float, formats: Sequence[str] = ALL_FORMATS) -> Recording:
+    with path.open("rb") as file:
+        return module.probe(file, longest_s, formats)
 
 
 def refusal(path: Path, longest_s: float = LONGEST_S) -> str:
@@ -177,9 +184,9 @@ def test_a_file_that_names_others_opens_none_of_them(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a"])
 def test_a_long_silence_in_a_small_file_is_stopped_at_the_limit(suffix: str, tmp_path: Path) -> None:
     options = {"flac": ["-b:a", "1k"], "mp3": ["-b:a", "8k"], "m4a": ["-b:a", "1k", "-movflags", "+faststart"]}[suffix]
-    path = made(tmp_path / f"a.{suffix}", *options, seconds=1200, source="anullsrc", rate_hz=8000)
+    path = made(tmp_path / f"a.{suffix}", *options, seconds=200, source="anullsrc", rate_hz=8000)
     content = path.read_bytes()
-    assert len(content) < 2_000_000
+    assert len(content) < 350_000
     assert "longer than 20 s" in refusal(path)
     # The end, which is damaged, is read only where the limit allows it.
     path.write_bytes(content[: len(content) * 3 // 4] + b"\x55" * (len(content) // 4))

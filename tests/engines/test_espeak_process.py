@@ -200,7 +200,7 @@ async def test_the_child_inherits_neither_descriptors_nor_the_environment(
 CONFINED = """
 import ctypes, os, resource, socket, sys
 from pathlib import Path
-from streaming_server.engines.espeak.sandbox import confine_process, confine_worker
+from streaming_server.sandbox import confine_process, confine_worker
 
 def allowed(action):
     try:
@@ -221,7 +221,7 @@ if namespaces:
 namespaces = os.wait()[1] == 0
 assert allowed(connect)
 confine_process(folder / "data")
-confine_worker(os.getppid())
+confine_worker(os.getppid(), memory_bytes=512 << 20, cpu_s=600)
 assert allowed(lambda: (folder / "data" / "readable").read_bytes())
 assert allowed(lambda: (folder / "private").read_bytes()) != landlock
 assert not allowed(lambda: (folder / "data" / "new").write_bytes(b"too much"))

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -24,7 +21,6 @@ from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import NewJob
 from streaming_server.jobs.uploads import Upload
 from tests.support.postgres import Clock, files_below, opened_storage, together
-from tests.support.process import ROOT
 from tests.support.recordings import made
 from tests.support.stored import watch_puts
 
@@ -307,30 +303,3 @@ def test_a_file_without_a_record_goes_and_one_that_is_just_being_brought_stays(
         storage.tidy()
         assert files_below(folder) == [f"uploads/{kept.id}"]
         assert storage.uploads.get("0" * 64) is None
-
-
-DEADLY = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from streaming_server.jobs import uploads
-from tests.support.postgres import opened_storage
-
-async def pieces():
-    yield b"deadly"
-
-uploads.probe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-with opened_storage(Path(sys.argv[1]), sys.argv[2], max_attempts=2) as storage:
-    asyncio.run(storage.uploads.receive("a.wav", pieces()))
-"""
-
-
-def test_one_that_kills_each_process_that_examines_it_is_refused(folder: Path, tmp_path: Path, content: bytes) -> None:
-    url = f"sqlite:///{tmp_path / 'deadly.db'}"
-    command = [sys.executable, "-c", DEADLY, str(folder), url]
-    for _ in range(2):
-        assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    refused = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert "RecordingRefused: 2 processes died while examining this file" in refused.stderr
-    with opened_storage(folder, url, max_attempts=2) as storage:
-        upload, _ = received(storage, content)
-        assert storage.uploads.get(upload.id) is not None, "others are accepted"

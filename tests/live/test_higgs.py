@@ -21,9 +21,9 @@ from streaming_server.audio.decode import decode_native
 from streaming_server.audio.pcm import to_float32, to_int16
 from streaming_server.audio.pitch import median_pitch_hz
 from streaming_server.cli import main
-from streaming_server.domain import FloatSamples
+from streaming_server.domain import FloatSamples, SpeechRequest
 from tests.support.digits import DIGITS, STRINGS, agreement, recognise_digits
-from tests.support.fakes import FOREVER, Gate, tone
+from tests.support.fakes import FOREVER, Gate, Step, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running, speaking
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -406,11 +406,56 @@ def test_fields_of_a_form(server: LiveServer, data: Path) -> None:
     assert server.engine.requests[-1].voice.name == "belinda"
 
 
+def test_an_empty_name_is_no_preset(speaker: LiveServer) -> None:
+    """A preset has no file, whose name would be empty."""
+    refused = speaker.post(GENERATE, {"text": "[SPEAKER0] a [SPEAKER1] b", "ref_audio": "belinda,"})
+    assert refused.status_code == 404, refused.text[:200]
+    assert "unknown ref_audio ''" in refused.json()["message"]
+
+
+def test_a_form_with_blank_inputs(server: LiveServer) -> None:
+    """As a browser and FastAPI have it: a blank field is one that was not sent."""
+    assert upload(server, None, seed="", top_k="", temperature="", max_new_tokens="").status_code == 200
+    generation = server.engine.requests[-1].generation
+    assert (generation.seed, generation.top_k, generation.temperature) == (None, 50, 0.7)
+
+
+def test_of_a_repeated_part_the_last_one_counts(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    def listen(request: SpeechRequest) -> list[Step]:
+        heard.append(request.voice.path.read_bytes())
+        return [tone(0.1)]
+
+    monkeypatch.setattr(server.engine, "script", listen)
+    parts: list[tuple[str, tuple[str | None, bytes]]] = [
+        ("text", (None, b"Hello.")),
+        ("ref_audio_file", ("a.wav", (RECORDINGS / "voice_01.wav").read_bytes())),
+        ("text", (None, b"World.")),
+        ("ref_audio_file", ("b.wav", (RECORDINGS / "voice_02.wav").read_bytes())),
+    ]
+    assert server.client.post(UPLOAD, files=parts).status_code == 200
+    assert server.engine.requests[-1].text == "World."
+    assert heard == [(RECORDINGS / "voice_02.wav").read_bytes()]
+
+
+def test_a_form_without_a_file_may_be_url_encoded(server: LiveServer) -> None:
+    answer = server.client.post(UPLOAD, data={"text": "你好 & 再见", "seed": "7", "top_k": ""})
+    assert answer.status_code == 200, answer.text
+    request = server.engine.requests[-1]
+    assert (request.text, request.generation.seed, request.generation.top_k) == ("你好 & 再见", 7, 50)
+    for content, sentence in ((b"text=%FF", "UTF-8"), (b"a&" * 99, "max number"), (b"", "text"), (b"text=", "blank")):
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        refused = server.client.post(UPLOAD, content=content, headers=kind)
+        assert refused.status_code in {400, 422}
+        assert sentence.lower() in refused.json()["message"].lower(), refused.text
+
+
 @pytest.mark.parametrize(
     ("content", "fields", "status", "sentence"),
     [
         (b"", {}, 422, "ref_audio_file"),
-        (b"no audio" * 100, {}, 422, "ref_audio_file is not a recording"),
+        (b"no audio" * 100, {}, 422, "ref_audio_file: the file is not a recording"),
         ((RECORDINGS / "voice_01.wav").read_bytes()[:60], {}, 422, "ref_audio_file"),
         (b"x" * (1024 * 1024 + 1), {}, 413, "the file is larger than 1 MiB"),
         (None, {"text": " "}, 400, "text must not be blank"),
@@ -439,7 +484,7 @@ def test_an_upload_is_at_most_as_long_as_the_setting_says(tmp_path: Path) -> Non
     with running(speaking(tone(0.1)), **start(tmp_path, upload_max_s=1.5)) as live:
         refused = upload(live, recording)
         assert refused.status_code == 422
-        assert "ref_audio_file is longer than 1.5 s" in refused.json()["message"]
+        assert "ref_audio_file: the recording is longer than 1.5 s" in refused.json()["message"]
         assert live.engine.requests == []
     with running(speaking(tone(0.1)), **start(tmp_path, upload_max_s=600.0)) as live:
         assert upload(live, recording).status_code == 200

@@ -176,6 +176,11 @@ def test_a_whole_number_is_an_integer_however_it_is_written(server: LiveServer) 
     assert post(server, "/synthesize", content).status_code == 200
     generation = server.engine.requests[-1].generation
     assert (generation.top_k, generation.seed, generation.temperature, generation.top_p) == (7, 1000, 1.0, 0.5)
+    assert generation.is_sampling_given
+    assert post(server, "/synthesize", b'{"text": "a", "top_k": 30}').status_code == 200
+    assert server.engine.requests[-1].generation.is_sampling_given
+    assert post(server, "/synthesize", b'{"text": "a", "top_p": 0.5}').status_code == 200
+    assert not server.engine.requests[-1].generation.is_sampling_given
 
 
 @pytest.mark.parametrize("path", ["/synthesize", "/synthesize_simple", "/synthesize_stream", "/synthesize_stream_opus"])

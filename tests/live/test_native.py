@@ -56,6 +56,8 @@ def test_root_tells_programs_that_it_runs(server: LiveServer) -> None:
         ("application/json", False),
         ("application/json, text/html;q=0.5", False),
         ("text/html;q=0", False),
+        ("text/html;q=0.5, */*", False),
+        ("text/html, application/*;q=0.9, application/json;q=0.1, */*", True),
         ("text/html;q=x", False),
     ],
 )
@@ -186,6 +188,7 @@ def test_defaults_are_those_of_the_contract(server: LiveServer) -> None:
             "ras_window": 7,
             "ras_repeats": 2,
             "context_pieces": 2,
+            "is_sampling_given": False,
             "max_text_tokens_per_sentence": 120,
         }
 
@@ -264,6 +267,13 @@ def test_download_of_a_reference_audio(server: LiveServer) -> None:
     assert response.content == (RECORDINGS / "voice_05.wav").read_bytes()
     assert response.headers["content-type"] == "audio/wav"
     assert server.get("/download_reference_audio/4", headers={"Range": "bytes=0-3"}).content == b"RIFF"
+    for ignored in ("items=0-5", "bytes", "bytes=x-", "bytes=5-2"):
+        whole = server.get("/download_reference_audio/4", headers={"Range": ignored})
+        assert (whole.status_code, whole.content) == (200, response.content), ignored
+    size = len(response.content)
+    refused = server.get("/download_reference_audio/4", headers={"Range": f"bytes={size}-"})
+    assert (refused.status_code, refused.headers["content-range"]) == (416, f"bytes */{size}")
+    assert refused.json() == {"detail": f"the audio has {size} bytes"}
     for index in ("11", "-1", "x", "1.5", "9" * 5000, "..%2f..%2fpyproject.toml"):
         assert server.get(f"/download_reference_audio/{index}").status_code == 404
 

@@ -367,6 +367,9 @@ def test_tts_url_in_its_second_form(server: LiveServer) -> None:
         ({"emo_control_method": 2, "emo_vec": vector}, Emotion(vector=(0.1, 0, 0, 0.2, 0, 0, 0, 0.9))),
         ({"emo_control_method": 3, "emo_text": "开心", "emo_weight": 0.4}, Emotion(text="开心", weight=0.4)),
         ({"emo_control_method": 3, "emo_text": "x", "emo_random": True}, Emotion(text="x", random=True)),
+        ({"emo_control_method": 3, "emo_text": None}, Emotion(text="a")),  # as the earlier servers' client sends it
+        ({"emo_control_method": 3, "emo_text": " "}, Emotion(text="a")),
+        ({"emo_control_method": 1}, None),
         (
             {"emo_control_method": 2, "emo_vec": [0.1, 0.2, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1]},
             Emotion(vector=(0.1, 0.2, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1)),
@@ -392,10 +395,9 @@ def test_tts_url_in_its_second_form(server: LiveServer) -> None:
         ("/tts_url", {"spk_audio_path": None}, "audio_paths or spk_audio_path is required"),
         ("/tts_url", {"audio_paths": []}, "audio_paths"),
         ("/tts_url", {"audio_paths": ["../../x.wav"]}, "unknown audio_paths"),
-        ("/tts_url", {"emo_control_method": 1}, "emo_ref_path is required"),
         ("/tts_url", {"emo_control_method": 1, "emo_ref_path": "/etc/passwd"}, "unknown emo_ref_path"),
         ("/tts_url", {"emo_control_method": 2}, "emo_vec is required"),
-        ("/tts_url", {"emo_control_method": 3, "emo_text": ""}, "emo_text is required"),
+        ("/tts_url", {"emo_control_method": 3, "text": " "}, "text must not be blank"),
         ("/tts_url", {"emo_control_method": 4}, "emo_control_method"),
         ("/tts_url", {"emo_control_method": 2, "emo_vec": [0.1] * 7}, "emo_vec"),
         ("/tts_url", {"emo_control_method": 2, "emo_vec": [-0.1] + [0] * 7}, "emo_vec"),

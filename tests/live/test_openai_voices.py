@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from streaming_server.api.openai import routes
 from streaming_server.audio.decode import decode_native
 from tests.support.fakes import Gate, tone
 from tests.support.postgres import PostgreSQL
-from tests.support.recordings import made
+from tests.support.recordings import made, with_index
 from tests.support.server import LiveServer, eventually, running, speaking
 
 SPEECH = "/v1/audio/speech"
@@ -400,3 +401,18 @@ def test_markup_that_is_not_valid_is_a_400(server: LiveServer, fields: dict[str,
     assert refused.status_code == 400
     assert sentence in refused.json()["error"]["message"]
     assert refused.json()["error"]["param"] == "input"
+
+
+def test_an_index_of_a_gigabyte_in_a_small_file_costs_the_server_nothing(server: LiveServer, tmp_path: Path) -> None:
+    small = with_index(made(tmp_path / "a.m4a"), 30_000_000, b"soun").read_bytes()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refusals = (
+        upload(server, small),
+        server.client.post("/api/v1/upload/audio", files={"file": ("a.m4a", small)}),
+        spoken(server, ref_audio=base64.b64encode(small).decode()),
+        server.client.post("/generate-upload", data={"text": "a"}, files={"ref_audio_file": ("a.m4a", small)}),
+    )
+    assert [refused.status_code for refused in refusals] == [400, 400, 400, 422]
+    assert all("limits on memory and time" in refused.text for refused in refusals)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+    assert server.engine.requests == []

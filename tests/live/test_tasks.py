@@ -214,6 +214,8 @@ def test_a_task_record(client: Client) -> None:
     assert before_s - 1 < times["created_at"] <= times["started_at"] <= times["completed_at"] < time.time() + 1
     audio = client.get(f"/api/v1/audio/{task_id}")
     assert audio_s(audio.content) == 0.5
+    past = client.get(f"/api/v1/audio/{task_id}", headers={"Range": "bytes=99999999-"})
+    assert (past.status_code, past.json()["success"]) == (416, False)
     part = client.get(f"/api/v1/audio/{task_id}", headers={"Range": "bytes=44-143"})
     assert (part.status_code, part.content) == (206, audio.content[44:144])
 

@@ -21,6 +21,7 @@ from tests.support.server import eventually
 LAN_HOST = "speech.lan"
 _ARGUMENTS = [
     "--no-sandbox",
+    "--disable-gpu",  # drawing in software is cheaper without it
     "--autoplay-policy=no-user-gesture-required",
     "--disable-background-networking",
     # A microphone that beeps, without asking.

@@ -94,7 +94,7 @@ def opened_storage(
     files_url: str = "",
 ) -> Iterator[Storage]:
     """One process's hold of what lies in a folder and a database."""
-    limits = UploadLimits(max_bytes, max_s, keep_s, max_attempts)
+    limits = UploadLimits(max_bytes, max_s, keep_s)
     options = StorageOptions(
         folder,
         database_url,

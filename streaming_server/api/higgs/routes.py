@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -34,31 +33,30 @@ from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated
 from streaming_server.api.multipart import read_form
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
-from streaming_server.api.responses import Connection, SpeechResponse
-from streaming_server.audio.decode import duration_s
+from streaming_server.api.responses import Connection, SpeechResponse, complete
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
 from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
-    AudioTooLarge,
     InvalidRequest,
     ReaderTooSlow,
+    RecordingRefused,
     SpeechServerError,
     VoiceUnknown,
-    VoiceUnreadable,
 )
 from streaming_server.jobs.scratch import Scratch
+from streaming_server.jobs.uploads import Uploads
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import Cutting, is_dialogue
 from streaming_server.speech.scenes import SceneLibrary
 from streaming_server.speech.service import EngineState, SpeechService
 from streaming_server.speech.stream import SpeechStream
-from streaming_server.speech.voices import VoiceLibrary
+from streaming_server.speech.voices import VoiceLibrary, names_of
 from streaming_server.text import estimated_duration_s
 
 log = logging.getLogger(__name__)
 _FILE = "ref_audio_file"
 _SHORTEST_S = 0.25
-"""Seconds of an uploaded recording that are decoded to validate it."""
+"""Minimum duration of an uploaded recording, in seconds."""
 
 
 def error_body(status: int, message: str, error: SpeechServerError | None) -> HiggsError:
@@ -80,6 +78,8 @@ class HiggsDialect(Dialect):
     voices: VoiceLibrary
     scenes: SceneLibrary
     scratch: Scratch
+    uploads: Uploads
+    """Examines recordings, but stores none of this dialect."""
     requests: RequestBuilder
     settings: Settings
     shapes: ClassVar = SHAPES
@@ -136,18 +136,18 @@ class HiggsDialect(Dialect):
         path, limit = self.scratch.new(), self.settings.upload_max_mb * 1024 * 1024
         async with AsyncExitStack() as files:
             form = await files.enter_async_context(read_form(request, _FILE, path, limit))
-            given = validated_text(UploadBody, form.fields, "body").model_dump(exclude_unset=True)
+            # A browser sends the inputs that were left blank too.
+            filled = {name: value for name, value in form.fields.items() if value or name == "text"}
+            given = validated_text(UploadBody, filled, "body").model_dump(exclude_unset=True)
             uploaded = None
             if form.file is not None:
                 uploaded = Voice("upload", form.file)
                 try:
-                    found_s = await anyio.to_thread.run_sync(duration_s, form.file, self.settings.upload_max_s)
-                except VoiceUnreadable:
-                    raise InvalidRequest(f"{_FILE} is not a recording that can be decoded", _FILE) from None
-                if found_s < _SHORTEST_S:
-                    raise InvalidRequest(f"{_FILE} is shorter than {_SHORTEST_S} s", _FILE)
-                if found_s > self.settings.upload_max_s:
-                    raise InvalidRequest(f"{_FILE} is longer than {self.settings.upload_max_s:g} s", _FILE)
+                    recording = await self.uploads.examine(form.file)
+                except RecordingRefused as error:
+                    raise InvalidRequest(f"{_FILE}: {error}", _FILE) from None
+                if recording.duration_s < _SHORTEST_S:
+                    raise InvalidRequest(f"{_FILE}: the recording is shorter than {_SHORTEST_S} s", _FILE)
             speech = await self._speech(GenerateBody(**given), uploaded)
             return WholeResponse(self, speech, files.pop_all())
         raise AssertionError("unreachable")
@@ -188,6 +188,7 @@ class HiggsDialect(Dialect):
             ras_window=max(body.ras_win_len, 0),
             ras_repeats=body.ras_win_max_num_repeat,
             context_pieces=body.generation_chunk_buffer_size,
+            is_sampling_given=True,
         )
 
     def _all_voices(self) -> list[Voice]:
@@ -202,7 +203,7 @@ class HiggsDialect(Dialect):
         voices = self._all_voices()
         given = []
         for name in voice_names(names, "ref_audio") if names.strip() else ():
-            listed = next((voice for voice in voices if name in {voice.name, voice.path.name}), None)
+            listed = next((voice for voice in voices if name in names_of(voice)), None)
             voice = listed or await self.voices.find(name)
             if voice is None:
                 raise HTTPException(404, str(VoiceUnknown(name, [voice.name for voice in voices], "ref_audio")))
@@ -240,25 +241,11 @@ class WholeResponse(_HiggsResponse):
     """One JSON object with a WAV file, written while the stream is read."""
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        try:
-            size = await stream.buffer.complete()
-        except ReaderTooSlow:
-            raise AudioTooLarge from None
-        open_end = json.dumps({"success": True, "message": DONE_MESSAGE, "audio_base64": ""}, ensure_ascii=False)
-        head = open_end.removesuffix('"}').encode()
-        tail = ('", ' + json.dumps(self.facts(size), ensure_ascii=False)[1:]).encode()
-        rest = wav_header(PCM_HZ, size // 2)
-        length = len(head) + 4 * -(-(len(rest) + size) // 3) + len(tail)
-        await connection.start(200, {"Content-Type": "application/json", "Content-Length": str(length)})
-        await connection.write(head)
-        position = 0
-        while piece := await stream.buffer.read(position):
-            position += len(piece)
-            rest += piece
-            whole = len(rest) - len(rest) % 3
-            await connection.write(base64.b64encode(rest[:whole]))
-            rest = rest[whole:]
-        await connection.write(base64.b64encode(rest) + tail)
+        size = await complete(stream)
+        body = {"success": True, "message": DONE_MESSAGE, "audio_base64": "", **self.facts(size)}
+        content = json.dumps(body, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json"}
+        await connection.write_json(headers, content, stream, size, wav_header(PCM_HZ, size // 2))
 
 
 class EventResponse(_HiggsResponse):

@@ -7,13 +7,13 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from streaming_server.api import sse
-from streaming_server.api.fleet import Fleet
 from streaming_server.api.http import KEY_HEADERS, Dialect, head_response, parse_query
 from streaming_server.api.native.queue_schemas import (
     DISCARD,
@@ -33,6 +33,9 @@ from streaming_server.settings import Settings
 from streaming_server.speech.service import SpeechService
 from streaming_server.speech.slot import Slot, SlotStatus
 from streaming_server.text import preview
+
+if TYPE_CHECKING:
+    from streaming_server.api.fleet import Fleet
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from streaming_server.api.native.schemas import (
 )
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder
-from streaming_server.api.responses import SpeechResponse, WholeSpeechResponse
+from streaming_server.api.responses import AudioFileResponse, SpeechResponse, WholeSpeechResponse
 from streaming_server.api.timed import SubtitleResponse
 from streaming_server.audio.encoders import FORMATS, PcmEncoder
 from streaming_server.domain import Capability, Generation, Granularity, SpeechRequest
@@ -261,7 +261,7 @@ class NativeDialect(Dialect):
         text = request.path_params["audio_index"]
         try:
             path = self.voices.get(int(text)).path
-            return FileResponse(
+            return AudioFileResponse(
                 path,
                 media_type=_MEDIA_TYPES[path.suffix.lower()],
                 filename=path.name,
@@ -319,7 +319,8 @@ def prefers_html(accept: str) -> bool:
             weights[media_type] = float(weight)
         except ValueError:
             weights[media_type] = 0.0
-    json_weight = max(weights.get(kind, 0.0) for kind in ("application/json", "application/*"))
+    json_kinds = ("application/json", "application/*", "*/*")  # the most specific one applies
+    json_weight = next((weights[kind] for kind in json_kinds if kind in weights), 0.0)
     return weights.get("text/html", 0.0) > json_weight
 
 

@@ -243,7 +243,7 @@ DOWNLOAD_REFERENCE_AUDIO = Operation(
             Annotated[int, Field(ge=0, examples=[0])],
         )
     ],
-    refusals=[404],
+    refusals=[404, 416],
 )
 TEST = Operation("Synthesise a fixed test sentence", [_WHOLE_WAV], refusals=SPEECH_REFUSALS)
 TEST_STREAM = Operation(

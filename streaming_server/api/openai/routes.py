@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from streaming_server import __version__
 from streaming_server.api import sse
 from streaming_server.api.channel import open_session
-from streaming_server.api.http import Dialect, parse_body, status_of
+from streaming_server.api.http import Dialect, check_text, parse_body, status_of
 from streaming_server.api.openai import schemas as operations
 from streaming_server.api.openai.errors import ERRORS, PATH_SHAPES, SHAPES
 from streaming_server.api.openai.schemas import (
@@ -173,13 +173,21 @@ class OpenAIDialect(Dialect):
     async def _emotion(self, body: TtsUrlBody) -> Emotion | None:
         """Build the emotion for the method in the body.
 
+        As in the earlier servers, method 1 without a recording is the voice's own emotion, and method 3 without a
+        description reads it from the text.
+
         Raises:
             InvalidRequest: the method's field is missing, or the sum of its numbers is too large.
         """
+        if body.emo_control_method == 1 and not (body.emo_ref_path or "").strip():
+            return None
+        description = body.emo_text
+        if body.emo_control_method == 3 and not (description or "").strip():
+            description = check_text(body.text, self.settings.max_text_characters)
         fields = EmotionFields(
             ("emo_ref_path", body.emo_ref_path),
             ("emo_vec", body.emo_vec),
-            ("emo_text", body.emo_text),
+            ("emo_text", description),
             body.emo_weight,
             body.emo_random,
         )

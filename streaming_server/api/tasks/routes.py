@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from streaming_server.api.http import Dialect, ErrorShape, parse_body, parse_query
 from streaming_server.api.multipart import file_part
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import EmotionFields, RequestBuilder
-from streaming_server.api.responses import WholeSpeechResponse
+from streaming_server.api.responses import AudioFileResponse, WholeSpeechResponse
 from streaming_server.api.tasks import schemas as operations
 from streaming_server.api.tasks.schemas import (
     TAG,
@@ -119,7 +119,7 @@ class TasksDialect(Dialect):
             status = self._record(job)["status"]
             raise InvalidRequest(f"the task is {status}, not completed: there is no audio", "task_id", "path")
         path = await self.jobs.audio(job)
-        return FileResponse(path, media_type="audio/wav", filename=path.name)
+        return AudioFileResponse(path, media_type="audio/wav", filename=path.name)
 
     async def tasks(self, request: Request) -> Response:
         query = parse_query(request, TasksQuery)

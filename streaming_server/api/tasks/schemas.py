@@ -202,7 +202,7 @@ DELETE = Operation(
     parameters=[_TASK_ID],
     refusals=[404],
 )
-AUDIO = Operation("The audio of a task", [_WAV], parameters=[_TASK_ID], refusals=[400, 404])
+AUDIO = Operation("The audio of a task", [_WAV], parameters=[_TASK_ID], refusals=[400, 404, 416])
 TASKS = Operation("The tasks", [Answer("Newest first; `total` counts all that match.", Tasks)], TasksQuery)
 UPLOAD = Operation(
     "Upload a recording",

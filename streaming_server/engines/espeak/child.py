@@ -24,8 +24,8 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from streaming_server.engines.espeak.library import EspeakLibrary, Timbre
-from streaming_server.engines.espeak.sandbox import confine_process, confine_worker
 from streaming_server.errors import EngineFailed, EngineUnavailable
+from streaming_server.sandbox import confine_process, confine_worker
 
 MAX_MESSAGE_BYTES = 65536
 COUNT, WORD = struct.Struct("=I"), struct.Struct("=III")
@@ -35,6 +35,9 @@ _MAX_WORDS = 256
 _CHUNKS_PER_MESSAGE = (1, 4, 14)
 """Of the first messages; all later ones have the last number. A chunk takes about 0.1 ms of work, and a message wakes
 the server."""
+_MEMORY_BYTES = 512 << 20
+_CPU_S = 600
+"""Of one request; espeak-ng speaks for days in that time."""
 _WARM_UP = json.dumps(
     [
         {"text": text, "language": language, "timbre": {}, "pause": False, "has_phonemes": False, "as_phonemes": False}
@@ -116,7 +119,7 @@ def serve(control: int, messages: socket.socket, library: EspeakLibrary) -> None
 
     def work(wait: Callable[[], int]) -> None:
         os.close(control)
-        confine_worker(parent)
+        confine_worker(parent, memory_bytes=_MEMORY_BYTES, cpu_s=_CPU_S)
         _warm(library)
         _answer(messages, library, wait())
 

@@ -53,7 +53,7 @@ class Checkpoint:
         Raises:
             EngineUnavailable: a file is missing or invalid.
         """
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             model = _load_complete(HiggsAudioV2ForConditionalGeneration, self.model, dtype)

@@ -28,7 +28,7 @@ def draw(model: Any, inputs: dict[str, Tensor], generation: Generation, receive:
         model: the model.
         inputs: from `PromptWriter.write`.
         generation: the sampling parameters. If temperature and top-k have the values of `Generation()`, which are those
-            of another model, this model's defaults apply.
+            of another model, and no client has chosen them, this model's defaults apply.
         receive: called with each frame, ``(C,)``, on the CPU; an exception stops the generation.
     """
     prompt = inputs["audio_input_ids"].shape[1] if "audio_input_ids" in inputs else 0
@@ -76,7 +76,8 @@ _MIN_TEMPERATURE = 1e-4
 
 
 def _config(model: Any, generation: Generation) -> Any:
-    is_default = (generation.temperature, generation.top_k) == (_DEFAULTS.temperature, _DEFAULTS.top_k)
+    has_defaults = (generation.temperature, generation.top_k) == (_DEFAULTS.temperature, _DEFAULTS.top_k)
+    is_default = has_defaults and not generation.is_sampling_given
     config = copy.deepcopy(model.generation_config)
     config.ras_win_len = generation.ras_window or None
     config.ras_win_max_num_repeat = generation.ras_repeats

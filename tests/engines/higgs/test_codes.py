@@ -46,7 +46,7 @@ def test_the_delay_is_as_the_models_own_processor_has_it(frames: int) -> None:
     codes = some_codes(frames)
     marks = SimpleNamespace(audio_stream_bos_id=BEGIN, audio_stream_eos_id=END)
     marked = torch.cat([codes.new_full((8, 1), BEGIN), codes, codes.new_full((8, 1), END)], dim=1)
-    theirs = HiggsAudioV2Processor.build_delay_pattern(marks, marked[None])[0].T  # type: ignore[arg-type, no-untyped-call]
+    theirs = HiggsAudioV2Processor.build_delay_pattern(marks, marked[None])[0].T
     assert torch.equal(delayed(codes, BEGIN, END), theirs)
 
 
@@ -136,9 +136,9 @@ def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], vo
         audio_stream_bos_id=BEGIN,
         audio_stream_eos_id=END,
         audio_tokenizer=codec,
-        revert_delay_pattern=lambda ids: HiggsAudioV2Processor.revert_delay_pattern(None, ids),  # type: ignore[arg-type, no-untyped-call]
+        revert_delay_pattern=lambda ids: HiggsAudioV2Processor.revert_delay_pattern(None, ids),
     )
-    whole = HiggsAudioV2Processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()  # type: ignore[arg-type, no-untyped-call]
+    whole = HiggsAudioV2Processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()
     undelayed, decoder = Undelayed(8, BEGIN, END), ChunkDecoder(codec, CPU)
     complete = [codes for frame in frames if (codes := undelayed.push(frame)) is not None]
     pieces = [samples for codes in complete if (samples := decoder.push(codes)) is not None]
@@ -164,6 +164,14 @@ def test_a_seed_draws_the_same_codes_and_none_draws_others(parts: tuple[Any, Any
 @pytest.mark.parametrize("generation", [replace(GENERATION, do_sample=False, temperature=0), Generation(top_p=0.0)])
 def test_the_ends_of_the_ranges_are_drawn(parts: tuple[Any, Any, Any], generation: Generation) -> None:
     assert drawn(parts, replace(generation, max_mel_tokens=12)).shape[0] > 1
+
+
+def test_the_models_own_defaults_apply_where_no_client_has_chosen(parts: tuple[Any, Any, Any]) -> None:
+    """Temperature 1.2 and top-k 30 are another model's defaults, and a client may ask for them."""
+    unchosen = Generation(seed=3, max_mel_tokens=12)
+    own, chosen = replace(unchosen, temperature=0.7, top_k=50), replace(unchosen, is_sampling_given=True)
+    assert torch.equal(drawn(parts, unchosen), drawn(parts, own))
+    assert not torch.equal(drawn(parts, chosen), drawn(parts, own))
 
 
 def most_repeats(frames: Tensor, window: int) -> int:

@@ -46,7 +46,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=SPECIAL[0],
         eos_token=SPECIAL[1],
@@ -80,7 +80,7 @@ def make_checkpoint(folder: Path) -> tuple[Path, Path]:
     model = HiggsAudioV2ForConditionalGeneration(config)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    acoustic = DacConfig(  # type: ignore[call-arg]
+    acoustic = DacConfig(
         encoder_hidden_size=4,
         decoder_hidden_size=64,
         downsampling_ratios=[8, 5, 4, 2, 3],

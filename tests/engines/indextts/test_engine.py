@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import wave
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -89,7 +90,13 @@ def with_engine(
 
 
 def samples_of(audio: Audio) -> FloatSamples:
-    return np.concatenate([samples for samples in audio if isinstance(samples, np.ndarray)])
+    pieces = []
+    for piece in audio:
+        if isinstance(piece, np.ndarray):
+            pieces.append(piece)
+        elif isinstance(piece, Waiting):
+            time.sleep(0.001)  # the vocoder's thread needs the interpreter
+    return np.concatenate(pieces)
 
 
 def waiting_for(event: threading.Event) -> Job[torch.Tensor]:

@@ -1,7 +1,8 @@
-"""What the espeak-ng child process gives up: memory, processes, files and the network.
+"""What a child process that runs a C library on input of clients gives up: memory, processes, files and the network.
 
-Resource limits hold everywhere. On Linux the process also enters a network namespace of its own (user namespaces) and
-can read nothing but the data folder (Landlock); a kernel or container that offers neither leaves the limits alone.
+A child process loads its library, confines itself, and then only forks workers. Resource limits hold everywhere, except
+that macOS bounds no address space. On Linux the process also enters a network namespace of its own (user namespaces)
+and can open nothing outside one folder (Landlock); a kernel or container that offers neither leaves the limits alone.
 """
 
 from __future__ import annotations
@@ -13,10 +14,6 @@ import signal
 import struct
 import sys
 from pathlib import Path
-
-_MEMORY_BYTES = 512 << 20
-_CPU_S = 600
-"""Of one request; espeak-ng speaks for days in that time."""
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -31,9 +28,8 @@ _LANDLOCK_PATH_BENEATH = 1
 _LIBC = ctypes.CDLL(None)
 
 
-def confine_process(readable: Path) -> None:
-    """Bound this process and those that it forks; of the file system they read ``readable`` alone."""
-    _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
+def confine_process(readable: Path | None = None) -> None:
+    """Bound this process and those that it forks; of the file system they can open ``readable`` alone, to read."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 32)
@@ -43,9 +39,17 @@ def confine_process(readable: Path) -> None:
         _read_only(_LIBC, readable)
 
 
-def confine_worker(parent: int) -> None:
-    """Bound one worker of the process ``parent``, and let it end with that process."""
-    _limit(resource.RLIMIT_CPU, _CPU_S)
+def confine_worker(parent: int, *, memory_bytes: int, cpu_s: int) -> None:
+    """Bound one worker of the process ``parent``, and let it end with that process.
+
+    Args:
+        parent: the id of the process that forked it.
+        memory_bytes: limit of its address space.
+        cpu_s: processor time after which it is killed.
+    """
+    if sys.platform != "darwin":  # which rejects the limit
+        _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CPU, cpu_s)
     _limit(resource.RLIMIT_NPROC, 0)
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -59,14 +63,17 @@ def _limit(what: int, value: int) -> None:
     resource.setrlimit(what, (value, value))
 
 
-def _read_only(libc: ctypes.CDLL, folder: Path) -> None:
+def _read_only(libc: ctypes.CDLL, folder: Path | None) -> None:
     handled = struct.pack("=Q", _LANDLOCK_EVERY_ACCESS)
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, handled, len(handled), 0)
     if ruleset < 0:
         return
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    rule = struct.pack("=Qi", _LANDLOCK_READ, opened)
-    if libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0) == 0:
+    allowed = 0
+    if folder is not None:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        rule = struct.pack("=Qi", _LANDLOCK_READ, opened)
+        allowed = libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0)
+        os.close(opened)
+    if allowed == 0:
         libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
-    os.close(opened)
     os.close(ruleset)
