@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*engines: FakeEngine, **settings: int) -> Iterator[Fleet]:
+def fleet(*engines: FakeEngine, **settings: Any) -> Iterator[Fleet]:
     """Two servers with these engines, by default with `SCRIPTS`, and settings."""
     first, second = engines or (by_text(SCRIPTS), by_text(SCRIPTS))
     agents = free_port(), free_port()
