@@ -6,6 +6,7 @@ A stream that fails after its first byte ends without the final chunk, so that c
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -141,10 +142,7 @@ class WholeSpeechResponse(SpeechResponse):
         super().__init__(service, request, PcmEncoder(), wav_headers, send_timeout_s, keep=False)
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        try:
-            size = await stream.buffer.complete()
-        except ReaderTooSlow:
-            raise AudioTooLarge from None
+        size = await complete(stream)
         header = wav_header(self.service.engine.info.sample_rate_hz, size // 2)
         await connection.start(200, {**self.headers, "Content-Length": str(len(header) + size)})
         await connection.write(header)
@@ -258,6 +256,32 @@ class Connection:
             position += len(piece)
             piece = await stream.buffer.read(position)
 
+    async def write_json(
+        self, headers: Mapping[str, str], content: bytes, stream: SpeechStream, size: int, head: bytes = b""
+    ) -> None:
+        """Send a JSON object with the audio of a complete stream in base64, which is encoded as the client reads.
+
+        Args:
+            headers: of the response.
+            content: the object; its first empty string stands for the audio.
+            stream: the stream, whose bytes nothing has read.
+            size: the number of its bytes.
+            head: comes before the bytes of the stream, such as the header of a WAV file.
+        """
+        before, _, after = content.partition(b'""')
+        length = len(before) + len(after) + 2 + 4 * -(-(len(head) + size) // 3)
+        await self.start(200, {**headers, "Content-Length": str(length)})
+        await self.write(before + b'"')
+        position, rest = 0, head
+        while piece := await stream.buffer.read(position):
+            position += len(piece)
+            rest += piece
+            whole = len(rest) - len(rest) % 3
+            await self.write(base64.b64encode(rest[:whole]))
+            rest = rest[whole:]
+            await asyncio.sleep(0)  # once the client has left, nothing above suspends
+        await self.write(base64.b64encode(rest) + b'"' + after)
+
     async def write(self, body: bytes, *, last: bool = False) -> None:
         """Send bytes.
 
@@ -285,6 +309,18 @@ class Connection:
             self._transport.close()
         await asyncio.wait([gone], timeout=self._timeout_s)
         self._transport.abort()
+
+
+async def complete(stream: SpeechStream) -> int:
+    """Wait for the end of a stream that is sent as a whole, and return the number of its bytes.
+
+    Raises:
+        AudioTooLarge: it exceeds the limits of unsent audio.
+    """
+    try:
+        return await stream.buffer.complete()
+    except ReaderTooSlow:
+        raise AudioTooLarge from None
 
 
 @asynccontextmanager

@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from streaming_server.api.responses import Connection, SpeechResponse
+from streaming_server.api.responses import Connection, SpeechResponse, complete
 from streaming_server.audio.encoders import AudioEncoder, PcmEncoder
 from streaming_server.domain import SpeechRequest
-from streaming_server.errors import AudioTooLarge, ReaderTooSlow
 from streaming_server.speech import captions
 from streaming_server.speech.incremental import by_sentences
 from streaming_server.speech.service import SpeechService
@@ -17,7 +16,7 @@ from streaming_server.speech.stream import SpeechStream
 from streaming_server.speech.timeline import Passage, precision_of
 
 Compose = Callable[[bytes, Sequence[Passage]], Mapping[str, Any]]
-"""The object for a piece of audio and the passages that end with it."""
+"""The object for a piece of audio, in base64 as its first member, and the passages that end with it."""
 
 
 class TimedSpeechResponse(SpeechResponse):
@@ -43,7 +42,9 @@ class TimedSpeechResponse(SpeechResponse):
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
         if self._is_whole:
-            await self._respond_whole(stream, connection)
+            size = await complete(stream)
+            content = _line(self._compose(b"", stream.buffer.passages))
+            await connection.write_json(self.headers, content, stream, size)
             return
         async for piece, passage in stream.buffer.timed():
             if not connection.started:
@@ -51,23 +52,6 @@ class TimedSpeechResponse(SpeechResponse):
             await connection.write(_line(self._compose(piece, [passage] if passage else [])))
         if not connection.started:
             await self.announce(stream, connection)
-
-    async def _respond_whole(self, stream: SpeechStream, connection: Connection) -> None:
-        """
-        Raises:
-            AudioTooLarge: it passes the limits of unsent audio.
-        """
-        try:
-            await stream.buffer.complete()
-        except ReaderTooSlow:
-            raise AudioTooLarge from None
-        audio, passages = bytearray(), list[Passage]()
-        async for piece, passage in stream.buffer.timed():
-            audio += piece
-            passages += [passage] if passage else []
-        content = _line(self._compose(bytes(audio), passages))
-        await connection.start(200, {**self.headers, "Content-Length": str(len(content))})
-        await connection.write(content)
 
 
 class SubtitleResponse(SpeechResponse):

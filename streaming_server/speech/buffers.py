@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +110,11 @@ class StreamBuffer:
     @property
     def kept_bytes(self) -> int:
         return self._sent - self.first
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """The passages that `read_timed` has not returned yet."""
+        return [passage for _, passage in self._passages]
 
     def push(self, piece: bytes) -> None:
         """Add bytes without waiting.

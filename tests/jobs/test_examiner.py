@@ -94,6 +94,7 @@ def test_a_worker_that_dies_refuses_its_recording_alone(
     monkeypatch.setenv("SECRET", "hidden")
     examiner.examine(good, LONGEST_S)
     process, outcomes = process_of(examiner), list[str]()
+    eventually(lambda: not process.children())
 
     def examine() -> None:
         with pytest.raises(RecordingRefused) as refused:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.decoders import ffprobe
 from tests.support.fakes import FakeEngine, tone
-from tests.support.server import LiveServer, running
+from tests.support.server import LiveServer, RawClient, eventually, running
 
 PATH = "/dev/captioned_speech"
 TEXT = "One two. Three"
@@ -89,3 +89,13 @@ def test_a_dialogue_has_no_times() -> None:
         response = live.post("/v1/audio/speech", timed)
         assert (response.status_code, response.json()["error"]["param"]) == (400, "word_timestamps")
         assert not live.engine.requests
+
+
+def test_a_whole_answer_that_nobody_reads_stays_among_the_unsent_audio(server: LiveServer) -> None:
+    """It is encoded as the client reads, not into a second copy in the connection's buffer."""
+    body = {"input": "a" * 6000, "voice": "voice_01", "response_format": "pcm", "stream": False}
+    client = RawClient(server.port, PATH, body, receive_buffer=4096)
+    assert client.read(12) == b"HTTP/1.1 200"
+    assert server.service.budget.unsent_bytes > 300 * 48000 * 0.5
+    client.close()
+    eventually(lambda: server.service.budget.unsent_bytes == 0)

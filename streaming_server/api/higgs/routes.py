@@ -33,11 +33,10 @@ from streaming_server.api.http import Dialect, ErrorShape, parse_body, validated
 from streaming_server.api.multipart import read_form
 from streaming_server.api.operations import ApiRoute
 from streaming_server.api.requests import RequestBuilder, voice_names
-from streaming_server.api.responses import Connection, SpeechResponse
+from streaming_server.api.responses import Connection, SpeechResponse, complete
 from streaming_server.audio.encoders import FORMATS, PCM_HZ, wav_header
 from streaming_server.domain import Capability, Generation, SpeechRequest, Voice
 from streaming_server.errors import (
-    AudioTooLarge,
     InvalidRequest,
     ReaderTooSlow,
     RecordingRefused,
@@ -242,25 +241,11 @@ class WholeResponse(_HiggsResponse):
     """One JSON object with a WAV file, written while the stream is read."""
 
     async def respond(self, stream: SpeechStream, connection: Connection) -> None:
-        try:
-            size = await stream.buffer.complete()
-        except ReaderTooSlow:
-            raise AudioTooLarge from None
-        open_end = json.dumps({"success": True, "message": DONE_MESSAGE, "audio_base64": ""}, ensure_ascii=False)
-        head = open_end.removesuffix('"}').encode()
-        tail = ('", ' + json.dumps(self.facts(size), ensure_ascii=False)[1:]).encode()
-        rest = wav_header(PCM_HZ, size // 2)
-        length = len(head) + 4 * -(-(len(rest) + size) // 3) + len(tail)
-        await connection.start(200, {"Content-Type": "application/json", "Content-Length": str(length)})
-        await connection.write(head)
-        position = 0
-        while piece := await stream.buffer.read(position):
-            position += len(piece)
-            rest += piece
-            whole = len(rest) - len(rest) % 3
-            await connection.write(base64.b64encode(rest[:whole]))
-            rest = rest[whole:]
-        await connection.write(base64.b64encode(rest) + tail)
+        size = await complete(stream)
+        body = {"success": True, "message": DONE_MESSAGE, "audio_base64": "", **self.facts(size)}
+        content = json.dumps(body, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json"}
+        await connection.write_json(headers, content, stream, size, wav_header(PCM_HZ, size // 2))
 
 
 class EventResponse(_HiggsResponse):
