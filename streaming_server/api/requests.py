@@ -152,6 +152,7 @@ class RequestBuilder:
         own_voices: bool = False,
         language: str = "",
         pronunciations: tuple[Pronunciation, ...] = (),
+        for_worker: bool = False,
     ) -> SpeechRequest:
         """Build a request within the engine's limits.
 
@@ -176,6 +177,7 @@ class RequestBuilder:
             own_voices: the engine may choose the voices.
             language: a BCP 47 tag or the English name of a language; empty for the engine's choice.
             pronunciations: phonemes of parts of a text that is a string.
+            for_worker: another process synthesises the text, whose engine may speak what this one cannot.
 
         Raises:
             InvalidRequest: the text is not valid or the engine cannot synthesise it, a speaker has no voice, or the
@@ -220,7 +222,7 @@ class RequestBuilder:
         )
         if with_tags and not script and not spans and self.settings.dialogue:
             request = as_dialogue(request, self.voices.list(), field)
-        if problem := self.service.refusal(request):
+        if not for_worker and (problem := self.service.refusal(request)):
             raise InvalidRequest(f"{field} {problem}", field, place)
         return request
 

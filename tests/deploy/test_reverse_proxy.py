@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def nginx(folder: Path, server: int, plain: int, secure: int) -> list[str | Path
         ("listen 443 ssl", f"listen 127.0.0.1:{secure} ssl"),
         (f"/etc/ssl/certs/{NAME}.pem", f"{folder}/certificate.pem"),
         (f"/etc/ssl/private/{NAME}.key", f"{folder}/key.pem"),
+        ("limit_conn speech_clients 128;", "limit_conn speech_clients 8;"),
     )
     (folder / "site.conf").write_text(site)
     spools = "".join(
@@ -70,6 +71,8 @@ class Proxy:
     port: int
     client: httpx.Client
     trust: ssl.SSLContext
+    is_limiting: bool
+    """Whether it limits the requests of a client, here to 8 at once; Caddy cannot."""
 
 
 @contextmanager
@@ -95,7 +98,7 @@ def proxied(
         ) as client:
             eventually(lambda: process.poll() is not None or _answers(client))
             assert process.poll() is None
-            yield Proxy(secure, client, trust)
+            yield Proxy(secure, client, trust, command is nginx)
     finally:
         end(process)
 
@@ -166,3 +169,11 @@ def test_recordings_pass_and_what_is_for_operators_does_not(stage: tuple[Proxy, 
     answer = proxy.client.post("/api/v1/upload/audio", files={"file": ("voice.wav", recording, "audio/wav")})
     assert answer.status_code == 200, answer.text
     assert [proxy.client.get(path).status_code for path in ("/metrics", "/debug/streams", "/health")] == [404, 404, 200]
+
+
+def test_nginx_limits_each_client(stage: tuple[Proxy, LiveServer]) -> None:
+    proxy, _ = stage
+    with ExitStack() as opened:
+        events = [opened.enter_context(proxy.client.stream("GET", "/opus_queue_status/events")) for _ in range(9)]
+        refused = 429 if proxy.is_limiting else 200
+        assert [response.status_code for response in events] == [200] * 8 + [refused]

@@ -271,6 +271,14 @@ def test_a_body_that_stops_does_not_delay_a_404(impatient: LiveServer) -> None:
     assert answers(impatient, half_a_body("/nowhere")).startswith(b"HTTP/1.1 404")
 
 
+def test_a_bad_request_behind_a_body_that_nobody_read_is_answered(server: LiveServer) -> None:
+    with connected(server) as connection:
+        connection.sendall(half_a_body("/nowhere"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(bytes(100) + b"no request\r\n\r\n")
+        assert everything(connection).startswith(b"HTTP/1.1 400")
+
+
 def test_a_body_that_stops_does_not_harm_an_earlier_answer(impatient: LiveServer) -> None:
     first = SIZED + b"\r\n" + BODY
     whole = answers(impatient, SIZED + b"Connection: close\r\n\r\n" + BODY).partition(b"\r\n\r\n")[2]

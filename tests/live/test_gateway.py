@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,13 +57,13 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*engines: FakeEngine) -> Iterator[Fleet]:
-    """Two servers with these engines, by default with `SCRIPTS`."""
+def fleet(*engines: FakeEngine, **settings: Any) -> Iterator[Fleet]:
+    """Two servers with these engines, by default with `SCRIPTS`, and settings."""
     first, second = engines or (by_text(SCRIPTS), by_text(SCRIPTS))
     agents = free_port(), free_port()
     with (
-        running(first, agent_port=agents[0]) as one,
-        running(second, agent_port=agents[1]) as two,
+        running(first, agent_port=agents[0], **settings) as one,
+        running(second, agent_port=agents[1], **settings) as two,
         gateway(one.port, two.port, agents) as front,
         httpx.Client(base_url=front.url, timeout=120) as client,
     ):
@@ -131,15 +132,42 @@ def test_what_is_spoken_waits_for_a_server_and_nothing_else_does() -> None:
                         assert asking.recv(100).startswith(b"HTTP/1.1 "), path
                         assert servers.gateway.waiting() == 0, path
                 eventually(lambda: servers.gateway.waiting() == 0)
+        encoded = servers.raw("next", PCM.replace("s", "%73"))
+        eventually(lambda: servers.gateway.waiting() == 1)
+        encoded.close()
         for client in holding:
             client.close()
 
 
-def test_a_method_that_a_speaking_route_lacks_is_refused_at_once() -> None:
+def test_one_client_takes_neither_all_connections_nor_a_server_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONNECTIONS_PER_ADDRESS", "21")
+    monkeypatch.setenv("SERVER_CONNECTIONS", "4")
+    events = b"GET /opus_queue_status/events HTTP/1.1\r\nHost: x\r\n\r\n"
+    with fleet(max_connections_per_address=10) as servers, ExitStack() as opened:
+        assert servers.client.post(PCM, json={"text": "next"}).status_code == 200  # the first of the connections
+        for _ in range(20):
+            opened.enter_context(socket.create_connection(("127.0.0.1", servers.gateway.port), 120)).sendall(events)
+        eventually(lambda: int(servers.gateway.figure("qcur", "all_else")) == 12)
+        with (
+            suppress(ConnectionResetError, BrokenPipeError),
+            socket.create_connection(("127.0.0.1", servers.gateway.port), 120) as refused,
+        ):
+            refused.sendall(events)
+            assert not refused.recv(100)
+        checks = [servers.gateway.figure("check_status", server=server) for server in ("gpu1", "gpu2")]
+        assert [check[-4:] for check in checks] == ["L7OK"] * 2
+        assert servers.client.post(PCM, json={"text": "next"}).status_code == 200
+        opened.close()
+        eventually(lambda: servers.client.get("/health").status_code == 200)
+
+
+def test_what_no_client_may_ask_is_refused_at_once() -> None:
     with fleet() as servers:
         holding = servers.hold()
         for method, path in (("GET", PCM), ("GET", "/v1/audio/speech"), ("DELETE", OPUS), ("POST", "/test")):
             assert servers.client.request(method, path).status_code == 405
+        for path in ("/metrics", "/debug/streams", "/%6detrics", "/debug%2Fstreams", "/%64ebug/streams"):
+            assert servers.client.get(path).status_code == 404
         assert servers.client.head("/test").status_code == 200
         for client in holding:
             client.close()

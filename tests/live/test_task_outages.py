@@ -23,6 +23,7 @@ import httpx
 import psycopg
 import pytest
 
+from streaming_server.domain import SpeechRequest
 from streaming_server.errors import EngineFailed, LeaseLost, StorageUnavailable
 from streaming_server.jobs import celery_client, file_store, runner, store
 from streaming_server.jobs.inspection import VoicePresets
@@ -241,13 +242,21 @@ def test_no_other_process_takes_a_job_whose_process_works_before_or_after_the_sy
         assert rows("attempts") == [1, 1]
 
 
+class Speechless(FakeEngine):
+    def refusal(self, request: SpeechRequest) -> str:
+        return "has no words"
+
+
 def test_a_broker_that_does_not_answer_keeps_no_client_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(celery_client, "_COMMAND_S", 3600)
     with socket.create_server(("127.0.0.1", 0)) as broker:
         url = f"redis://127.0.0.1:{broker.getsockname()[1]}/0"
-        with running(FakeEngine(), data_dir=tmp_path, celery_broker_url=url) as live, broker:
-            tasks = [submit(live) for _ in range(10)]
+        with running(Speechless(), data_dir=tmp_path, celery_broker_url=url) as live, broker:
+            tasks = [submit(live) for _ in range(10)]  # a worker's engine may speak what the server's cannot
             assert {task(live, task_id)["status"] for task_id in tasks} == {"pending"}
+            refused = live.post("/api/v1/tts/sync", {"text": "One.", "prompt_audio_id": "voice_01"})
+            assert refused.status_code == 400
+            assert "text has no words" in refused.text
 
 
 def test_slow_transfers_keep_no_request_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,9 @@ class TasksDialect(Dialect):
         return JSONResponse(body)
 
     async def submit(self, request: Request) -> Response:
-        speech = await self._speech_request(request)
-        if not self.settings.celery_broker_url:  # with a broker, the workers have the engines and may start later
+        has_workers = bool(self.settings.celery_broker_url)
+        speech = await self._speech_request(request, for_worker=has_workers)
+        if not has_workers:  # with a broker, the workers have the engines and may start later
             self._check_ready()
         job = await self.jobs.submit(speech)
         record = self._record(job)
@@ -158,8 +159,8 @@ class TasksDialect(Dialect):
         if self.service.state is not EngineState.READY:
             raise EngineNotReady
 
-    async def _speech_request(self, request: Request) -> SpeechRequest:
-        """Build the request of a body.
+    async def _speech_request(self, request: Request, *, for_worker: bool = False) -> SpeechRequest:
+        """Build the request of a body; ``for_worker`` as for `RequestBuilder.build`.
 
         Raises:
             InvalidRequest: a field is invalid, or the field that the emotion's method requires is missing.
@@ -180,6 +181,7 @@ class TasksDialect(Dialect):
             body.generation(),
             max_codes_field="max_mel_tokens" if "max_mel_tokens" in body.model_fields_set else None,
             emotion=await self.requests.emotion(fields, field, self._voice),
+            for_worker=for_worker,
         )
 
     async def _voice(self, name: str, field: str) -> Voice:
