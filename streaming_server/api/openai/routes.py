@@ -179,7 +179,7 @@ class OpenAIDialect(Dialect):
         Raises:
             InvalidRequest: the method's field is missing, or the sum of its numbers is too large.
         """
-        if body.emo_control_method == 1 and not (body.emo_ref_path or "").strip():
+        if body.emo_control_method == 1 and body.emo_ref_path is None:
             return None
         description = body.emo_text
         if body.emo_control_method == 3 and not (description or "").strip():
