@@ -26,7 +26,7 @@ SpeechServerError
 ├── LoopbackOnly            the route is restricted to this machine
 ├── OriginRefused           an upload comes from an origin that is not allowed
 ├── JobNotFound             a job does not exist or has expired
-├── JobQueueFull            the maximum number of tasks is pending
+├── JobQueueFull            more tasks would be pending than the limit allows
 ├── LeaseLost               a job was cancelled, deleted or taken over while it ran
 ├── FileMissing             a stored file does not exist any more
 ├── FileOutside             a path resolves outside its folder, or cannot name a file
@@ -276,7 +276,7 @@ class JobQueueFull(SpeechServerError):
     retryable = True
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the queue is full: {limit} tasks are pending; try again later")
+        super().__init__(f"the queue is full: at most {limit} tasks may be pending; try again later")
 
 
 class LeaseLost(SpeechServerError):

@@ -127,7 +127,7 @@ class JobSettings(SettingsGroup):
     celery_broker_url: str = ""
     """Redis or RabbitMQ for workers: `redis://host/0`, `amqp://host`; empty: the server processes tasks itself."""
     max_pending_tasks: PositiveInt = 1000
-    """Maximum number of pending tasks."""
+    """Maximum number of pending tasks; each task of a workflow counts."""
     task_lease_s: Annotated[float, Field(ge=1)] = 6.0
     """Lease of a task, in seconds: without a heartbeat for this long, another process takes the task over."""
     max_task_attempts: PositiveInt = 5

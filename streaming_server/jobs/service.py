@@ -70,7 +70,8 @@ class JobService:
         return job
 
     async def chain(self, workflow_id: str) -> list[Job]:
-        """
+        """As `JobStore.chain`.
+
         Raises:
             JobNotFound: the id is unknown or has expired.
         """
@@ -83,7 +84,10 @@ class JobService:
     async def ended(
         self, workflow_id: str, timeout_s: float, is_left: Callable[[], Awaitable[bool]]
     ) -> list[Job] | None:
-        """Wait until all jobs of a workflow have ended and return them; None after the timeout or on a disconnect.
+        """Wait until all jobs of a workflow have ended; None after the timeout or on a disconnect.
+
+        Returns:
+            The jobs, of which the last one has its payload and result.
 
         Raises:
             JobNotFound: as `chain`.
@@ -94,7 +98,9 @@ class JobService:
             with suppress(StorageUnavailable):  # the workflow continues, and so does the wait
                 jobs = await self.chain(workflow_id)
                 if not any(job.state in UNFINISHED for job in jobs):
-                    return jobs
+                    if (last := await self._run(self._storage.jobs.get, jobs[-1].id)) is None:
+                        raise JobNotFound(workflow_id)
+                    return [*jobs[:-1], last]
             if loop.time() >= until_s or await is_left():
                 return None
             await asyncio.sleep(min(pause_s, until_s - loop.time()))

@@ -68,8 +68,10 @@ class Job:
     """Position in the workflow."""
     state: JobState
     payload: str
+    """Empty in pages and chains."""
     preview: str
     result: str | None
+    """None in pages and chains."""
     message: str
     error_code: str | None
     progress: float
@@ -107,7 +109,7 @@ class JobStore:
         """
         Args:
             database: the database of the jobs.
-            max_pending: maximum number of pending jobs.
+            max_pending: maximum number of jobs that wait, pending or blocked; a longer chain needs an empty queue.
             lease_s: duration of a lease.
             max_attempts: maximum number of failed attempts of a job.
             storage_wait_s: maximum wait of a workflow's job for the end of a storage outage; others wait without limit.
@@ -122,13 +124,14 @@ class JobStore:
         """Accept jobs that run one after another. They are stored durably on return.
 
         Raises:
-            JobQueueFull: the number of pending jobs is at its limit.
+            JobQueueFull: more jobs would wait than the limit allows.
             UploadNotFound: an upload that they use does not exist or has expired.
             StorageFull, StorageUnavailable: they cannot be stored.
         """
         accepted = []
         with self._database.write() as connection:
-            if _count(connection, jobs.c.state == JobState.PENDING) >= self._max_pending:
+            waiting = _count(connection, jobs.c.state.in_((JobState.PENDING, JobState.BLOCKED)))
+            if waiting and waiting + len(chain) > self._max_pending:
                 raise JobQueueFull(self._max_pending)
             for position, new in enumerate(chain):
                 values = {
@@ -156,15 +159,18 @@ class JobStore:
         return _job(row) if row else None
 
     def chain(self, workflow_id: str) -> list[Job]:
-        """Return the jobs of a workflow in order; empty for an unknown id."""
-        query = sa.select(jobs).where(jobs.c.workflow_id == workflow_id).order_by(jobs.c.number)
+        """Return the jobs of a workflow in order, without payloads and results; empty for an unknown id."""
+        query = sa.select(*_LISTED).where(jobs.c.workflow_id == workflow_id).order_by(jobs.c.number)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def page(self, limit: int, offset: int = 0, states: Sequence[JobState] = ()) -> tuple[list[Job], int]:
-        """Return a page of the jobs outside workflows, newest first, and the total; ``states`` filters both."""
+        """Return a page of the jobs outside workflows, newest first, and the total; ``states`` filters both.
+
+        The jobs come without payloads and results, of which each may be large.
+        """
         chosen = sa.and_(jobs.c.workflow_id.is_(None), jobs.c.state.in_(states) if states else sa.true())
-        query = sa.select(jobs).where(chosen).order_by(jobs.c.number.desc()).limit(limit).offset(offset)
+        query = sa.select(*_LISTED).where(chosen).order_by(jobs.c.number.desc()).limit(limit).offset(offset)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)], _count(connection, chosen)
 
@@ -376,6 +382,12 @@ class JobStore:
         connection.execute(jobs.update().where(unfinished).values(values))
 
 
+_LISTED = (
+    *(column for column in jobs.c if column.name not in {"payload", "result"}),
+    sa.literal("").label("payload"),
+    sa.null().label("result"),
+)
+"""The columns of a job in a list."""
 _OUTCOMES = {JobState.PENDING: "requeued", JobState.FAILED: "failed"}
 _RELEASED = {"state": JobState.PENDING, "owner": None, "lease_until_s": None, "progress": 0.0}
 

@@ -47,6 +47,16 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class Claims:
+    """The jobs that were claimed."""
+
+    total: int
+    running: int
+    latest: Sequence[Activity]
+    """Running ones first, then the most recently accepted ones, up to a limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     total: int
     completed: int
@@ -92,16 +102,16 @@ class WorkerRegistry:
             busy = set(connection.execute(owners).scalars())
         return [Worker(row.id, row.entered_s, row.is_busy or row.id in busy, json.loads(row.device)) for row in rows]
 
-    def activity(self, limit: int) -> list[Activity]:
-        """Return the most recently claimed jobs, running ones first."""
-        claimed = (
-            sa.select(jobs)
-            .where(jobs.c.owner.is_not(None))
-            .order_by(sa.case((jobs.c.state == JobState.RUNNING, 0), else_=1), jobs.c.number.desc())
-            .limit(limit)
-        )
+    def claims(self, limit: int) -> Claims:
+        """Return the numbers of the claimed jobs, and the latest of them."""
+        is_running = jobs.c.state == JobState.RUNNING
+        numbers = sa.select(sa.func.count(), sa.func.count(sa.case((is_running, 1))))
+        columns = (jobs.c.id, jobs.c.name, jobs.c.owner, jobs.c.state, jobs.c.ended_s, jobs.c.lease_until_s)
+        latest = sa.select(*columns).order_by(sa.case((is_running, 0), else_=1), jobs.c.number.desc()).limit(limit)
+        is_claimed = jobs.c.owner.is_not(None)
         with self._database.read() as connection:
-            return [
+            total, active = connection.execute(numbers.where(is_claimed)).one()
+            found = [
                 Activity(
                     row.id,
                     row.name,
@@ -109,8 +119,9 @@ class WorkerRegistry:
                     row.ended_s or (row.lease_until_s or 0.0) - self.lease_s,
                     JobState(row.state),
                 )
-                for row in connection.execute(claimed)
+                for row in connection.execute(latest.where(is_claimed))
             ]
+        return Claims(total, active, found)
 
     def statistics(self) -> Statistics:
         """Return statistics of the stored jobs."""

@@ -265,7 +265,7 @@ def test_only_what_ended_is_forgotten_by_age(store: JobStore) -> None:
 def test_only_so_many_may_be_pending(store: JobStore) -> None:
     for _ in range(5):
         submitted(store)
-    with pytest.raises(JobQueueFull, match="5 tasks are pending"):
+    with pytest.raises(JobQueueFull, match="at most 5 tasks may be pending"):
         submitted(store)
     assert store.page(10)[1] == 5
     claimed(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,18 +103,38 @@ def test_a_chain_is_accepted_as_a_whole_or_not(store: JobStore) -> None:
     assert store.chain("workflow_1") == []
 
 
-def test_blocked_jobs_do_not_fill_the_queue(tmp_path: Path, database_url: str) -> None:
-    with opened_storage(tmp_path, database_url, max_pending=2) as opened:
-        chain(opened.jobs, *"abcdef")
-        chain(opened.jobs, "g", workflow_id="workflow_2")
+def test_each_job_of_a_chain_counts_as_pending(tmp_path: Path, database_url: str) -> None:
+    with opened_storage(tmp_path, database_url, max_pending=4) as opened:
+        chain(opened.jobs, "a", "b")
+        with pytest.raises(JobQueueFull, match="at most 4 tasks may be pending"):
+            chain(opened.jobs, "c", "d", "e", workflow_id="workflow_2")
+        chain(opened.jobs, "c", "d", workflow_id="workflow_2")
+        for _ in range(4):
+            opened.jobs.claim("w")
+        opened.jobs.cancel("workflow_1_0")
+        opened.jobs.cancel("workflow_2_0")
+        chain(opened.jobs, *"abcdef", workflow_id="workflow_3")
         with pytest.raises(JobQueueFull):
-            chain(opened.jobs, "h", workflow_id="workflow_3")
+            chain(opened.jobs, "g", workflow_id="workflow_4")
+
+
+def test_the_numbers_of_claimed_jobs_are_those_of_all(store: JobStore, registry: WorkerRegistry) -> None:
+    for name in "abc":
+        chain(store, name, workflow_id=f"workflow_{name}")
+        assert store.claim("w")
+    store.cancel("workflow_b_0")
+    claims = registry.claims(1)
+    assert (claims.total, claims.running) == (3, 2)
+    assert [activity.job_id for activity in claims.latest] == ["workflow_c_0"]
+    assert [activity.job_id for activity in registry.claims(9).latest][2] == "workflow_b_0"
 
 
 def test_workflows_are_not_on_the_page_of_the_jobs(store: JobStore) -> None:
     chain(store, "a", "b")
     alone = store.submit([NewJob("alone", "a", "{}")])
-    assert store.page(10) == (alone, 1)
+    (listed,), total = store.page(10)
+    assert (listed, total) == (replace(alone[0], payload=""), 1)
+    assert store.get("alone") == alone[0]
 
 
 def test_a_worker_is_there_for_as_long_as_it_says_so(registry: WorkerRegistry, clock: Clock) -> None:
@@ -136,12 +157,14 @@ def test_one_that_has_a_job_is_busy_whatever_it_said_last(registry: WorkerRegist
     job = store.claim("w")
     assert job is not None
     assert [worker.is_busy for worker in registry.alive()] == [True]
-    (beat,) = registry.activity(10)
+    claims = registry.claims(10)
+    (beat,) = claims.latest
+    assert (claims.total, claims.running) == (1, 1)
     assert (beat.job_id, beat.job_name, beat.worker_id, beat.state) == (job.id, "a", "w", JobState.RUNNING)
     assert beat.heartbeat_s == around_now()
     store.finish(job, "{}")
     assert [worker.is_busy for worker in registry.alive()] == [False]
-    assert [task.state for task in registry.activity(10)] == [JobState.COMPLETED]
+    assert [task.state for task in registry.claims(10).latest] == [JobState.COMPLETED]
 
 
 def test_statistics(registry: WorkerRegistry, store: JobStore) -> None:

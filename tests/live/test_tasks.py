@@ -550,7 +550,7 @@ def test_full_queues() -> None:
         client.submit()
         client.submit()
         full = client.post("/api/v1/tts", text="a", prompt_audio_id="voice_01")
-        refused(full, 503, "2 tasks are pending")
+        refused(full, 503, "at most 2 tasks may be pending")
         assert int(full.headers["retry-after"]) >= 1
         busy = client.post("/api/v1/tts/sync", text="a", prompt_audio_id="voice_01")
         refused(busy, 503)

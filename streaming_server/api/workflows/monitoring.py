@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from streaming_server.jobs.worker_registry import Activity, Statistics, Worker, 
 from streaming_server.speech.slot import Slot
 
 _SHOWN = 100
+"""Maximum number of tasks in a list."""
 _MIN_SUCCESS_RATE, _MAX_TIMEOUT_RATE = 0.8, 0.2
 
 
@@ -47,10 +48,10 @@ class Monitoring(Dialect):
         ]
 
     async def locks(self, request: Request) -> Response:
-        workers, activity, numbers = await self.threads.run(
-            lambda: (self.registry.alive(), self.registry.activity(_SHOWN), self.registry.statistics())
+        workers, claims, numbers = await self.threads.run(
+            lambda: (self.registry.alive(), self.registry.claims(_SHOWN), self.registry.statistics())
         )
-        locks = [self._lock(index, worker, activity) for index, worker in enumerate(workers)]
+        locks = [self._lock(index, worker, claims.latest) for index, worker in enumerate(workers)]
         is_healthy = (
             _share(numbers.completed, numbers.completed + numbers.failed, 1.0) >= _MIN_SUCCESS_RATE
             and _share(numbers.retried, numbers.total, 0.0) <= _MAX_TIMEOUT_RATE
@@ -65,10 +66,10 @@ class Monitoring(Dialect):
         return JSONResponse(body)
 
     async def heartbeats(self, request: Request) -> Response:
-        activity = await self.threads.run(self.registry.activity, _SHOWN)
+        claims = await self.threads.run(self.registry.claims, _SHOWN)
         body: Heartbeats = {
-            "total_tasks": len(activity),
-            "active_tasks": sum(task.state is JobState.RUNNING for task in activity),
+            "total_tasks": claims.total,
+            "active_tasks": claims.running,
             "tasks": [
                 {
                     "task_id": task.job_id,
@@ -77,7 +78,7 @@ class Monitoring(Dialect):
                     "last_heartbeat": iso(task.heartbeat_s),
                     "status": task.state,
                 }
-                for task in activity
+                for task in claims.latest
             ],
         }
         return JSONResponse(body)
@@ -87,7 +88,7 @@ class Monitoring(Dialect):
         active = sum(self._is_busy(worker) for worker in workers)
         return JSONResponse(_statistics(numbers, workers, active))
 
-    def _lock(self, index: int, worker: Worker, activity: list[Activity]) -> Lock:
+    def _lock(self, index: int, worker: Worker, activity: Sequence[Activity]) -> Lock:
         running = [task for task in activity if task.worker_id == worker.id and task.state is JobState.RUNNING]
         is_own = worker.id == self.own_id
         entered_s = self.slot.last_entered_s if is_own else worker.entered_s
