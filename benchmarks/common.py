@@ -31,7 +31,7 @@ class Server:
     port: int
     pid: int
     log: list[str]
-    """What it has logged after its address, one JSON object a line."""
+    """What it has logged, one JSON object a line."""
 
     def logged(self, message: str) -> dict[str, object]:
         """The first record with a message; empty where none is logged within some seconds."""
@@ -45,7 +45,11 @@ class Server:
 
 @contextmanager
 def running_server(*command: str, **environment: str) -> Iterator[Server]:
-    """Run ``streaming-server serve``, or another module's server, in its own process on a free port."""
+    """Run ``streaming-server serve``, or another module's server, in its own process on a free port.
+
+    Raises:
+        RuntimeError: It ends, or its engine fails, before it is ready; the message has the end of its log.
+    """
     given = command or ("streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0")
     process = subprocess.Popen(
         [sys.executable, "-m", *given],
@@ -55,23 +59,41 @@ def running_server(*command: str, **environment: str) -> Iterator[Server]:
         text=True,
     )
     assert process.stderr is not None
+    log: list[str] = []
+    drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
     try:
         for line in process.stderr:
+            log.append(line)
             if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
                 port = int(found[1])
                 break
         else:
-            raise RuntimeError("the server did not start")
-        log: list[str] = []
-        drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
+            raise RuntimeError(f"the server did not start: {''.join(log[-5:])}")
         drain.start()
-        while asyncio.run(status_of(port, "/health")) != 200:
+        while (status := _health(port)) != "healthy":
+            if status == "unhealthy" or process.poll() is not None:
+                _end(process, drain)
+                raise RuntimeError(f"the engine did not start: {''.join(log[-5:])}")
             time.sleep(0.02)
         yield Server(port, process.pid, log)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(180)
-    drain.join(5)
+        _end(process, drain)
+        process.stderr.close()
+
+
+def _end(process: subprocess.Popen[str], drain: threading.Thread) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait(180)
+    if drain.ident is not None:
+        drain.join(5)
+
+
+def _health(port: int) -> str:
+    """The status of a server's health; empty where it has none, or the server has ended."""
+    try:
+        return str(asyncio.run(get_json(port, "/health"))["status"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 @asynccontextmanager

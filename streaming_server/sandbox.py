@@ -29,7 +29,13 @@ _LIBC = ctypes.CDLL(None)
 
 
 def confine_process(readable: Path | None = None) -> None:
-    """Bound this process and those that it forks; of the file system they can open ``readable`` alone, to read."""
+    """Bound this process and those that it forks; of the file system they can open ``readable`` alone, to read.
+
+    They ignore SIGINT and SIGTERM, which a terminal and systemd send to all processes of a server: it ends them when it
+    has finished its requests.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 32)

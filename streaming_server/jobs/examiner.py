@@ -103,7 +103,10 @@ class _Child:
                     stderr=subprocess.DEVNULL,
                     cwd="/",
                     # One thread, because the process forks; OpenBLAS starts one a core otherwise.
-                    env={"PYTHONPATH": os.pathsep.join([str(_PACKAGES), *sys.path]), "OPENBLAS_NUM_THREADS": "1"},
+                    env={
+                        "PYTHONPATH": os.pathsep.join([str(_PACKAGES), *filter(None, sys.path)]),
+                        "OPENBLAS_NUM_THREADS": "1",
+                    },
                 )
             except OSError as error:
                 self._control.close()

@@ -118,7 +118,6 @@ def _warm() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl+C in a terminal; the server ends this process after its work
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the workers
     gc.disable()  # a collection writes to the pages that the workers share
     control = socket.socket(fileno=os.dup(0))

@@ -29,7 +29,14 @@ DEPLOY = ROOT / "deploy"
 LINES = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 STEPS = [line.split(maxsplit=1) for line in LINES if line and not line.startswith("#")]
 SETTINGS = set(Settings.variables()) | set(registry.variables())
-OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+OTHERS = {
+    "PATH",
+    "PYTHONUNBUFFERED",
+    "PYTHONDONTWRITEBYTECODE",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "XDG_CACHE_HOME",
+}
 OF_WORKERS = {"CELERY_BROKER_URL", "DATABASE_URL", "DATA_DIR"}
 OF_POSTGRESQL = {"PGPASSWORD"}
 PASSWORD = "a@b:c/d%41#?"

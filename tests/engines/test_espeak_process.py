@@ -197,6 +197,22 @@ async def test_the_child_inherits_neither_descriptors_nor_the_environment(
         await gone(family)
 
 
+async def test_a_signal_to_all_processes_of_the_server_ends_no_stream() -> None:
+    """As Ctrl+C and `systemctl stop` send it; the server finishes its streams first."""
+    process = EspeakProcess()
+    chunks = process.speak(HOURS)
+    await anext(chunks)
+    child = child_of(os.getpid())
+    for member in (child, *child.children()):
+        member.send_signal(signal.SIGINT)
+        member.send_signal(signal.SIGTERM)
+    for _ in range(30):
+        await anext(chunks)
+    assert child_of(os.getpid()) == child
+    await chunks.aclose()
+    await process.aclose()
+
+
 CONFINED = """
 import ctypes, os, resource, socket, sys
 from pathlib import Path

@@ -212,10 +212,15 @@ def test_a_head_too_large_behind_a_request_does_not_harm_its_answer(server: Live
     assert received.endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:10], GET + b"X: a"], ids=["nothing", "break", "line", "headers"])
-def test_a_head_that_is_not_complete_in_time_is_given_up(sent: bytes) -> None:
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[LiveServer]:
     with running(speaking(tone(0.1)), header_timeout_s=0.2) as live:
-        assert answers(live, sent).startswith(b"HTTP/1.1 408")
+        yield live
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:10], GET + b"X: a"], ids=["nothing", "break", "line", "headers"])
+def test_a_head_that_is_not_complete_in_time_is_given_up(hasty: LiveServer, sent: bytes) -> None:
+    assert answers(hasty, sent).startswith(b"HTTP/1.1 408")
 
 
 def drip(connection: socket.socket, drop: bytes) -> bytes:
@@ -322,7 +327,7 @@ def test_a_request_that_is_complete_has_no_deadline() -> None:
         eventually(lambda: is_served(live, SIZED + b"\r\n" + BODY + b"\r\n"))
 
 
-def test_a_connection_between_requests_is_used_again() -> None:
+def test_a_connection_between_requests_is_used_again(hasty: LiveServer) -> None:
     def is_kept(live: LiveServer) -> bool:
         with connected(live) as connection:
             for _ in range(3):
@@ -336,8 +341,7 @@ def test_a_connection_between_requests_is_used_again() -> None:
             assert everything(connection).startswith(b"HTTP/1.1 408")
             return True
 
-    with running(speaking(tone(0.1)), header_timeout_s=0.2) as live:
-        eventually(lambda: is_kept(live))
+    eventually(lambda: is_kept(hasty))
 
 
 @pytest.mark.parametrize(
