@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pynvml
 import pytest
 import torch
 
-from streaming_server.engines.higgs.engine import _usable
 from streaming_server.engines.torch.model_engine import allow_tf32, choose_device
 from streaming_server.errors import EngineUnavailable
 
@@ -57,18 +55,15 @@ def test_the_reason_is_one_warning(
     assert record.getMessage().startswith(f"GPU not used: {reason}")
 
 
-@pytest.mark.parametrize("choose", [choose_device, _usable])
-def test_the_reason_is_the_error_where_cuda_is_asked_for(
-    driver: pytest.MonkeyPatch, choose: Callable[[Any], torch.device]
-) -> None:
+def test_the_reason_is_the_error_where_cuda_is_asked_for(driver: pytest.MonkeyPatch) -> None:
     driver.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(EngineUnavailable) as raised:
-        choose("cuda")
+        choose_device("cuda")
     assert str(raised.value).startswith("the device cuda is not available: the driver 550.54 of H100 supports CUDA 12")
     assert "--device auto" not in str(raised.value)
     driver.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     with pytest.raises(EngineUnavailable, match="cuda is not available: torch finds none; use --device auto"):
-        choose("cuda")
+        choose_device("cuda")
 
 
 def test_without_a_gpu_there_is_nothing_to_say(driver: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def compile_steps(transformer: Transformer) -> None:
         # One row is compiled for itself, and two rows for any larger number: a request that is the first with several
         # beams does not wait for the compiler, whose errors would fail it.
         compiled: Between = torch.compile(between, fullgraph=True)
-        problem = difference(compiled, transformer, 1) or difference(compiled, transformer, 2)
+        problem = difference(compiled, transformer) or difference(compiled, transformer, 2)
     except Exception as error:  # the compiler, its packages and its C or Triton tool chain fail in many ways
         problem = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
     if problem:
@@ -40,8 +40,8 @@ def compile_steps(transformer: Transformer) -> None:
         transformer.between = compiled
 
 
-def difference(compiled: Between, transformer: Transformer, rows: int) -> str:
-    """How a compiled function differs from the plain one for one input of the first blocks; empty where it agrees."""
+def difference(compiled: Between, transformer: Transformer, rows: int = 1) -> str:
+    """How a compiled function differs from the plain one for an input of the first blocks; empty where it agrees."""
     block, following, *_ = transformer.blocks
     weight = transformer.ln_f.weight
     rng = torch.Generator().manual_seed(0)
