@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from streaming_server.engines.torch.model_engine import allow_tf32, choose_device
+from streaming_server.errors import EngineUnavailable
 
 
 @pytest.fixture
@@ -52,6 +53,17 @@ def test_the_reason_is_one_warning(
     assert choose_device("auto").type != "cuda"
     [record] = caplog.records
     assert record.getMessage().startswith(f"GPU not used: {reason}")
+
+
+def test_the_reason_is_the_error_where_cuda_is_asked_for(driver: pytest.MonkeyPatch) -> None:
+    driver.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(EngineUnavailable) as raised:
+        choose_device("cuda")
+    assert str(raised.value).startswith("the device cuda is not available: the driver 550.54 of H100 supports CUDA 12")
+    assert "--device auto" not in str(raised.value)
+    driver.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
+    with pytest.raises(EngineUnavailable, match="cuda is not available: torch finds none; use --device auto"):
+        choose_device("cuda")
 
 
 def test_without_a_gpu_there_is_nothing_to_say(driver: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

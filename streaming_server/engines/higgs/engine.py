@@ -23,7 +23,7 @@ from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, S
 from streaming_server.engines.higgs.sampling import draw
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.engines.torch.faults import device_errors
-from streaming_server.engines.torch.model_engine import digest_recordings, unused_gpu
+from streaming_server.engines.torch.model_engine import digest_recordings, unavailable, unused_gpu
 from streaming_server.errors import (
     EngineNotReady,
     EngineUnavailable,
@@ -263,4 +263,4 @@ def _usable(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise EngineUnavailable(f"the device {name} is not available; use --device auto") from error
+        raise unavailable(name) from error

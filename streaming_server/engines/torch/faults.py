@@ -15,8 +15,8 @@ from streaming_server.errors import DeviceFailed, InsufficientMemory, SpeechServ
 
 log = logging.getLogger(__name__)
 
-_ALLOCATION_FAILED = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""How libraries that allocate their own memory report that there is none."""
+_ALLOCATION_FAILED = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How the CUDA runtime and libraries that allocate their own memory report that there is none."""
 
 
 @contextmanager
@@ -61,10 +61,8 @@ def problem_of(device: torch.device) -> str:
     """
     try:
         torch.ones(1, device=device).add(1).item()  # waits for the result
-    except torch.OutOfMemoryError:
-        return ""
     except RuntimeError as error:
-        return str(error).partition("\n")[0]
+        return "" if is_out_of_memory(error) else str(error).partition("\n")[0]
     return ""
 
 

@@ -251,5 +251,12 @@ def choose_device(wanted: Device) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(kind for kind, there in available.items() if there) if wanted == "auto" else wanted
     if not available[kind]:
-        raise EngineUnavailable(f"the device {kind} was asked for, but torch finds none; take --device auto")
+        raise unavailable(kind)
     return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+
+
+def unavailable(device: str) -> EngineUnavailable:
+    """The error for a device that torch does not find, with the reason where the driver shows a GPU."""
+    problem = unused_gpu() if device.startswith("cuda") and not torch.cuda.is_available() else None
+    problem = problem or "torch finds none; use --device auto"
+    return EngineUnavailable(f"the device {device} is not available: {problem}")

@@ -23,6 +23,7 @@ from streaming_server.engines.higgs.codes import Undelayed
 from streaming_server.engines.higgs.engine import HiggsEngine
 from streaming_server.engines.higgs.prompt import PromptWriter
 from streaming_server.engines.registry import create_engine
+from streaming_server.engines.torch import model_engine
 from streaming_server.errors import EngineFailed, EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from streaming_server.speech.dialogue import Cutting, script_of
 
@@ -325,8 +326,9 @@ def test_checkpoints_that_cannot_be_used_say_why(checkpoint: Paths, tmp_path: Pa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
-def test_a_device_that_is_not_there(checkpoint: Paths) -> None:
-    with pytest.raises(EngineUnavailable, match="the device cuda is not available"):
+def test_a_device_that_is_not_there(checkpoint: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_engine, "unused_gpu", lambda: "its driver is too old")
+    with pytest.raises(EngineUnavailable, match="the device cuda is not available: its driver is too old"):
         create(checkpoint, device="cuda")
 
 
