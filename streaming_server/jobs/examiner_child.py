@@ -123,11 +123,9 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     _warm()
     confine_process()
-    # Workers close `control`, so that its end shows that this process died.
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 2)
-    os.close(nothing)
+    # Standard output is the null device. Workers close `control`, so that its end shows that this process died.
+    os.dup2(1, 0)
+    os.dup2(1, 2)
     control.send(b"1")
     serve(control)
 
