@@ -167,6 +167,8 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, request: pytest.Fixture
             working = threading.Thread(target=batch.work, args=(random.Random(run),))
             working.start()
             eventually(lambda: under_way(tmp_path))
+            if not run:  # later ones may die before anything is accepted
+                eventually(lambda: batch.tasks)
             time.sleep(chance.uniform(0.02, 1.5))
             assert live.stop(signal.SIGKILL) == -signal.SIGKILL
             working.join()
@@ -179,7 +181,7 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, request: pytest.Fixture
         batch.url = live.url
         eventually(lambda: not unfinished(live.url), within_s=1200)
         batch.check_what_was_done()
-        assert len(batch.completed) == len(batch.tasks) > 0  # how many is up to the machine
+        assert len(batch.completed) == len(batch.tasks)
         whole = {length: spoken_s(live, SENTENCE * length) for length in LENGTHS}
         for task_id, text in batch.tasks.items():
             assert seconds(batch.audio(task_id)) == pytest.approx(whole[len(text) // len(SENTENCE)], abs=SAME_S)
