@@ -124,9 +124,8 @@ async def whole_then_session(scope: Scope, receive: Receive, send: Send) -> None
         (whole, GET),
         (whole, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
         (session, UPGRADE),
-        (whole_then_session, GET),
     ],
-    ids=["a running response", "a kept connection", "a closing connection", "a session", "an upgrade"],
+    ids=["a running response", "a kept connection", "a closing connection", "a session"],
 )
 async def test_a_connection_whose_client_reads_nothing_is_aborted(app: Any, request_: bytes) -> None:
     async with connected(app, send_timeout_s=0.1) as (client, state):
@@ -134,14 +133,23 @@ async def test_a_connection_whose_client_reads_nothing_is_aborted(app: Any, requ
         async with asyncio.timeout(60):
             while not state.connections:
                 await asyncio.sleep(0)
-            if app is whole_then_session:
-                while not only(state).cycle or not only(state).cycle.response_complete:
-                    await asyncio.sleep(0)
-                client.send(UPGRADE)
-                while isinstance(only(state), SpeechProtocol):
-                    await asyncio.sleep(0)
         await lost(state)
         assert len(await received(client)) < 8 * 1024 * 1024
+
+
+async def test_a_session_behind_an_answer_that_nobody_reads_is_aborted() -> None:
+    async with connected(whole_then_session) as (client, state):
+        client.send(GET)
+        async with asyncio.timeout(60):
+            while not state.connections or not only(state).cycle or not only(state).cycle.response_complete:
+                await asyncio.sleep(0)
+            client.send(UPGRADE)
+            while isinstance(only(state), SpeechProtocol):
+                await asyncio.sleep(0)
+        connection = only(state)
+        assert connection._send_timer is not None
+        connection._check_sending(connection.transport.get_write_buffer_size())
+        await lost(state)
 
 
 async def test_a_connection_whose_client_reads_slowly_stays() -> None:
