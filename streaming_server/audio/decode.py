@@ -14,6 +14,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 
 from streaming_server.audio.pcm import amplitude_problem
+from streaming_server.audio.probe import NO_PICTURES
 from streaming_server.domain import FloatSamples
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
 
@@ -56,7 +57,7 @@ def _decode(path: Path, rate_hz: int | None, limit_s: float | None) -> tuple[Flo
     parts: list[FloatSamples] = []
     count = 0
     # Other formats are not recordings; playlists would open further files and hosts.
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"} | NO_PICTURES
     with _translated(path), av.open(path, "r", options=options) as container:
         if not container.streams.audio:
             raise VoiceUnreadable(path.name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import av
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 
 from streaming_server.audio.pcm import amplitude_problem
@@ -26,6 +29,17 @@ FORMATS: Mapping[str, str] = {
 ALL_FORMATS = tuple(FORMATS.values())
 BASIC_FORMATS = ALL_FORMATS[:4]
 """Formats whose files show that they are complete."""
+
+
+def _audio_decoders() -> Iterator[str]:
+    for name in sorted(av.codecs_available):
+        with suppress(UnknownCodecError):  # FFmpeg only encodes it
+            if Codec(name, "r").type == "audio":
+                yield name
+
+
+NO_PICTURES = {"codec_whitelist": ",".join(_audio_decoders())}
+"""Options of FFmpeg without which opening a file decodes its cover picture, and a small one can be of any size."""
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
 """Allowed difference from the declared length: lossy formats round to their frames."""
@@ -66,7 +80,7 @@ def probe(file: BinaryIO, longest_s: float, formats: Sequence[str] = ALL_FORMATS
     demuxers = ",".join(name.partition(",")[0] for name, known in FORMATS.items() if known in formats)
     # Only these formats are tried, without protocols: others, such as playlists, would open further files and hosts.
     try:
-        with av.open(file, "r", options={"format_whitelist": demuxers}) as container:
+        with av.open(file, "r", options={"format_whitelist": demuxers} | NO_PICTURES) as container:
             recording = _decoded(container, longest_s)
     except MemoryError:
         raise RecordingRefused("the file needs too much memory to be decoded") from None

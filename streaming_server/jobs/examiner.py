@@ -85,6 +85,14 @@ class Examiner:
             self._child.send(descriptors)
 
 
+def _environment() -> dict[str, str]:
+    """What the child process needs to find its libraries, and nothing else that the server knows."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
+    # One thread, because the process forks; OpenBLAS starts one a core otherwise.
+    path = os.pathsep.join([str(_PACKAGES), *filter(None, sys.path)])
+    return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+
+
 class _Child:
     """The process that forks the workers."""
 
@@ -100,13 +108,9 @@ class _Child:
                     [sys.executable, *_COMMAND],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     cwd="/",
-                    # One thread, because the process forks; OpenBLAS starts one a core otherwise.
-                    env={
-                        "PYTHONPATH": os.pathsep.join([str(_PACKAGES), *filter(None, sys.path)]),
-                        "OPENBLAS_NUM_THREADS": "1",
-                    },
+                    env=_environment(),
                 )
             except OSError as error:
                 self._control.close()
@@ -116,9 +120,13 @@ class _Child:
             is_ready = self._control.recv(1)
         except TimeoutError:
             is_ready = b""
-        if not is_ready:
-            self.end()
-            raise StorageUnavailable("the process that examines recordings does not start")
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:  # the process closes its end when it is ready
+            if not is_ready:
+                self.end()
+                said = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+                log.error("process that examines recordings does not start: %s", said or "no answer")
+                raise StorageUnavailable("the process that examines recordings does not start")
 
     def send(self, descriptors: Sequence[int]) -> None:
         """

@@ -31,7 +31,7 @@ from streaming_server.sandbox import confine_process, confine_worker
 
 _MEMORY_BYTES = 32 << 20
 _MEMORY_PER_BYTE = 4
-"""Of the file. Cover art takes twice its size, and the index of short frames two and a half times the size of them."""
+"""Of the file. A cover picture takes twice its size, and the index of short frames two and a half times their size."""
 _ADDRESS_SPACE_BYTES = 16 << 30
 """Far above what a file may use, because FFmpeg continues without an index that it cannot allocate: such a file would
 pass here, and take all its memory where it is opened without a limit."""
@@ -121,11 +121,11 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the workers
     gc.disable()  # a collection writes to the pages that the workers share
     control = socket.socket(fileno=os.dup(0))
-    os.dup2(
-        os.open(os.devnull, os.O_RDONLY), 0
-    )  # workers close `control`, so that its end shows that this process died
     _warm()
     confine_process()
+    # Standard output is the null device. Workers close `control`, so that its end shows that this process died.
+    os.dup2(1, 0)
+    os.dup2(1, 2)
     control.send(b"1")
     serve(control)
 

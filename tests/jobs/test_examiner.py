@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streaming_server.errors import RecordingRefused
+from streaming_server.audio.decode import decode_native
+from streaming_server.errors import RecordingRefused, StorageUnavailable
 from streaming_server.jobs.examiner import Examiner
 from tests.support.recordings import made, with_index
 from tests.support.server import eventually
@@ -55,6 +56,33 @@ def test_other_formats(examiner: Examiner, suffix: str, tmp_path: Path) -> None:
     assert examiner.examine(path, LONGEST_S).format == suffix
     with pytest.raises(RecordingRefused, match=r"longer than 0\.5 s"):
         examiner.examine(path, 0.5)
+
+
+def test_a_large_cover_picture_is_not_decoded(examiner: Examiner, tmp_path: Path) -> None:
+    picture = made(tmp_path / "cover.png", "-frames:v", "1", source="color=red:s=4000x4000", rate_hz=1)
+    options = ["-i", str(picture), "-map", "0:a", "-map", "1:v", "-c:v", "png", "-disposition:v", "attached_pic"]
+    path = made(tmp_path / "a.mp3", *options)
+    assert examiner.examine(path, LONGEST_S).format == "mp3"
+    before = peak_bytes()
+    decode_native(path)
+    assert peak_bytes() - before < 20e6
+
+
+def test_a_closed_examiner_leaves_no_process(good: Path) -> None:
+    examiner = Examiner()
+    examiner.examine(good, LONGEST_S)
+    process = process_of(examiner)
+    examiner.close()
+    assert not process.is_running()
+
+
+def test_why_the_process_does_not_start_is_logged(
+    good: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("streaming_server.jobs.examiner._COMMAND", ("-c", "import no_such_library"))
+    with pytest.raises(StorageUnavailable, match="does not start"):
+        Examiner().examine(good, LONGEST_S)
+    assert "No module named 'no_such_library'" in caplog.text
 
 
 def test_a_small_track_of_text_is_no_harm(examiner: Examiner, good: Path, tmp_path: Path) -> None:

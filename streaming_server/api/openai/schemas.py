@@ -190,7 +190,15 @@ SPEECH = Operation(
     parameters=[RESUMABLE],
     refusals=SPEECH_REFUSALS,
 )
-MODELS = Operation("List the models", [Answer("The loaded model and OpenAI's model names.", Models)])
+MODELS = Operation(
+    "List the models",
+    [
+        Answer(
+            "The loaded model and OpenAI's model names; to a request with the header `xi-api-key`, ElevenLabs' list.",
+            Models | list[dict[str, object]],
+        )
+    ],
+)
 MODEL = Operation(
     "Get a model",
     [Answer("The model.", Model)],

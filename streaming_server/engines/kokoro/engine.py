@@ -101,6 +101,8 @@ class KokoroEngine:
         self._recordings = RecordingVoices([*OPENAI.values()], voice_of_pitch)
         self._converters: dict[str, Convert] = {}
         self._espeak: EspeakPhonemes | None = None
+        # By language, found once: a search of the file system for each part of a text would hold up the event loop.
+        self._missing = {"ja": missing_japanese()} | dict.fromkeys(ESPEAK_VOICES, missing_espeak())
         self._thread = OwnerThread("kokoro")
         optional = {
             Capability.SEED: self._network.is_repeatable,
@@ -148,9 +150,7 @@ class KokoroEngine:
         if "en-us" in found:
             by_voice = latin_language(request.voice.name) if request.voice.is_preset else ""
             found.add(language if language in LATIN else by_voice)
-        if "ja" in found and (problem := missing_japanese()):
-            return problem
-        return missing_espeak() if found & ESPEAK_VOICES.keys() else ""
+        return next(filter(None, (self._missing.get(name) for name in sorted(found))), "")
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Yield chunks of 0.25 s. A text without pronounceable characters gives a short silence.
