@@ -295,6 +295,38 @@ def test_cuda_is_chosen_where_it_is_offered(
     assert asked == [*chosen, "CPUExecutionProvider"]
 
 
+class _CpuSession:
+    """What ONNX Runtime makes where CUDA does not load: a session on the CPU, without an exception."""
+
+    def __init__(self, model: Path, options: object, providers: list[str]) -> None:
+        pass
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name, type="tensor(float)") for name in ("input_ids", "style", "speed")]
+
+
+def test_cuda_that_does_not_load_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "voices").mkdir()
+    for name in ("onnx/model_fp16.onnx", "onnx/model_quantized.onnx", "voices/af_heart.bin"):
+        (tmp_path / name).write_bytes(b"-")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _CpuSession)
+    with pytest.raises(EngineUnavailable, match="DEVICE=cuda: ONNX Runtime cannot load CUDA or cuDNN, or finds no GPU"):
+        KokoroEngine(model_dir=tmp_path, device="cuda")
+    assert not caplog.records
+    engine = KokoroEngine(model_dir=tmp_path)
+    asyncio.run(engine.aclose())
+    assert (engine.info.device, engine.info.precision) == ("cpu", "int8")
+    [record] = caplog.records
+    assert record.getMessage().startswith("GPU not used: ONNX Runtime cannot load CUDA")
+
+
 def test_a_recording_is_answered_by_a_voice_of_its_own(engine: KokoroEngine) -> None:
     recordings = [Voice(f"voice_{number:02}", RECORDINGS / f"voice_{number:02}.wav") for number in (1, 2)]
     first, second = (speak(engine, "Yes.", recording) for recording in recordings)

@@ -36,7 +36,7 @@ from tests.engines.indextts.weights import state
 from tests.engines.indextts2 import parity as parity2
 from tests.engines.indextts2 import published
 from tests.engines.indextts2 import tiny as tiny2
-from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, cuda_guard, substitute
+from tests.support.graphs import EmulatedGraphs, FakeCudaGraphs, NotRecordableError, OnlyCuda, cuda_guard, substitute
 
 CODES = 30
 STEP_REPLAYS = CODES + CODES - 1
@@ -286,6 +286,27 @@ def record_decoding(gpt: CodeGpt) -> None:
         *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
         *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
     }
+
+
+def test_rows_that_come_and_go_wait_for_no_queued_step(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA copies ordinary memory of the host only after all that is queued before."""
+    gpt = small_gpt("1.5")
+    request.getfixturevalue("fake_cuda")
+    on_fake_cuda(gpt)
+    monkeypatch.setitem(decoding.LAG, "cuda", 9)  # no code is read
+    decoder = Decoder(gpt, 3, 40, 8)
+    prompt = torch.zeros(5, gpt.shape.width, device="cuda")
+    with OnlyCuda() as checked:
+        first = decoder.join(prompt, 8, Sampling(do_sample=False))
+        decoder.step()
+        decoder.join(prompt, 8, Sampling(do_sample=False))
+        decoder.step()
+        decoder.leave(first)
+        decoder.step()
+    assert checked.operators
+    assert decoder.has_drawn
 
 
 @pytest.fixture

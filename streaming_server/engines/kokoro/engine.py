@@ -95,10 +95,7 @@ class KokoroEngine:
             raise EngineUnavailable(
                 f'MODEL_DIR "{model_dir}" has no {precision} model; it has {", ".join(sorted(models))}'
             )
-        found_device = available_device(device)
-        wanted = (precision,) if precision != "auto" else _PREFERRED[found_device]
-        chosen = next(name for name in wanted if name in models)
-        self._network = Network(models[chosen], found_device)
+        self._network, chosen = _load(models, device, precision)
         self._voices = voices
         self._styles = VoiceStyles(voices)
         self._recordings = RecordingVoices([*OPENAI.values()], voice_of_pitch)
@@ -115,7 +112,7 @@ class KokoroEngine:
             name="kokoro",
             model_version="1.0",
             sample_rate_hz=SAMPLE_RATE_HZ,
-            device=found_device,
+            device=self._network.device,
             precision=chosen,
             model_dir=str(model_dir),
             capabilities=frozenset(
@@ -262,6 +259,25 @@ class KokoroEngine:
         if language not in self._converters:
             self._converters[language] = CONVERTERS[language]()
         return self._converters[language]
+
+
+def _load(models: Mapping[str, Path], device: str, precision: Precision) -> tuple[Network, str]:
+    """Return the network and its precision, on the CPU where ``auto`` cannot use CUDA.
+
+    Raises:
+        EngineUnavailable: the model or the device cannot be used.
+    """
+    found = available_device(device)
+    wanted = (precision,) if precision != "auto" else _PREFERRED[found]
+    chosen = next(name for name in wanted if name in models)
+    network = Network(models[chosen], found)
+    if network.device == found:
+        return network, chosen
+    reason = "ONNX Runtime cannot load CUDA or cuDNN, or finds no GPU; it logs the reason above"
+    if device == "cuda":
+        raise EngineUnavailable(f"DEVICE=cuda: {reason}")
+    log.warning("GPU not used: %s", reason)
+    return _load(models, "cpu", precision)
 
 
 def _language(request: SpeechRequest) -> str:

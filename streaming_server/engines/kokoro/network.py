@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ _ERRORS_ONLY = 3
 _DURATIONS = "/encoder/Clip_output_0"
 """The value inside the published network with the duration of each token, in steps of `_STEP` samples."""
 _STEP = 600
+_CUDA = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,17 @@ def available_device(device: str) -> str:
         EngineUnavailable: ONNX Runtime does not support CUDA.
     """
     providers = onnxruntime.get_available_providers()
-    has_cuda = "CUDAExecutionProvider" in providers
+    has_cuda = _CUDA in providers
     if device == "cuda" and not has_cuda:
         raise EngineUnavailable(
             f"DEVICE=cuda: ONNX Runtime offers {', '.join(providers)} only; install onnxruntime-gpu for CUDA"
         )
-    return "cuda" if has_cuda and device != "cpu" else "cpu"
+    if not has_cuda or device == "cpu":
+        return "cpu"
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21; finds CUDA and cuDNN where pip installs them
+        with redirect_stdout(sys.stderr):  # it prints what is missing
+            onnxruntime.preload_dlls()
+    return "cuda"
 
 
 class Network:
@@ -61,7 +69,7 @@ class Network:
         # Spinning threads would take CPU time from the encoders of other streams.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
-        wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
+        wanted = [_CUDA] if device == "cuda" else []
         content: Path | bytes = model
         if _contains(model, [_DURATIONS.encode()]):
             content = model.read_bytes() + additional_output(_DURATIONS)
@@ -69,6 +77,8 @@ class Network:
             self._session = onnxruntime.InferenceSession(content, options, providers=[*wanted, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             raise EngineUnavailable(f"{model.name} cannot be loaded: {error}") from error
+        self.device = "cuda" if _CUDA in self._session.get_providers() else "cpu"
+        """Where it computes: without a usable CUDA, ONNX Runtime logs the reason and selects the CPU."""
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         self._tokens = next((name for name in ("input_ids", "tokens") if name in inputs), "")
         if not self._tokens or not {"style", "speed"} <= inputs.keys():

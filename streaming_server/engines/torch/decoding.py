@@ -91,7 +91,7 @@ class Decoder:
         self._joined: dict[int, Row] = {}
         self._unfed: list[Row] = []
         """The rows of ``_drawn``."""
-        self._was_active: list[int] = []
+        self._was_active: set[int] = set()
         self._unread: deque[tuple[Readback, list[Row]]] = deque()
         self.has_drawn = False
         """Whether the latest step drew a code."""
@@ -286,7 +286,10 @@ class Decoder:
             latent, logits = self._read_prompt(prompt[None], row, self._first_staged.zero_())
         self.latents[index, 0] = latent[0]
         self.logits[index] = logits[0]
-        self._progress[:, index, 0] = torch.tensor([length, FIRST_CODE_POSITION[positions], 1])
+        # Kernels set the numbers: a copy of a tensor on the host would wait for all queued steps.
+        self._slot[index].fill_(length)
+        self._position[index].fill_(FIRST_CODE_POSITION[positions])
+        self._count[index].fill_(1)
         self._first_slot[index].fill_(padding)
         self._drawn[index].fill_(False)
         self.warp.set(sampling, slice(index, index + 1))
@@ -332,10 +335,10 @@ class Decoder:
             self._unfed = []
 
     def _draw_for(self, ready: Sequence[Row]) -> None:
-        active = [row.index for row in ready]
-        if active != self._was_active:
-            self._active.copy_(torch.tensor([[index in active] for index in range(self.rows)]))
-            self._was_active = active
+        active = {row.index for row in ready}
+        for index in active ^ self._was_active:
+            self._active[index].fill_(index in active)
+        self._was_active = active
         for row in ready:
             if row.sampling.do_sample:
                 self.noise[row.index].exponential_(generator=row.generator)

@@ -51,7 +51,7 @@ class Cache:
 
     def clear(self, row: int, first: int, end: int) -> None:
         """Zero the slots of a row from ``first`` to ``end``."""
-        self.layers[:, :, row, :, first:end] = 0
+        self.layers[:, :, row, :, first:end].zero_()
 
     def reorder(self, rows: Tensor, used: int) -> None:
         """Copy the first ``used`` slots of row ``rows[i]`` to row ``i``."""
