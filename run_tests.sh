@@ -47,7 +47,7 @@ scripts/install_all
 [ -d .venv/pipecat ] || .venv/bin/python -m pip install --quiet --no-compile --no-deps --target .venv/pipecat \
     pipecat-ai==1.14.0 loguru==0.7.3 loudness==0.2.0 num2words==0.5.14 sentencex==1.0.32 soxr==1.1.0 \
     wait_for2==0.4.1
-# Else every server that a test starts compiles what it imports.
+# Otherwise every server that a test starts compiles what it imports.
 unset PYTHONDONTWRITEBYTECODE
 # Workers beside each other, each with whole modules, whose fixtures are made once; `-n 0` runs all in one process.
 exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null

@@ -111,7 +111,7 @@ def main() -> None:
     print(f"{name}, {precision}, torch {torch.__version__}\n", flush=True)
     about = {"device": name, "precision": precision, "torch": torch.__version__, "tiny": setup.is_tiny}
     results = []
-    for result in measured(setup):  # a crash, or the end of a rented hour, costs no row that is there
+    for result in measured(setup):  # what is measured is kept if the command is stopped
         print(f"{result.name:<58}  {shown(result.value):<14}  {result.target}".rstrip(), flush=True)
         results.append(asdict(result))
         if arguments.json is not None:
@@ -132,7 +132,7 @@ def measured(setup: Setup) -> Iterator[Result]:
         except Exception as error:  # the other sections are worth their time all the same
             yield Result(section.__name__, f"failed: {type(error).__name__}: {error}"[:200])
         if setup.device.type == "cuda":
-            with suppress(RuntimeError):  # an error that stays; the server's section has a process of its own
+            with suppress(RuntimeError):  # a sticky error; the section over HTTP has its own process
                 torch.cuda.empty_cache()
     yield Result("whole acceptance, s", time.perf_counter() - begun_s, "<= 540")
 
@@ -191,9 +191,9 @@ def decoding(setup: Setup) -> Results:
         unrecorded = decoded()
     is_equal = recorded[0] == unrecorded[0] and bool((recorded[1] == unrecorded[1]).all())
     yield "1.5 recorded codes equal unrecorded ones", "yes" if is_equal else "no"
-    # Compiled code and padded prompts round at other places, and after one other code all is different.
+    # Compiled code and padded prompts round differently, and one different code changes all codes after it.
     pairs = enumerate(zip(recorded[0], eager[0], strict=False))
-    same = next((index for index, (left, right) in pairs if left != right), min(len(recorded[0]), len(eager[0])) - 1)
+    same = next((index for index, (left, right) in pairs if left != right), min(len(recorded[0]), len(eager[0])))
     yield "1.5 recorded codes before one differs from eager ones", float(same)
     difference = recorded[1][: same + 1] - eager[1][: same + 1]
     yield "1.5 largest difference of a latent until then", float(difference.abs().max())

@@ -126,7 +126,8 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade() and self._is_answering():
-                self._refuse(HTTPStatus.BAD_REQUEST, "a WebSocket handshake follows a request without a response")
+                reason = "a WebSocket handshake was sent before the response to an earlier request"
+                self._refuse(HTTPStatus.BAD_REQUEST, reason)
             elif self._should_upgrade() and self._head_bytes <= MAX_HEAD_BYTES:
                 self._disarm()
                 self._stop_send_timer()

@@ -15,7 +15,8 @@ _TIMEOUT_S = 15.0
 
 
 async def fetch(source: str, field: str, hosts: Collection[str], is_allowed: Callable[[str], bool]) -> bytes:
-    """
+    """Return the content of a recording.
+
     Args:
         source: an ``http(s)`` URL.
         field: names it in errors.

@@ -39,7 +39,7 @@ def _audio_decoders() -> Iterator[str]:
 
 
 NO_PICTURES = {"codec_whitelist": ",".join(_audio_decoders())}
-"""Options of FFmpeg without which opening a file decodes its cover picture, and a small one can be of any size."""
+"""Options with which FFmpeg decodes no cover picture: a small compressed one can take any amount of memory."""
 RATES_HZ = (4000, 384_000)
 _MISSING_S = 0.1
 """Allowed difference from the declared length: lossy formats round to their frames."""

@@ -1,4 +1,4 @@
-"""The child process that examines recordings of clients: one forked worker a recording, each from the same state.
+"""The child process that examines recordings of clients: one forked worker per recording, each from the same state.
 
 The process that the server starts loads the decoders and then only forks, so it never reads what a client sent. Its
 standard input is a socket, on which it sends a byte when it is ready. Each message to it is a byte with two

@@ -135,7 +135,7 @@ class TtsUrlBody(Body):
     emo_control_method: Annotated[int, Field(ge=0, le=3)] = 0
     """Emotion: 0 as the voice itself, 1 as in `emo_ref_path`, 2 by `emo_vec`, 3 by `emo_text`."""
     emo_ref_path: Name | None = None
-    """A file of the reference folder; without one, 1 is 0."""
+    """A file in the reference folder; without it, method 1 is method 0."""
     emo_weight: Share = 1.0
     """Strength of the emotion."""
     emo_vec: (
@@ -143,7 +143,7 @@ class TtsUrlBody(Body):
     ) = None
     """Happy, angry, sad, afraid, disgusted, melancholic, surprised, calm; their sum is at most 1.5."""
     emo_text: Description | None = None
-    """A description of the emotion; without one, 3 reads the emotion from `text`."""
+    """A description of the emotion; without it, method 3 reads the emotion from `text`."""
     emo_random: bool = False
     """Choose a random rendering of the emotion for each request."""
     max_text_tokens_per_sentence: PositiveInt = 120

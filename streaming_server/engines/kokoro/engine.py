@@ -273,7 +273,7 @@ def _load(models: Mapping[str, Path], device: str, precision: Precision) -> tupl
     network = Network(models[chosen], found)
     if network.device == found:
         return network, chosen
-    reason = "ONNX Runtime cannot load CUDA or cuDNN, or finds no GPU; it logs the reason above"
+    reason = "ONNX Runtime cannot load CUDA or cuDNN, or finds no GPU; its own message has the reason"
     if device == "cuda":
         raise EngineUnavailable(f"DEVICE=cuda: {reason}")
     log.warning("GPU not used: %s", reason)
