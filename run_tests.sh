@@ -7,7 +7,7 @@ packages=()
 need() { command -v "$1" >/dev/null || packages+=("$2"); }
 need opusinfo opus-tools
 need ffmpeg ffmpeg
-need chromium chromium
+need chromium-headless-shell chromium-headless-shell
 need firefox-esr firefox-esr
 need pulseaudio pulseaudio
 need WebKitWebDriver webkit2gtk-driver
