@@ -81,10 +81,14 @@ def _work(recording: int, answers: int, parent: int) -> NoReturn:
         with open(recording, "rb") as file, socket.socket(fileno=answers) as connection:
             task: Task = json.loads(received(connection))
             limit = _peak_bytes() + _MEMORY_BYTES + _MEMORY_PER_BYTE * os.fstat(recording).st_size
-            threading.Thread(target=_watch, args=(limit,), daemon=True).start()
             cpu_s = _CPU_S + int(_CPU_PER_S * task["longest_s"])
-            confine_worker(parent, memory_bytes=_ADDRESS_SPACE_BYTES, cpu_s=cpu_s)
-            answer = _examined(file, task)
+            try:
+                threading.Thread(target=_watch, args=(limit,), daemon=True).start()
+            except RuntimeError as error:  # a limit on processes or memory
+                answer: Answer = {"unavailable": str(error)}
+            else:
+                confine_worker(parent, memory_bytes=_ADDRESS_SPACE_BYTES, cpu_s=cpu_s)
+                answer = _examined(file, task)
             if _peak_bytes() <= limit:
                 connection.sendall(json.dumps(answer).encode())
     finally:

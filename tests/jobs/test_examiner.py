@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -152,3 +153,13 @@ def test_a_process_that_dies_is_replaced(examiner: Examiner, good: Path) -> None
     eventually(lambda: process.status() == psutil.STATUS_ZOMBIE)
     assert examiner.examine(good, LONGEST_S).format == "m4a"
     assert process_of(examiner) != process
+
+
+def test_a_worker_that_cannot_start_a_thread_is_no_fault_of_the_file(good: Path) -> None:
+    with closing(Examiner()) as examiner:
+        examiner.examine(good, LONGEST_S)
+        process = process_of(examiner)
+        too_little = process.memory_info().vms + (4 << 20)  # a thread's stack takes 8 MiB
+        process.rlimit(psutil.RLIMIT_AS, (too_little, too_little))
+        with pytest.raises(StorageUnavailable, match=r"cannot be examined: can't start new thread; try again later"):
+            examiner.examine(good, LONGEST_S)
