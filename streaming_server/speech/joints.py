@@ -8,7 +8,7 @@ import numpy as np
 
 from streaming_server.domain import FloatSamples, Voice
 from streaming_server.segmentation import sentences
-from streaming_server.text import PAUSE, pause_s
+from streaming_server.text import PAUSE, end_pause_s, pause_s
 
 _QUIET = 0.005
 """Amplitude below which samples are silence."""
@@ -73,11 +73,9 @@ class Joints:
 
 
 def _pause_between_s(before: str, after: str, *, is_same_sentence: bool) -> float:
-    if before.rstrip(" \t").endswith("\n") and not pause_s(before):
-        return _SENTENCE_S  # a line that ends without punctuation
     first = next((place for place, character in enumerate(after) if character.isalnum()), len(after))
     marked = (before + after[:first]).rstrip(_OPENING)
-    found_s = max(pause_s(before.rstrip(_OPENING)), pause_s(marked))
+    found_s = max(end_pause_s(before), pause_s(before.rstrip(_OPENING)), pause_s(marked))
     if is_same_sentence and found_s >= _SENTENCE_S:
         # "Mr." and "e.g." end no sentence, nor does a mark before a word in lower case.
         _, _, word = marked.rpartition(" ")

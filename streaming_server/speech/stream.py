@@ -288,7 +288,7 @@ class SpeechStream:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
         if begin >= 0 and not request.script:
             self._joints.said(request.text)
-            self._end_passage(without_pauses(request.text), begin, marks)
+            self._end_passage(without_pauses(request.text).rstrip("\n"), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
 
     async def _put(self, samples: FloatSamples) -> None:

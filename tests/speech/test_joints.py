@@ -104,6 +104,8 @@ def test_words_after_a_pause_are_timed_behind_it() -> None:
         ("Stop now. Then go.", 0.38),
         ("Stop now. [pause 1s] Then go.", 1.0),
         ("Stop now. [pause 50ms] Then go.", 0.05),
+        ("First stop\nThen go.", 0.38),
+        ("stop\n\nthen go.", 0.38),
     ],
 )
 async def test_segments_of_an_incremental_text_have_the_pauses_of_a_whole_one(text: str, expected_s: float) -> None:
@@ -114,6 +116,7 @@ async def test_segments_of_an_incremental_text_have_the_pauses_of_a_whole_one(te
     async with service.open(by_sentences(SpeechRequest(text, voice())), PcmEncoder()) as stream:
         while piece := await stream.buffer.read(size):
             size += len(piece)
+        assert not any(passage.text.endswith("\n") for passage in stream.passages)
     await service.aclose()
     assert len(engine.requests) == 2
     assert size / 2 / RATE_HZ - 2 * SPEECH_S == pytest.approx(expected_s, abs=1 / RATE_HZ)
