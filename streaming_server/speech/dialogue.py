@@ -195,7 +195,9 @@ def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark],
         end = span.start + len(span.text)
         found += [Mark(span.start, begin_s, is_measured=False), Mark(end, end_s, is_measured=False)]
     elif has_ends and measured[-1].character < (end := span.start + len(span.text.rstrip())):
-        found.append(Mark(end, end_s))  # the engine measures beginnings only; the last word ends with the audio
+        found.append(
+            Mark(end, end_s, is_measured=measured[-1].is_measured)
+        )  # the engine measures beginnings only; the last word ends with the audio
     if span.bookmarks:
         words = [
             replace(mark, character=mark.character - span.start, time_s=mark.time_s - begin_s) for mark in measured

@@ -169,8 +169,10 @@ class HibariEngine:
                     ]
                     yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
+                # espeak-ng measures only when words begin
+                end = Mark(characters + len(spoken.rstrip()), samples / SAMPLE_RATE_HZ)
                 samples += (pause := silence(end_pause_s(spoken))).size
-                yield AudioChunk(pause)
+                yield AudioChunk(pause, [] if language == _ENGLISH else [end])
             characters += len(part)
         if is_silent:  # the text has no pronounceable characters; most players fail on empty files
             yield AudioChunk(silence(pause_s(".")))

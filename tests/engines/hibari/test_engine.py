@@ -277,6 +277,12 @@ async def test_marks_are_where_the_words_begin_and_phonemes_are_said(engine: Hib
     assert np.array_equal(samples, cat)
 
 
+async def test_a_word_of_espeak_ends_before_the_pause_behind_it(engine: HibariEngine) -> None:
+    async with aclosing(engine.stream(request("Привет. Hello"))) as chunks:
+        marks = {mark.character: mark.time_s async for chunk in chunks for mark in chunk.marks}
+    assert marks[8] - marks[7] > 0.37
+
+
 async def test_a_language_is_left_to_espeak(say: Say) -> None:
     assert not np.array_equal(await say("Guten Tag.", language="de"), await say("Guten Tag."))
     assert np.array_equal(await say("Good day.", language="en-GB"), await say("Good day."))
