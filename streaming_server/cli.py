@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from streaming_server import client, logs
-from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder, complete_header
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
@@ -297,7 +297,10 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
 
 def _say(settings: Settings, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
-    text = sys.stdin.read() if options.text == "-" else options.text
+    try:
+        text = sys.stdin.buffer.read().decode() if options.text == "-" else options.text
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"text is not valid UTF-8 at byte {error.start}", "text") from None
     if not text.strip():
         raise InvalidRequest("text is empty", "text")
     if found := forbidden_character(text):
@@ -327,6 +330,9 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
                     sink.write(piece)
                     position += len(piece)
                     progress.update(round(stream.stats.audio_s, 1) - progress.n)
+                if partial and (header := complete_header(encoder, position)):
+                    sink.seek(0)
+                    sink.write(header)
                 progress.total = progress.n
                 progress.refresh()
         if partial:

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import wave
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -52,6 +53,9 @@ def test_say_writes_a_file_and_shows_progress(suffix: str, tmp_path: Path) -> No
     assert b"100%" in result.stderr
     samples, rate_hz = decode_native(tmp_path / f"out.{suffix}")
     assert 1 < samples.size / rate_hz < 4
+    if suffix == "wav":
+        with wave.open(str(tmp_path / "out.wav")) as file:
+            assert file.getnframes() == samples.size
     assert [path.name for path in tmp_path.iterdir()] == [f"out.{suffix}"]
 
 
@@ -98,6 +102,12 @@ def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: st
     assert result.returncode != 0
     assert sentence in result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
+
+
+def test_standard_input_that_is_not_utf_8_is_a_sentence() -> None:
+    given = io.TextIOWrapper(io.BytesIO(b"Hello \xff there."), "utf-8")
+    with patch.object(sys, "stdin", given):
+        refused(refuse("say", "-", "-o", "x.ogg"), "text is not valid UTF-8 at byte 6")
 
 
 def test_a_wrong_setting_is_a_sentence() -> None:

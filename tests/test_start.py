@@ -174,7 +174,7 @@ def started(folder: Path, code: str, **options: Any) -> Iterator[subprocess.Pope
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system has setsid")
 def test_the_start_script_passes_signals_on(folder: Path) -> None:
-    """A server ends gracefully at SIGTERM, at once at a second signal that is SIGINT. An end asked for is not reported."""
+    """Ctrl+C ends the server gracefully, and the second one at once. An end that was asked for is not reported."""
     code = """import os, signal
 signal.alarm(20)
 def end(number, frame):
