@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PYTHON = """#!/bin/sh
 # Stands for Python and for what it makes: a venv holds this file, pip writes its arguments down.
 case "$1 $2" in
-    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv") [ "$3" != --clear ] || rm -rf .venv; mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip") case "$*" in *--editable*) echo "$@" >>installed ;; esac ;;
     "-m streaming_server.cli") [ "$3" = extras ] && exec {python} "$@"; echo "$@" >>started ;;
     --version*) echo Python 3.11.0 ;;
@@ -65,6 +65,12 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
     installed = written.read_text() if written.exists() else ""
     written.unlink(missing_ok=True)
     return installed
+
+
+def install(folder: Path, *extras: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(folder / "python")}
+    command = ["scripts/install", *extras]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, text=True)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +138,33 @@ def test_starts_at_the_same_time_install_once(folder: Path, tmp_path_factory: py
     base, more = installations()
     assert base.endswith("--editable .")
     assert more.endswith("--editable .[hibari,espeak]")
+
+
+def test_a_python_that_is_too_new_for_an_extra_installs_nothing(folder: Path) -> None:
+    newest = '-c*) exec {python} -c "import sys; sys.version_info = (3, 14, 0); $2" ;; --version*) echo Python 3.14.0'
+    script = (folder / "python").read_text()
+    (folder / "python").write_text(
+        script.replace("--version*) echo Python 3.11.0", newest.format(python=sys.executable))
+    )
+    refused = install(folder, "espeak", "kokoro")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("the extra kokoro needs Python before 3.13, not Python 3.14.0 (name another")
+    assert not (folder / "installed").exists()
+    assert install(folder, "espeak", "pocket").returncode == 0
+    assert (folder / "installed").read_text().strip().endswith(".[espeak,pocket]")
+
+
+def test_a_venv_of_another_python_is_replaced(folder: Path) -> None:
+    assert install(folder, "espeak").returncode == 0
+    packages = folder / ".venv" / "lib"
+    packages.mkdir()
+    assert install(folder, "espeak", "celery").returncode == 0
+    assert packages.exists()
+    (folder / "python").write_text((folder / "python").read_text().replace("Python 3.11.0", "Python 3.12.0"))
+    assert install(folder, "espeak", "celery").returncode == 0
+    assert not packages.exists()
+    installed = [line.rpartition(" ")[2] for line in (folder / "installed").read_text().splitlines()]
+    assert installed == [".[espeak]", ".[celery]", ".[espeak,celery]"]
 
 
 def test_a_missing_model_installs_no_extra(folder: Path) -> None:

@@ -220,6 +220,16 @@ async def test_marks_are_where_the_words_begin(engine: EspeakEngine) -> None:
         assert np.abs(onsets - marks[text.index(word if word != "сестра" else "и")]).min() < 0.04, word
 
 
+async def test_words_behind_a_number_that_is_read_out_have_their_marks(engine: EspeakEngine) -> None:
+    text = "气温-5℃，增长5%~10%，2024-05-06开会"
+    async with aclosing(engine.stream(SpeechRequest(text, voice(RECORDINGS[0])))) as chunks:
+        marks = [mark async for chunk in chunks for mark in chunk.marks]
+    characters = [mark.character for mark in marks]
+    assert {text.index(word) for word in ("-5℃", "增", "5%", "2024", "开")} <= set(characters)
+    assert characters == sorted(set(characters))
+    assert [mark.time_s for mark in marks] == sorted(mark.time_s for mark in marks)
+
+
 async def test_phonemes_and_languages_are_heard(engine: EspeakEngine) -> None:
     async def said(text: str, **options: Any) -> FloatSamples:
         request = SpeechRequest(text, voice(RECORDINGS[0]), **options)

@@ -116,6 +116,8 @@ def test_phonemes_and_languages_reach_the_network(engine: KokoroEngine) -> None:
     assert chinese.phonemes != mixed.phonemes
     languages = {part.language for part in engine._pieces("Hello 東京", "af_heart", loop, "ja", ())}
     assert languages == {"en-us", "ja"}
+    pieces = engine._pieces("List\nMilk\nand tea\n\nAt six p.m. She left", "af_heart", loop)
+    assert [piece.phonemes[-1] == "." for piece in pieces] == [True, True, True, False]
     loop.close()
 
 

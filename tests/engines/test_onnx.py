@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
-from streaming_server.engines.onnx.clauses import clauses
+from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 
 
@@ -35,6 +35,25 @@ def test_the_opening_clause_is_short_and_later_ones_are_not() -> None:
 def test_phonemes(english: EnglishPhonemes, text: str, phonemes: str) -> None:
     assert english(text).replace("(", "").startswith(phonemes)
     assert bool(english(text)) == bool(phonemes)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_ended"),
+    [
+        ("We met at five p.m.| She left.", True),
+        ("Chapter One|\nIt was dark.", True),
+        ("one two|\nthree", False),
+        ("Ask Mr.| Smith", False),
+        ("Is it?|\nYes", False),
+        ("…|\nYes", False),
+    ],
+)
+def test_a_sentence_whose_phonemes_have_no_mark_gets_a_full_stop(
+    english: EnglishPhonemes, text: str, is_ended: bool
+) -> None:
+    end = text.index("|")
+    phonemes = english(text[:end])
+    assert ended(phonemes, text.replace("|", ""), 0, end) == phonemes + "." * is_ended
 
 
 @pytest.mark.parametrize("unit", ["1", "1,2,", "aB", "$", "9:", "[a](/b/) ", "'"])

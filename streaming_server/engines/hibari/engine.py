@@ -36,13 +36,13 @@ from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Fra
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, Speakers
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
-from streaming_server.engines.onnx.clauses import clauses
+from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
-from streaming_server.segmentation import sentences
-from streaming_server.text import pause_s
+from streaming_server.segmentation import ends_line, sentences
+from streaming_server.text import end_pause_s, pause_s
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ class HibariEngine:
         for number, (language, part) in enumerate(parts, 1):
             own = pronunciations_within(given, characters, characters + len(part))
             spoken = request.text[characters : characters + len(part)]
+            if not ends_line(request.text, characters + len(spoken.rstrip())):
+                spoken = spoken.rstrip("\r\n")  # the sentence continues in the next line, in another script
             if language == _ENGLISH:
                 chunks = self._speak(spoken, timbre, rng, own, opening=is_silent)
             else:
@@ -167,7 +169,7 @@ class HibariEngine:
                     ]
                     yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
-                samples += (pause := silence(pause_s(part))).size
+                samples += (pause := silence(end_pause_s(spoken))).size
                 yield AudioChunk(pause)
             characters += len(part)
         if is_silent:  # the text has no pronounceable characters; most players fail on empty files
@@ -221,6 +223,7 @@ class HibariEngine:
             at = hidden.index(sentence, at)
             own = pronunciations_within(given, at, at + len(sentence))
             phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled)
+            phonemes = ended(phonemes, text, at, at + len(sentence))
             # One word each, as in the phonemes.
             whole = masked(text[at : at + len(sentence)], own, "a")
             words = spans_of_words(whole, len(phoneme_words(phonemes)), self._english)

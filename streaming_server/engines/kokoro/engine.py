@@ -43,6 +43,7 @@ from streaming_server.engines.kokoro.phonemes import (
 )
 from streaming_server.engines.kokoro.voices import LATIN, OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
+from streaming_server.engines.onnx.clauses import ended
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
@@ -242,6 +243,7 @@ class KokoroEngine:
                 begin, end = start + at, start + at + len(hidden)
                 sentence, own = text[begin:end], pronunciations_within(given, begin, end)
                 phonemes = converted(sentence, own, convert, partial(in_misaki_alphabet, language=name)).strip()
+                phonemes = ended(phonemes, text, begin, end)
                 whole = masked(sentence, own, "a")  # one word each, as in the phonemes
                 spans = iter(spans_of_words(whole, len(phoneme_words(phonemes)), convert))
                 for piece in split(phonemes, limit) if tokens(phonemes) else ():

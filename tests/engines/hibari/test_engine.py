@@ -46,6 +46,24 @@ def request(text: str, recording: Path = CORAL) -> SpeechRequest:
     return SpeechRequest(text, Voice(recording.stem, recording))
 
 
+@pytest.mark.parametrize(
+    ("text", "has_pause"),
+    [
+        ("Chapter One\nIt was a dark night", True),
+        ("Chapter One\n夜", True),
+        ("We met at five p.m. She left", True),
+        ("one two\nthree four", False),
+        ("один Python\nи два", False),
+    ],
+)
+async def test_a_line_that_is_not_wrapped_and_an_abbreviation_end_with_a_pause(
+    say: Say, text: str, has_pause: bool
+) -> None:
+    samples = await say(text)
+    loud = np.flatnonzero(np.abs(samples) > 0.005)
+    assert (np.diff(loud).max() > 0.3 * RATE_HZ) == has_pause
+
+
 def vector(emotion: str) -> EmotionVector:
     a, b, c, d, e, f, g, h = (float(name == emotion) for name in EMOTIONS)
     return a, b, c, d, e, f, g, h
