@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("test", allow_abbrev=False, help="test a running server through its HiggsAudio dialect")
     test.add_argument("--test", choices=list(client.TESTS), help="run only this test (all)")
     test.add_argument("--url", default="http://localhost:8000", help="URL of the server (http://localhost:8000)")
+    test.add_argument("--api-key", help="API key of the server (the first of API_KEYS, if any)")
     test.set_defaults(command=_test)
     return parser
 
@@ -423,8 +424,9 @@ def _cancel(storage: Storage, job_id: str) -> int:
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
+    server = client.Server(options.url.rstrip("/"), options.api_key or next(iter(settings.api_keys), ""))
     for name in [options.test] if options.test else client.TESTS:
-        for line in client.TESTS[name](options.url.rstrip("/")):
+        for line in client.run(name, server):
             print(line)
     return 0
 

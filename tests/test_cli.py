@@ -6,10 +6,13 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import wave
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -108,6 +111,31 @@ def test_standard_input_that_is_not_utf_8_is_a_sentence() -> None:
     given = io.TextIOWrapper(io.BytesIO(b"Hello \xff there."), "utf-8")
     with patch.object(sys, "stdin", given):
         refused(refuse("say", "-", "-o", "x.ogg"), "text is not valid UTF-8 at byte 6")
+
+
+class _Other(BaseHTTPRequestHandler):
+    """A server that answers everything with the JSON of its path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(unquote(self.path).removesuffix("/info")[1:].encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_test_of_another_server_fails_with_a_sentence() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Other) as other:
+        threading.Thread(target=other.serve_forever).start()
+        try:
+            for answer, reason in (('{"status": "ok"}', "model_name is missing"), ("[]", "list indices")):
+                result = refuse("test", "--url", f"http://127.0.0.1:{other.server_port}/{quote(answer)}")
+                sentence = result.stderr.decode()
+                assert f"not an answer of the HiggsAudio dialect: {reason}" in sentence
+                assert (result.returncode, len(sentence.splitlines())) == (1, 1)
+        finally:
+            other.shutdown()
 
 
 def test_a_wrong_setting_is_a_sentence() -> None:
