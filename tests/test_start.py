@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -183,12 +188,13 @@ def test_the_start_script_says_what_ended_the_server(folder: Path, ending: str, 
 
 
 @contextmanager
-def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(folder: Path, code: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The start script, with a server that runs this code, once the code has printed a line."""
     server = f"exec {sys.executable} -c '{code}'"
     (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', server))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
-    script = spawn(["./start_api.sh"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    script = spawn(["./start_api.sh"], cwd=folder, env=environment, **pipes | options)
     assert script.stdout is not None
     with script:
         try:
@@ -199,14 +205,39 @@ def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
             end(script)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system has setsid")
 def test_the_start_script_passes_signals_on(folder: Path) -> None:
-    """An end that was asked for is not reported."""
-    code = "import signal; print(1, flush=True); signal.pause()"
-    with started(folder, code) as script:
-        status = end(script)
-        assert status == 128 + signal.SIGTERM
-        assert script.stderr is not None
-        assert b"start_api.sh:" not in script.stderr.read()
+    """Ctrl+C ends the server gracefully, and the second one at once. An end that was asked for is not reported."""
+    code = """import os, signal
+signal.alarm(20)
+def end(number, frame):
+    os.write(1, b"%d\\n" % number)
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+os.write(1, b"1\\n")
+while True:
+    signal.pause()
+"""
+    terminal, other_end = pty.openpty()
+    try:
+        control = partial(fcntl.ioctl, other_end, termios.TIOCSCTTY, 0)
+        with started(folder, code, stdin=other_end, preexec_fn=control) as script:
+            assert script.stdout is not None
+            assert script.stderr is not None
+            os.write(terminal, b"\x03")
+            assert script.stdout.readline() == b"15\n"
+            script.terminate()
+            assert script.stdout.readline() == b"15\n"
+            os.write(terminal, b"\x03")
+            assert script.stdout.read() == b"2\n"
+            assert script.wait(180) == 128 + signal.SIGTERM
+            assert b"start_api.sh:" not in script.stderr.read()
+    finally:
+        os.close(terminal)
+        os.close(other_end)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a child with its parent")

@@ -19,7 +19,7 @@ from streaming_server.api.openai.voices import VoiceNames, add_voice
 from streaming_server.api.record import RequestRecord
 from streaming_server.api.references import Reference
 from streaming_server.api.requests import Description, Name, RequestBuilder
-from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.encoders import FORMATS, complete_header
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import Capability, Emotion, Generation, SpeechRequest
 from streaming_server.errors import SpeechServerError
@@ -167,15 +167,18 @@ class _Tools:
         if request is not None:
             record = RequestRecord.of(request.scope)
             record.voice, record.characters = speech.voice.name, len(speech.text)
-        path = self._storage.scratch.new()
+        path, encoder = self._storage.scratch.new(), FORMATS[suffix].create()
         try:
-            async with self._requests.service.open(speech, FORMATS[suffix].create()) as stream:
+            async with self._requests.service.open(speech, encoder) as stream:
                 position = 0
                 with storage_errors():
                     async with await anyio.open_file(path, "xb") as file:
                         while piece := await stream.buffer.read(position):
                             await file.write(piece)
                             position += len(piece)
+                        if header := complete_header(encoder, position):
+                            await file.seek(0)
+                            await file.write(header)
                 if request is not None:
                     record.add(stream.stats)
             return stream.media_type, stream.stats.audio_s, await self._deliver(path, suffix, request)

@@ -296,8 +296,7 @@ class _Handler(ContentHandler):
         if not self.passages:
             self._add("", self._states[-1])
         last = self.passages[-1]
-        pause_s = min(last.span.pause_s + seconds, MAX_PAUSE_S)
-        self.passages[-1] = replace(last, span=replace(last.span, pause_s=pause_s))
+        self.passages[-1] = replace(last, span=replace(last.span, pause_s=last.span.pause_s + seconds))
 
     def _end_sentence(self) -> None:
         """Add a full stop where a sentence's end is not marked."""

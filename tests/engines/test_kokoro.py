@@ -118,6 +118,10 @@ def test_phonemes_and_languages_reach_the_network(engine: KokoroEngine) -> None:
     assert languages == {"en-us", "ja"}
     pieces = engine._pieces("List\nMilk\nand tea\n\nAt six p.m. She left", "af_heart", loop)
     assert [piece.phonemes[-1] == "." for piece in pieces] == [True, True, True, False]
+    cut = list(engine._pieces("The total is 1,234,567,890 now.", "af_heart", loop))
+    begins = [place[0] for piece in cut for _, place in piece.words]
+    assert len(cut) > 1
+    assert [begin for begin in begins if begin is not None] == [0, 4, 10, 13, 27]
     loop.close()
 
 

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import sys
+import wave
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def test_speak_returns_the_url_of_a_file(
     file.write_bytes(answer.content)
     samples, rate_hz = decode_native(file)
     assert samples.size / rate_hz == pytest.approx(1.5, abs=0.1)
+    if audio_format == "wav":
+        with wave.open(str(file)) as stored:
+            assert stored.getnframes() == samples.size
     assert server.engine.requests[-1].voice.name == "voice_05"
 
 

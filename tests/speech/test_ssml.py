@@ -61,6 +61,8 @@ def spoken(engine: FakeEngine) -> list[str]:
         ("One. Two.", [("One. Two.", 0)]),
         ('One<break time="500ms"/>two', [("One", 0.5), ("two", 0)]),
         ('One<break time="0.25s"/><break time="1s"/>two', [("One", 1.25), ("two", 0)]),
+        ('One<break time="10s"/><break time="10s"/>two', [("One", 20), ("two", 0)]),
+        ('<p>One.<break time="10s"/></p>Two', [("One.", 10.4), ("Two", 0)]),
         ('One<break strength="strong"/>two', [("One", 0.7), ("two", 0)]),
         ('<break time="1s"/>two', [("", 1), ("two", 0)]),
         ("<s>One</s><s>Two!</s>", [("One. Two!", 0)]),
@@ -288,7 +290,12 @@ def test_words_are_timed_across_pauses() -> None:
         async with aclosing(perform(Marking(), SpeechRequest("One [pause 1s]two", voice()))) as chunks:
             return [mark async for chunk in chunks for mark in chunk.marks]
 
-    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [(0, 0.1), (14, 1.6)]
+    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [
+        (0, 0.1),
+        (3, 0.5),
+        (14, 1.6),
+        (17, 2.0),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from streaming_server.engines.kokoro.phonemes import (
     tokens,
 )
 from streaming_server.engines.kokoro.voices import LATIN, OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
-from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
+from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import ended
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.recording_voices import RecordingVoices
@@ -68,8 +68,8 @@ _LANGUAGES: Mapping[str, str] = {
 _UNDIVIDED = frozenset({"cmn", "ja"})
 
 
-Word = tuple[tuple[int, int], tuple[int, int]]
-"""Begin and end of a word in the phonemes of its piece and in the text."""
+Word = tuple[tuple[int, int], tuple[int | None, int]]
+"""Begin and end of a word in the phonemes of its piece, and in the text as `begun_once` returns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +245,9 @@ class KokoroEngine:
                 phonemes = converted(sentence, own, convert, partial(in_misaki_alphabet, language=name)).strip()
                 phonemes = ended(phonemes, text, begin, end)
                 whole = masked(sentence, own, "a")  # one word each, as in the phonemes
-                spans = iter(spans_of_words(whole, len(phoneme_words(phonemes)), convert))
+                spans = iter(begun_once(spans_of_words(whole, len(phoneme_words(phonemes)), convert), begin))
                 for piece in split(phonemes, limit) if tokens(phonemes) else ():
-                    places = zip(phoneme_words(piece), spans, strict=False)
-                    words = tuple((place, (begin + first, begin + last)) for place, (first, last) in places)
-                    yield _Piece(piece, name, words)
+                    yield _Piece(piece, name, tuple(zip(phoneme_words(piece), spans, strict=False)))
                     limit = next_limit(limit)
                 at += len(hidden)
             start += len(part)
@@ -319,7 +317,8 @@ def _marks(piece: _Piece, speech: Speech, kept: slice, before: int) -> list[Mark
     is_measured = speech.ends is not None and piece.language not in _UNDIVIDED
     times: dict[int, int] = {}
     for (begin, end), (first, behind) in piece.words:
-        times.setdefault(first, int(ends[last[begin]]))
+        if first is not None:
+            times.setdefault(first, int(ends[last[begin]]))
         times[behind] = int(ends[last[end]])
     return [
         Mark(
