@@ -100,6 +100,7 @@ def test_a_long_word_is_divided_after_its_punctuation(english: EnglishPhonemes, 
         ("1990s-2000s", "1990s to 2000s"),
         ("20 000 units, 1 250 000", "20,000 units, 1,250,000"),
         ("\u20ac20\u202f500", "\u20ac20,500"),
+        ("100 \u20ac, 3.50\u00a3 and 1 000 $.", "\u20ac100, \u00a33.50 and $1,000."),
     ],
 )
 def test_characters_that_look_alike_sound_alike(english: EnglishPhonemes, text: str, plain: str) -> None:

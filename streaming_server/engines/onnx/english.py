@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 MAX_WORD_CHARACTERS = 30
 _MIN_PIECE_CHARACTERS = 10
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
+_PRICE = re.compile(r"(?<![€£$\d.,])(\d++(?:,\d{3})*+(?:\.\d++)?+) ?([€£$])(?! ?\d|\w)", re.ASCII)
+"""A price with its sign at the end."""
 _LETTER_A = re.compile(r"(?<!\w)A(?= [A-Z](?![\w'’-]))|(?<=\b[A-Z] )A(?!\w)")
 """A single capital A beside another single capital, which is no article."""
 _RANGE = re.compile(r"(?<=\d(?:st|nd|rd|th|0s)) ?[-–—] ?(?=\d{1,4}(?:st|nd|rd|th|0s|s)\b)")
@@ -61,6 +63,7 @@ class EnglishPhonemes:
         text = text.replace("](", "] (")
         text = _RANGE.sub(" to ", text)
         text = _GROUPED.sub(lambda number: ",".join(number[0].split()), text)
+        text = _PRICE.sub(r"\2\1", text)
         text = _LETTER_A.sub("[A](/ˈA/)", text)
         # Numbers above 10 ** 36 are not supported.
         text = _LONG_NUMBER.sub(lambda number: " ".join(number[0].replace(",", "")), text)
