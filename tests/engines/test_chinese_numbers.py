@@ -6,7 +6,6 @@ from streaming_server.engines.chinese_numbers import as_spoken
 from streaming_server.engines.espeak.engine import prepared
 from streaming_server.engines.espeak.languages import runs
 from streaming_server.engines.espeak.library import Timbre
-from streaming_server.engines.kokoro.phonemes import mandarin
 
 SPOKEN = {
     # Thousands
@@ -77,12 +76,6 @@ def test_espeak_is_given_them() -> None:
         ("en-us", "Ok, "),
         ("cmn", "气温零下5摄氏度，销量3000台"),
     ]
-
-
-def test_kokoro_is_given_them() -> None:
-    convert = mandarin()
-    for text, spoken in (("销量3,000台", "销量三千台"), ("气温-5℃", "气温零下五摄氏度"), ("10:30", "十点三十分")):
-        assert convert(text) == convert(spoken)
 
 
 def test_units_belong_to_the_mandarin_before_them() -> None:
