@@ -141,6 +141,8 @@ def test_speed_is_the_models_own(engine: KokoroEngine, sentence: FloatSamples) -
     fast = speak(engine, SENTENCE, own("af_heart"), 1.5)
     assert fast.size == pytest.approx(sentence.size / 1.5, rel=0.12)
     assert word_error_rate([(fast, SENTENCE)], RATE_HZ) <= 0.12
+    fastest = speak(engine, SENTENCE, own("af_heart"), 4.0)
+    assert sentence.size / fastest.size == pytest.approx(4.0, rel=0.12)
 
 
 def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:

@@ -228,6 +228,10 @@ def test_rate_pitch_and_volume_are_heard() -> None:
     quiet = spanned(gain_db=-6.0206)
     assert quiet.size == RATE_HZ
     assert np.abs(quiet).max() == pytest.approx(0.25, rel=0.01)
+    loud, plain = spanned(gain_db=12.0), tone(1.0)
+    assert 0.9 < np.abs(loud).max() < 1.0
+    is_soft = np.abs(plain) < 0.7 / 10**0.6
+    np.testing.assert_allclose(loud[is_soft], plain[is_soft] * 10**0.6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

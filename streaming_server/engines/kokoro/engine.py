@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from onnxruntime import RunOptions
 
+from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.domain import (
     AudioChunk,
     Capability,
@@ -60,6 +61,8 @@ _QUIET = 0.005
 _EDGE_S = 0.02
 """Silence kept at both ends of a piece to avoid clicks."""
 _CHUNK_S = 0.25
+_MAX_NETWORK_SPEED = 1.5
+"""Above it the network is too slow, as each phoneme lasts at least 25 ms; its samples are stretched instead."""
 _SHOWN_CHARACTERS = 20
 _LANGUAGES: Mapping[str, str] = {
     "": "", "en": "en-us", "es": "es", "fr": "fr", "hi": "hi", "it": "it", "ja": "ja", "pt": "pt-br", "zh": "cmn",
@@ -178,7 +181,9 @@ class KokoroEngine:
                 if pause.size and not emit(AudioChunk(pause)):
                     return
                 made += pause.size
-                speech = self._network.run(ids, style, speed, stop)
+                speech = self._network.run(ids, style, min(speed, _MAX_NETWORK_SPEED), stop)
+                if speed > _MAX_NETWORK_SPEED:
+                    speech = _faster(speech, speed / _MAX_NETWORK_SPEED)
                 kept = _sounding(speech.samples)
                 marks = _marks(piece, speech, kept, made)
                 samples = speech.samples[kept]
@@ -287,6 +292,12 @@ def _language(request: SpeechRequest) -> str:
 
 def _silence(duration_s: float) -> FloatSamples:
     return np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+
+
+def _faster(speech: Speech, tempo: float) -> Speech:
+    stretch = ProsodyFilter(SAMPLE_RATE_HZ, tempo, pitch=1.0, gain_db=0.0)
+    samples = np.concatenate([stretch.push(speech.samples), stretch.finish()])
+    return Speech(samples, None if speech.ends is None else (speech.ends / tempo).astype(np.int64))
 
 
 def _sounding(samples: FloatSamples) -> slice:
