@@ -199,6 +199,7 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         (r"(?<![\d./])(\d{1,4})/(\d{1,4})(?![\d/]|\.\d)", lambda found: f"{found[2]}分之{found[1]}"),
         (rf"(?<=元)/(?={_HAN})", _always("每")),
         (rf"([¥￥$€£]) ?({_MINUS}?{_AMOUNT}(?: ?{_TO} ?(?:\\1 ?)?{_AMOUNT})?)元?", _price),
+        (r"(?<=\d)[万亿]? ?(?P<n>[¥￥$€£])(?!\d)", lambda found: _CURRENCIES[found["n"]]),
         (
             rf"(?<![\d%℃°度]){_MINUS}(?={_NUMBER}(?: ?{_TO} ?{_MINUS}?{_NUMBER})? ?(?:[℃℉°度]|[摄华]氏度))",
             _always("零下"),

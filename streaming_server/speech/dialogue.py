@@ -181,7 +181,7 @@ async def _spans(engine: Engine, request: SpeechRequest, joints: Joints) -> Asyn
 
 
 def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark], *, has_ends: bool) -> list[Mark]:
-    """When the bookmarks of a span are reached, and its ends where the engine measures nothing in between.
+    """When the bookmarks of a span are reached, and its ends where the engine does not measure them.
 
     Args:
         span: the span.
@@ -194,6 +194,10 @@ def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark],
     if not measured and has_ends:
         end = span.start + len(span.text)
         found += [Mark(span.start, begin_s, is_measured=False), Mark(end, end_s, is_measured=False)]
+    elif has_ends and measured[-1].character < (end := span.start + len(span.text.rstrip())):
+        found.append(
+            Mark(end, end_s, is_measured=measured[-1].is_measured)
+        )  # the engine measures beginnings only; the last word ends with the audio
     if span.bookmarks:
         words = [
             replace(mark, character=mark.character - span.start, time_s=mark.time_s - begin_s) for mark in measured

@@ -94,7 +94,7 @@ def test_words_after_a_pause_are_timed_behind_it() -> None:
             yield AudioChunk(tone(0.5), [Mark(0, 0.1)])
 
     chunks = chunks_of(request_of("Stop. <lang xml:lang='de'>Go.</lang>"), Marking())
-    assert [mark.time_s for chunk in chunks for mark in chunk.marks] == pytest.approx([0.1, 0.98])
+    assert [mark.time_s for chunk in chunks for mark in chunk.marks] == pytest.approx([0.1, 0.5, 0.98, 1.38])
 
 
 @pytest.mark.anyio

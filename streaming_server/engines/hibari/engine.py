@@ -35,7 +35,7 @@ from streaming_server.engines.hibari.joins import Levelled, silence, sounding
 from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, Speakers
-from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
+from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
@@ -169,8 +169,10 @@ class HibariEngine:
                     ]
                     yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
+                # espeak-ng measures only when words begin
+                end = Mark(characters + len(spoken.rstrip()), samples / SAMPLE_RATE_HZ)
                 samples += (pause := silence(end_pause_s(spoken))).size
-                yield AudioChunk(pause)
+                yield AudioChunk(pause, [] if language == _ENGLISH else [end])
             characters += len(part)
         if is_silent:  # the text has no pronounceable characters; most players fail on empty files
             yield AudioChunk(silence(pause_s(".")))
@@ -227,7 +229,7 @@ class HibariEngine:
             # One word each, as in the phonemes.
             whole = masked(text[at : at + len(sentence)], own, "a")
             words = spans_of_words(whole, len(phoneme_words(phonemes)), self._english)
-            spans = iter([(at + begin, at + end) for begin, end in words])
+            spans = iter(begun_once(words, at))
             for clause in clauses(phonemes, _MAX_CLAUSE_PHONEMES, _OPENING_PHONEMES if opening else None):
                 frames = self._network.run(clause)
                 kept = sounding(frames)
@@ -270,21 +272,22 @@ def _spelled(ipa: str) -> str:
     return in_misaki_alphabet(ipa, _ENGLISH)
 
 
-def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int, int]]) -> list[Mark]:
+def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int | None, int]]) -> list[Mark]:
     """Return the times of the words of a clause, relative to frame ``first``, at the network's own rate.
 
     Args:
         phonemes: phonemes of the clause.
         frames: all frames of the clause.
         first: the first audible frame.
-        spans: spans of the words in the text, one per word of the phonemes.
+        spans: spans of the words in the text, one per word of the phonemes, as `begun_once` returns them.
     """
     if frames.ends is None:
         return []
     times: dict[int, float] = {}
-    for (begin, end), span in zip(phoneme_words(phonemes), spans, strict=False):
-        times.setdefault(span[0], max(int(frames.ends[begin]) - first, 0) * FRAME_S)
-        times[span[1]] = max(int(frames.ends[end]) - first, 0) * FRAME_S
+    for (begin, end), (character, behind) in zip(phoneme_words(phonemes), spans, strict=False):
+        if character is not None:
+            times.setdefault(character, max(int(frames.ends[begin]) - first, 0) * FRAME_S)
+        times[behind] = max(int(frames.ends[end]) - first, 0) * FRAME_S
     return [Mark(character, time_s) for character, time_s in sorted(times.items())]
 
 
