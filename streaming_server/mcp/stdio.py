@@ -42,6 +42,7 @@ async def run_stdio(requests: RequestBuilder, storage: Storage, folder: Path) ->
     await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
     if not ending.done():
         ending.cancel()
-        return await serving
+        await serving
+        return None
     serving.cancel()
     return ending.result()
