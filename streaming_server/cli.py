@@ -270,9 +270,11 @@ def _mcp(settings: Settings, options: argparse.Namespace) -> int:
         worker = create_worker(settings)
         try:
             await worker.service.warm()
-            await run_stdio(create_requests(settings, worker), worker.storage, options.output)
+            number = await run_stdio(create_requests(settings, worker), worker.storage, options.output)
         finally:
             await worker.aclose()
+        if number:
+            os._exit(128 + number)  # a thread waits for input
 
     asyncio.run(run())
     return 0

@@ -449,9 +449,12 @@ def test_blends(name: str, blend: list[tuple[str, float]]) -> None:
 
 
 def test_mandarin_and_japanese_have_phonemes_that_the_model_knows() -> None:
-    for convert, text in ((mandarin(), "2024年，北风和太阳正在争论谁更强大。"), (japanese(), "こんにちは、世界。")):
+    chinese = mandarin()
+    for convert, text in ((chinese, "2024年，北风和太阳正在争论谁更强大。"), (japanese(), "こんにちは、世界。")):
         phonemes = convert(text)
         assert len(tokens(phonemes)) == len(phonemes) > 10
+    for text, spoken in (("销量3,000台", "销量三千台"), ("气温-5℃", "气温零下五摄氏度"), ("10:30", "十点三十分")):
+        assert chinese(text) == chinese(spoken)
 
 
 @pytest.mark.parametrize("phonemes", ["a" * 1000, "ab cd, " * 100, "həlˈO ðˈɛɹ", "", "one, two three four five. " * 9])
