@@ -129,6 +129,8 @@ class SpeechResponse(StreamResponse):
         if self._keep:
             names["X-Stream-Id"] = stream.id
             stream.is_announced = True
+        if stream.is_resumable:
+            names["X-Resumable"] = "true"
         await connection.start(200, {**self.headers, **names, **headers})
 
 
