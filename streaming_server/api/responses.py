@@ -128,9 +128,8 @@ class SpeechResponse(StreamResponse):
         names = {"X-Queue-Position": str(stream.stats.position)}
         if self._keep:
             names["X-Stream-Id"] = stream.id
+            names["X-Resumable"] = "true" if stream.is_resumable else "false"
             stream.is_announced = True
-        if stream.is_resumable:
-            names["X-Resumable"] = "true"
         await connection.start(200, {**self.headers, **names, **headers})
 
 
