@@ -10,21 +10,29 @@ extras=$(.venv/bin/python -m streaming_server.cli extras "$@")
 # shellcheck disable=SC2086 # one word an extra
 scripts/install $extras
 
-# If this script is killed, the server must not keep the device: on Linux it is then told to end.
+# On Linux the server gets a session of its own: Ctrl+C in a terminal would otherwise reach it directly and once more from
+# here, and uvicorn takes a second SIGINT as an order to abandon its streams. If this script is killed, the server must not
+# keep the device: it is then told to end.
 serve() {
-    if setpriv --pdeathsig TERM true 2>/dev/null; then exec setpriv --pdeathsig TERM "$@"; fi
+    if command -v setsid >/dev/null; then set -- setsid "$@"; fi
+    if setpriv --pdeathsig TERM true 2>/dev/null; then set -- setpriv --pdeathsig TERM "$@"; fi
     exec "$@"
+}
+pass_on() {
+    is_interrupted=1
+    kill -"$1" "$server" 2>/dev/null || true
 }
 serve .venv/bin/python -m streaming_server.cli serve "$@" &
 server=$!
 stopped=
-trap 'stopped=1; kill -TERM "$server" 2>/dev/null || true' TERM
-trap 'stopped=1; kill -INT "$server" 2>/dev/null || true' INT
-trap 'kill -HUP "$server" 2>/dev/null || true' HUP
-# A signal that is passed on interrupts `wait` before the server has ended.
-status=0
-wait "$server" || status=$?
-while kill -0 "$server" 2>/dev/null; do
+trap 'pass_on TERM; stopped=1' TERM
+# The first as SIGTERM: the server ignores SIGINT, as all background commands of a script do, until uvicorn handles it.
+trap 'if [ -n "$stopped" ]; then pass_on INT; else pass_on TERM; fi; stopped=1' INT
+trap 'pass_on HUP' HUP
+# A signal that is passed on interrupts `wait`, which then returns the number of the signal.
+is_interrupted=1
+while [ -n "$is_interrupted" ]; do
+    is_interrupted=
     status=0
     wait "$server" || status=$?
 done

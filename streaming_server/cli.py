@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from streaming_server import client, logs
-from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder
+from streaming_server.audio.encoders import AudioEncoder, OggOpusEncoder, PcmEncoder, WavEncoder, complete_header
 from streaming_server.domain import SpeechRequest, Voice
 from streaming_server.downloads import MODELS, download
 from streaming_server.engines import registry
@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("test", allow_abbrev=False, help="test a running server through its HiggsAudio dialect")
     test.add_argument("--test", choices=list(client.TESTS), help="run only this test (all)")
     test.add_argument("--url", default="http://localhost:8000", help="URL of the server (http://localhost:8000)")
+    test.add_argument("--api-key", help="API key of the server (the first of API_KEYS, if any)")
     test.set_defaults(command=_test)
     return parser
 
@@ -269,9 +270,11 @@ def _mcp(settings: Settings, options: argparse.Namespace) -> int:
         worker = create_worker(settings)
         try:
             await worker.service.warm()
-            await run_stdio(create_requests(settings, worker), worker.storage, options.output)
+            number = await run_stdio(create_requests(settings, worker), worker.storage, options.output)
         finally:
             await worker.aclose()
+        if number:
+            os._exit(128 + number)  # a thread waits for input
 
     asyncio.run(run())
     return 0
@@ -297,7 +300,10 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
 
 def _say(settings: Settings, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING)
-    text = sys.stdin.read() if options.text == "-" else options.text
+    try:
+        text = sys.stdin.buffer.read().decode() if options.text == "-" else options.text
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"text is not valid UTF-8 at byte {error.start}", "text") from None
     if not text.strip():
         raise InvalidRequest("text is empty", "text")
     if found := forbidden_character(text):
@@ -327,6 +333,9 @@ async def _write_speech(settings: Settings, request: SpeechRequest, encoder: Aud
                     sink.write(piece)
                     position += len(piece)
                     progress.update(round(stream.stats.audio_s, 1) - progress.n)
+                if partial and (header := complete_header(encoder, position)):
+                    sink.seek(0)
+                    sink.write(header)
                 progress.total = progress.n
                 progress.refresh()
         if partial:
@@ -417,8 +426,9 @@ def _cancel(storage: Storage, job_id: str) -> int:
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
+    server = client.Server(options.url.rstrip("/"), options.api_key or next(iter(settings.api_keys), ""))
     for name in [options.test] if options.test else client.TESTS:
-        for line in client.TESTS[name](options.url.rstrip("/")):
+        for line in client.run(name, server):
             print(line)
     return 0
 

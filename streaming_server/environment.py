@@ -89,6 +89,8 @@ def valid_values(item: FieldInfo) -> str:
     numbers = [_number(kind, limits) for kind, limits in _kinds(item.annotation, item.metadata) if kind in (int, float)]
     if numbers:
         return " or ".join([*choices_of(item), *numbers])
+    if get_origin(item.annotation) is tuple:
+        return "at least one value"
     return f"one of {', '.join(choices_of(item))}" if choices_of(item) else "true or false"
 
 

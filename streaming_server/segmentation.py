@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from unicodedata import east_asian_width
 
 MAX_SENTENCE_CHARACTERS = 300
 """Longer sentences are split at the last clause, word or character that fits."""
@@ -23,6 +24,9 @@ _ONLY_BEFORE_A_NUMBER = frozenset({"no", "nos", "fig", "ch", "pp", "vol", "mon",
 _WORD_BEFORE = re.compile(r"[\w.]{1,10}$")
 _CLAUSE_END = re.compile(r"[,;:—–،؛](?=\s|[^\x00-\x7f])|[，、；：](?!(?<=\d.)\d)(?=\s|[^\x00-\x7f])")
 _OPENING_END = re.compile(r"[,;:—–،؛](?=\s+\S)|[，、；：](?!(?<=\d.)\d)(?=.)")
+_LINE_END = re.compile(r"[ \t\r]*\n\s*")
+_WRAPPED_COLUMNS = 60
+"""A line with fewer columns was not broken because it was full."""
 _PAUSE = "[pause "
 _PAUSE_CHARACTERS = 24
 """More than a pause has, such as ``[pause 0.5s]``."""
@@ -51,6 +55,22 @@ def is_sentence(text: str) -> bool:
 def ends_in_mark(text: str) -> bool:
     """Whether a text ends in a sentence's mark, which may also belong to an abbreviation or a number."""
     return bool(_LAST_END.search(text.rstrip()))
+
+
+def ends_line(text: str, end: int) -> bool:
+    """Whether a sentence without a mark ends at this place because its line does.
+
+    The end of a paragraph is the end of a sentence. A line that may be wrapped is not: it is long, or the next one
+    continues in lower case.
+    """
+    found = _LINE_END.match(text, end)
+    if found is None:
+        return False
+    if found[0].count("\n") > 1:
+        return True
+    line = text[text.rfind("\n", 0, end) + 1 : end]
+    columns = sum(1 + (east_asian_width(character) in "WF") for character in line[:_WRAPPED_COLUMNS])
+    return columns < _WRAPPED_COLUMNS and not text[found.end() : found.end() + 1].islower()
 
 
 def is_certain_end(text: str) -> bool:

@@ -16,7 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if value.strip() and not parts:  # such as "${KEY_A},${KEY_B}" of variables that are not set
+        raise ValueError("no value between the commas")
+    return parts
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]

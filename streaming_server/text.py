@@ -93,6 +93,11 @@ def pause_s(text: str) -> float:
     return _PAUSES_S.get(end, 0.0)
 
 
+def end_pause_s(text: str) -> float:
+    """As `pause_s`; a text that ends with a line break ends a sentence."""
+    return pause_s(text) or (pause_s(".") if text.rstrip(" \t\r").endswith("\n") else 0.0)
+
+
 def word_spans(text: str) -> list[tuple[int, int]]:
     """Return start and end of each word, including punctuation; a Han character counts as a word."""
     return [word.span() for word in _WORD.finditer(text)]

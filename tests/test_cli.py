@@ -6,9 +6,13 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+import wave
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -52,6 +56,9 @@ def test_say_writes_a_file_and_shows_progress(suffix: str, tmp_path: Path) -> No
     assert b"100%" in result.stderr
     samples, rate_hz = decode_native(tmp_path / f"out.{suffix}")
     assert 1 < samples.size / rate_hz < 4
+    if suffix == "wav":
+        with wave.open(str(tmp_path / "out.wav")) as file:
+            assert file.getnframes() == samples.size
     assert [path.name for path in tmp_path.iterdir()] == [f"out.{suffix}"]
 
 
@@ -98,6 +105,37 @@ def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: st
     assert result.returncode != 0
     assert sentence in result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
+
+
+def test_standard_input_that_is_not_utf_8_is_a_sentence() -> None:
+    given = io.TextIOWrapper(io.BytesIO(b"Hello \xff there."), "utf-8")
+    with patch.object(sys, "stdin", given):
+        refused(refuse("say", "-", "-o", "x.ogg"), "text is not valid UTF-8 at byte 6")
+
+
+class _Other(BaseHTTPRequestHandler):
+    """A server that answers everything with the JSON of its path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(unquote(self.path).removesuffix("/info")[1:].encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_test_of_another_server_fails_with_a_sentence() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Other) as other:
+        threading.Thread(target=other.serve_forever).start()
+        try:
+            for answer, reason in (('{"status": "ok"}', "model_name is missing"), ("[]", "list indices")):
+                result = refuse("test", "--url", f"http://127.0.0.1:{other.server_port}/{quote(answer)}")
+                sentence = result.stderr.decode()
+                assert f"not an answer of the HiggsAudio dialect: {reason}" in sentence
+                assert (result.returncode, len(sentence.splitlines())) == (1, 1)
+        finally:
+            other.shutdown()
 
 
 def test_a_wrong_setting_is_a_sentence() -> None:

@@ -10,6 +10,7 @@ from streaming_server.segmentation import (
     MAX_SENTENCE_CHARACTERS,
     Cut,
     Segmenter,
+    ends_line,
     is_certain_end,
     is_sentence,
     needs_space,
@@ -39,6 +40,25 @@ def test_sentences(text: str, expected: list[str] | None) -> None:
     if expected is None:
         expected = ["Dr. Smith met Mr. J. R. Jones at 3.14 p.m. on Jan. 5.", "Then he left."]
     assert list(sentences(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Chapter One| \r\nIt was dark.", True),
+        ("Milk and honey|\n- Bread", True),
+        ("Milk and honey|\n", True),
+        ("购物清单|\n牛奶", True),
+        ("one two|\nthree", False),
+        ("one two|\n\nthree", True),
+        ("one| two", False),
+        ("A line of a text that is wrapped at eighty columns or so, as I|\nThink it is", False),
+        ("一行文字在四十个汉字之后换行，这样的一行文字不是一个句子，所以这里没有停顿而|\n继续", False),
+        ("A line of a text that is wrapped at eighty columns or so, as I|\n \nThink it is", True),
+    ],
+)
+def test_a_line_break_ends_a_sentence_unless_the_line_is_wrapped(text: str, expected: bool) -> None:
+    assert ends_line(text.replace("|", ""), text.index("|")) is expected
 
 
 def test_a_long_sentence_is_cut_at_clauses_and_words() -> None:

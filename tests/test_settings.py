@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_what_is_not_set_has_its_default() -> None:
     assert Settings.from_env({}) == Settings()
-    assert Settings.from_env({"PORT": "", "HOST": "  "}) == Settings()
+    assert Settings.from_env({"PORT": "", "HOST": "  ", "API_KEYS": " "}) == Settings()
     assert (Settings().host, Settings().port, Settings().max_queue) == ("0.0.0.0", 8000, 32)
 
 
@@ -50,6 +50,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("MAX_PENDING_TASKS", "0", "a whole number of at least 1"),
         ("MAX_NEW_TOKENS", "5000", "a whole number from 1 to 4096"),
         ("LIVE_FIRST", "maybe", "true or false"),
+        ("API_KEYS", ",", "at least one value is needed"),
+        ("REF_AUDIO_HOSTS", ", ,", "at least one value is needed"),
         ("OPENAI_DEFAULT_FORMAT", "midi", "one of mp3, opus, aac, flac, wav, pcm"),
     ],
 )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -23,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PYTHON = """#!/bin/sh
 # Stands for Python and for what it makes: a venv holds this file, pip writes its arguments down.
 case "$1 $2" in
-    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv") [ "$3" != --clear ] || rm -rf .venv; mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip") case "$*" in *--editable*) echo "$@" >>installed ;; esac ;;
     "-m streaming_server.cli") [ "$3" = extras ] && exec {python} "$@"; echo "$@" >>started ;;
     --version*) echo Python 3.11.0 ;;
@@ -60,6 +65,12 @@ def start(folder: Path, *arguments: str, **environment: str) -> str:
     installed = written.read_text() if written.exists() else ""
     written.unlink(missing_ok=True)
     return installed
+
+
+def install(folder: Path, *extras: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(folder / "python")}
+    command = ["scripts/install", *extras]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, text=True)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +140,33 @@ def test_starts_at_the_same_time_install_once(folder: Path, tmp_path_factory: py
     assert more.endswith("--editable .[hibari,espeak]")
 
 
+def test_a_python_that_is_too_new_for_an_extra_installs_nothing(folder: Path) -> None:
+    newest = '-c*) exec {python} -c "import sys; sys.version_info = (3, 14, 0); $2" ;; --version*) echo Python 3.14.0'
+    script = (folder / "python").read_text()
+    (folder / "python").write_text(
+        script.replace("--version*) echo Python 3.11.0", newest.format(python=sys.executable))
+    )
+    refused = install(folder, "espeak", "kokoro")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("the extra kokoro needs Python before 3.13, not Python 3.14.0 (name another")
+    assert not (folder / "installed").exists()
+    assert install(folder, "espeak", "pocket").returncode == 0
+    assert (folder / "installed").read_text().strip().endswith(".[espeak,pocket]")
+
+
+def test_a_venv_of_another_python_is_replaced(folder: Path) -> None:
+    assert install(folder, "espeak").returncode == 0
+    packages = folder / ".venv" / "lib"
+    packages.mkdir()
+    assert install(folder, "espeak", "celery").returncode == 0
+    assert packages.exists()
+    (folder / "python").write_text((folder / "python").read_text().replace("Python 3.11.0", "Python 3.12.0"))
+    assert install(folder, "espeak", "celery").returncode == 0
+    assert not packages.exists()
+    installed = [line.rpartition(" ")[2] for line in (folder / "installed").read_text().splitlines()]
+    assert installed == [".[espeak]", ".[celery]", ".[espeak,celery]"]
+
+
 def test_a_missing_model_installs_no_extra(folder: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as ended:
         start(folder, "--model_dir", "none")
@@ -150,12 +188,13 @@ def test_the_start_script_says_what_ended_the_server(folder: Path, ending: str, 
 
 
 @contextmanager
-def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(folder: Path, code: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The start script, with a server that runs this code, once the code has printed a line."""
     server = f"exec {sys.executable} -c '{code}'"
     (folder / "python").write_text((folder / "python").read_text().replace('echo "$@" >>started', server))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHON": str(folder / "python")}
-    script = spawn(["./start_api.sh"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    script = spawn(["./start_api.sh"], cwd=folder, env=environment, **pipes | options)
     assert script.stdout is not None
     with script:
         try:
@@ -166,14 +205,39 @@ def started(folder: Path, code: str) -> Iterator[subprocess.Popen[bytes]]:
             end(script)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system has setsid")
 def test_the_start_script_passes_signals_on(folder: Path) -> None:
-    """An end that was asked for is not reported."""
-    code = "import signal; print(1, flush=True); signal.pause()"
-    with started(folder, code) as script:
-        status = end(script)
-        assert status == 128 + signal.SIGTERM
-        assert script.stderr is not None
-        assert b"start_api.sh:" not in script.stderr.read()
+    """Ctrl+C ends the server gracefully, and the second one at once. An end that was asked for is not reported."""
+    code = """import os, signal
+signal.alarm(20)
+def end(number, frame):
+    os.write(1, b"%d\\n" % number)
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+os.write(1, b"1\\n")
+while True:
+    signal.pause()
+"""
+    terminal, other_end = pty.openpty()
+    try:
+        control = partial(fcntl.ioctl, other_end, termios.TIOCSCTTY, 0)
+        with started(folder, code, stdin=other_end, preexec_fn=control) as script:
+            assert script.stdout is not None
+            assert script.stderr is not None
+            os.write(terminal, b"\x03")
+            assert script.stdout.readline() == b"15\n"
+            script.terminate()
+            assert script.stdout.readline() == b"15\n"
+            os.write(terminal, b"\x03")
+            assert script.stdout.read() == b"2\n"
+            assert script.wait(180) == 128 + signal.SIGTERM
+            assert b"start_api.sh:" not in script.stderr.read()
+    finally:
+        os.close(terminal)
+        os.close(other_end)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a child with its parent")

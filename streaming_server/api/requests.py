@@ -226,19 +226,22 @@ class RequestBuilder:
             raise InvalidRequest(f"{field} {problem}", field, place)
         return request
 
-    def ignored(self, request: SpeechRequest, language_field: str = "language") -> list[str]:
+    def ignored(
+        self, request: SpeechRequest, language_field: str = "language", description_field: str = "instructions"
+    ) -> list[str]:
         """What a request asks for and the engine cannot do.
 
         Args:
             request: the request.
             language_field: the dialect's name of the field of the language.
+            description_field: the dialect's name of the field of an emotion in words.
         """
         info = self.service.engine.info
         languages = {span.language for span in request.spans} - {""}
         given = request.pronunciations or any(span.pronunciations for span in request.spans)
         described = request.emotion is not None and request.emotion.text
         found = {
-            "instructions": described and Capability.EMOTION_TEXT not in info.capabilities,
+            description_field: described and Capability.EMOTION_TEXT not in info.capabilities,
             "seed": request.generation.seed is not None and Capability.SEED not in info.capabilities,
             language_field: request.language and not info.reads(request.language),
             "ssml.lang": not all(map(info.reads, languages)),

@@ -18,6 +18,7 @@ from streaming_server.audio.pcm import Resampler
 from streaming_server.domain import IntSamples
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_WAV_HEADER_BYTES = 44
 _MAX_AHEAD = 4
 """Maximum number of parameter sets for which parts are kept."""
 
@@ -77,7 +78,8 @@ class WavEncoder:
         self._samples = PcmEncoder(rate_hz)
 
     def start(self, sample_rate_hz: int) -> bytes:
-        return wav_header(self._rate_hz or sample_rate_hz, None) + self._samples.start(sample_rate_hz)
+        self._file_hz = self._rate_hz or sample_rate_hz
+        return wav_header(self._file_hz, None) + self._samples.start(sample_rate_hz)
 
     def push(self, samples: IntSamples) -> bytes:
         return self._samples.push(samples)
@@ -87,6 +89,15 @@ class WavEncoder:
 
     def finish(self) -> bytes:
         return self._samples.finish()
+
+    def complete_header(self, size: int) -> bytes:
+        """Return the header of a complete file of ``size`` bytes."""
+        return wav_header(self._file_hz, (size - _WAV_HEADER_BYTES) // 2)
+
+
+def complete_header(encoder: AudioEncoder, size: int) -> bytes:
+    """Return what a complete file of ``size`` bytes begins with, if that differs from a stream; else no bytes."""
+    return encoder.complete_header(size) if isinstance(encoder, WavEncoder) else b""
 
 
 class _OpusParts:

@@ -12,6 +12,7 @@ from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import FloatSamples, IntSamples
 
 _FULL_SCALE = 32768.0
+_LINEAR_BELOW, _HEADROOM = 0.7, 0.98
 MAX_AMPLITUDE = 10.0
 """Largest magnitude of a sample in a recording, where 1.0 is full scale. A file of larger samples is mislabelled or
 damaged, and overflows half precision in a model."""
@@ -25,6 +26,16 @@ def amplitude_problem(samples: npt.NDArray[Any]) -> str | None:
     if peak > MAX_AMPLITUDE:
         return f"has samples of up to {peak:.3g} times full scale; at most {MAX_AMPLITUDE:g} are allowed"
     return None
+
+
+def limited(samples: FloatSamples) -> FloatSamples:
+    """Limit peaks to full scale, without changes below 0.7."""
+    level = np.abs(samples)
+    if level.max(initial=0) <= _LINEAR_BELOW:
+        return samples
+    room = _HEADROOM - _LINEAR_BELOW
+    rounded = _LINEAR_BELOW + room * np.tanh((level - _LINEAR_BELOW) / room)
+    return np.where(level <= _LINEAR_BELOW, samples, np.copysign(rounded, samples)).astype(np.float32)
 
 
 def to_int16(samples: FloatSamples) -> IntSamples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streaming_server.audio.pcm import Resampler, to_float32, to_int16
+from streaming_server.audio.pcm import Resampler, limited, to_float32, to_int16
 from streaming_server.audio.stretch import TimeStretch
 from streaming_server.domain import FloatSamples
 
@@ -18,7 +18,7 @@ class ProsodyFilter:
             rate_hz: of the samples.
             tempo: factor of the tempo, 0.25-4.
             pitch: factor of the pitch, which keeps the tempo, 0.5-2.
-            gain_db: change of the volume.
+            gain_db: change of the volume; peaks that it amplifies beyond full scale are limited.
         """
         self._gain = np.float32(10 ** (gain_db / 20))
         # Played faster, speech is higher and shorter by the pitch's factor; stretching gives it its length.
@@ -33,11 +33,16 @@ class ProsodyFilter:
             whole = self._resampler.push(whole) if self._resampler is not None else whole
             whole = self._stretch.push(whole) if self._stretch is not None else whole
             samples = to_float32(whole)
-        return samples * self._gain if self._gain != 1 else samples
+        return self._amplified(samples)
 
     def finish(self) -> FloatSamples:
         """Return the remaining samples."""
         rest = self._resampler.finish() if self._resampler is not None else np.empty(0, np.int16)
         if self._stretch is not None:
             rest = np.concatenate([self._stretch.push(rest), self._stretch.finish()])
-        return to_float32(rest) * self._gain
+        return self._amplified(to_float32(rest))
+
+    def _amplified(self, samples: FloatSamples) -> FloatSamples:
+        if self._gain == 1:
+            return samples
+        return limited(samples * self._gain) if self._gain > 1 else samples * self._gain

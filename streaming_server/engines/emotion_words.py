@@ -14,16 +14,21 @@ from streaming_server.domain import EMOTIONS, Emotion, EmotionVector
 log = logging.getLogger(__name__)
 _NEUTRAL: EmotionVector = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
-# A star stands for any ending.
+# A star stands for any ending but "-less".
 _ENGLISH = {
-    "happy": "happy happi* joy* glad* cheer* delight* merry merri* pleased excite* enthusias* upbeat laugh* smil*",
+    "happy": "happy happi* joy joys joyful* joyous* glad gladly gladness cheer* delight* merry merri* pleased excite* "
+    "enthusias* upbeat laugh* smil* terrific* wonderful*",
     "angry": "angry angri* anger furious* fury rage raging mad irritat* annoy* outrag* shout* hostil* aggressive*",
-    "sad": "sad sadly sadness sorrow* unhapp* griev* grief cry crying cries tear* mourn* heartbroken sob* miser*",
-    "afraid": "afraid fear* scar* fright* terrif* terror panic* anxi* nervous* worry* worri* timid*",
+    "sad": "sad sadly sadness sorrow* unhapp* griev* grief cry crying cries tear tears tearful* teary mourn* "
+    "heartbroken sob sobs sobbed sobbing miserabl* misery joyless* cheerless*",
+    "afraid": "afraid fear* scare scared scares scarily scaring scary fright* terrified terrifies terrify* terror "
+    "panic* anxi* nervous* worry* worri* timid*",
     "disgusted": "disgust* contempt* revolt* repuls* loath* scorn* disdain*",
-    "melancholic": "melanchol* depress* gloom* downcast deject* wistful* lonel* hopeless* disappoint* weary weari*",
-    "surprised": "surpris* astonish* amaz* shock* startl* wonder* stunned",
-    "calm": "calm* peace* relax* seren* gentl* sooth* quiet* compos* neutral* soft* steady steadi*",
+    "melancholic": "melanchol* depress* gloom* downcast deject* wistful* lonel* hopeless* disappoint* weary wearily "
+    "weariness",
+    "surprised": "surpris* astonish* amaze* amazing* shock* startl* wonder* stunned",
+    "calm": "calm* peace* relax* serene* serenity gentle gentler gentleness gently sooth* quiet* composed composure "
+    "neutral* soft softer softly softness soften* steady steadi*",
 }
 _CHINESE = {
     "happy": "开心 高兴 快乐 喜悦 愉快 欢快 欢乐 兴奋 幸福 兴高采烈 喜 笑",
@@ -39,7 +44,7 @@ _CHINESE_EMOTIONS = {word: emotion for emotion, words in _CHINESE.items() for wo
 
 
 def _english_pattern() -> re.Pattern[str]:
-    words = {emotion: listed.replace("*", r"\w*").replace(" ", "|") for emotion, listed in _ENGLISH.items()}
+    words = {emotion: listed.replace("*", r"(?!less)\w*").replace(" ", "|") for emotion, listed in _ENGLISH.items()}
     emotions = "|".join(f"(?P<{emotion}>{alternatives})" for emotion, alternatives in words.items())
     negation = r"\b(?:not|no|never|without|\w+n['’]t)\s+(?:\w+\s+){0,2}?"
     return re.compile(rf"(?P<negation>{negation})?\b(?:{emotions})\b", re.IGNORECASE)

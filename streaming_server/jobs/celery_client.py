@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from streaming_server.errors import StorageFull, StorageUnavailable
 from streaming_server.jobs.store import Job
@@ -32,7 +33,16 @@ bounds the delay of another program's chain after the worker of one of its tasks
 
 
 def create_celery(url: str) -> Celery:
-    """Create the Celery application of the server and its workers; ``url`` is the broker."""
+    """Create the Celery application of the server and its workers; ``url`` is the broker.
+
+    Raises:
+        StorageUnavailable: it is not the URL of a broker.
+    """
+    scheme, separator, _ = url.partition("://")
+    if (
+        not separator or scheme.lower() not in TRANSPORT_ALIASES
+    ):  # without a scheme Celery takes a word for RabbitMQ's host
+        raise StorageUnavailable("CELERY_BROKER_URL is not a broker URL such as redis://host/0 or amqp://host")
     is_redis = url.startswith("redis")
     # A single attempt, because a client waits for it; `resend` makes further ones.
     transport: dict[str, Any] = {"max_retries": 0, "interval_start": 0}

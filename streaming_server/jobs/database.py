@@ -180,7 +180,7 @@ class Database:
             except BaseException:
                 self.close()
                 raise
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # the latter for a port that is not a number
             raise StorageUnavailable("DATABASE_URL is not a database URL such as postgresql://user@host/name") from None
         except ModuleNotFoundError as error:
             raise StorageUnavailable(f"PostgreSQL needs {error.name}: run scripts/install postgresql") from error

@@ -46,7 +46,7 @@ class ObjectFiles:
         try:
             self._client: Any = boto3.client("s3", config=_CONFIG)
             self._client.head_bucket(Bucket=self._bucket)
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ValueError) as error:  # the last for an endpoint that is not a URL
             raise StorageUnavailable(f"FILES_URL={url} cannot be used: {error}") from error
 
     def check(self, key: str) -> None:

@@ -21,7 +21,8 @@ from streaming_server.jobs.database import Database, consents, job_uploads, jobs
 log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_S = 0.5
-"""Pause before the third attempt; doubled for each further one."""
+"""Pause before the third attempt; doubled for each further one, up to `_MAX_RETRY_PAUSE_S`."""
+_MAX_RETRY_PAUSE_S = 60.0
 _STORAGE_PAUSES_S = (1.0, 10.0)
 """Minimum and maximum pause between attempts during a storage outage."""
 
@@ -368,7 +369,7 @@ class JobStore:
             failed = {"state": JobState.FAILED, "message": message, "error_code": code}
             return {**self._ended(), **failed, "failures": failures}
         # The first retry is immediate, because most failures are restarts.
-        pause_s = _RETRY_PAUSE_S * 2.0 ** (failures - 2)
+        pause_s = min(_MAX_RETRY_PAUSE_S, _RETRY_PAUSE_S * 2.0 ** min(failures - 2, 16))
         retry_at_s = self._database.now() + pause_s if failures > 1 else None
         waiting = {"message": f"to be retried: {message}", "retry_at_s": retry_at_s, "waiting_since_s": None}
         return {**_RELEASED, **waiting, "failures": failures}

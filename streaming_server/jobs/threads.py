@@ -26,9 +26,11 @@ class LookupThreads:
         Raises:
             StorageUnavailable: the database is locked or unavailable.
         """
+        future = self._executor.submit(read, *arguments)
         try:
-            return self._executor.submit(read, *arguments).result(_LOOKUP_TIMEOUT_S)
+            return future.result(_LOOKUP_TIMEOUT_S)
         except TimeoutError:
+            future.cancel()  # one that has not started would delay later lookups
             raise StorageUnavailable("the database is busy; try again later") from None
 
     def close(self) -> None:

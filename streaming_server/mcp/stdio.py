@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import uuid
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from streaming_server.jobs.storage import Storage
 from streaming_server.mcp.tools import create_tools
 
 
-async def run_stdio(requests: RequestBuilder, storage: Storage, folder: Path) -> None:
-    """Serve until the input ends.
+async def run_stdio(requests: RequestBuilder, storage: Storage, folder: Path) -> int | None:
+    """Serve until the input ends, or until SIGINT or SIGTERM.
 
     Args:
         requests: its engine is warm.
         storage: as for `create_tools`.
         folder: where ``speak`` puts its files.
+
+    Returns:
+        The number of the signal, if any. A thread then still waits for input, and only `os._exit` ends the process.
     """
     target_folder = await asyncio.to_thread(folder.resolve)
 
@@ -29,4 +33,16 @@ async def run_stdio(requests: RequestBuilder, storage: Storage, folder: Path) ->
         await asyncio.to_thread(shutil.move, path, target)
         return str(target)
 
-    await create_tools(requests, storage, deliver, reads_files=True).run_stdio_async()
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    serving = asyncio.create_task(create_tools(requests, storage, deliver, reads_files=True).run_stdio_async())
+    ending = asyncio.create_task(signals.get())
+    await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+    if not ending.done():
+        ending.cancel()
+        await serving
+        return None
+    serving.cancel()
+    return ending.result()

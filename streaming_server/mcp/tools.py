@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,10 +17,10 @@ from starlette.requests import Request
 from streaming_server import __version__
 from streaming_server.api.openai.voice_schemas import VoiceTitle
 from streaming_server.api.openai.voices import VoiceNames, add_voice
-from streaming_server.api.record import RequestRecord
+from streaming_server.api.record import DISCONNECTED, RequestRecord
 from streaming_server.api.references import Reference
 from streaming_server.api.requests import Description, Name, RequestBuilder
-from streaming_server.audio.encoders import FORMATS
+from streaming_server.audio.encoders import FORMATS, complete_header
 from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import Capability, Emotion, Generation, SpeechRequest
 from streaming_server.errors import SpeechServerError
@@ -167,18 +168,26 @@ class _Tools:
         if request is not None:
             record = RequestRecord.of(request.scope)
             record.voice, record.characters = speech.voice.name, len(speech.text)
-        path = self._storage.scratch.new()
+        path, encoder = self._storage.scratch.new(), FORMATS[suffix].create()
         try:
-            async with self._requests.service.open(speech, FORMATS[suffix].create()) as stream:
+            async with self._requests.service.open(speech, encoder) as stream:
                 position = 0
-                with storage_errors():
-                    async with await anyio.open_file(path, "xb") as file:
-                        while piece := await stream.buffer.read(position):
-                            await file.write(piece)
-                            position += len(piece)
-                if request is not None:
-                    record.add(stream.stats)
+                try:
+                    with storage_errors():
+                        async with await anyio.open_file(path, "xb") as file:
+                            while piece := await stream.buffer.read(position):
+                                await file.write(piece)
+                                position += len(piece)
+                            if header := complete_header(encoder, position):
+                                await file.seek(0)
+                                await file.write(header)
+                finally:
+                    if request is not None:
+                        record.add(stream.stats)
             return stream.media_type, stream.stats.audio_s, await self._deliver(path, suffix, request)
+        except asyncio.CancelledError:  # also at a shutdown, which the middleware then records
+            _note(request, DISCONNECTED)
+            raise
         finally:
             self._storage.scratch.remove(path)
 
@@ -190,6 +199,6 @@ def _request(ctx: Context) -> Request | None:
 
 
 def _note(request: Request | None, outcome: str) -> None:
-    """Record the outcome of a call that fails: its HTTP status is 200."""
+    """Record the outcome of a call that fails or is cut off: its HTTP status is 200."""
     if request is not None:
         RequestRecord.of(request.scope).outcome = outcome

@@ -30,16 +30,19 @@ _MAX_WAITING = 7
 """Requests that wait in a replica's slot, beside those that run. Further requests wait in Ray, for any replica."""
 
 
-def application(options: Mapping[str, str]) -> serve.Application:
+def application(options: Mapping[str, object]) -> serve.Application:
     """Build the application for ``serve run``.
 
     Args:
-        options: settings by variable name; they override the environment.
+        options: settings by variable name, as YAML reads them; they override the environment.
 
     Raises:
         InvalidSetting: a setting has an invalid value, or opens a port, of which replicas on one host have only one.
     """
-    settings = Settings.from_env(os.environ | options)
+    given = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in options.items()
+    }
+    settings = Settings.from_env(os.environ | given)
     for name, port in {"WYOMING_PORT": settings.wyoming_port, "AGENT_PORT": settings.agent_port}.items():
         if port:
             raise InvalidSetting(f"{name} is not available with Ray Serve: each replica on a host would open the port")

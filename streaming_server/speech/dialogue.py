@@ -15,6 +15,7 @@ from streaming_server.audio.stretch import SPEED_MAX, SPEED_MIN
 from streaming_server.domain import AudioChunk, Capability, Mark, Script, Span, SpeechRequest, Turn, Voice
 from streaming_server.engines.base import Engine, EngineInfo
 from streaming_server.errors import InvalidRequest
+from streaming_server.speech.joints import Joints
 from streaming_server.speech.markup import spans_of, without_pauses
 from streaming_server.speech.timeline import Passage
 from streaming_server.text import cut_by_words
@@ -80,10 +81,12 @@ def as_dialogue(request: SpeechRequest, voices: Sequence[Voice], field: str = "t
 async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
     """Stream the audio of a request: as one script if the engine takes scripts, otherwise turn by turn.
 
-    The pauses of a text are made here, in exact samples; those of a script that the engine takes whole are left out.
+    The pauses of a text, and those between its spans and turns, are made here, in exact samples; those of a script that
+    the engine takes whole are left out.
     """
+    joints = Joints(engine.info.sample_rate_hz)
     for part in _parts(engine.info, request):
-        async with aclosing(engine.stream(part) if part.script else _spans(engine, part)) as chunks:
+        async with aclosing(engine.stream(part) if part.script else _spans(engine, part, joints)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -132,20 +135,24 @@ def _of_span(info: EngineInfo, request: SpeechRequest, span: Span) -> SpeechRequ
     )
 
 
-async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
-    """Stream a text span by span, each with its prosody and the pause behind it."""
+async def _spans(engine: Engine, request: SpeechRequest, joints: Joints) -> AsyncGenerator[AudioChunk, None]:
+    """Stream a text span by span, each with its prosody and the pauses before and behind it."""
     info = engine.info
     rate_hz = info.sample_rate_hz
     has_speed = Capability.SPEED in info.capabilities
     made = 0  # samples
     spans = spans_of(request)
     for span in spans:
+        is_spoken, asked = _is_spoken(request, span), _of_span(info, request, span)
+        tempo = 1.0 if has_speed else _rate(span)
+        if is_spoken and (pause := joints.before(span.text, asked.speed if has_speed else tempo, asked.voice)).size:
+            made += pause.size
+            yield AudioChunk(pause)
+        joints.said(span.text, asked.voice)
         begin_s, measured = made / rate_hz, list[Mark]()
-        is_spoken = _is_spoken(request, span)
         if is_spoken:
-            tempo = 1.0 if has_speed else _rate(span)
             prosody = ProsodyFilter(rate_hz, tempo, span.pitch, span.gain_db)
-            async with aclosing(engine.stream(_of_span(info, request, span))) as chunks:
+            async with aclosing(engine.stream(asked)) as chunks:
                 async for chunk in chunks:
                     marks = [
                         replace(mark, character=span.start + mark.character, time_s=begin_s + mark.time_s / tempo)
@@ -154,9 +161,11 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
                     measured += marks
                     samples = prosody.push(chunk.samples)
                     made += samples.size
+                    joints.heard(samples)
                     yield AudioChunk(samples, marks)
             if (rest := prosody.finish()).size:
                 made += rest.size
+                joints.heard(rest)
                 yield AudioChunk(rest)
         reached = _reached(span, begin_s, made / rate_hz, measured, has_ends=is_spoken and len(spans) > 1)
         if reached:
@@ -164,13 +173,15 @@ async def _spans(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audio
         # Where the engine has no speed of its own, the pause is stretched with the speech.
         missing = round(span.pause_s * rate_hz * (1.0 if has_speed else request.speed))
         made += missing
+        if missing:
+            joints.paused()
         while missing > 0:
             yield AudioChunk(np.zeros(min(missing, rate_hz), np.float32))
             missing -= rate_hz
 
 
 def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark], *, has_ends: bool) -> list[Mark]:
-    """When the bookmarks of a span are reached, and its ends where the engine measures nothing in between.
+    """When the bookmarks of a span are reached, and its ends where the engine does not measure them.
 
     Args:
         span: the span.
@@ -183,6 +194,10 @@ def _reached(span: Span, begin_s: float, end_s: float, measured: Sequence[Mark],
     if not measured and has_ends:
         end = span.start + len(span.text)
         found += [Mark(span.start, begin_s, is_measured=False), Mark(end, end_s, is_measured=False)]
+    elif has_ends and measured[-1].character < (end := span.start + len(span.text.rstrip())):
+        found.append(
+            Mark(end, end_s, is_measured=measured[-1].is_measured)
+        )  # the engine measures beginnings only; the last word ends with the audio
     if span.bookmarks:
         words = [
             replace(mark, character=mark.character - span.start, time_s=mark.time_s - begin_s) for mark in measured

@@ -15,7 +15,7 @@ from streaming_server.domain import (
     pronunciations_within,
 )
 from streaming_server.errors import ForbiddenCharacter, TextTooLong
-from streaming_server.segmentation import Segmenter
+from streaming_server.segmentation import Segmenter, ends_line
 from streaming_server.speech.markup import check_pauses
 from streaming_server.text import forbidden_character
 
@@ -34,15 +34,19 @@ async def parts(request: SpeechRequest, max_characters: int) -> AsyncGenerator[S
     async with aclosing(segments(given.recorded(request.pieces), max_characters)) as found:
         async for segment in found:
             pauses_s = check_pauses(segment, "text", before_s=pauses_s)
-            yield replace(request, text=segment, pieces=None, pronunciations=given.of(segment))
+            pronunciations, ends_line = given.of(segment)
+            text = segment + "\n" if ends_line else segment
+            yield replace(request, text=text, pieces=None, pronunciations=pronunciations)
 
 
 class _Given:
-    """The pronunciations of an incremental text, found again in its segments."""
+    """The pronunciations and line breaks of an incremental text, found again in its segments."""
 
     def __init__(self) -> None:
         self._text = ""
         """What no segment has had so far."""
+        self._line = ""
+        """What segments have had of the line that it continues."""
         self._found: list[Pronunciation] = []
         """Places in ``_text``."""
 
@@ -58,14 +62,17 @@ class _Given:
                 self._text += text
                 yield text
 
-    def of(self, segment: str) -> tuple[Pronunciation, ...]:
-        """Those of the next segment, which holds all of the text but white space."""
+    def of(self, segment: str) -> tuple[tuple[Pronunciation, ...], bool]:
+        """Those of the next segment, and whether a line ends there; segments hold all of the text but white space."""
         begin = self._text.index(segment)
         end = begin + len(segment)
         found = pronunciations_within(self._found, begin, end)
+        known = self._line + self._text
+        at_line_end = ends_line(known, len(self._line) + end)
+        self._line = known[: len(self._line) + end].rpartition("\n")[2]
         self._text = self._text[end:]
         self._found = [*pronunciations_within(self._found, end, end + len(self._text))]
-        return found
+        return found, at_line_end
 
 
 async def segments(pieces: AsyncGenerator[str | TextSignal, None], max_characters: int) -> AsyncGenerator[str, None]:

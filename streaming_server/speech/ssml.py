@@ -20,6 +20,7 @@ from streaming_server.domain import Bookmark, Pronunciation, Span
 from streaming_server.errors import InvalidRequest
 from streaming_server.speech.markup import MAX_PAUSE_S, are_joined, check_total
 from streaming_server.speech.phonetics import ALPHABETS, to_ipa
+from streaming_server.speech.spelling import READ_OUT, read_out
 
 _RATES = {"x-slow": 0.5, "slow": 0.8, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
 _PITCHES = {"x-low": 0.7, "low": 0.85, "medium": 1.0, "default": 1.0, "high": 1.15, "x-high": 1.35}
@@ -46,8 +47,6 @@ _PARAGRAPH_S = 0.4
 _ENDS = tuple(".!?…,;:。！？，；：।॥؟۔")
 _CLOSING = "\"'”’)）」』"
 _BLANKS = re.compile(r"[ \t\r\n]+")
-_READ_OUT = frozenset({"characters", "spell-out", "verbatim", "digits", "telephone"})
-"""Values of ``interpret-as`` whose content is read out character by character."""
 _WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff]$")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,5}", re.ASCII)
 _LANGUAGE_ELEMENTS = frozenset({"speak", "voice", "p", "s", "lang"})
@@ -222,8 +221,8 @@ class _Handler(ContentHandler):
         """Add the text up to here. A line break in it is a blank, as anywhere in XML."""
         content, self._content, state = _BLANKS.sub(" ", self._content), "", self._states[-1]
         if content and not state.is_dropped:
-            was_read_out, self._is_read_out = self._is_read_out, state.say_as in _READ_OUT
-            text = _said_as(content, state.say_as)
+            was_read_out, self._is_read_out = self._is_read_out, state.say_as in READ_OUT
+            text = read_out(content, state.say_as) if self._is_read_out else content
             is_apart = was_read_out or self._is_read_out or self._is_sentence_over
             self._add(" " + text if is_apart and self._touches(text) else text, state)
             self._is_sentence_over = False
@@ -297,8 +296,7 @@ class _Handler(ContentHandler):
         if not self.passages:
             self._add("", self._states[-1])
         last = self.passages[-1]
-        pause_s = min(last.span.pause_s + seconds, MAX_PAUSE_S)
-        self.passages[-1] = replace(last, span=replace(last.span, pause_s=pause_s))
+        self.passages[-1] = replace(last, span=replace(last.span, pause_s=last.span.pause_s + seconds))
 
     def _end_sentence(self) -> None:
         """Add a full stop where a sentence's end is not marked."""
@@ -374,12 +372,3 @@ def _signed(found: re.Match[str]) -> float:
 
 def _within(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
-
-
-def _said_as(text: str, interpretation: str) -> str:
-    """Characters and digits one by one; for anything else the engine's own reading."""
-    if interpretation not in _READ_OUT:
-        return text
-    if interpretation not in {"digits", "telephone"}:
-        text = text.upper()
-    return " ".join(character for character in text if not character.isspace())

@@ -19,7 +19,7 @@ import numpy as np
 
 from streaming_server.audio.encoders import AudioEncoder
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import FloatSamples, Mark, SpeechRequest
+from streaming_server.domain import Capability, FloatSamples, Mark, SpeechRequest
 from streaming_server.engines.base import Engine, Preparing
 from streaming_server.errors import (
     ClientLeft,
@@ -33,11 +33,11 @@ from streaming_server.speech.buffers import SampleQueue, StreamBuffer
 from streaming_server.speech.dialogue import perform
 from streaming_server.speech.encoder_pool import EncoderPool
 from streaming_server.speech.incremental import parts
+from streaming_server.speech.joints import Joints
 from streaming_server.speech.markup import without_pauses
 from streaming_server.speech.playback import PlaybackClock
 from streaming_server.speech.slot import Slot
 from streaming_server.speech.timeline import Passage
-from streaming_server.text import pause_s
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,7 @@ class SpeechStream:
         self._tempo = tempo
         self._playback = PlaybackClock()
         self._put_samples = 0
-        self._pause_s = 0.0
-        """Pause before the next segment."""
+        self._joints = Joints(self.rate_hz)
         self._began_s = self._text_s = time.monotonic()
         self._phase = StreamState.QUEUED if request.pieces is None else StreamState.AWAITING_TEXT
         self._spoken_s: float | None = None
@@ -284,7 +283,8 @@ class SpeechStream:
                     async for chunk in chunks:
                         marks += chunk.marks
                         if begin < 0 and chunk.samples.size:
-                            await self._put_pause()
+                            tempo = request.speed if Capability.SPEED in self._engine.info.capabilities else 1.0
+                            await self._put(self._joints.before(request.text, tempo))
                             begin = self._put_samples
                         if not np.isfinite(chunk.samples).all():
                             raise EngineFailed("the speech engine returned samples that are not finite")
@@ -297,20 +297,17 @@ class SpeechStream:
             finally:
                 stats.synthesis_s = earlier_s + time.monotonic() - entered_s
         if begin >= 0 and not request.script:
-            self._end_passage(without_pauses(request.text), begin, marks)
+            self._joints.said(request.text)
+            self._end_passage(without_pauses(request.text).rstrip("\n"), begin, marks)
         self._phase = StreamState.AWAITING_TEXT
-
-    async def _put_pause(self) -> None:
-        if self._pause_s:
-            await self._put(np.zeros(round(self._pause_s * self.rate_hz), np.float32))
 
     async def _put(self, samples: FloatSamples) -> None:
         self._put_samples += samples.size
+        self._joints.heard(samples)
         self.stats.audio_s += samples.size / self.rate_hz
         await self._samples.put(to_int16(samples))
 
     def _end_passage(self, text: str, begin: int, marks: list[Mark]) -> None:
-        self._pause_s = pause_s(text)
         start_s, end_s = (samples / self.rate_hz / self._tempo for samples in (begin, self._put_samples))
         timed = [replace(mark, time_s=mark.time_s / self._tempo) for mark in marks]
         passage = Passage(text, start_s, end_s, timed)

@@ -39,6 +39,8 @@ OTHERS = {
 }
 OF_WORKERS = {"CELERY_BROKER_URL", "DATABASE_URL", "DATA_DIR"}
 OF_POSTGRESQL = {"PGPASSWORD"}
+OF_S3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"}
+OF_THE_IMAGE = {"HOST", "PORT"}
 PASSWORD = "a@b:c/d%41#?"
 
 
@@ -154,8 +156,8 @@ def compose(*files: str, **environment: str) -> subprocess.CompletedProcess[byte
     return subprocess.run(command, env=clean | environment, capture_output=True, check=False)
 
 
-def composed(*files: str) -> dict[str, Any]:
-    result = compose(*files, POSTGRES_PASSWORD=PASSWORD)
+def composed(*files: str, **environment: str) -> dict[str, Any]:
+    result = compose(*files, POSTGRES_PASSWORD=PASSWORD, **environment)
     assert result.returncode == 0, result.stderr
     described: dict[str, Any] = yaml.safe_load(result.stdout)
     return described
@@ -168,14 +170,29 @@ def test_compose_has_what_the_server_and_its_workers_need() -> None:
     assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == PASSWORD
     for name in ("server", "worker"):
         given = services[name]["environment"]
-        assert set(given) <= SETTINGS | OF_WORKERS | OF_POSTGRESQL
-        assert set(given) >= OF_WORKERS
+        assert set(given) == (SETTINGS | OF_WORKERS | OF_POSTGRESQL | OF_S3) - OF_THE_IMAGE
         for url in (given["CELERY_BROKER_URL"], given["DATABASE_URL"]):
             host = urlsplit(url).hostname
             assert host in services[name]["depends_on"]
         assert given["PGPASSWORD"] == PASSWORD  # in the URL some of its characters would have another meaning
         assert urlsplit(given["DATABASE_URL"]).netloc == "speech@postgres"
         assert any(volume.endswith(":" + given["DATA_DIR"] + ":rw") for volume in services[name]["volumes"])
+
+
+def test_settings_and_extras_of_the_shell_reach_servers_and_workers() -> None:
+    given = {"MAX_QUEUE": "4", "API_KEYS": "a,b", "EXTRAS": "kokoro,espeak"}
+    services = composed("compose.yaml", "compose.cuda.yaml", **given)["services"]
+    for name in ("server", "worker"):
+        environment = services[name]["environment"]
+        assert (environment["MAX_QUEUE"], environment["API_KEYS"]) == (given["MAX_QUEUE"], given["API_KEYS"])
+        assert environment["DATA_DIR"] == "/data"
+        assert services[name]["build"]["args"] == {"EXTRAS": given["EXTRAS"]}
+
+
+def test_the_statistics_of_the_gateway_are_on_loopback_only() -> None:
+    gateway = composed("compose.yaml")["services"]["gateway"]
+    port = gateway["environment"]["STATS"].removeprefix(":")
+    assert [mapping for mapping in gateway["ports"] if port in str(mapping)] == [f"127.0.0.1:{port}:{port}/tcp"]
 
 
 def test_compose_restarts_checks_and_limits_every_service() -> None:
@@ -189,10 +206,14 @@ def test_compose_restarts_checks_and_limits_every_service() -> None:
         assert (service.get("healthcheck", {}).get("test") == ["NONE"]) == (name in without_http), name
 
 
-def test_images_have_a_version() -> None:
-    for files in (("compose.yaml",), ("compose.yaml", "compose.cuda.yaml")):
-        for name, service in composed(*files)["services"].items():
+def test_images_have_a_version_and_the_extras_of_the_dockerfile() -> None:
+    extras = [step.removeprefix("EXTRAS=") for step in steps("ARG")]
+    for files, expected in zip((("compose.yaml",), ("compose.yaml", "compose.cuda.yaml")), extras, strict=True):
+        services = composed(*files)["services"]
+        for name, service in services.items():
             assert re.search(r":\d", service["image"]), name
+        # An argument that Compose leaves empty would replace the one of the Dockerfile.
+        assert services["server"]["build"]["args"] == services["worker"]["build"]["args"] == {"EXTRAS": expected}
 
 
 def test_compose_without_a_password_says_what_is_needed() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from streaming_server.settings import Settings
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 
@@ -17,3 +20,10 @@ def test_the_configuration_is_valid_without_a_warning(environment: dict[str, str
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, check=False, text=True)
     assert result.returncode == 0, result.stderr
     assert "WARNING" not in result.stderr
+
+
+def test_clients_may_pause_as_long_as_the_servers_allow() -> None:
+    found = re.findall(r"^ +timeout (client|tunnel) (\d+)s$", CONFIGURATION.read_text(), re.MULTILINE)
+    timeouts = {name: int(seconds) for name, seconds in found}
+    assert timeouts["client"] == Settings().send_timeout_s
+    assert timeouts["tunnel"] > Settings().send_timeout_s  # so that the server ends the session and logs why

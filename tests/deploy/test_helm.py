@@ -57,7 +57,8 @@ def is_selected(labels: Manifest, selector: Manifest) -> bool:
 def test_every_kind_is_there() -> None:
     kinds = sorted(manifest["kind"] for manifest in CHART.render("demo", **ALL))
     always = ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "Service", "StatefulSet"]
-    assert kinds == sorted([*always, "Deployment", "HorizontalPodAutoscaler", "Ingress", "ServiceMonitor"])
+    more = ["Deployment", "HorizontalPodAutoscaler", "Ingress", "PodMonitor", "ServiceMonitor"]
+    assert kinds == sorted([*always, *more])
     assert sorted(manifest["kind"] for manifest in CHART.render("demo")) == always
 
 
@@ -72,6 +73,15 @@ def test_every_selector_selects_pods_or_services_of_the_chart(manifests: list[Ma
     for monitor in of_kind(manifests, "ServiceMonitor"):
         services = [service["metadata"]["labels"] for service in of_kind(manifests, "Service")]
         assert sum(is_selected(labels, monitor["spec"]["selector"]["matchLabels"]) for labels in services) == 1
+    for monitor in of_kind(manifests, "PodMonitor"):
+        [gateway] = [
+            template["spec"]["containers"][0]
+            for _, template in pods(manifests)
+            if is_selected(template["metadata"]["labels"], monitor["spec"]["selector"]["matchLabels"])
+        ]
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        [port] = [port["containerPort"] for port in gateway["ports"] if port["name"] == endpoint["port"]]
+        assert {"name": "STATS", "value": f":{port}"} in gateway["env"]
 
 
 def test_every_name_that_is_referred_to_exists(manifests: list[Manifest]) -> None:
@@ -112,6 +122,10 @@ def test_the_servers_have_probes_that_they_answer_and_variables_that_they_read(m
     for scaler in of_kind(manifests, "HorizontalPodAutoscaler"):
         [metric] = scaler["spec"]["metrics"]
         assert metric["pods"]["metric"]["name"] in metrics
+        # The gateway gives a server no more requests than its slot accepts, so a higher target adds no server.
+        thousandths = re.fullmatch(r"(\d+)m", metric["pods"]["target"]["averageValue"])
+        assert thousandths is not None
+        assert int(thousandths[1]) < 1000 * Settings().max_concurrent
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
     assert set(variables) <= SETTINGS
     assert all(isinstance(value, str) for value in variables.values())
@@ -169,3 +183,10 @@ def test_the_chart_and_its_image_have_the_version_of_the_server() -> None:
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
     assert CHART.values["image"]["tag"] == f"{__version__}-cuda"
     assert __version__ in (DEPLOY / "compose.yaml").read_text()
+    commands = re.findall(r"docker build .*", (DEPLOY.parent / "docs" / "scaling.md").read_text())
+    commands += re.findall(r"docker build .*", (DEPLOY / "Dockerfile").read_text())
+    for command in commands:
+        target = re.search(r"--target (\w+) ", command)
+        assert target is not None
+        assert f"streaming-server:{__version__}-{target[1]} " in command
+    assert len(commands) >= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from streaming_server.settings import Settings
 from tests.support.children import end, free_port, spawn
 from tests.support.fakes import FOREVER, FakeEngine, tone
 from tests.support.recordings import float_wav
@@ -177,3 +179,8 @@ def test_nginx_limits_each_client(stage: tuple[Proxy, LiveServer]) -> None:
         events = [opened.enter_context(proxy.client.stream("GET", "/opus_queue_status/events")) for _ in range(9)]
         refused = 429 if proxy.is_limiting else 200
         assert [response.status_code for response in events] == [200] * 8 + [refused]
+
+
+def test_clients_of_nginx_may_pause_as_long_as_the_server_allows() -> None:
+    text = (DEPLOY / "nginx.conf").read_text()
+    assert re.findall(r"^ {4}send_timeout (\d+)s;$", text, re.MULTILINE) == [f"{Settings().send_timeout_s:.0f}"]

@@ -29,6 +29,11 @@ def test_every_address_family_that_the_server_uses_is_allowed() -> None:
     assert set(allowed.split()) == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
 
 
+def test_the_hubs_models_are_stored_in_the_folder_that_the_unit_may_write() -> None:
+    lines = UNIT.read_text().splitlines()
+    assert {"CacheDirectory=streaming-server", "Environment=HF_HOME=%C/streaming-server/huggingface"} <= set(lines)
+
+
 def test_a_stop_waits_longer_than_the_server_does() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert found is not None

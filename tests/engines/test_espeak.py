@@ -23,6 +23,8 @@ from streaming_server.engines.espeak.library import EspeakLibrary, Timbre, find_
 from streaming_server.engines.espeak.voices import PRESETS, nearest_preset
 from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.errors import VoiceFileMissing, VoiceUnreadable
+from streaming_server.speech.dialogue import perform
+from streaming_server.speech.timeline import Passage
 from tests.support.server import eventually
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +220,27 @@ async def test_marks_are_where_the_words_begin(engine: EspeakEngine) -> None:
     onsets = onsets_s(samples, engine.info.sample_rate_hz)
     for word in ("nobody", "even", "сестра", "somewhere"):
         assert np.abs(onsets - marks[text.index(word if word != "сестра" else "и")]).min() < 0.04, word
+
+
+async def test_a_word_ends_before_the_pause_behind_it(engine: EspeakEngine) -> None:
+    text = "Wait here. [pause 5s] Go on now."
+    async with aclosing(perform(engine, SpeechRequest(text, voice(RECORDINGS[0])))) as found:
+        chunks = [chunk async for chunk in found]
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    marks = [mark for chunk in chunks for mark in chunk.marks]
+    here = Passage(text, 0.0, samples.size / engine.info.sample_rate_hz, marks).words()[1]
+    loud = np.flatnonzero(np.abs(samples) > 0.01) / engine.info.sample_rate_hz
+    assert here.end_s == pytest.approx(loud[loud < 4][-1], abs=0.1)
+
+
+async def test_words_behind_a_number_that_is_read_out_have_their_marks(engine: EspeakEngine) -> None:
+    text = "气温-5℃，增长5%~10%，2024-05-06开会"
+    async with aclosing(engine.stream(SpeechRequest(text, voice(RECORDINGS[0])))) as chunks:
+        marks = [mark async for chunk in chunks for mark in chunk.marks]
+    characters = [mark.character for mark in marks]
+    assert {text.index(word) for word in ("-5℃", "增", "5%", "2024", "开")} <= set(characters)
+    assert characters == sorted(set(characters))
+    assert [mark.time_s for mark in marks] == sorted(mark.time_s for mark in marks)
 
 
 async def test_phonemes_and_languages_are_heard(engine: EspeakEngine) -> None:

@@ -116,6 +116,12 @@ def test_phonemes_and_languages_reach_the_network(engine: KokoroEngine) -> None:
     assert chinese.phonemes != mixed.phonemes
     languages = {part.language for part in engine._pieces("Hello 東京", "af_heart", loop, "ja", ())}
     assert languages == {"en-us", "ja"}
+    pieces = engine._pieces("List\nMilk\nand tea\n\nAt six p.m. She left", "af_heart", loop)
+    assert [piece.phonemes[-1] == "." for piece in pieces] == [True, True, True, False]
+    cut = list(engine._pieces("The total is 1,234,567,890 now.", "af_heart", loop))
+    begins = [place[0] for piece in cut for _, place in piece.words]
+    assert len(cut) > 1
+    assert [begin for begin in begins if begin is not None] == [0, 4, 10, 13, 27]
     loop.close()
 
 
@@ -135,6 +141,8 @@ def test_speed_is_the_models_own(engine: KokoroEngine, sentence: FloatSamples) -
     fast = speak(engine, SENTENCE, own("af_heart"), 1.5)
     assert fast.size == pytest.approx(sentence.size / 1.5, rel=0.12)
     assert word_error_rate([(fast, SENTENCE)], RATE_HZ) <= 0.12
+    fastest = speak(engine, SENTENCE, own("af_heart"), 4.0)
+    assert sentence.size / fastest.size == pytest.approx(4.0, rel=0.12)
 
 
 def test_languages_are_mixed_in_one_text(engine: KokoroEngine) -> None:
@@ -441,9 +449,12 @@ def test_blends(name: str, blend: list[tuple[str, float]]) -> None:
 
 
 def test_mandarin_and_japanese_have_phonemes_that_the_model_knows() -> None:
-    for convert, text in ((mandarin(), "2024年，北风和太阳正在争论谁更强大。"), (japanese(), "こんにちは、世界。")):
+    chinese = mandarin()
+    for convert, text in ((chinese, "2024年，北风和太阳正在争论谁更强大。"), (japanese(), "こんにちは、世界。")):
         phonemes = convert(text)
         assert len(tokens(phonemes)) == len(phonemes) > 10
+    for text, spoken in (("销量3,000台", "销量三千台"), ("气温-5℃", "气温零下五摄氏度"), ("10:30", "十点三十分")):
+        assert chinese(text) == chinese(spoken)
 
 
 @pytest.mark.parametrize("phonemes", ["a" * 1000, "ab cd, " * 100, "həlˈO ðˈɛɹ", "", "one, two three four five. " * 9])

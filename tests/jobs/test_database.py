@@ -91,6 +91,7 @@ def test_several_processes_may_open_a_new_database_at_once(database_url: str, tm
     ("url", "sentence"),
     [
         ("nonsense", "DATABASE_URL is not a database URL"),
+        ("postgresql://user:secret@host:port/a", "DATABASE_URL is not a database URL"),
         ("mysql://a@b/c", "sqlite or postgresql is needed, not mysql"),
         (
             "postgresql://user:secret@127.0.0.1:1/none",

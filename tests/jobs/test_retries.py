@@ -9,6 +9,7 @@ import pytest
 
 from streaming_server.errors import LeaseLost
 from streaming_server.jobs import store as store_module
+from streaming_server.jobs.database import jobs
 from streaming_server.jobs.inspection import SPEECH
 from streaming_server.jobs.storage import Storage
 from streaming_server.jobs.store import Job, JobState, JobStore, NewJob
@@ -122,6 +123,17 @@ def test_the_outage_ends_with_a_failure_for_a_workflow_and_never_for_a_task(
         store.postpone(claimed(store), "no space left", "storage_full")
         store.postpone(claimed(store), "no space left", "storage_full")
         assert found(store, "c").state is JobState.PENDING
+
+
+def test_no_pause_between_attempts_exceeds_a_minute(tmp_path: Path, database_url: str, clock: Clock) -> None:
+    with opened_storage(tmp_path, database_url, lease_s=3600.0, max_attempts=2000) as storage:
+        chain(storage.jobs, "a")
+        with storage.database.write() as connection:
+            connection.execute(jobs.update().values(failures=1100))
+        storage.jobs.retry(claimed(storage.jobs), "out of memory", "engine_failed")
+        assert storage.jobs.claim("me") is None
+        clock.advance(61)
+        claimed(storage.jobs)
 
 
 def test_who_lost_the_lease_changes_nothing(store: JobStore) -> None:

@@ -133,6 +133,9 @@ def test_a_store_that_is_away_is_no_missing_file(
             work()
     with pytest.raises(StorageUnavailable, match="FILES_URL"):
         ObjectFiles(s3, tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(StorageUnavailable, match="FILES_URL=s3://a cannot be used: Invalid endpoint: localhost:9000"):
+        ObjectFiles("s3://a", tmp_path)
 
 
 def test_content_that_is_not_put_into_place_is_removed(files: ObjectFiles, tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def test_a_client_that_leaves_the_queue_is_never_spoken_to() -> None:
         holding = servers.hold()
         leaving = servers.raw("unread")
         eventually(lambda: servers.gateway.waiting() == 1)
+        exported = servers.gateway.stats.get("/metrics").text.splitlines()
+        assert 'haproxy_backend_current_queue{proxy="speech"} 1' in exported  # as docs/scaling.md names it
         leaving.close()
         eventually(lambda: servers.gateway.waiting() == 0)
         holding.pop().close()

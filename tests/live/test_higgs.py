@@ -382,6 +382,16 @@ def test_the_test_client_runs_all_unless_told_which(server: LiveServer, capsys: 
     assert "model fake" not in shown
 
 
+def test_the_test_client_sends_its_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(speaking(tone(0.1)), api_keys=("secret",)) as live:
+        basic = ["test", "--url", f"http://127.0.0.1:{live.port}", "--test", "basic"]
+        assert main(basic) == 1
+        assert "/info: 401" in capsys.readouterr().err
+        assert main([*basic, "--api-key", "secret"]) == 0
+        monkeypatch.setenv("API_KEYS", "secret, another")
+        assert main(basic) == 0
+
+
 def test_an_uploaded_recording_is_the_voice_and_is_gone_afterwards(speaker: LiveServer, data: Path) -> None:
     pitches = {}
     for name in ("voice_03", "voice_05"):

@@ -6,13 +6,16 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import sys
+import wave
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
+import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
@@ -81,6 +84,9 @@ def test_speak_returns_the_url_of_a_file(
     file.write_bytes(answer.content)
     samples, rate_hz = decode_native(file)
     assert samples.size / rate_hz == pytest.approx(1.5, abs=0.1)
+    if audio_format == "wav":
+        with wave.open(str(file)) as stored:
+            assert stored.getnframes() == samples.size
     assert server.engine.requests[-1].voice.name == "voice_05"
 
 
@@ -146,7 +152,8 @@ def test_malformed_messages_break_nothing(server: LiveServer) -> None:
     assert call(server, "list_voices").structured_content
 
 
-def test_a_client_that_leaves_frees_the_slot() -> None:
+def test_a_client_that_leaves_frees_the_slot_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with running(speaking(tone(0.1), FOREVER), mcp=True) as live:
 
         async def leave() -> None:
@@ -159,9 +166,14 @@ def test_a_client_that_leaves_frees_the_slot() -> None:
         asyncio.run(leave())
         eventually(lambda: not live.engine.running)
         eventually(lambda: not live.service.streams)
+        eventually(lambda: 'speech_disconnects_total{route="/mcp"} 1' in live.get("/metrics").text)
+        calls = [vars(record)["fields"] for record in caplog.records if record.message == "request"]
+        (left,) = (fields for fields in calls if fields.get("outcome") == "disconnected")
+        assert (left["route"], left["characters"], left["audio_s"]) == ("/mcp", 1, 0.1)
 
 
 def test_standard_input_and_output(tmp_path: Path) -> None:
+    """SIGINT ends the process while its input is still open."""
     recording = made(tmp_path / "mine.flac")
     environment = os.environ | {
         **SCRIPTED,
@@ -179,6 +191,16 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
         result = await client.call_tool("speak", {"text": "Good morning.", "voice": "me", "audio_format": "wav"})
         assert not result.is_error, result.content
         assert result.structured_content is not None
+        (process,) = (child for child in psutil.Process().children() if child.cmdline()[1:] == arguments)
+        process.send_signal(signal.SIGINT)
+
+        def has_ended() -> bool:
+            try:
+                return process.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return True
+
+        await asyncio.to_thread(eventually, has_ended, 60)
         return dict(result.structured_content)
 
     spoken = called(StdioServerParameters(command=sys.executable, args=arguments, env=environment), work)
@@ -186,6 +208,7 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     samples, rate_hz = decode_native(Path(spoken["audio"]))
     assert samples.size / rate_hz == pytest.approx(spoken["duration_s"], abs=0.01)
     assert spoken["duration_s"] == 0.1
+    assert [path.name for path in (tmp_path / "data" / "scratch").iterdir()] == [".lock"]
 
 
 def test_it_is_off_by_default_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

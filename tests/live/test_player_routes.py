@@ -1,4 +1,4 @@
-"""The player's own routes: voices with names, and speech with all that engines honour."""
+"""The player's own routes: voices with names, and speech with the options of the page."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def test_every_field_reaches_the_engine(server: LiveServer) -> None:
     assert (request.generation.seed, request.generation.temperature, request.speed) == (3, 0.5, 1.5)
     assert request.granularity is Granularity.SENTENCE
     assert request.emotion.text == "sad"
+    assert asked(server, language="German").language == "de"
     vector = [0, 0.5, 0, 0, 0, 0, 0, 0]
     emotion = asked(server, emo_vector=vector, emo_weight=0.4).emotion
     assert (emotion.vector, emotion.weight) == (tuple(vector), 0.4)
@@ -123,6 +124,10 @@ def test_pcm_states_its_rate(server: LiveServer) -> None:
         ("emo_weight", {"emo_weight": 2}, 422),
         ("speed", {"speed": 9}, 422),
         ("format", {"format": "midi"}, 422),
+        ("language", {"language": "x" * 1025}, 422),
+        ("ssml", {"ssml": True}, 422),
+        ("ref_audio", {"ref_audio": "aGk="}, 422),
+        ("instructions", {"instructions": "sad"}, 422),
         ("text", {"text": "[SPEAKER1] a"}, 422),
         ("text", {"text": "a" * 20_001}, 422),
     ],
@@ -133,6 +138,14 @@ def test_what_cannot_be_used_is_named(server: LiveServer, field: str, body: dict
     (problem,) = response.json()["detail"]
     assert field in problem["loc"]
     assert problem["msg"]
+
+
+def test_what_the_engine_cannot_honour_is_listed(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.engine, "capabilities", frozenset())
+    plain = server.post(PATH, {"text": "Hello."})
+    assert "x-ignored-settings" not in plain.headers
+    ignored = server.post(PATH, {"text": "Hello.", "language": "tlh", "emo_text": "sad"})
+    assert ignored.headers["x-ignored-settings"] == "emo_text, language"
 
 
 def test_the_times_of_the_words_are_known() -> None:

@@ -25,11 +25,20 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServe]:
         yield running
 
 
-@pytest.mark.parametrize("name", ["WYOMING_PORT", "AGENT_PORT"])
-def test_a_port_that_every_replica_would_open_is_refused(name: str) -> None:
-    program = f"from streaming_server.scale.ray import application; application({{{name!r}: '10200'}})"
+def test_settings_are_checked_as_yaml_gives_them() -> None:
+    """A port that every replica on a host would open is refused."""
+    program = """from streaming_server.scale.ray import application, InvalidSetting
+for args in ({"MCP": True, "WYOMING_PORT": 10200}, {"AGENT_PORT": "10200"}, {"PORT": [1, 2]}):
+    try:
+        application(args)
+    except InvalidSetting as error:
+        print(error)
+"""
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert f"{name} is not available with Ray Serve" in ended.stderr.splitlines()[-1]
+    wyoming, agent, port = ended.stdout.splitlines()
+    assert wyoming.startswith("WYOMING_PORT is not available with Ray Serve")
+    assert agent.startswith("AGENT_PORT is not available with Ray Serve")
+    assert port.startswith("PORT=1,2: ")
 
 
 def test_audio_arrives_as_it_is_made(serving: RayServe, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def spoken(engine: FakeEngine) -> list[str]:
         ("One. Two.", [("One. Two.", 0)]),
         ('One<break time="500ms"/>two', [("One", 0.5), ("two", 0)]),
         ('One<break time="0.25s"/><break time="1s"/>two', [("One", 1.25), ("two", 0)]),
+        ('One<break time="10s"/><break time="10s"/>two', [("One", 20), ("two", 0)]),
+        ('<p>One.<break time="10s"/></p>Two', [("One.", 10.4), ("Two", 0)]),
         ('One<break strength="strong"/>two', [("One", 0.7), ("two", 0)]),
         ('<break time="1s"/>two', [("", 1), ("two", 0)]),
         ("<s>One</s><s>Two!</s>", [("One. Two!", 0)]),
@@ -69,6 +71,9 @@ def spoken(engine: FakeEngine) -> list[str]:
         ('A <sub alias="doctor">Dr.</sub> here', [("A doctor here", 0)]),
         ('<say-as interpret-as="characters">usb</say-as>', [("U S B", 0)]),
         ('<say-as interpret-as="digits">42</say-as>', [("4 2", 0)]),
+        ('<say-as interpret-as="telephone">+1-800-555</say-as>', [("+ 1, 8 0 0, 5 5 5", 0)]),
+        ('Press <say-as interpret-as="spell-out">a</say-as> now', [("Press A, now", 0)]),
+        ('<say-as interpret-as="verbatim">ab-1a2 $5</say-as>', [("A B, 1 A, 2 dollar 5", 0)]),
         ('<say-as interpret-as="date">1 May</say-as>', [("1 May", 0)]),
         ('a <phoneme ph="x">tomato</phoneme> <mark name="m"/>b <lang xml:lang="de">ja</lang>', None),
         ("a &amp; b &lt; c", [("a & b < c", 0)]),
@@ -223,6 +228,10 @@ def test_rate_pitch_and_volume_are_heard() -> None:
     quiet = spanned(gain_db=-6.0206)
     assert quiet.size == RATE_HZ
     assert np.abs(quiet).max() == pytest.approx(0.25, rel=0.01)
+    loud, plain = spanned(gain_db=12.0), tone(1.0)
+    assert 0.9 < np.abs(loud).max() < 1.0
+    is_soft = np.abs(plain) < 0.7 / 10**0.6
+    np.testing.assert_allclose(loud[is_soft], plain[is_soft] * 10**0.6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +294,12 @@ def test_words_are_timed_across_pauses() -> None:
         async with aclosing(perform(Marking(), SpeechRequest("One [pause 1s]two", voice()))) as chunks:
             return [mark async for chunk in chunks for mark in chunk.marks]
 
-    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [(0, 0.1), (14, 1.6)]
+    assert [(mark.character, round(mark.time_s, 6)) for mark in asyncio.run(collect())] == [
+        (0, 0.1),
+        (3, 0.5),
+        (14, 1.6),
+        (17, 2.0),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The player's routes: its voices, and speech with everything that engines honour in one request."""
+"""The player's routes: its voices, speech with the options of the page, and the times of a stream's words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server.api.http import Dialect, parse_body
 from streaming_server.api.openai.voices import VoiceNames
-from streaming_server.api.operations import ApiRoute
+from streaming_server.api.operations import ApiRoute, ignored_header
 from streaming_server.api.player import schemas as operations
 from streaming_server.api.player.schemas import (
     TAG,
@@ -77,6 +77,7 @@ class PlayerDialect(Dialect):
             emotion=await self._emotion(body),
             speed=body.speed,
             verbose=body.verbose,
+            language=body.language or "",
         )
         rate_hz = self.service.engine.info.sample_rate_hz
         opus = {"bitrate_bps": body.opus_bitrate, "complexity": body.opus_complexity}
@@ -90,6 +91,7 @@ class PlayerDialect(Dialect):
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
             "Content-Disposition": f"attachment; filename=speech.{body.format}",
+            **ignored_header(self.requests.ignored(speech, description_field="emo_text")),
         }
         return SpeechResponse(self.service, speech, encoder, headers, self.settings.send_timeout_s)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from streaming_server.api.operations import (
+    IGNORED_NOTE,
     RESUMABLE,
     SPEECH_REFUSALS,
     STREAM_HEADERS,
@@ -35,13 +37,21 @@ from streaming_server.domain import Gender, Granularity
 from streaming_server.speech.timeline import Precision
 
 TAG = Tag(
-    "Player", "The routes of the page at `/player`: voices by name, and one request with all that engines honour."
+    "Player",
+    "The routes of the page at `/player`: voices by name, dialogues, emotions, speed, language, sampling and every "
+    "format in one request.",
 )
 VoiceKind = Literal["preset", "recording", "upload"]
 StreamFormat = Literal["ogg", "webm", "mp3", "aac", "flac", "wav", "pcm"]
 
 
 class PlayerSpeechBody(SamplingBody):
+    refused: ClassVar[Mapping[str, str]] = {
+        "ssml": "ssml is not supported by this route; use /v1/audio/speech",
+        "ref_audio": "ref_audio is not supported by this route; use /v1/audio/speech, or upload the recording",
+        "instructions": "instructions is not supported by this route; use emo_text",
+    }
+
     text: Annotated[Text, Field(examples=["[SPEAKER0] Good morning. [SPEAKER1] Good morning!"])]
     """Not blank. `[SPEAKERn]` tags make it a dialogue."""
     voice: Annotated[Names | None, Field(examples=["voice_01,voice_05"])] = None
@@ -58,6 +68,9 @@ class PlayerSpeechBody(SamplingBody):
     """Strength of the emotion."""
     speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
     """Speaking rate; the pitch does not change."""
+    language: Name | None = None
+    """The language of the text, a tag such as `de` or an English name, for engines that have a choice; by default the
+    text decides."""
     max_text_tokens_per_sentence: PositiveInt = 120
     """Longer sentences are split."""
     seed: Seed | None = None
@@ -139,7 +152,7 @@ SPEECH = Operation(
     "Synthesise a text or a dialogue",
     [
         Answer(
-            "The audio, streamed during synthesis.",
+            f"The audio, streamed during synthesis. {IGNORED_NOTE}",
             None,
             [
                 *(FORMATS[name].media_type for name in get_args(StreamFormat) if name != "pcm"),

@@ -22,6 +22,7 @@ from streaming_server.domain import (
     pronunciations_within,
 )
 from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.chinese_numbers import as_spoken
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
 from streaming_server.engines.espeak.emotion import with_emotion
@@ -140,7 +141,9 @@ def prepared(
     found, all_places = [], []
     for number, (spoken_language, begin, end) in enumerate(parts, 1):
         own = pronunciations_within(given, begin, end)
-        content, places = _spelled(text[begin:end], begin, own)
+        part = text[begin:end]
+        is_mandarin = spoken_language == "cmn" and not own
+        content, places = _mandarin(part, begin) if is_mandarin else _spelled(part, begin, own)
         # A pause belongs to punctuation, not to a change of language in the middle of a sentence.
         pause = number < len(parts) and text[begin:end].rstrip(" ").endswith(_PAUSING)
         found.append(Utterance(content, spoken_language, timbre, pause, has_phonemes=bool(own)))
@@ -182,6 +185,13 @@ def _spelled(part: str, begin: int, given: Sequence[Pronunciation]) -> tuple[str
         at = each.end
     behind, behind_places = _spelled(part[at:].replace("[[", "[ "), begin + at, ())
     return content + behind, [*places, *behind_places]
+
+
+def _mandarin(part: str, begin: int) -> tuple[str, Sequence[int]]:
+    """As `_spelled`, with dates, prices and units as they are spoken."""
+    spoken, places = as_spoken(part)
+    content, bounded_places = _spelled(spoken, 0, ())
+    return content, [begin + places[place] for place in bounded_places]
 
 
 def _with_emotion(timbre: Timbre, emotion: Emotion | None, seed: int | None) -> Timbre:

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from streaming_server.engines.chinese_numbers import UNIT
+
 _BY_SCRIPT = {
     "CJK": "cmn",
     "BOPOMOFO": "cmn",
@@ -41,6 +43,7 @@ UNKNOWN = "und"
 """Stands for the language of letters of any other script."""
 _SYMBOLS = frozenset({"IDEOGRAPHIC", "MASU", "ROMAN", "TURNED"})
 """First words of the names of letters that are used as symbols within any script."""
+_WITH_UNITS = frozenset({"cmn", None})
 _DICTIONARY = re.compile(r"^dictionary\s+(\w+)", re.MULTILINE)
 _KANA = re.compile("[぀-ヿ]")
 
@@ -92,15 +95,17 @@ def runs(text: str, named: str = "") -> Iterator[tuple[str, str]]:
 
     A ``named`` language, an espeak-ng voice, reads the scripts that it is written in.
 
-    Digits, punctuation and spaces belong to what stands before them, at the start to what follows. A text with kana
-    is Japanese, so its Han characters are too.
+    Digits, punctuation and spaces belong to what stands before them, at the start to what follows; so do units behind
+    numbers in Mandarin. A text with kana is Japanese, so its Han characters are too.
     """
     current: str | None = None
-    start = 0
+    start = unit_end = 0
     languages = _by_character(text, named)
+    units = {unit.start(): unit.end() for unit in UNIT.finditer(text)} if "cmn" in languages.values() else {}
     for position, character in enumerate(text):
+        unit_end = units.get(position, unit_end)
         language = languages[character]
-        if language is None:
+        if language is None or (position < unit_end and current in _WITH_UNITS):
             continue
         if current is not None and language != current:
             yield current, text[start:position]

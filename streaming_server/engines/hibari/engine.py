@@ -35,14 +35,14 @@ from streaming_server.engines.hibari.joins import Levelled, silence, sounding
 from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, Speakers
-from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
-from streaming_server.engines.onnx.clauses import clauses
+from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
+from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineUnavailable, InvalidRequest
-from streaming_server.segmentation import sentences
-from streaming_server.text import pause_s
+from streaming_server.segmentation import ends_line, sentences
+from streaming_server.text import end_pause_s, pause_s
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ class HibariEngine:
         for number, (language, part) in enumerate(parts, 1):
             own = pronunciations_within(given, characters, characters + len(part))
             spoken = request.text[characters : characters + len(part)]
+            if not ends_line(request.text, characters + len(spoken.rstrip())):
+                spoken = spoken.rstrip("\r\n")  # the sentence continues in the next line, in another script
             if language == _ENGLISH:
                 chunks = self._speak(spoken, timbre, rng, own, opening=is_silent)
             else:
@@ -167,8 +169,10 @@ class HibariEngine:
                     ]
                     yield AudioChunk(chunk.samples, marks)
             if number < len(parts) and not is_silent:
-                samples += (pause := silence(pause_s(part))).size
-                yield AudioChunk(pause)
+                # espeak-ng measures only when words begin
+                end = Mark(characters + len(spoken.rstrip()), samples / SAMPLE_RATE_HZ)
+                samples += (pause := silence(end_pause_s(spoken))).size
+                yield AudioChunk(pause, [] if language == _ENGLISH else [end])
             characters += len(part)
         if is_silent:  # the text has no pronounceable characters; most players fail on empty files
             yield AudioChunk(silence(pause_s(".")))
@@ -220,11 +224,12 @@ class HibariEngine:
         for sentence in sentences(hidden):
             at = hidden.index(sentence, at)
             own = pronunciations_within(given, at, at + len(sentence))
-            phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled)
+            phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled, is_english=True)
+            phonemes = ended(phonemes, text, at, at + len(sentence))
             # One word each, as in the phonemes.
             whole = masked(text[at : at + len(sentence)], own, "a")
             words = spans_of_words(whole, len(phoneme_words(phonemes)), self._english)
-            spans = iter([(at + begin, at + end) for begin, end in words])
+            spans = iter(begun_once(words, at))
             for clause in clauses(phonemes, _MAX_CLAUSE_PHONEMES, _OPENING_PHONEMES if opening else None):
                 frames = self._network.run(clause)
                 kept = sounding(frames)
@@ -267,21 +272,22 @@ def _spelled(ipa: str) -> str:
     return in_misaki_alphabet(ipa, _ENGLISH)
 
 
-def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int, int]]) -> list[Mark]:
+def _marks(phonemes: str, frames: Frames, first: int, spans: Iterator[tuple[int | None, int]]) -> list[Mark]:
     """Return the times of the words of a clause, relative to frame ``first``, at the network's own rate.
 
     Args:
         phonemes: phonemes of the clause.
         frames: all frames of the clause.
         first: the first audible frame.
-        spans: spans of the words in the text, one per word of the phonemes.
+        spans: spans of the words in the text, one per word of the phonemes, as `begun_once` returns them.
     """
     if frames.ends is None:
         return []
     times: dict[int, float] = {}
-    for (begin, end), span in zip(phoneme_words(phonemes), spans, strict=False):
-        times.setdefault(span[0], max(int(frames.ends[begin]) - first, 0) * FRAME_S)
-        times[span[1]] = max(int(frames.ends[end]) - first, 0) * FRAME_S
+    for (begin, end), (character, behind) in zip(phoneme_words(phonemes), spans, strict=False):
+        if character is not None:
+            times.setdefault(character, max(int(frames.ends[begin]) - first, 0) * FRAME_S)
+        times[behind] = max(int(frames.ends[end]) - first, 0) * FRAME_S
     return [Mark(character, time_s) for character, time_s in sorted(times.items())]
 
 

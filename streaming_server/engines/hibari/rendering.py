@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from hibari import dsp
 
+from streaming_server.audio.pcm import limited
 from streaming_server.domain import FloatSamples
 from streaming_server.engines.hibari.network import BINS, SAMPLE_RATE_HZ, VOICED_HZ, Frames
 
@@ -24,8 +25,6 @@ _TILT_CENTRE_KHZ = 0.4
 _BIN_HZ = SAMPLE_RATE_HZ / dsp.N_FFT
 _FREE_VOICED_DB, _FREE_BELOW_HZ = -12.0, 2000
 """The free component of voiced frames contains residual native harmonics, which are out of tune at another pitch."""
-_LINEAR_BELOW = 0.7
-_HEADROOM = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def render(frames: Frames, timbre: Timbre, rng: np.random.Generator) -> Iterator
             settled = sums[: end - begin + _OVERLAP // 2]
         # half a window precedes the centre of the first frame
         settled = settled[0 if begin else _OVERLAP // 2 :]
-        yield _limited((settled.reshape(-1) / _WINDOW_SUM).astype(np.float32))
+        yield limited((settled.reshape(-1) / _WINDOW_SUM).astype(np.float32))
         if not begin:
             windows = _windows(f0_hz, timbre)
         begin = end
@@ -177,13 +176,3 @@ def _log_gain(timbre: Timbre) -> FloatSamples:
     octaves = np.log2(np.clip(_KHZ, 0.1, 8.0) / _TILT_CENTRE_KHZ)
     gain: FloatSamples = ((timbre.gain_db + timbre.tilt_db * octaves) * _LOG_PER_DB).astype(np.float32)
     return gain
-
-
-def _limited(samples: FloatSamples) -> FloatSamples:
-    """Limit peaks to full scale, without changes below 0.7."""
-    level = np.abs(samples)
-    if level.max(initial=0) <= _LINEAR_BELOW:
-        return samples
-    room = _HEADROOM - _LINEAR_BELOW
-    rounded = _LINEAR_BELOW + room * np.tanh((level - _LINEAR_BELOW) / room)
-    return np.where(level <= _LINEAR_BELOW, samples, np.copysign(rounded, samples)).astype(np.float32)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from onnxruntime import RunOptions
 
+from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.domain import (
     AudioChunk,
     Capability,
@@ -42,7 +43,8 @@ from streaming_server.engines.kokoro.phonemes import (
     tokens,
 )
 from streaming_server.engines.kokoro.voices import LATIN, OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
-from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
+from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
+from streaming_server.engines.onnx.clauses import ended
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.recording_voices import RecordingVoices
 from streaming_server.engines.threads import Emit, OwnerThread
@@ -59,6 +61,8 @@ _QUIET = 0.005
 _EDGE_S = 0.02
 """Silence kept at both ends of a piece to avoid clicks."""
 _CHUNK_S = 0.25
+_MAX_NETWORK_SPEED = 1.5
+"""Above it the network is too slow, as each phoneme lasts at least 25 ms; its samples are stretched instead."""
 _SHOWN_CHARACTERS = 20
 _LANGUAGES: Mapping[str, str] = {
     "": "", "en": "en-us", "es": "es", "fr": "fr", "hi": "hi", "it": "it", "ja": "ja", "pt": "pt-br", "zh": "cmn",
@@ -67,8 +71,8 @@ _LANGUAGES: Mapping[str, str] = {
 _UNDIVIDED = frozenset({"cmn", "ja"})
 
 
-Word = tuple[tuple[int, int], tuple[int, int]]
-"""Begin and end of a word in the phonemes of its piece and in the text."""
+Word = tuple[tuple[int, int], tuple[int | None, int]]
+"""Begin and end of a word in the phonemes of its piece, and in the text as `begun_once` returns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,9 @@ class KokoroEngine:
                 if pause.size and not emit(AudioChunk(pause)):
                     return
                 made += pause.size
-                speech = self._network.run(ids, style, speed, stop)
+                speech = self._network.run(ids, style, min(speed, _MAX_NETWORK_SPEED), stop)
+                if speed > _MAX_NETWORK_SPEED:
+                    speech = _faster(speech, speed / _MAX_NETWORK_SPEED)
                 kept = _sounding(speech.samples)
                 marks = _marks(piece, speech, kept, made)
                 samples = speech.samples[kept]
@@ -241,13 +247,13 @@ class KokoroEngine:
                 at = part.index(hidden, at)
                 begin, end = start + at, start + at + len(hidden)
                 sentence, own = text[begin:end], pronunciations_within(given, begin, end)
-                phonemes = converted(sentence, own, convert, partial(in_misaki_alphabet, language=name)).strip()
+                spell, is_english = partial(in_misaki_alphabet, language=name), name.startswith("en")
+                phonemes = converted(sentence, own, convert, spell, is_english=is_english).strip()
+                phonemes = ended(phonemes, text, begin, end)
                 whole = masked(sentence, own, "a")  # one word each, as in the phonemes
-                spans = iter(spans_of_words(whole, len(phoneme_words(phonemes)), convert))
+                spans = iter(begun_once(spans_of_words(whole, len(phoneme_words(phonemes)), convert), begin))
                 for piece in split(phonemes, limit) if tokens(phonemes) else ():
-                    places = zip(phoneme_words(piece), spans, strict=False)
-                    words = tuple((place, (begin + first, begin + last)) for place, (first, last) in places)
-                    yield _Piece(piece, name, words)
+                    yield _Piece(piece, name, tuple(zip(phoneme_words(piece), spans, strict=False)))
                     limit = next_limit(limit)
                 at += len(hidden)
             start += len(part)
@@ -289,6 +295,12 @@ def _silence(duration_s: float) -> FloatSamples:
     return np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
 
 
+def _faster(speech: Speech, tempo: float) -> Speech:
+    stretch = ProsodyFilter(SAMPLE_RATE_HZ, tempo, pitch=1.0, gain_db=0.0)
+    samples = np.concatenate([stretch.push(speech.samples), stretch.finish()])
+    return Speech(samples, None if speech.ends is None else (speech.ends / tempo).astype(np.int64))
+
+
 def _sounding(samples: FloatSamples) -> slice:
     """Return the range without the silence at both ends."""
     loud = np.flatnonzero(np.abs(samples) > _QUIET)
@@ -317,7 +329,8 @@ def _marks(piece: _Piece, speech: Speech, kept: slice, before: int) -> list[Mark
     is_measured = speech.ends is not None and piece.language not in _UNDIVIDED
     times: dict[int, int] = {}
     for (begin, end), (first, behind) in piece.words:
-        times.setdefault(first, int(ends[last[begin]]))
+        if first is not None:
+            times.setdefault(first, int(ends[last[begin]]))
         times[behind] = int(ends[last[end]])
     return [
         Mark(

@@ -7,6 +7,8 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 
+from streaming_server.engines.chinese_numbers import as_spoken
+
 VOCABULARY = {
     character: number
     for number, characters in (
@@ -67,7 +69,7 @@ def mandarin() -> Convert:
 
     jieba.setLogLevel(logging.WARNING)
     convert = ZHG2P()
-    return lambda text: str(convert(text)[0])
+    return lambda text: str(convert(as_spoken(text)[0])[0])
 
 
 def missing_japanese() -> str:

@@ -42,6 +42,17 @@ def spans_of_words(sentence: str, count: int, convert: Callable[[str], str]) -> 
     return [span for span, repeated in zip(spans, counts, strict=True) for _ in range(repeated)]
 
 
+def begun_once(spans: Sequence[tuple[int, int]], at: int) -> list[tuple[int | None, int]]:
+    """Return begin and end of each span, moved by ``at``; the begin of the first one only where several are equal.
+
+    The words of a number may be in several pieces of audio, of which only the first has its beginning.
+    """
+    return [
+        (None if span == before else at + span[0], at + span[1])
+        for before, span in zip([None, *spans], spans, strict=False)
+    ]
+
+
 def _spread(counts: Sequence[int], total: int) -> list[int]:
     """Scale counts so that they sum up to ``total``."""
     sum_of_counts = sum(counts) or 1

@@ -1,13 +1,31 @@
-"""Splits the phonemes of a sentence into clauses of limited length."""
+"""Ends the phonemes of a sentence, and splits them into clauses of limited length."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from streaming_server.segmentation import ends_line, is_sentence
+from streaming_server.text import pause_s
+
 _TINY = 8
 """A clause with fewer phonemes is joined with the next one."""
 _CLAUSE_BREAK = re.compile(r"(?<=[,;:—.!?…])[”)]? +")
+
+
+def ended(phonemes: str, text: str, begin: int, end: int) -> str:
+    """Phonemes with a full stop if their sentence ends without one.
+
+    The dot of an abbreviation such as "p.m." is not in the phonemes; a heading or an item of a list has none.
+
+    Args:
+        phonemes: of the sentence.
+        text: contains the sentence.
+        begin: index of its first character.
+        end: index behind its last character.
+    """
+    is_end = is_sentence(text[begin:end]) or ends_line(text, end)
+    return phonemes.rstrip() + "." if phonemes.strip() and is_end and not pause_s(phonemes) else phonemes
 
 
 def clauses(phonemes: str, limit: int, opening: int | None = None) -> list[str]:

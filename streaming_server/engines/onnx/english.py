@@ -15,6 +15,17 @@ log = logging.getLogger(__name__)
 MAX_WORD_CHARACTERS = 30
 _MIN_PIECE_CHARACTERS = 10
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
+_PRICE = re.compile(r"(?<![€£$\d.,])(\d++(?:,\d{3})*+(?:\.\d++)?+) ?([€£$])(?! ?\d|\w)", re.ASCII)
+"""A price with its sign at the end."""
+_LETTER_A = re.compile(r"(?<!\w)A(?= [A-Z](?![\w'’-]))|(?<=\b[A-Z] )A(?!\w)")
+"""A single capital A beside another single capital, which is no article."""
+_RANGE = re.compile(r"(?<=\d(?:st|nd|rd|th|0s)) ?[-–—] ?(?=\d{1,4}(?:st|nd|rd|th|0s|s)\b)")
+"""The hyphen of a range such as 3rd–5th or 1990s–2000s."""
+_GROUPED = re.compile(
+    r"(?<!\d)(?<!\d )[1-9]\d{0,2}(?:(?:[\u00a0\u2009\u202f]\d{3})++|(?: \d{3})*(?: 000)++)(?!\d| \d{3}\b)", re.ASCII
+)
+"""A number whose thousands are divided by blanks: by plain ones only where it ends with 000, as they also divide the
+numbers of a list."""
 _MINUS = re.compile(r"\u2212(?=\s*[\d.$£€])")
 _INVISIBLE = (0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 """Soft hyphens, joiners and marks of direction, which may stand within a word."""
@@ -50,6 +61,10 @@ class EnglishPhonemes:
         text = _REPEATED_MARK.sub(r"\1\1\1", _UNSPOKEN.sub(" ", text))
         # [word](/phonemes/) is markup of misaki, which texts must not use.
         text = text.replace("](", "] (")
+        text = _RANGE.sub(" to ", text)
+        text = _GROUPED.sub(lambda number: ",".join(number[0].split()), text)
+        text = _PRICE.sub(r"\2\1", text)
+        text = _LETTER_A.sub("[A](/ˈA/)", text)
         # Numbers above 10 ** 36 are not supported.
         text = _LONG_NUMBER.sub(lambda number: " ".join(number[0].replace(",", "")), text)
         text = _LONG_WORD.sub(

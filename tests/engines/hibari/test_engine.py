@@ -46,6 +46,40 @@ def request(text: str, recording: Path = CORAL) -> SpeechRequest:
     return SpeechRequest(text, Voice(recording.stem, recording))
 
 
+@pytest.mark.parametrize(
+    ("text", "has_pause"),
+    [
+        ("Chapter One\nIt was a dark night", True),
+        ("Chapter One\n夜", True),
+        ("We met at five p.m. She left", True),
+        ("one two\nthree four", False),
+        ("один Python\nи два", False),
+    ],
+)
+async def test_a_line_that_is_not_wrapped_and_an_abbreviation_end_with_a_pause(
+    say: Say, text: str, has_pause: bool
+) -> None:
+    samples = await say(text)
+    loud = np.flatnonzero(np.abs(samples) > 0.005)
+    assert (np.diff(loud).max() > 0.3 * RATE_HZ) == has_pause
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "On 2024-05-06 we met the new director of the museum in town.",
+        "Call 555-1234 and ask for the new director of the museum.",
+    ],
+)
+async def test_a_number_in_several_clauses_begins_once(engine: HibariEngine, text: str) -> None:
+    async with aclosing(engine.stream(request(text))) as chunks:
+        marks = [mark async for chunk in chunks for mark in chunk.marks]
+    times_s = [mark.time_s for mark in marks]
+    assert times_s == sorted(times_s)
+    begin = text.index(" ") + 1
+    assert [mark.time_s < 0.5 for mark in marks if mark.character == begin] == [True]
+
+
 def vector(emotion: str) -> EmotionVector:
     a, b, c, d, e, f, g, h = (float(name == emotion) for name in EMOTIONS)
     return a, b, c, d, e, f, g, h
@@ -241,6 +275,12 @@ async def test_marks_are_where_the_words_begin_and_phonemes_are_said(engine: Hib
     plain = replace(request(text.replace(" x ", " cat "), RECORDINGS[0]), generation=Generation(seed=1))
     cat = np.concatenate([chunk.samples async for chunk in engine.stream(plain)])
     assert np.array_equal(samples, cat)
+
+
+async def test_a_word_of_espeak_ends_before_the_pause_behind_it(engine: HibariEngine) -> None:
+    async with aclosing(engine.stream(request("Привет. Hello"))) as chunks:
+        marks = {mark.character: mark.time_s async for chunk in chunks for mark in chunk.marks}
+    assert marks[8] - marks[7] > 0.37
 
 
 async def test_a_language_is_left_to_espeak(say: Say) -> None:
