@@ -269,11 +269,11 @@ def test_what_is_saved_is_what_was_stopped(browser: Browser, fake: LiveServer) -
         expect(opened.page.locator("#error")).to_contain_text("The browser cannot convert this speech to WAV.")
 
 
-@pytest.mark.parametrize("setting", ["resume_keep_s", "resume_grace_s"])
-def test_a_stream_that_cannot_be_resumed_is_waited_for(browser: Browser, setting: str) -> None:
+@pytest.mark.parametrize(("keep_s", "grace_s"), [(0, 10), (300, 0)])
+def test_a_stream_that_cannot_be_resumed_is_waited_for(browser: Browser, keep_s: float, grace_s: float) -> None:
     gate = Gate()
     with (
-        running(by_text({"a": [tone(0.3), gate, tone(0.3)]}), **{setting: 0}) as live,
+        running(by_text({"a": [tone(0.3), gate, tone(0.3)]}), resume_keep_s=keep_s, resume_grace_s=grace_s) as live,
         player(browser, live.port, script=IMPATIENT) as opened,
     ):
         opened.play("a")
