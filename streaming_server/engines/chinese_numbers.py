@@ -215,7 +215,10 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
             lambda found: found[0].translate(_DIGITS).replace(".", "点"),
         ),
         # Ranges
-        (rf"(?<!\d)({_YEAR}) ?{_TO} ?(?={_YEAR} ?年)", lambda found: found[1].translate(_DIGITS) + "到"),
+        (
+            rf"(?<!\d)({_YEAR}) ?{_TO} ?(?={_YEAR} ?(?:[学财]?年|赛季))",
+            lambda found: found[1].translate(_DIGITS) + "到",
+        ),
         (rf"(?<=[\d\u3400-\u9fff]) ?[~～〜] ?(?={_MINUS}?\d|{_MINUS}?(?:{part})|零下)", _always("到")),
         (r"[~～〜](?=\d)", _always("约")),
         (rf"(?<=\d)(?P<same>{_HAN}{{1,4}})(?P<n>{_HYPHEN})(?={_NUMBER}(?P=same))", _always("到")),
@@ -230,12 +233,12 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         (r"(?<=\d) ?\+ ?(?=\d)", _always("加")),
         (r"(?<=\d) ?× ?(?=\d)", _always("乘")),
         (r"(?<=\d) ?÷ ?(?=\d)", _always("除以")),
-        (r"±(?=\d)", _always("正负")),
+        (rf"±(?=\d|{part})", _always("正负")),
         # The hyphen of a name, such as 歼-20
         (rf"(?<={_HAN})(?<![是为到至达约了降得于])-(?=\d++(?!\.\d|[万亿千元米度克公]))", _always("")),
         (rf"(?<!\d){_MINUS}(?=\d|{part})", _always("负")),
         # Numbers
-        (r"(?<![\d.])(?P<n>\d{2,4}) ?年(?P<period>代|[间来]|的?历史|以上)?", _year),
+        (r"(?<![\d.])(?P<n>\d{2,4}) ?(?:[学财]?年|赛季)(?P<period>代|[间来]|的?历史|以上)?", _year),
         (r"(?<![\d.])0[1-9](?=[月日号点时])", lambda found: found[0][1]),
         (r"(?<![\d.])(?:0\d++|\d{13,}+)(?!\.\d)", lambda found: found[0].translate(_DIGITS)),
         (rf"(?<![\d.第比])2(?={_COUNTED})", _always("两")),

@@ -24,6 +24,8 @@ _DIPHTHONGS = {
 }
 _ENGLISH = {"ɝː": "ɜɹ", "ɝ": "ɜɹ", "ɚ": "əɹ", "r": "ɹ", "ɫ": "l", "ː": ""}
 _VOWELS = "aeiouyæɑɐɒɔəɘɚɛɜɝɞɤɨɪɯɵøœɶʉʊʌʏᵻAIOQWY"
+_INFLECTION = re.compile(r"['’]?s(?!\w)")
+_SIBILANTS, _VOICELESS = "szʃʒʧʤʦʣ", "ptkfθ"
 _STRESS = re.compile("[ˈˌ]")
 _EARLY_STRESS = re.compile(rf"([ˈˌ])([^{_VOWELS}ˈˌ]+)(?=[{_VOWELS}])")
 
@@ -61,24 +63,42 @@ def in_misaki_alphabet(ipa: str, language: str) -> str:
 
 
 def converted(
-    sentence: str, given: Sequence[Pronunciation], convert: Callable[[str], str], spell: Callable[[str], str]
+    sentence: str,
+    given: Sequence[Pronunciation],
+    convert: Callable[[str], str],
+    spell: Callable[[str], str],
+    *,
+    is_english: bool,
 ) -> str:
     """The phonemes of a sentence; each part with given phonemes becomes one word.
+
+    In English a plural or genitive ending directly behind such a part belongs to this word.
 
     Args:
         sentence: the text.
         given: places within the sentence.
         convert: converts text to phonemes.
         spell: converts given phonemes to the same alphabet; may return an empty string.
+        is_english: the sentence is in English.
     """
     if not given:
         return convert(sentence)
     words, at = "", 0
     for each in given:
         words = _joined(words, _between(sentence[at : each.start], convert))
-        words = _joined(words, spell(each.ipa) or convert(sentence[each.start : each.end]))
-        at = each.end
+        ending = _INFLECTION.match(sentence, each.end) if is_english else None
+        at = ending.end() if ending else each.end
+        spelled = spell(each.ipa)
+        words = _joined(words, spelled + _inflection(spelled) * bool(ending) or convert(sentence[each.start : at]))
     return _joined(words, _between(sentence[at:], convert))
+
+
+def _inflection(phonemes: str) -> str:
+    """The sound of a plural or genitive s; none without phonemes."""
+    last = phonemes[-1:]
+    if not last:
+        return ""
+    return "ᵻz" if last in _SIBILANTS else "s" if last in _VOICELESS else "z"
 
 
 def _between(text: str, convert: Callable[[str], str]) -> str:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from streaming_server.domain import Pronunciation
 from streaming_server.engines.onnx.alignment import phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
+from streaming_server.engines.pronunciations import converted, in_misaki_alphabet
 from streaming_server.speech.spelling import read_out
 
 
@@ -55,6 +57,25 @@ def test_a_sentence_whose_phonemes_have_no_mark_gets_a_full_stop(
     end = text.index("|")
     phonemes = english(text[:end])
     assert ended(phonemes, text.replace("|", ""), 0, end) == phonemes + "." * is_ended
+
+
+@pytest.mark.parametrize(
+    ("text", "ipa", "phonemes"),
+    [
+        ("Ask Nguyen's team.", "wɪn", "ˈæsk wˈɪnz tˈim."),
+        ("The Nguyens are here.", "wɪn", "ðə wˈɪnz ɑɹ hˈɪɹ."),
+        ("Nguyen’s", "tɪk", "tˈɪks"),
+        ("Nguyen's", "tɪʃ", "tˈɪʃᵻz"),
+        ("Nguyen says", "wɪn", "wˈɪn sˈɛz"),
+    ],
+)
+def test_an_ending_belongs_to_the_word_with_given_phonemes(
+    english: EnglishPhonemes, text: str, ipa: str, phonemes: str
+) -> None:
+    at = text.index("Nguyen")
+    given = [Pronunciation(at, at + 6, ipa)]
+    found = converted(text, given, english, lambda ipa: in_misaki_alphabet(ipa, "en-us"), is_english=True)
+    assert found == phonemes
 
 
 @pytest.mark.parametrize("unit", ["1", "1,2,", "aB", "$", "9:", "[a](/b/) ", "'"])

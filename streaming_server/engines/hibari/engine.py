@@ -224,7 +224,7 @@ class HibariEngine:
         for sentence in sentences(hidden):
             at = hidden.index(sentence, at)
             own = pronunciations_within(given, at, at + len(sentence))
-            phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled)
+            phonemes = converted(text[at : at + len(sentence)], own, self._english, _spelled, is_english=True)
             phonemes = ended(phonemes, text, at, at + len(sentence))
             # One word each, as in the phonemes.
             whole = masked(text[at : at + len(sentence)], own, "a")

@@ -247,7 +247,8 @@ class KokoroEngine:
                 at = part.index(hidden, at)
                 begin, end = start + at, start + at + len(hidden)
                 sentence, own = text[begin:end], pronunciations_within(given, begin, end)
-                phonemes = converted(sentence, own, convert, partial(in_misaki_alphabet, language=name)).strip()
+                spell, is_english = partial(in_misaki_alphabet, language=name), name.startswith("en")
+                phonemes = converted(sentence, own, convert, spell, is_english=is_english).strip()
                 phonemes = ended(phonemes, text, begin, end)
                 whole = masked(sentence, own, "a")  # one word each, as in the phonemes
                 spans = iter(begun_once(spans_of_words(whole, len(phoneme_words(phonemes)), convert), begin))
