@@ -91,6 +91,7 @@ RESUMABLE = Parameter(
 )
 STREAM_HEADERS: Mapping[str, str] = {
     "X-Stream-Id": "The id of the stream, for `/streams/{stream_id}`.",
+    "X-Resumable": "Whether the synthesis continues for a limited time after a disconnect: `true` or `false`.",
     "X-Queue-Position": "The number of requests ahead in the queue at arrival; 0 if the request started immediately.",
 }
 IGNORED_HEADER = "X-Ignored-Settings"

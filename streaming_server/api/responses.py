@@ -128,6 +128,7 @@ class SpeechResponse(StreamResponse):
         names = {"X-Queue-Position": str(stream.stats.position)}
         if self._keep:
             names["X-Stream-Id"] = stream.id
+            names["X-Resumable"] = "true" if stream.is_resumable else "false"
             stream.is_announced = True
         await connection.start(200, {**self.headers, **names, **headers})
 

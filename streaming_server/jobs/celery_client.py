@@ -39,9 +39,8 @@ def create_celery(url: str) -> Celery:
         StorageUnavailable: it is not the URL of a broker.
     """
     scheme, separator, _ = url.partition("://")
-    if (
-        not separator or scheme.lower() not in TRANSPORT_ALIASES
-    ):  # without a scheme Celery takes a word for RabbitMQ's host
+    # Celery takes a word without a scheme for a host of RabbitMQ. A transport may be a part: redis+socket:///path.
+    if not separator or scheme.lower().partition("+")[0] not in TRANSPORT_ALIASES:
         raise StorageUnavailable("CELERY_BROKER_URL is not a broker URL such as redis://host/0 or amqp://host")
     is_redis = url.startswith("redis")
     # A single attempt, because a client waits for it; `resend` makes further ones.

@@ -173,7 +173,8 @@ class SpeechService:
             request = replace(request, generation=replace(request.generation, max_mel_tokens=info.max_mel_tokens))
         tempo = 1.0 if Capability.SPEED in info.capabilities else request.speed
         encoder = stretched(encoder, tempo)
-        grace_s = self._resumption.grace_s if keep and resumable and request.pieces is None else 0.0
+        is_continued = keep and resumable and request.pieces is None and self._resumption.keep_s > 0
+        grace_s = self._resumption.grace_s if is_continued else 0.0
         buffer = self.budget.open()
         stream = SpeechStream(
             request,

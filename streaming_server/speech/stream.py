@@ -164,6 +164,16 @@ class SpeechStream:
         return self._samples.size / self.rate_hz
 
     @property
+    def duration_s(self) -> float:
+        """Duration of the audio of the stream so far, in seconds."""
+        return self._put_samples / self.rate_hz / self._tempo
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the synthesis continues for a while without a reader."""
+        return self._grace_s > 0
+
+    @property
     def held_bytes(self) -> int:
         """Bytes in memory, encoded or not."""
         return self.buffer.held_bytes + self._samples.held_bytes

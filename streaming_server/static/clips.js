@@ -12,11 +12,14 @@ export async function list() {
 }
 
 // Keeps a clip {created, text, voice, method, seconds, words, file}, in place of the oldest ones beyond the limits.
+//
+// Throws a QuotaExceededError if the clip does not fit.
 export async function add(clip) {
-  await run("readwrite", (store) => store.add(clip));
-  let size = 0;
-  const old = (await list()).filter((each, i) => (size += each.size) > MAX_BYTES || i >= MAX_CLIPS);
+  let { size } = clip.file;
+  if (size > MAX_BYTES) throw new DOMException("the clip is too large", "QuotaExceededError");
+  const old = (await list()).filter((each, i) => (size += each.size) > MAX_BYTES || i >= MAX_CLIPS - 1);
   for (const { id } of old) await remove(id);
+  await run("readwrite", (store) => store.add(clip));
 }
 
 export async function file(id) {
@@ -29,7 +32,15 @@ export const clear = () => run("readwrite", (store) => store.clear());
 async function run(mode, action) {
   const database = await open();
   try {
-    return await result(action(database.transaction(STORE, mode).objectStore(STORE)));
+    const transaction = database.transaction(STORE, mode);
+    // A full storage may end the transaction after its request has succeeded.
+    const ended = new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
+    const request = action(transaction.objectStore(STORE));
+    await ended;
+    return request.result;
   } finally {
     database.close();
   }

@@ -10,9 +10,11 @@ export class Composer {
   #field = byId("text");
   #voices;
   #dialogue;
+  // The voices of the speakers of a dialogue that is shown as text.
+  #kept = [];
   #onChange;
 
-  // `voices`: those of the page. `onProblem` gets the word of why a file cannot be opened.
+  // `voices`: those of the page. `onProblem` gets the word of why a file cannot be opened, null if one was opened.
   constructor(voices, onChange, onProblem) {
     this.#voices = voices;
     this.#onChange = onChange;
@@ -24,6 +26,7 @@ export class Composer {
     const read = async (file) => {
       try {
         this.text = await readText(file);
+        onProblem(null);
       } catch (error) {
         onProblem(error.message);
       }
@@ -56,6 +59,7 @@ export class Composer {
 
   // A text with tags becomes a dialogue.
   set text(text) {
+    this.#kept = [];
     this.#mode("text");
     this.#field.value = text;
     this.#import();
@@ -67,6 +71,7 @@ export class Composer {
   }
 
   set state({ text, turns }) {
+    this.#kept = [];
     if (Array.isArray(turns)) {
       // Links are made by anybody.
       this.#dialogue.turns = turns.map((turn) => ({ voice: turn?.voice?.toString(), text: String(turn?.text ?? "") }));
@@ -138,6 +143,7 @@ export class Composer {
       this.#dialogue.turns = isDialogue(text) ? this.#cast(text) : [{ voice: this.#voices.name, text }];
     } else {
       const { text, voices } = tagged(this.#dialogue.turns);
+      this.#kept = voices;
       this.#field.value = voices.length > 1 ? text : this.#dialogue.turns.map((turn) => turn.text.trim()).join("\n");
     }
     this.#mode(mode);
@@ -150,12 +156,12 @@ export class Composer {
     this.#field.hidden = mode === "dialogue";
   }
 
-  // The first speaker has the chosen voice, the others those that follow in the list.
+  // A speaker keeps a voice. Otherwise the first one has the chosen voice, the others those that follow in the list.
   #cast(text) {
     const names = this.#voices.list.filter((voice) => voice.available).map((voice) => voice.name);
     const from = Math.max(0, names.indexOf(this.#voices.name));
     return turnsOf(text).map(({ speaker, text: words }) => ({
-      voice: names[(from + speaker) % names.length] ?? "",
+      voice: this.#kept[speaker] ?? names[(from + speaker) % names.length] ?? "",
       text: words,
     }));
   }

@@ -39,8 +39,8 @@ function follow() {
 document.addEventListener("click", async ({ target }) => {
   const operation = target.closest?.(".operation");
   if (target.matches(".copy")) {
-    await copyText(operation.querySelector("pre").textContent);
-    target.textContent = "Copied";
+    const copying = copyText(operation.querySelector("pre").textContent);
+    target.textContent = await copying.then(() => "Copied", () => "Not copied");
     setTimeout(() => (target.textContent = "Copy"), 1500);
   } else if (target.matches(".try")) {
     const { offer } = await import("./try_it.js");

@@ -1,5 +1,7 @@
 // Short names for what the modules do with the document.
 
+import { PageError } from "./errors.js";
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, className, ...content) {
@@ -27,17 +29,22 @@ export function save(file) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// Into the clipboard. Without a secure context a page has none of its own.
+// Into the clipboard.
+//
+// Throws a PageError if the browser does not allow it.
 export async function copyText(text) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
     return;
+  } catch {
+    // without a secure context a page has no clipboard of its own
   }
   const holder = Object.assign(element("textarea", "hidden"), { value: text });
   document.body.append(holder);
   holder.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   holder.remove();
+  if (!isCopied) throw new PageError("notCopied");
 }
 
 // What a browser keeps for the page, by name; null where it keeps nothing.

@@ -1,6 +1,7 @@
 // The speech as a file, in the format that it came in or as WAV, and its words as subtitles.
 
 import { save } from "./dom.js";
+import { PageError } from "./errors.js";
 import { subtitles } from "./read_along.js";
 import { wavHeader } from "./session.js";
 
@@ -12,6 +13,8 @@ export function formatsOf(format, timed) {
 }
 
 // `words`: those of the speech, with their times.
+//
+// Throws a PageError if the browser cannot decode the speech.
 export async function download(file, format, words) {
   if (format === "srt" || format === "vtt") {
     const name = file.name.replace(/\.\w+$/, `.${format}`);
@@ -22,8 +25,13 @@ export async function download(file, format, words) {
 }
 
 async function asWav(file) {
-  const context = new OfflineAudioContext(1, 1, RATE);
-  const decoded = (await context.decodeAudioData(await file.arrayBuffer())).getChannelData(0);
+  let decoded;
+  try {
+    const context = new OfflineAudioContext(1, 1, RATE);
+    decoded = (await context.decodeAudioData(await file.arrayBuffer())).getChannelData(0);
+  } catch {
+    throw new PageError("notConverted");
+  }
   const samples = Int16Array.from(decoded, (sample) => Math.max(-1, Math.min(1, sample)) * 32767);
   const name = file.name.replace(/\.\w+$/, ".wav");
   return new File([wavHeader(RATE, samples.byteLength), samples], name, { type: "audio/wav" });

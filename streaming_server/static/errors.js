@@ -3,18 +3,28 @@
 
 import { ServerError } from "./api.js";
 
+// A failure in the browser, by its word.
+export class PageError extends Error {
+  constructor(word, place = "play") {
+    super(word);
+    this.place = place;
+  }
+}
+
 const BLANK = "文本不能为空";
 const LOADING = "模型未加载";
 const VOICE = /^参考音频|reference audio/;
 
-// `begun`: whether audio had arrived. `ranges`: what is valid, by the name of a field.
+// `begun`: whether audio had arrived. `ranges`: what is valid, {range, whole}, by the name of a field.
 export function explain(error, begun, ranges) {
+  if (error instanceof PageError) return { word: error.message, place: error.place };
   if (!(error instanceof ServerError)) return { word: begun ? "broken" : "unreachable", place: "play", retry: true };
   const { message, status, problems } = error;
   const [problem] = problems;
   if (problem && problem.field in ranges) {
-    const values = { name: problem.field, message: problem.message, range: ranges[problem.field] };
-    return { word: "badValue", values, place: problem.field };
+    const { range, whole } = ranges[problem.field];
+    const values = { name: problem.field, message: problem.message, range };
+    return { word: whole ? "badInteger" : range ? "badValue" : "badField", values, place: problem.field };
   }
   if (message === BLANK) return { word: "blank", place: "text" };
   if (message === LOADING) return { word: "loading", place: "play", retry: true };

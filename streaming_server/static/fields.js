@@ -2,27 +2,27 @@
 
 import { HINTS, language } from "./i18n.js";
 
-// `needs`: the capability of the engine without which a field has no effect.
+// `needs`: the capability of the engine without which a field has no effect. `whole`: whether it takes integers alone.
 const SAMPLING = "generation_parameters";
 const FIELDS = [
   { name: "speed", range: "0.25 – 4", initial: 1 },
   { name: "stream_granularity", needs: "token_streaming", choices: ["token", "sentence"], initial: "token" },
   { name: "temperature", needs: SAMPLING, range: "> 0", initial: 1.2 },
   { name: "top_p", needs: SAMPLING, range: "0 – 1", initial: 0.95 },
-  { name: "top_k", needs: SAMPLING, range: "≥ 0", initial: 30 },
-  { name: "num_beams", needs: SAMPLING, range: "1 – 10", initial: 3 },
+  { name: "top_k", needs: SAMPLING, range: "≥ 0", whole: true, initial: 30 },
+  { name: "num_beams", needs: SAMPLING, range: "1 – 10", whole: true, initial: 3 },
   { name: "repetition_penalty", needs: SAMPLING, range: "> 0", initial: 10 },
   { name: "length_penalty", needs: SAMPLING, initial: 0 },
-  { name: "max_text_tokens_per_sentence", needs: SAMPLING, range: "≥ 1", initial: 120 },
-  { name: "max_mel_tokens", needs: SAMPLING, range: "≥ 1", initial: 600 },
-  { name: "seed", needs: "seed", initial: null },
-  { name: "opus_complexity", range: "0 – 10", initial: 10, opus: true },
+  { name: "max_text_tokens_per_sentence", needs: SAMPLING, range: "≥ 1", whole: true, initial: 120 },
+  { name: "max_mel_tokens", needs: SAMPLING, range: "≥ 1", whole: true, initial: 600 },
+  { name: "seed", needs: "seed", range: "−2⁶³ – 2⁶³−1", whole: true, initial: null },
+  { name: "opus_complexity", range: "0 – 10", whole: true, initial: 10, opus: true },
   { name: "do_sample", needs: SAMPLING, initial: true },
   { name: "verbose", initial: false },
 ];
 
 // What is valid, by name.
-export const RANGES = Object.fromEntries(FIELDS.map(({ name, range = "" }) => [name, range]));
+export const RANGES = Object.fromEntries(FIELDS.map(({ name, range = "", whole = false }) => [name, { range, whole }]));
 
 export class Fields {
   #controls = new Map();

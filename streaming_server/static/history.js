@@ -2,6 +2,7 @@
 
 import * as clips from "./clips.js";
 import { button, byId, element, put, save } from "./dom.js";
+import { PageError } from "./errors.js";
 import { language, t } from "./i18n.js";
 import { clock } from "./time.js";
 
@@ -10,16 +11,19 @@ export class History {
   ready;
   #clips = [];
   #onPlay;
+  #onProblem;
 
-  // `onPlay` gets a clip and its file.
-  constructor(onPlay) {
+  // `onPlay` gets a clip and its file, `onProblem` the error if a clip cannot be kept or is gone.
+  constructor(onPlay, onProblem) {
     this.#onPlay = onPlay;
+    this.#onProblem = onProblem;
     byId("clear-history").addEventListener("click", () => this.#change(clips.clear()));
     this.ready = this.#change();
   }
 
-  add(clip) {
-    return this.#change(clips.add(clip));
+  async add(clip) {
+    const [isKept, isStored] = await this.#change(clips.add(clip));
+    if (!isKept && isStored) this.#onProblem(new PageError("notKept"));
   }
 
   translate() {
@@ -28,23 +32,33 @@ export class History {
     byId("clips").replaceChildren(...this.#clips.map((clip) => this.#row(clip)));
   }
 
-  // A browser that stores nothing has no history.
+  // Whether the action succeeded, and whether the browser stores clips at all. One that stores nothing has no history.
   async #change(action) {
-    try {
-      await action;
-      this.#clips = await clips.list();
-    } catch {
-      this.#clips = [];
-    }
+    const succeeds = (promise) => promise.then(() => true, () => false);
+    const isDone = await succeeds(Promise.resolve(action));
+    this.#clips = [];
+    const isStored = await succeeds(clips.list().then((all) => (this.#clips = all)));
     this.translate();
+    return [isDone, isStored];
+  }
+
+  // Gives `use` the file of a clip, if it is still there.
+  async #open(clip, use) {
+    const file = await clips.file(clip.id).catch(() => null);
+    if (file) {
+      use(file);
+      return;
+    }
+    await this.#change();
+    this.#onProblem(new PageError("clipLost", "history"));
   }
 
   #row(clip) {
     const when = new Date(clip.created).toLocaleString(language, { dateStyle: "short", timeStyle: "short" });
     const name = clip.text.slice(0, 60);
     const label = (word) => t(word, { name });
-    const play = button("listen", "", async () => this.#onPlay(clip, await clips.file(clip.id)));
-    const load = button("icon save", "↓", async () => save(await clips.file(clip.id)));
+    const play = button("listen", "", () => this.#open(clip, (file) => this.#onPlay(clip, file)));
+    const load = button("icon save", "↓", () => this.#open(clip, save));
     const drop = button("icon remove", "×", async () => {
       await this.#change(clips.remove(clip.id));
       (byId("clips").querySelector("button") ?? byId("text")).focus();

@@ -21,7 +21,17 @@ export class MediaPlayback {
   #url = URL.createObjectURL(this.#media);
   #node = null;
   #buffer = null;
+  // All that was received, in pieces that may be appended at once, and the index of the next one.
   #pieces = [];
+  #next = 0;
+  // The first and the last second that were ever buffered, and the duration as the server tells it.
+  #first = null;
+  #last = 0;
+  #total = 0;
+  // A place that is sought and not appended yet.
+  #target = null;
+  #rewinding = false;
+  #paused = false;
   #ending = false;
   #began = null;
 
@@ -38,11 +48,17 @@ export class MediaPlayback {
     this.#media.addEventListener("sourceopen", () => {
       URL.revokeObjectURL(this.#url);
       this.#buffer = this.#media.addSourceBuffer(type);
-      this.#buffer.addEventListener("updateend", () => this.#append());
+      this.#buffer.addEventListener("updateend", () => {
+        this.#first ??= element.buffered.length ? element.buffered.start(0) : null;
+        this.#last = Math.max(this.#last, this.#bufferedEnd);
+        this.#append();
+      });
       this.#append();
     }, { once: true });
     element.addEventListener("playing", () => (this.#began ??= performance.now()));
-    element.addEventListener("waiting", () => (this.underruns += this.#began !== null && !this.#ending ? 1 : 0));
+    element.addEventListener("waiting", () => {
+      if (this.#began !== null && !this.#ending && !element.seeking && this.#target === null) this.underruns++;
+    });
     element.addEventListener("timeupdate", () => this.#append());
     this.#play();
   }
@@ -52,12 +68,16 @@ export class MediaPlayback {
   }
 
   get receivedSeconds() {
-    const { buffered } = this.#element;
-    return buffered.length ? buffered.end(buffered.length - 1) : 0;
+    return Math.max(this.#total, this.#last);
+  }
+
+  // Whether more has arrived than `receivedSeconds` tells.
+  get isBehind() {
+    return !this.#total && this.#next < this.#pieces.length;
   }
 
   get playedSeconds() {
-    return this.#element.currentTime;
+    return this.#target ?? this.#element.currentTime;
   }
 
   get scheduledSamples() {
@@ -85,22 +105,30 @@ export class MediaPlayback {
   async finish() {
     this.#ending = true;
     this.#append();
-    while (!this.stopped && !this.#element.ended) {
+    while (!this.stopped && !(this.#element.ended && this.#target === null)) {
       this.#check();
       await sleep(POLL_MS);
     }
   }
 
   seek(seconds, paused) {
-    const { buffered } = this.#element;
-    const first = buffered.length ? buffered.start(0) : 0;
+    const place = Math.max(this.#first ?? 0, Math.min(seconds, this.receivedSeconds));
     this.stopped = false;
-    this.#element.currentTime = Math.max(first, Math.min(seconds, this.receivedSeconds));
-    if (!paused) this.#play();
+    this.#paused = Boolean(paused);
+    this.#target = place;
+    // What the browser has evicted is appended again.
+    this.#rewinding ||= place < this.#bufferedEnd && !this.#holds(place);
+    this.#append();
+    if (this.#target !== null) this.#element.pause();
   }
 
   setTempo(tempo) {
     this.#element.playbackRate = this.#element.defaultPlaybackRate = tempo;
+  }
+
+  // The duration of all that arrives, which is appended later.
+  setTotal(seconds) {
+    this.#total = seconds;
   }
 
   // What goes through the AudioContext gets its volume there.
@@ -109,12 +137,13 @@ export class MediaPlayback {
   }
 
   pause(paused) {
+    this.#paused = paused;
     if (paused) this.#element.pause();
-    else this.#play();
+    else if (this.#target === null) this.#play();
   }
 
   stop() {
-    this.stopped = true;
+    this.stopped = this.#paused = true;
     this.#element.pause();
   }
 
@@ -136,26 +165,54 @@ export class MediaPlayback {
     if (this.#element.error) throw new Error(this.#element.error.message);
   }
 
-  // The pieces that come next, joined as far as they may be appended at once.
+  get #bufferedEnd() {
+    const { buffered } = this.#element;
+    return buffered.length ? buffered.end(buffered.length - 1) : 0;
+  }
+
+  #holds(second) {
+    const { buffered } = this.#element;
+    return [...Array(buffered.length).keys()].some((i) => buffered.start(i) <= second && second <= buffered.end(i));
+  }
+
+  #arrive(second) {
+    this.#target = null;
+    this.#element.currentTime = second;
+    if (!this.#paused) this.#play();
+  }
+
+  // The pieces that come next, as far as they may be appended at once.
   #take() {
     let size = 0;
-    const after = this.#pieces.findIndex(({ length }) => (size += length) > MAX_APPEND_BYTES);
-    return join(this.#pieces.splice(0, after < 0 ? this.#pieces.length : after));
+    const after = this.#pieces.findIndex(({ length }, i) => i >= this.#next && (size += length) > MAX_APPEND_BYTES);
+    return this.#pieces.slice(this.#next, after < 0 ? this.#pieces.length : after);
   }
 
   #append() {
-    if (!this.#buffer || this.#buffer.updating || this.#media.readyState !== "open") return;
-    if (this.#pieces.length && this.receivedSeconds - this.#element.currentTime < APPEND_AHEAD_S) {
-      const bytes = this.#take();
+    const buffer = this.#buffer;
+    if (this.#target !== null && !this.#rewinding && this.#holds(this.#target)) this.#arrive(this.#target);
+    if (!buffer || buffer.updating || this.#media.readyState === "closed") return;
+    const place = this.playedSeconds;
+    if (this.#rewinding) {
+      this.#rewinding = false;
+      this.#next = 0;
+      buffer.remove(0, Infinity);
+    } else if (this.#next < this.#pieces.length && this.#bufferedEnd - place < APPEND_AHEAD_S) {
+      const pieces = this.#take();
       try {
-        this.#buffer.appendBuffer(bytes);
+        if (this.#next === 0 && this.#last > 0) {
+          buffer.abort(); // resets the parser
+          buffer.timestampOffset = 0;
+        }
+        buffer.appendBuffer(join(pieces));
+        this.#next += pieces.length;
       } catch (error) {
         if (error.name !== "QuotaExceededError") throw error;
-        this.#pieces.unshift(bytes);
-        if (this.#element.currentTime > 1) this.#buffer.remove(0, this.#element.currentTime - 1);
+        if (this.#element.buffered.start(0) < place - 1) buffer.remove(0, place - 1);
       }
-    } else if (this.#ending && !this.#pieces.length) {
-      this.#media.endOfStream();
+    } else if (this.#next === this.#pieces.length) {
+      if (this.#target !== null) this.#arrive(this.#bufferedEnd); // a little before what the server told
+      if (this.#ending && this.#media.readyState === "open") this.#media.endOfStream();
     }
   }
 }

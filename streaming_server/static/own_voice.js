@@ -39,10 +39,10 @@ export class OwnVoices {
     this.#dialog.addEventListener("close", () => this.#reset());
   }
 
-  // Deletes a voice on the server.
+  // Deletes a voice on the server, unless it is gone already.
   async remove(name) {
     const response = await send(`v1/audio/voices/${encodeURIComponent(name)}`, { method: "DELETE" });
-    if (!response.ok) throw await refusal(response);
+    if (!response.ok && response.status !== 404) throw await refusal(response);
   }
 
   open() {
@@ -65,7 +65,7 @@ export class OwnVoices {
         Object.assign(byId(id), { min: 0, max: decoded.duration, step: 0.1, value: 0 });
       }
       byId("own-end").value = Math.min(decoded.duration, SUGGESTED_S);
-      if (!byId("own-name").value) byId("own-name").value = file.name?.replace(/\.\w+$/, "").slice(0, 60) ?? "";
+      if (!byId("own-name").value) byId("own-name").value = suggested(file.name);
     } catch (error) {
       this.#samples = null;
       this.#say(error instanceof RangeError ? "ownShort" : "ownUnreadable");
@@ -127,6 +127,7 @@ export class OwnVoices {
     const name = byId("own-name").value.trim();
     if (!this.#samples) this.#say("ownMissing");
     else if (!name) this.#say("ownNameless", {}, "own-name");
+    else if (name.includes(",")) this.#say("ownComma", {}, "own-name");
     else if (!byId("own-consent").checked) this.#say("ownConsentNeeded", {}, "own-consent");
     else {
       byId("own-use").disabled = true;
@@ -186,6 +187,11 @@ export class OwnVoices {
     }
     if (this.#problem) put("own-error", t(this.#problem.word, this.#problem.values));
   }
+}
+
+// The name of a voice after a file, which may not have one. Requests separate names of voices by commas.
+function suggested(fileName = "") {
+  return fileName.replace(/\.\w+$/, "").replaceAll(/[,\p{Cc}]+\s*/gu, " ").trim().slice(0, 60);
 }
 
 function stop(microphone) {

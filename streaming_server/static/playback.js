@@ -1,5 +1,5 @@
 // Three ways from bytes to sound. Each has: start(headers), push(bytes), finish(), seek(seconds), setTempo(tempo),
-// pause(paused), stop(), and what the page shows. What was received can be played again from any place.
+// pause(paused), stop(), release(), and what the page shows. What was received can be played again from any place.
 
 import { MediaPlayback, plays } from "./media_playback.js";
 import { OggOpusDemuxer, join, packetSamples } from "./ogg.js";

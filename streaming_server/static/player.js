@@ -6,18 +6,19 @@ import { Composer } from "./composer.js";
 import { byId, copyText, put, recall, remember } from "./dom.js";
 import { download, formatsOf } from "./download.js";
 import { Emotion } from "./emotion.js";
-import { explain } from "./errors.js";
+import { PageError, explain } from "./errors.js";
 import { Fields, RANGES } from "./fields.js";
 import { History } from "./history.js";
 import { SAMPLES, language, setLanguage, t, translate } from "./i18n.js";
 import { KeyDialog } from "./key_dialog.js";
+import { describe } from "./loaded.js";
 import { methods } from "./playback.js";
 import { Problem } from "./problem.js";
 import { Queue } from "./queue.js";
 import { about, showQueue } from "./queue_panel.js";
 import { StoredStream } from "./session.js";
 import { link, shared } from "./share.js";
-import { ReadAlong, wordsOf } from "./read_along.js";
+import { ReadAlong, timesOf } from "./read_along.js";
 import { SpeechStream } from "./stream.js";
 import { clock } from "./time.js";
 import { Transport } from "./transport.js";
@@ -26,16 +27,15 @@ import { Voices } from "./voices.js";
 const OPUS_RATE = 48000;
 const BITRATES = [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512];
 const DEFAULT_BITRATE = 32;
-const KNOWN_ENGINES = ["hibari", "espeak", "indextts", "indextts2", "higgs", "kokoro", "pocket"];
 const DRAFT = "player-draft";
 
-const voices = new Voices(silence, voicesChanged);
-const composer = new Composer(voices, composed, (word) => problem.show({ word, place: "text" }));
+const voices = new Voices(silence, voicesChanged, (error, again) => report(error, again, { place: "voice", passing: true }));
+const composer = new Composer(voices, composed, (word) => problem.show(word && { word, place: "text" }));
 const emotion = new Emotion(showRequest);
 const fields = new Fields(byId("fields"));
 const problem = new Problem(fields);
-const transport = new Transport(show, (volume) => (voices.volume = volume));
-const history = new History(playClip);
+const transport = new Transport(show, (volume) => (voices.volume = volume), () => voices.quiet());
+const history = new History(playClip, (error) => report(error));
 const readAlong = new ReadAlong((second) => transport.seek(second));
 const queue = new Queue(() => {
   showWaiting();
@@ -47,6 +47,8 @@ let info = null;
 let locked = false;
 // The voice of a draft or a link, until the voices are known.
 let wanted = "";
+// What a retry does for the current speech.
+let again = null;
 // Whether anything was changed since the page was opened.
 let edited = false;
 
@@ -124,7 +126,6 @@ async function play(clicked) {
   problem.show(null);
   const refused = composer.refusal();
   if (refused) {
-    transport.clear();
     problem.show(refused);
     return;
   }
@@ -132,6 +133,7 @@ async function play(clicked) {
   const body = request();
   const clip = { text: composer.title, voice: voiceTitles(), method: method.format };
   setWords([]);
+  again = () => play(performance.now());
   await transport.begin({
     method,
     stream: new SpeechStream("player/speech", body),
@@ -139,8 +141,9 @@ async function play(clicked) {
     title: clip.text,
     onComplete: async (session) => {
       const before = session.playback.receivedSeconds; // 0 once another speech has replaced this one
-      const words = await wordsOf(session.stream.id);
-      const seconds = Math.max(before, session.playback.receivedSeconds); // a media source takes the last bytes later
+      const { words, duration } = await timesOf(session.stream.id);
+      session.playback.setTotal?.(duration);
+      const seconds = duration || Math.max(before, session.playback.receivedSeconds);
       if (session === transport.session) setWords(words);
       history.add({ ...clip, words, seconds, created: Date.now(), file: session.file() });
     },
@@ -156,16 +159,23 @@ function voiceTitles() {
 // A clip of the history, without another synthesis.
 function playClip(clip, file) {
   const method = methods.find(({ format }) => format === clip.method);
-  if (!file || !method) return;
+  problem.show(null);
+  if (!method) {
+    report(new PageError("clipLost", "history"));
+    return;
+  }
   setWords([]);
   voices.quiet();
-  problem.show(null);
+  again = () => playClip(clip, file);
   transport.begin({
     method,
     stream: new StoredStream(file),
     rate: rateOf(method),
     title: clip.text,
-    onComplete: () => setWords(clip.words ?? []),
+    onComplete: (session) => {
+      session.playback.setTotal?.(clip.seconds);
+      setWords(clip.words ?? []);
+    },
     clicked: performance.now(),
   });
 }
@@ -178,12 +188,22 @@ function setWords(words) {
 // A voice is about to be heard.
 function silence() {
   transport.stop();
+  if (problem.shown?.passing) problem.show(null);
 }
 
 function complain(session) {
-  if (problem.shown) return;
-  const again = () => play(performance.now());
-  problem.show({ again, ...explain(session.failure, session.stream.id !== null, RANGES) });
+  if (session.told) return;
+  session.told = true;
+  const { failure, stream } = session;
+  if (stream instanceof StoredStream) report(new PageError("clipLost", "history"));
+  else report(failure, again, { begun: stream.id !== null });
+}
+
+// Shows what went wrong, with a retry where there is something to do `again`. A `passing` problem is one of a voice that
+// is listened to: it goes with the next one.
+function report(error, again = null, { begun = false, ...more } = {}) {
+  const explained = explain(error, begun, RANGES);
+  problem.show({ ...explained, ...more, again, retry: Boolean(explained.retry && again) });
 }
 
 // ---- showing ----
@@ -204,6 +224,7 @@ function show() {
   showChip();
   document.title = session?.phase === "playing" ? `▶ ${t("title")}` : t("title");
   transport.show();
+  showSaved();
   if (!session) return;
   if (session.phase === "asking" && queue.entry(session.requestId)) session.waits();
   session.observe();
@@ -290,14 +311,7 @@ function voicesChanged() {
 }
 
 function showLoaded() {
-  if (!info) return;
-  const { engine, model_version: version, capabilities } = info;
-  const name = t(`engine_${KNOWN_ENGINES.includes(engine) ? engine : "other"}`, { engine, version });
-  const cloning = capabilities.voice_cloning === true;
-  put("engine", t(cloning ? "loadedCloning" : "loadedFixed", { name, voices: t("voices", { n: voices.count }) }));
-  byId("add-model").hidden = cloning;
-  const rate = `${number(info.sample_rate / 1000, info.sample_rate % 1000 ? 2 : 0)} kHz`;
-  put("device", t("device", { engine: [`${engine} ${version}`, info.device, rate].join(" · ") }));
+  if (info) describe(info, voices.count);
 }
 
 function showWords() {
@@ -325,7 +339,12 @@ function showFormats() {
 }
 
 async function flash(id, text) {
-  await copyText(text);
+  try {
+    await copyText(text);
+  } catch (error) {
+    report(error);
+    return;
+  }
   put(id, t("copied"));
   setTimeout(() => put(id, t(byId(id).dataset.text)), 1500);
 }
@@ -343,7 +362,7 @@ async function load() {
     problem.show(null);
     lock(false);
   } catch (error) {
-    if (error.status !== 401) problem.show({ again: begin, ...explain(error, false, RANGES) });
+    if (error.status !== 401) report(error, begin);
   }
   // What depends on the engine takes its place before it is seen.
   await history.ready;
@@ -367,9 +386,10 @@ byId("play").addEventListener("pointerenter", () => transport.prepare(rateOf(cho
 byId("pause").addEventListener("click", () => transport.toggle());
 byId("download").addEventListener("click", () => {
   const { session } = transport;
-  download(session.file(), byId("save-as").value, readAlong.words);
+  download(session.file(), byId("save-as").value, readAlong.words).catch((error) => report(error));
 });
 byId("share").addEventListener("click", () => flash("share", link(state())));
+byId("copy-voice").addEventListener("click", () => flash("copy-voice", voices.name));
 byId("copy").addEventListener("click", () => flash("copy", byId("snippet").textContent));
 for (const kind of ["input", "click", "paste", "drop"]) byId("form").addEventListener(kind, edit, true);
 byId("form").addEventListener("input", showRequest);
@@ -388,7 +408,8 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     play(event.timeStamp);
   } else if (event.key === "Escape") {
-    transport.stop();
+    const { type, value } = event.target;
+    if (type !== "search" || !value) transport.stop(); // a search with words is cleared by the browser
   }
 });
 addEventListener("pagehide", () => transport.stop());

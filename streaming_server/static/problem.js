@@ -3,7 +3,7 @@
 import { byId, put } from "./dom.js";
 import { t } from "./i18n.js";
 
-const ANCHORS = { text: ".under-text", voice: "#voices" };
+const ANCHORS = { text: ".under-text", voice: "#voices", history: "#history" };
 
 export class Problem {
   // {word, values, place, retry, control}, and `again`, what a retry does.

@@ -11,12 +11,12 @@ const MAX_CUE_S = 6;
 const WIDE = /[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Hangul}\uff00-\uffef]/u;
 const SENTENCE_END = /[.!?…。！？][”"')\]]*$/;
 
-// The words of a stream that is complete: [{text, start, end, space}], empty where they are not known.
-export async function wordsOf(streamId) {
+// The duration of a stream that is complete, 0 where it is not known, and its words: [{text, start, end, space}].
+export async function timesOf(streamId) {
   try {
-    return (await json(`player/streams/${streamId}/words`)).words;
+    return await json(`player/streams/${streamId}/words`);
   } catch {
-    return [];
+    return { duration: 0, words: [] };
   }
 }
 

@@ -7,6 +7,8 @@ export class Session {
   phase = "asking";
   firstAudioMs = null;
   failure = null;
+  // Whether the page has shown the failure.
+  told = false;
   // Whether all of the speech has arrived.
   complete = false;
   paused = false;
@@ -50,7 +52,7 @@ export class Session {
 
   // What it took to make a second of speech, as far as it can be seen from here.
   get realTimeFactor() {
-    const seconds = this.playback.receivedSeconds;
+    const seconds = this.playback.isBehind ? 0 : this.playback.receivedSeconds;
     return seconds && this.#lastByte ? (this.#lastByte - this.#begun) / 1000 / seconds : null;
   }
 

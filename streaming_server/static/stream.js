@@ -13,6 +13,8 @@ export class SpeechStream {
   // Whether the connection is being looked for right now.
   resuming = false;
   id = null;
+  // Whether the server goes on without a connection, so that a silent one may be given up.
+  #resumable = false;
   #stopping = new AbortController();
   #connection = null;
   #response = null;
@@ -32,6 +34,7 @@ export class SpeechStream {
     });
     if (!this.#response.ok) throw await refusal(this.#response);
     this.id = this.#response.headers.get("X-Stream-Id");
+    this.#resumable = this.#response.headers.get("X-Resumable") === "true";
     return this.#response.headers;
   }
 
@@ -98,7 +101,7 @@ export class SpeechStream {
   }
 
   async #patiently(reading) {
-    if (!this.id) return reading;
+    if (!this.#resumable) return reading;
     const connection = this.#connection;
     const timer = setTimeout(() => connection.abort(), SILENCE_MS);
     try {

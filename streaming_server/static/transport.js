@@ -18,10 +18,13 @@ export class Transport {
   waveform = new Waveform(byId("wave"));
   #onShow;
   #onVolume;
+  #onReplay;
 
-  // `onShow` is called at every change and, while something plays, for every frame; `onVolume` with a new volume.
-  constructor(onShow, onVolume) {
+  // `onShow` is called at every change and, while something plays, for every frame; `onVolume` with a new volume;
+  // `onReplay` before what has ended is played again.
+  constructor(onShow, onVolume, onReplay) {
     this.#onShow = onShow;
+    this.#onReplay = onReplay;
     this.#onVolume = onVolume;
     byId("tempo").append(...TEMPOS.map((tempo) => new Option("", tempo)));
     byId("tempo").value = 1;
@@ -66,14 +69,6 @@ export class Transport {
     await this.#follow(session.run());
   }
 
-  // Forgets what was played.
-  clear() {
-    this.session?.close();
-    this.session = null;
-    this.waveform.clear();
-    this.#onShow();
-  }
-
   stop() {
     if (!this.running) return;
     this.session.stop();
@@ -108,6 +103,7 @@ export class Transport {
       this.#onShow();
       return;
     }
+    this.#onReplay();
     this.speaker.wake(session.playback.rate);
     session.playback.setTempo(this.tempo);
     this.#follow(session.seek(second));

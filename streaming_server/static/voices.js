@@ -1,7 +1,8 @@
 // The voices: names, languages, genders, a filter, and something to listen to of each.
 
 import { json, refusal, send } from "./api.js";
-import { button, byId, copyText, element, put } from "./dom.js";
+import { button, byId, element, put } from "./dom.js";
+import { PageError } from "./errors.js";
 import { SAMPLES, language, t } from "./i18n.js";
 import { OwnVoices } from "./own_voice.js";
 
@@ -17,12 +18,15 @@ export class Voices {
   #clones = false;
   #onListen;
   #onChange;
+  #onProblem;
   #own;
 
-  // `onListen` is called before a voice is heard, `onChange` when another is chosen.
-  constructor(onListen, onChange) {
+  // `onListen` is called before a voice is heard, `onChange` when another is chosen, `onProblem` with an error and,
+  // if there is something to retry, what does so.
+  constructor(onListen, onChange, onProblem) {
     this.#onListen = onListen;
     this.#onChange = onChange;
+    this.#onProblem = onProblem;
     this.#own = new OwnVoices(onListen, async (name) => {
       await this.#reload();
       this.name = name;
@@ -42,11 +46,6 @@ export class Voices {
     this.#rows.addEventListener("change", () => {
       this.#showName();
       onChange();
-    });
-    byId("copy-voice").addEventListener("click", async () => {
-      await copyText(this.name);
-      put("copy-voice", t("copied"));
-      setTimeout(() => put("copy-voice", t("copy")), 1500);
     });
   }
 
@@ -133,7 +132,7 @@ export class Voices {
 
   #remover(voice) {
     return button("icon remove", "×", async () => {
-      await this.#own.remove(voice.name).catch(() => {}); // a voice that is still there stays in the list
+      await this.#own.remove(voice.name).catch((error) => this.#onProblem(error));
       await this.#reload();
       byId("own-voice").focus();
       this.#onChange();
@@ -175,8 +174,12 @@ export class Voices {
       URL.revokeObjectURL(this.#audio.src);
       this.#audio.src = URL.createObjectURL(recording);
       await this.#audio.play();
-    } catch {
-      if (!signal.aborted) this.#show(null);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#show(null);
+      if (error.name === "NotAllowedError") return; // the browser wants another click
+      const cannotPlay = error instanceof DOMException;
+      this.#onProblem(cannotPlay ? new PageError("voiceFailed", "voice") : error, () => this.#toggle(button, voice));
     }
   }
 

@@ -17,7 +17,8 @@ def test_a_broker_that_cannot_work_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://host/0", "rediss://:secret@host", "amqp://host", "amqps://host", "AMQP://host"]
+    "url",
+    ["redis://host/0", "rediss://:secret@host", "redis+socket:///file", "amqp://host", "amqps://host", "AMQP://host"],
 )
 def test_brokers_of_celery_are_accepted(url: str) -> None:
     assert Sender(url).celery.connection_for_write().transport_cls in {"redis", "rediss", "amqp", "amqps"}

@@ -191,7 +191,8 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
         result = await client.call_tool("speak", {"text": "Good morning.", "voice": "me", "audio_format": "wav"})
         assert not result.is_error, result.content
         assert result.structured_content is not None
-        (process,) = (child for child in psutil.Process().children() if child.cmdline()[1:] == arguments)
+        children = psutil.Process().children()  # some may have ended, and have no arguments any more
+        (process,) = (child for child in children if child.as_dict(["cmdline"], [])["cmdline"][1:] == arguments)
         process.send_signal(signal.SIGINT)
 
         def has_ended() -> bool:

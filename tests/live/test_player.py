@@ -26,6 +26,14 @@ LOOP = """() => {
   HTMLMediaElement.prototype.play = function () { this.loop = true; return play.call(this); };
 }"""
 """A recording sounds until it is stopped."""
+PAUSE_AT_ONCE = """
+  globalThis.pausing = setInterval(() => {
+    const button = document.getElementById("pause");
+    if (playerState.phase !== "playing" || button.disabled) return;
+    clearInterval(pausing);
+    button.click();
+  }, 1);
+"""
 SEVEN_WAIT = """import("/static/queue_panel.js").then(({ showQueue }) => {
   const queue = [1, 2, 3, 4, 5, 6, 7].map((position) => ({ position, request_id: position, expected_wait_seconds: 1 }));
   showQueue({ status: { is_processing: false, waiting: 7, queue } }, { mine: 6 });
@@ -248,6 +256,18 @@ def test_without_decoder_and_media_source_plain_samples_play(browser: Browser, e
         )
 
 
+def test_a_media_source_reaches_what_is_appended_later(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port, without=WAYS["mediasource"]) as opened:
+        opened.page.evaluate(PAUSE_AT_ONCE)
+        opened.play("minutes")
+        expect(opened.page.locator("#clips")).to_contain_text("· 2:30.0 ·", use_inner_text=False)
+        position = opened.page.get_by_role("slider", name="Position in the speech")
+        expect(position).to_have_attribute("aria-valuemax", "150")
+        for key, second in {"End": 150, "ArrowLeft": 145, "Home": 0}.items():
+            position.press(key)
+            opened.wait(f"Math.abs(playerState.playedSeconds - {second}) < 4", 30)
+
+
 def test_far_ahead_nothing_is_decoded(page: Player) -> None:
     page.play("minutes")
     expect(page.page.locator("#download")).to_be_enabled()  # all has arrived
@@ -373,6 +393,19 @@ def test_the_curl_line_works_as_it_is_shown(
         assert samples.size / rate_hz > 1
 
 
+def test_a_text_that_is_refused_leaves_the_speech_and_a_replay_ends_a_recording(page: Player) -> None:
+    page.play_whole("a")
+    page.play("")
+    expect(page.page.locator("#error")).to_have_text("Enter the text to speak.")
+    expect(page.page.locator("#download")).to_be_enabled()
+    page.page.evaluate(LOOP)
+    page.page.click("#voices li:nth-child(2) .listen")
+    expect(page.page.locator(".listen.on")).to_have_count(1)
+    page.page.get_by_role("button", name="Replay").click()
+    expect(page.page.locator(".listen.on")).to_have_count(0)
+    page.wait("playerState.phase === 'done'")
+
+
 def test_a_recording_can_be_heard_before_it_is_chosen(page: Player) -> None:
     listen = page.page.locator("#voices li:nth-child(2) .listen")
     expect(listen).to_have_attribute("aria-label", "Listen to Echo")
@@ -455,6 +488,10 @@ def test_two_languages(browser: Browser, fake: LiveServer) -> None:
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
         assert page.inner_text("#play-text") == "播放"
         expect(page.locator("#chip-text")).to_have_text("就绪")
+        page.click("#settings summary")
+        page.fill("#seed", "1.5")
+        opened.play("a")
+        expect(page.locator("#error")).to_have_text("seed 的值无效，应为整数，有效范围：−2⁶³ – 2⁶³−1。")
         page.click("#language")
         assert page.evaluate("document.documentElement.lang") == "en"
         assert page.inner_text("#play-text") == "Play"

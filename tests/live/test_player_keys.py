@@ -48,6 +48,9 @@ def enter(opened: Player, key: str = KEY, *, keep: bool = False) -> None:
 def test_the_page_asks_for_the_key_and_works_with_it(page: Player) -> None:
     expect(page.page.get_by_role("dialog", name="API key")).to_be_visible()
     expect(page.page.locator("#chip-text")).to_have_text("API key needed")
+    page.page.keyboard.press("Escape")
+    page.page.click("#play")
+    expect(page.page.locator("#key-dialog")).to_be_visible()
     for wrong in ("wrong", "", "line\tbreak"):
         enter(page, wrong)
         expect(page.page.locator("#key-error")).to_have_text("The server does not accept this key.")
@@ -56,6 +59,7 @@ def test_the_page_asks_for_the_key_and_works_with_it(page: Player) -> None:
     expect(page.page.locator("#key-dialog")).to_be_hidden()
     expect(page.page.locator("#voices input").first).to_be_attached()
     expect(page.page.locator("#chip-text")).to_have_text("Ready")
+    expect(page.page.locator("#problem")).to_be_hidden()
     page.play_whole()
     assert page.state("playedSamples") == 24000
     page.page.click("#voices li:nth-child(2) .listen")

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from streaming_server.audio.decode import decode_native
 from tests.support.browser import chromium, player
-from tests.support.fakes import FOREVER, Step, tone
+from tests.support.fakes import FOREVER, Gate, Step, tone
 from tests.support.server import LiveServer, by_text, running
 
 METHODS = {"ogg": (), "webm": ("AudioDecoder",), "pcm": ("AudioDecoder", "MediaSource", "ManagedMediaSource")}
@@ -40,6 +40,11 @@ STOP_AND_COUNT = """new Promise((resolve) => {
   look(0);
 })"""
 """Stops, and counts the samples by which the speech goes on while the clock of the sound runs for 0.2 s."""
+IMPATIENT = """{
+  const later = globalThis.setTimeout;
+  globalThis.setTimeout = (run, ms, ...rest) => later(run, ms === 8000 ? 50 : ms, ...rest);
+}"""
+"""Shortens the eight seconds of silence after which the page asks for the rest of a stream."""
 LARGE_CLIP = """async (times) => {
   const { MediaPlayback } = await import("/static/media_playback.js");
   const { Speaker } = await import("/static/speaker.js");
@@ -245,7 +250,46 @@ def test_a_managed_media_source_plays_as_in_safari(browser: Browser, fake: LiveS
         assert not opened.page.evaluate("elements[0].hasAttribute('src')"), "the buffered audio is kept"
 
 
+def test_what_is_saved_is_what_was_stopped(browser: Browser, fake: LiveServer) -> None:
+    with player(browser, fake.port) as opened:
+        opened.play_whole("short")
+        opened.page.select_option("#format", "mp3")
+        opened.play("endless")
+        opened.wait("playerState.phase === 'playing'")
+        opened.page.fill("#voice-search", "a")
+        opened.page.press("#voice-search", "Escape")  # which clears it
+        assert opened.state("phase") == "playing"
+        opened.page.press("#play", "Escape")
+        assert opened.state("phase") == "stopped"
+        offered = opened.page.locator("#save-as option").all()
+        assert [option.get_attribute("value") for option in offered] == ["mp3", "wav"]
+        opened.page.evaluate("OfflineAudioContext.prototype.decodeAudioData = () => Promise.reject(), 0")
+        opened.page.select_option("#save-as", "wav")
+        opened.page.click("#download")
+        expect(opened.page.locator("#error")).to_contain_text("The browser cannot convert this speech to WAV.")
+
+
+@pytest.mark.parametrize(("keep_s", "grace_s"), [(0, 10), (300, 0)])
+def test_a_stream_that_cannot_be_resumed_is_waited_for(browser: Browser, keep_s: float, grace_s: float) -> None:
+    gate = Gate()
+    with (
+        running(by_text({"a": [tone(0.3), gate, tone(0.3)]}), resume_keep_s=keep_s, resume_grace_s=grace_s) as live,
+        player(browser, live.port, script=IMPATIENT) as opened,
+    ):
+        opened.play("a")
+        opened.wait("playerState.playedSeconds > 0.2")
+        opened.page.wait_for_timeout(200)
+        gate.open()
+        opened.wait("playerState.phase === 'done'")
+        assert opened.state("playedSamples") == 0.6 * 48000
+        assert not [url for url in opened.requested if "from=" in url]
+
+
 def test_a_clip_that_is_larger_than_the_browsers_buffer_plays(browser: Browser, fake: LiveServer) -> None:
     with player(browser, fake.port) as opened:
         assert opened.page.evaluate(LARGE_CLIP, 4000) > 14e6
         opened.wait("large.playedSeconds > 0.7")
+        opened.page.evaluate("large.setTotal(2000)")
+        for second in (1500, 0.2):
+            opened.page.evaluate("second => large.seek(second)", second)
+            opened.wait(f"large.playedSeconds > {second + 0.2} && large.playedSeconds < {second + 100}")

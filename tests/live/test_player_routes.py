@@ -153,11 +153,16 @@ def test_the_times_of_the_words_are_known() -> None:
     with running(speaking(tone(2.0), gate)) as live:
         with live.client.stream("POST", PATH, json={"text": "Two (words)字."}) as response:
             path = f"/player/streams/{response.headers['x-stream-id']}/words"
-            assert live.get(path).json() == {"complete": False, "precision": "segment", "words": []}
+            assert live.get(path).json() == {
+                "complete": False,
+                "duration": 2,
+                "precision": "segment",
+                "words": [],
+            }
             gate.open()
             response.read()
         known = live.get(path).json()
-        assert known["complete"]
+        assert (known["complete"], known["duration"]) == (True, 2)
         first, second, last = known["words"]
         assert (first["text"], first["start"], first["space"]) == ("Two", 0, True)
         assert (second["text"], second["space"]) == ("(words)", False)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, SpeechRequest, Voice
@@ -52,6 +52,16 @@ DROP_A_FOLDER = """{
   document.querySelector(".composer").dispatchEvent(new DragEvent("drop", { dataTransfer }));
 }"""
 """Drops something that the browser cannot read."""
+HUGE_FILES = "Object.defineProperty(File.prototype, 'size', { configurable: true, get: () => 101_000_000 })"
+FULL_STORAGE = """{
+  delete File.prototype.size;
+  IDBObjectStore.prototype.add = () => { throw new DOMException("full", "QuotaExceededError"); };
+  undefined;
+}"""
+DELETED_ELSEWHERE = """import("/static/clips.js").then(async (clips) => {
+  for (const { id } of await clips.list()) await clips.remove(id);
+})"""
+"""Deletes the clips as another tab does."""
 STORED_WORDS = """import("/static/read_along.js").then(({ subtitles }) =>
   [["«Да»", "–", "你", "好，", "世", "界。", "(ok)"], ["कैसे", "हो", "(ん", "ん)"]].map((texts) => {
     const words = texts.map((text, i) => ({ text, start: i / 10, end: (i + 1) / 10 }));
@@ -137,6 +147,10 @@ def test_voices_have_names_languages_and_genders(browser: Browser, presets: Live
 def test_the_name_of_a_voice_is_copied(browser: Browser, fake: LiveServer) -> None:
     with player(browser, fake.port, host=LAN_HOST) as opened:
         opened.page.click("#voices li:nth-child(4) label")
+        opened.page.evaluate("document.execCommand = () => false")
+        opened.page.click("#copy-voice")
+        expect(opened.page.locator("#error")).to_have_text("The browser does not allow the page to copy.")
+        opened.page.evaluate("delete document.execCommand")
         opened.page.click("#copy-voice")
         opened.page.fill("#text", "")
         opened.page.focus("#text")
@@ -150,6 +164,10 @@ def test_a_voice_without_a_recording_is_heard_by_a_sentence(browser: Browser, pr
         button = opened.page.locator("#voices li:nth-child(7) .listen")
         eventually(lambda: [request for request in presets.engine.requests if request.voice.name == "zm_yun"])
         expect(button).to_have_attribute("aria-label", "Listen to Yun")  # once it has ended
+        opened.page.route("**/player/speech", lambda route: route.fulfill(status=503, json={"detail": "full"}))
+        button.click()
+        expect(opened.page.locator(".voices #error")).to_contain_text("The server cannot take another request now.")
+        opened.page.unroute("**/player/speech")
         holder = RawClient(presets.port, "/synthesize_stream", {"text": "endless"})
         holder.read()
         synthesised = len(presets.engine.requests)
@@ -183,6 +201,14 @@ def test_an_uploaded_voice_is_trimmed_named_used_and_deleted(browser: Browser, c
         expect(page.locator("#own-error")).to_have_text("Choose a recording or record one.")
         page.set_input_files("#own-file", RECORDINGS / "voice_05.wav")
         expect(page.get_by_label("Name", exact=True)).to_have_value("voice_05")
+        page.set_input_files("#own-file", [])
+        page.get_by_label("Name", exact=True).fill("")
+        recording = (RECORDINGS / "voice_05.wav").read_bytes()
+        page.set_input_files("#own-file", {"name": "Smith, John.wav", "mimeType": "audio/wav", "buffer": recording})
+        expect(page.get_by_label("Name", exact=True)).to_have_value("Smith John")
+        page.get_by_label("Name", exact=True).fill("Mine, yours")
+        use.click()
+        expect(page.locator("#own-error")).to_have_text("The name must not contain a comma.")
         page.get_by_label("Name", exact=True).fill("Mine & yours")
         page.get_by_role("slider", name="Start").fill("1")
         page.get_by_role("slider", name="End").fill("3.5")
@@ -198,6 +224,10 @@ def test_an_uploaded_voice_is_trimmed_named_used_and_deleted(browser: Browser, c
         asked = cloning.engine.requests[-1].voice
         samples, rate_hz = decode_native(asked.path)
         assert samples.size / rate_hz == pytest.approx(2.5, abs=0.01)
+        page.route("**/v1/audio/voices/*", lambda route: route.fulfill(status=500))
+        page.get_by_role("button", name="Delete Mine & yours").click()
+        expect(page.locator(".voices #error")).to_contain_text("failed on the server")
+        page.unroute("**/v1/audio/voices/*")
         page.get_by_role("button", name="Delete Mine & yours").click()
         expect(page.locator("#voice-name")).to_have_text("voice_01")
     assert "Mine & yours" not in cloning.get("/v1/audio/voices").text
@@ -270,11 +300,25 @@ def test_files_are_opened_as_text(page: Player, name: str, content: str, text: s
 
 
 def test_a_file_that_is_no_text_is_refused(page: Player) -> None:
-    page.page.fill("#text", "kept")
-    page.page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"\xff\xfe\x00"})
-    expect(page.page.locator("#error")).to_have_text("This file is not text in UTF-8.")
+    def opened(content: bytes) -> None:
+        page.page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": content})
+
+    asked: list[Route] = []
+    error = page.page.locator("#error")
+    page.page.route("**/player/speech", lambda route, _: asked.append(route))
+    page.play("lost")
+    opened(b"\xff\xfe\x00")
+    expect(error).to_have_text("This file is not text in UTF-8.")
+    eventually(lambda: page.state("phase") == "asking" and asked)
+    asked[0].abort()
+    expect(error).to_have_text("The server cannot be reached.")
+    opened(b"\xff\xfe\x00")
+    expect(error).to_have_text("This file is not text in UTF-8.")
+    opened(b"kept")
+    expect(page.page.locator("#problem")).to_be_hidden()
+    expect(page.page.locator("#text")).to_have_attribute("aria-invalid", "false")
     page.page.evaluate(DROP_A_FOLDER)
-    expect(page.page.locator("#error")).to_have_text("This file is not text in UTF-8.")
+    expect(error).to_have_text("This file is not text in UTF-8.")
     assert page.page.input_value("#text") == "kept"
 
 
@@ -379,7 +423,7 @@ def test_a_dialogue_is_written_reordered_and_played_as_one(page: Player, fake: L
     assert page.page.input_value("#text") == "[SPEAKER0] Second.\n[SPEAKER1] First."
 
 
-def test_a_text_with_tags_becomes_a_dialogue(page: Player) -> None:
+def test_a_text_with_tags_becomes_a_dialogue_and_keeps_its_voices(page: Player, fake: LiveServer) -> None:
     tagged = b"[SPEAKER0] Hello.\n[SPEAKER1] Hi.\n[SPEAKER0] Bye."
     page.page.click("#voices li:nth-child(2) label")
     page.page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": tagged})
@@ -387,6 +431,14 @@ def test_a_text_with_tags_becomes_a_dialogue(page: Player) -> None:
     expect(turns).to_have_count(3)
     chosen = [select.input_value() for select in turns.locator("select").all()]
     assert chosen == ["voice_02", "voice_03", "voice_02"]
+    page.page.get_by_label("Voice of turn 2").select_option("voice_06")
+    for mode in ("text", "dialogue", "text"):
+        page.page.check(f"[name=mode][value={mode}]", force=True)
+    page.page.click("#play")
+    page.wait("playerState.phase === 'done'")
+    assert [turn.voice.name for turn in fake.engine.requests[-3:]] == ["voice_02", "voice_06", "voice_02"]
+    page.page.check("[name=mode][value=dialogue]", force=True)
+    expect(page.page.get_by_label("Voice of turn 2")).to_have_value("voice_06")
 
 
 # ---- emotions ----
@@ -432,6 +484,11 @@ def test_clips_are_replayed_downloaded_and_deleted(page: Player, fake: LiveServe
     for text, count in {"first": "1 clip", "second": "2 clips"}.items():
         page.play_whole(text)
         expect(page.page.locator("#history-count")).to_have_text(count)
+    for state in (HUGE_FILES, FULL_STORAGE):
+        page.page.evaluate(state)
+        page.play_whole("third")
+        expect(page.page.locator("#error")).to_contain_text("There is no room for this speech in the history.")
+        expect(page.page.locator("#history-count")).to_have_text("2 clips")
     synthesised = len(fake.engine.requests)
     page.page.reload()
     page.page.wait_for_selector("#voices input")
@@ -450,9 +507,17 @@ def test_clips_are_replayed_downloaded_and_deleted(page: Player, fake: LiveServe
     assert samples.size / rate_hz == pytest.approx(0.2, abs=0.001)
     page.page.get_by_role("button", name="Delete “second”").click()
     expect(rows).to_have_count(1)
+    page.play_whole("fourth")
+    expect(rows).to_have_count(2)
+    page.page.evaluate(DELETED_ELSEWHERE)
+    page.page.get_by_role("button", name="Play “first”").click()
+    expect(page.page.locator("#error")).to_have_text("This clip is no longer there, or the browser cannot play it.")
+    expect(page.page.locator("#history")).to_be_hidden()
+    assert page.state("phase") == "done"
+    page.play_whole("fifth")
     page.page.click("#clear-history")
     expect(page.page.locator("#history")).to_be_hidden()
-    assert len(fake.engine.requests) == synthesised
+    assert len(fake.engine.requests) == synthesised + 2
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,11 @@ class PlayerDialect(Dialect):
     async def words(self, request: Request) -> Response:
         async with self.service.resume(request.path_params["stream_id"]) as stream:
             passages = [*stream.passages]
-            is_complete = stream.buffer.ended
+            is_complete, duration_s = stream.buffer.ended, stream.duration_s
         is_measured = bool(passages) and all(passage.precision == "engine" for passage in passages)
         body: PlayerWords = {
             "complete": is_complete,
+            "duration": round(duration_s, 3),
             "precision": "engine" if is_measured else "segment",
             "words": [word for passage in passages for word in _timed(passage)],
         }

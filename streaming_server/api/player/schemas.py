@@ -132,6 +132,8 @@ class PlayerWord(TypedDict):
 class PlayerWords(TypedDict):
     complete: bool
     """False while the stream is being synthesised; more words may follow."""
+    duration: float
+    """Seconds of audio that have been synthesised."""
     precision: Precision
     """`engine`: measured. `segment`: the words of a passage share its time by their lengths."""
     words: list[PlayerWord]
@@ -164,7 +166,7 @@ SPEECH = Operation(
     refusals=SPEECH_REFUSALS,
 )
 WORDS = Operation(
-    "Get the times of a stream's words",
+    "Get the duration of a stream and the times of its words",
     [Answer("The words that have been synthesised.", PlayerWords)],
     parameters=[Parameter("stream_id", "path", "The `X-Stream-Id` of a response.")],
     refusals=[404],
