@@ -59,14 +59,21 @@ _UNITS = {
     "dB": "分贝",
 }
 _UNIT = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
-UNIT = re.compile(rf"(?<=[0-9０-９]) ?(?:{_UNIT})(?![A-Za-z0-9])")
+_DATA = "流量|内存|显存|硬盘|宽带|带宽"
+"""Words beside which g and m are amounts of data."""
+UNIT = re.compile(
+    r"(?<=[0-9０-９])"
+    + "".join(rf"(?<!(?:{_DATA})[0-9０-９]{{{digits}}})" for digits in (1, 2, 3))
+    + rf" ?(?:{_UNIT})(?![A-Za-z0-9]| ?(?:{_DATA}|网|手机|信号|时代|套餐|基站))"
+)
 """A unit behind a number, which may have Latin letters."""
 _CURRENCIES = {"¥": "元", "￥": "元", "$": "美元", "€": "欧元", "£": "英镑"}
 _COUNTED = (
-    "个|位|只|条|张|件|次|天|小时|分钟|秒|斤|公斤|公里|千米|米|块|名|辆|台|部|本|杯|瓶|岁|周|种|家|间|份|遍|支|年(?!级)"
+    "个|位|只|条|张|件|次(?![方元函])|天|小时|分钟|秒|斤|公斤|公里|千米|米|块|名|辆|台|部|本|杯|瓶|岁|周|种|家|间|份|"
+    "遍|支|年(?!级)"
 )
 """Words behind which two is 两."""
-_NO_CODE = "[%万亿千个元块台部件条张次名位人天年月秒小]|分(?!机)"
+_NO_CODE = "[%万亿千个元块台部件条张次名位人天年月秒小多余几通家页种户起]|分(?!机)"
 """What does not follow a telephone number or a code."""
 _AMOUNT = rf"{_NUMBER}[万亿千百]*+"
 _RATIO = rf"{_NUMBER}(?::{_NUMBER})++"
@@ -116,7 +123,15 @@ def _code(found: re.Match[str]) -> str:
 
 
 def _ratio(found: re.Match[str]) -> str:
-    return found["n"].replace(":", "比")
+    return re.sub("[:-]", "比", found["n"])
+
+
+def _grouped(found: re.Match[str]) -> str:
+    """Join the groups of a number, but not a list such as 101,102,103."""
+    groups = found[0].split(",")
+    rises = len(groups[0]) == 3 and all(map(str.__lt__, groups, groups[1:]))
+    is_list = rises and (len(groups) > 2 or int(groups[1]) - int(groups[0]) == 1)
+    return found[0] if is_list else "".join(groups)
 
 
 def _date(found: re.Match[str]) -> str:
@@ -136,21 +151,28 @@ def _time(found: re.Match[str]) -> str:
 
 def _price(found: re.Match[str]) -> str:
     amount = found[2].replace(found[1], "")
-    return _CENTS.sub("", amount) + _CURRENCIES[found[1]]
+    return _CENTS.sub("", amount) + (found["named"] or _CURRENCIES[found[1]])
 
 
 def _between(found: re.Match[str]) -> str:
-    """A hyphen between two numbers is read as a subtraction, as a score that falls, such as 3-1, or as a range."""
+    """A hyphen between two numbers is a minus before an equals sign, else the hyphen of a score, a figure or a range.
+
+    Falling numbers, such as 3-1, are a score or, as in 图3-1, a figure.
+    """
     if found["equals"]:
         return "减"
-    is_score = _SCORES.fullmatch(found["first"] + ":" + found["second"]) and int(found["first"]) > int(found["second"])
-    return "比" if is_score and not found["unit"] else "到"
+    falls = _SCORES.fullmatch(found["first"] + ":" + found["second"]) and int(found["first"]) > int(found["second"])
+    if not falls or found["unit"]:
+        return "到"
+    return "杠" if found["figure"] else "比"
 
 
 def _year(found: re.Match[str]) -> str:
     """A year is read by its digits; a number of years is not."""
-    is_year = re.fullmatch(rf"{_YEAR}|0\d|[89][1-9]", found["n"]) and not found["period"]
-    return found["n"].translate(_DIGITS) if is_year else _number(found["n"])
+    years = {None: rf"{_YEAR}|0\d|[89][1-9]", "代": rf"{_YEAR}|0\d", "以上": ""}.get(
+        found["period"], rf"{_YEAR}(?<!00)"
+    )
+    return found["n"].translate(_DIGITS) if re.fullmatch(years, found["n"]) else _number(found["n"])
 
 
 def _number(digits: str) -> str:
@@ -166,12 +188,14 @@ def _number(digits: str) -> str:
 def _rules() -> list[tuple[re.Pattern[str], Replace]]:
     """In order: what each leaves is read by those behind it."""
     codes = "电话|手机号|热线|传真|号码|拨打|致电|验证码|密码|邮编|账号|卡号|学号|工号"
-    ratios = "比分|比例|比率|配比"
+    ratios = "[高宽男女]比|比分|比例|比率|配比"
     times = "[上下中]午|[早晚]上|凌晨|傍晚|时间|今晚|明早"
-    won = "的?(?:比[例分率]|获胜|取胜|大胜|险胜|战胜|击败|领先|落后)"
+    won = "的?(?:比[例分率]|负于|不敌|落败|战平|获胜|取胜|大胜|险胜|战胜|击败|领先|落后)"
     part = "百分之|千分之"
+    moment = "[年月日号点分时]"
+    names = "[歼轰运直强苏图表楼座栋]|神舟|东风|长征|嫦娥|天宫|红旗|霹雳|攻击|巨浪|附件|[编型]号"
     rules: list[tuple[str, Replace]] = [
-        (r"(?<![\d.,])\d{1,3}(?:,\d{3})++(?!,?\d)", lambda found: found[0].replace(",", "")),
+        (r"(?<![\d.,])\d{1,3}(?:,\d{3})++(?!,?\d)", _grouped),
         # Dates
         (r"(?<![\d./-])(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?:日|(?![\d/-]|\.\d))", _date),
         (
@@ -179,16 +203,18 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
             lambda found: f"{found[0][:4]}年{int(found[0][5:])}月",
         ),
         # Telephone numbers and codes
+        (r"(?<![\d.+-])\d(?:-\d){2,}+(?![\d.-])", lambda found: found[0].replace("-", "").translate(_DIGITS)),
         (
             r"(?<![\d.+-])(?P<n>(?:\+?86[- ]?)?1[3-9]\d{9}|0\d{2,3}[- ]\d{7,8}|\d++(?:-\d++){2,}+)"
             r"(?!-?\d|\.\d|[%万亿元个])",
             _code,
         ),
-        (rf"(?:{codes})[码号]?[是为]?[：: ]{{0,2}}(?P<n>\+?\d(?:-?\d){{2,}}+)(?!\.\d|{_NO_CODE})", _code),
+        (rf"(?:{codes})[码号]?[是为]?[：: ]{{0,2}}(?P<n>\+?\d(?:[- ]?\d){{2,}}+)(?!\.\d|{_NO_CODE})", _code),
         # Ratios and times
         (rf"(?:{times}|{ratios})[是为约]?\d{{1,3}}(?P<n>：)(?=\d)", _always(":")),
         (rf"(?:{ratios})[是为约]?(?P<n>{_RATIO})", _ratio),
-        (rf"(?<![\d:.])(?P<n>{_RATIO})(?={won})", _ratio),
+        (r"比分[是为约]?(?P<n>\d{1,3}-\d{1,3})(?![\d-])", _ratio),
+        (rf"(?<![\d:.-])(?P<n>{_RATIO}|\d{{1,3}}-\d{{1,3}})(?={won})", _ratio),
         (
             r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:]|\.\d)"
             rf"(?P<to> ?{_TO} ?(?={_CLOCK}(?!\d)))?",
@@ -197,14 +223,18 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         (rf"(?<![\d:.])(?P<n>{_RATIO})(?!:)", _ratio),
         # Fractions, prices, units
         (r"(?<![\d./])(\d{1,4})/(\d{1,4})(?![\d/]|\.\d)", lambda found: f"{found[2]}分之{found[1]}"),
-        (rf"(?<=元)/(?={_HAN})", _always("每")),
-        (rf"([¥￥$€£]) ?({_MINUS}?{_AMOUNT}(?: ?{_TO} ?(?:\\1 ?)?{_AMOUNT})?)元?", _price),
-        (r"(?<=\d)[万亿]? ?(?P<n>[¥￥$€£])(?!\d)", lambda found: _CURRENCIES[found["n"]]),
         (
-            rf"(?<![\d%℃°度]){_MINUS}(?={_NUMBER}(?: ?{_TO} ?{_MINUS}?{_NUMBER})? ?(?:[℃℉°度]|[摄华]氏度))",
+            rf"([¥￥$€£]) ?({_MINUS}?{_AMOUNT}(?: ?{_TO} ?(?:\\1 ?)?{_AMOUNT})?)"
+            "(?:(?P<named>[美欧日港]元|英镑)|元|块)?",
+            _price,
+        ),
+        (r"(?<=\d)[万亿]? ?(?P<n>[¥￥$€£])(?!\d)", lambda found: _CURRENCIES[found["n"]]),
+        (rf"(?<=[元镑])/(?={_HAN})", _always("每")),
+        (
+            rf"(?<![\d%℃°度]){_MINUS}(?={_NUMBER}(?: ?(?:{_TO}|[到至]) ?{_MINUS}{_NUMBER})? ?(?:[℃℉°度]|[摄华]氏度))",
             _always("零下"),
         ),
-        (rf"(?<=\d) ?(?:{_UNIT})(?![A-Za-z\d])", lambda found: _UNITS[found[0].strip()]),
+        (UNIT.pattern, lambda found: _UNITS[found[0].strip()]),
         # Percentages
         (r"(?<![\d.-])100%", _always("百分之百")),
         (rf"(?<![\d.])({_NUMBER}) ?{_TO} ?({_NUMBER})%", lambda found: f"百分之{found[1]}到{found[2]}"),
@@ -219,12 +249,13 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
             rf"(?<!\d)({_YEAR}) ?{_TO} ?(?={_YEAR} ?(?:[学财]?年|赛季))",
             lambda found: found[1].translate(_DIGITS) + "到",
         ),
-        (rf"(?<=[\d\u3400-\u9fff]) ?[~～〜] ?(?={_MINUS}?\d|{_MINUS}?(?:{part})|零下)", _always("到")),
-        (r"[~～〜](?=\d)", _always("约")),
-        (rf"(?<=\d)(?P<same>{_HAN}{{1,4}})(?P<n>{_HYPHEN})(?={_NUMBER}(?P=same))", _always("到")),
+        (rf"(?<=\d) ?[~～〜] ?(?={_MINUS}?\d|{_MINUS}?(?:{part})|零下)", _always("到")),
+        (r"(?<![^(（，,：:])[~～〜](?=\d)", _always("约")),
+        (rf"(?<=\d)(?:{moment}|点半)(?P<n> ?{_TO} ?)(?=\d{{1,4}}{moment})", _always("到")),
+        (rf"(?<=\d)(?P<same>{_HAN}{{1,4}})(?P<n>{_TO})(?=(?:零下)?{_NUMBER}(?P=same))", _always("到")),
         (rf"(?<=\d) ?{_HYPHEN} ?(?={part}|零下)", _always("到")),
         (
-            rf"(?<![\d.])(?P<first>{_NUMBER})(?P<n> ?{_HYPHEN} ?)"
+            rf"(?:(?P<figure>[图表式])|(?<![\d.]))(?P<first>{_NUMBER})(?P<n> ?{_HYPHEN} ?)"
             rf"(?=(?P<second>{_NUMBER})(?:(?P<equals> ?=)|(?P<unit>[月日号点时]))?)",
             _between,
         ),
@@ -235,8 +266,8 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         (r"(?<=\d) ?÷ ?(?=\d)", _always("除以")),
         (rf"±(?=\d|{part})", _always("正负")),
         # The hyphen of a name, such as 歼-20
-        (rf"(?<={_HAN})(?<![是为到至达约了降得于])-(?=\d++(?!\.\d|[万亿千元米度克公]))", _always("")),
-        (rf"(?<!\d){_MINUS}(?=\d|{part})", _always("负")),
+        (rf"(?:{names})(?P<n>-)(?=\d++(?!\.\d|[万亿千元米度克公]))", _always("")),
+        (rf"(?<!\d)[-−](?=\d|{part})", _always("负")),
         # Numbers
         (r"(?<![\d.])(?P<n>\d{2,4}) ?(?:[学财]?年|赛季)(?P<period>代|[间来]|的?历史|以上)?", _year),
         (r"(?<![\d.])0[1-9](?=[月日号点时])", lambda found: found[0][1]),

@@ -49,7 +49,11 @@ class Joints:
             voice: as for `before`.
         """
         explicit = list(PAUSE.finditer(text))
-        self._text = text[explicit[-1].end() :] if explicit else (self._text + text)[-_MAX_COMPARED:]
+        if explicit:
+            rest = text[explicit[-1].end() :]
+            self._text = rest if rest.strip() else ""  # a line break adds nothing to an explicit pause
+        else:
+            self._text = (self._text + text)[-_MAX_COMPARED:]
         self._voice = voice
 
     def paused(self) -> None:

@@ -150,6 +150,7 @@ def test_each_spoken_word_belongs_to_its_characters(english: EnglishPhonemes, te
         ("N B A", "ˈɛn bˈi ˈA"),
         ("A B C", "ˈA bˈi sˈi"),
         ("A T-shirt", "ɐ tˈiʃˌɜɹt"),
+        ("A U.S. official", "ɐ jˌuˈɛs əfˈɪʃᵊl"),
         ("THIS IS A TEST", "ðˈɪs ˈɪz ɐ tˈɛst"),
     ],
 )

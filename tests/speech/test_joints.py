@@ -104,6 +104,8 @@ def test_words_after_a_pause_are_timed_behind_it() -> None:
         ("Stop now. Then go.", 0.38),
         ("Stop now. [pause 1s] Then go.", 1.0),
         ("Stop now. [pause 50ms] Then go.", 0.05),
+        ("Then go [pause 100ms]\nEnd now", 0.1),
+        ("Stop.\n[pause 100ms]\nThen go", 0.1),
         ("First stop\nThen go.", 0.38),
         ("stop\n\nthen go.", 0.38),
     ],

@@ -17,7 +17,7 @@ _MIN_PIECE_CHARACTERS = 10
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
 _PRICE = re.compile(r"(?<![€£$\d.,])(\d++(?:,\d{3})*+(?:\.\d++)?+) ?([€£$])(?! ?\d|\w)", re.ASCII)
 """A price with its sign at the end."""
-_LETTER_A = re.compile(r"(?<!\w)A(?= [A-Z](?![\w'’-]))|(?<=\b[A-Z] )A(?!\w)")
+_LETTER_A = re.compile(r"(?<!\w)A(?= [A-Z](?!\.?[\w'’-]))|(?<=\b[A-Z] )A(?!\w)")
 """A single capital A beside another single capital, which is no article."""
 _RANGE = re.compile(r"(?<=\d(?:st|nd|rd|th|0s)) ?[-–—] ?(?=\d{1,4}(?:st|nd|rd|th|0s|s)\b)")
 """The hyphen of a range such as 3rd–5th or 1990s–2000s."""
