@@ -75,6 +75,15 @@ def test_a_stream_that_is_being_made_is_continued_while_it_is() -> None:
         assert len(live.engine.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("grace_s", "asked", "told"), [(10, "true", "true"), (10, "false", "false"), (0, "true", "false")]
+)
+def test_the_answer_tells_whether_the_synthesis_continues(grace_s: float, asked: str, told: str) -> None:
+    with running(speaking(tone(0.1)), resume_grace_s=grace_s) as live:
+        answer = live.client.post(PCM, json={"text": "a"}, headers={"X-Resumable": asked})
+    assert answer.headers["x-resumable"] == told
+
+
 def test_a_range_of_a_running_stream_is_a_200_with_its_offset() -> None:
     rest = Gate()
     with running(speaking(tone(0.5), rest, tone(0.1)), resume_grace_s=FOREVER) as live:
