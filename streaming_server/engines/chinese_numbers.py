@@ -203,13 +203,16 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
             lambda found: f"{found[0][:4]}年{int(found[0][5:])}月",
         ),
         # Telephone numbers and codes
-        (r"(?<![\d.+-])\d(?:-\d){2,}+(?![\d.-])", lambda found: found[0].replace("-", "").translate(_DIGITS)),
+        (r"(?<![\d.+-])\d(?:-\d){2,}+(?![\d.-]| ?=)", lambda found: found[0].replace("-", "").translate(_DIGITS)),
         (
             r"(?<![\d.+-])(?P<n>(?:\+?86[- ]?)?1[3-9]\d{9}|0\d{2,3}[- ]\d{7,8}|\d++(?:-\d++){2,}+)"
-            r"(?!-?\d|\.\d|[%万亿元个])",
+            r"(?!-?\d|\.\d|[%万亿元个]| ?=)",
             _code,
         ),
-        (rf"(?:{codes})[码号]?[是为]?[：: ]{{0,2}}(?P<n>\+?\d(?:[- ]?\d){{2,}}+)(?!\.\d|{_NO_CODE})", _code),
+        (
+            rf"(?:{codes})[码号]?[是为]?[：: ]{{0,2}}(?P<n>\+?\d(?:-?\d){{2,}}+(?: \d{{3,}}+)*)(?!\.\d|{_NO_CODE})",
+            _code,
+        ),
         # Ratios and times
         (rf"(?:{times}|{ratios})[是为约]?\d{{1,3}}(?P<n>：)(?=\d)", _always(":")),
         (rf"(?:{ratios})[是为约]?(?P<n>{_RATIO})", _ratio),
@@ -256,7 +259,7 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         (rf"(?<=\d) ?{_HYPHEN} ?(?={part}|零下)", _always("到")),
         (
             rf"(?:(?P<figure>[图表式])|(?<![\d.]))(?P<first>{_NUMBER})(?P<n> ?{_HYPHEN} ?)"
-            rf"(?=(?P<second>{_NUMBER})(?:(?P<equals> ?=)|(?P<unit>[月日号点时]))?)",
+            rf"(?=(?P<second>{_NUMBER})(?:(?P<equals>(?:-\d{{1,9}}){{0,9}} ?=)|(?P<unit>[月日号点时]))?)",
             _between,
         ),
         # Signs
