@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PYTHON = """#!/bin/sh
 # Stands for Python and for what it makes: a venv holds this file, pip writes its arguments down.
 case "$1 $2" in
-    "-m venv") [ "$3" != --clear ] || rm -rf .venv; mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip") case "$*" in *--editable*) echo "$@" >>installed ;; esac ;;
     "-m streaming_server.cli") [ "$3" = extras ] && exec {python} "$@"; echo "$@" >>started ;;
     --version*) echo Python 3.11.0 ;;
@@ -154,17 +154,22 @@ def test_a_python_that_is_too_new_for_an_extra_installs_nothing(folder: Path) ->
     assert (folder / "installed").read_text().strip().endswith(".[espeak,pocket]")
 
 
-def test_a_venv_of_another_python_is_replaced(folder: Path) -> None:
+def test_a_venv_of_another_python_is_kept(folder: Path) -> None:
     assert install(folder, "espeak").returncode == 0
-    packages = folder / ".venv" / "lib"
-    packages.mkdir()
-    assert install(folder, "espeak", "celery").returncode == 0
-    assert packages.exists()
     (folder / "python").write_text((folder / "python").read_text().replace("Python 3.11.0", "Python 3.12.0"))
-    assert install(folder, "espeak", "celery").returncode == 0
-    assert not packages.exists()
+    refused = install(folder, "espeak", "celery")
+    assert refused.returncode == 1
+    expected = ".venv has Python 3.11.0, not Python 3.12.0; delete .venv to install with the other one\n"
+    assert refused.stderr == expected
+    # Without PYTHON, the one of the environment installs.
+    (folder / ".venv/bin/python").write_text(
+        (folder / ".venv/bin/python")
+        .read_text()
+        .replace("in\n", f'in\n    "-c import sys; print(sys.executable)") echo {folder}/.venv/bin/python ;;\n', 1)
+    )
+    subprocess.run(["scripts/install", "espeak", "celery"], cwd=folder, env={"PATH": os.environ["PATH"]}, check=True)
     installed = [line.rpartition(" ")[2] for line in (folder / "installed").read_text().splitlines()]
-    assert installed == [".[espeak]", ".[celery]", ".[espeak,celery]"]
+    assert installed == [".[espeak]", ".[celery]"]
 
 
 def test_a_missing_model_installs_no_extra(folder: Path) -> None:

@@ -12,7 +12,7 @@ from streaming_server.audio.filters import FilterChain
 from streaming_server.domain import FloatSamples, IntSamples
 
 _FULL_SCALE = 32768.0
-_LINEAR_BELOW, _HEADROOM = 0.7, 0.98
+LINEAR_BELOW, _HEADROOM = 0.7, 0.98
 MAX_AMPLITUDE = 10.0
 """Largest magnitude of a sample in a recording, where 1.0 is full scale. A file of larger samples is mislabelled or
 damaged, and overflows half precision in a model."""
@@ -28,14 +28,14 @@ def amplitude_problem(samples: npt.NDArray[Any]) -> str | None:
     return None
 
 
-def limited(samples: FloatSamples) -> FloatSamples:
-    """Limit peaks to full scale, without changes below 0.7."""
+def limited(samples: FloatSamples, linear_below: float = LINEAR_BELOW) -> FloatSamples:
+    """Limit peaks to full scale, without changes below an amplitude."""
     level = np.abs(samples)
-    if level.max(initial=0) <= _LINEAR_BELOW:
+    if level.max(initial=0) <= linear_below:
         return samples
-    room = _HEADROOM - _LINEAR_BELOW
-    rounded = _LINEAR_BELOW + room * np.tanh((level - _LINEAR_BELOW) / room)
-    return np.where(level <= _LINEAR_BELOW, samples, np.copysign(rounded, samples)).astype(np.float32)
+    room = _HEADROOM - linear_below
+    rounded = linear_below + room * np.tanh((level - linear_below) / room)
+    return np.where(level <= linear_below, samples, np.copysign(rounded, samples)).astype(np.float32)
 
 
 def to_int16(samples: FloatSamples) -> IntSamples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streaming_server.audio.pcm import Resampler, limited, to_float32, to_int16
+from streaming_server.audio.pcm import LINEAR_BELOW, Resampler, limited, to_float32, to_int16
 from streaming_server.audio.stretch import TimeStretch
 from streaming_server.domain import FloatSamples
 
@@ -18,7 +18,7 @@ class ProsodyFilter:
             rate_hz: of the samples.
             tempo: factor of the tempo, 0.25-4.
             pitch: factor of the pitch, which keeps the tempo, 0.5-2.
-            gain_db: change of the volume; peaks that it amplifies beyond full scale are limited.
+            gain_db: change of the volume; where it amplifies, peaks are limited to full scale.
         """
         self._gain = np.float32(10 ** (gain_db / 20))
         # Played faster, speech is higher and shorter by the pitch's factor; stretching gives it its length.
@@ -45,4 +45,6 @@ class ProsodyFilter:
     def _amplified(self, samples: FloatSamples) -> FloatSamples:
         if self._gain == 1:
             return samples
-        return limited(samples * self._gain) if self._gain > 1 else samples * self._gain
+        amplified = samples * self._gain
+        # A small gain bends only what is near full scale, so that speech never gets quieter by it.
+        return amplified if self._gain < 1 else limited(amplified, max(LINEAR_BELOW, min(0.95, 1 / float(self._gain))))

@@ -30,6 +30,13 @@ _MAX_WAITING = 7
 """Requests that wait in a replica's slot, beside those that run. Further requests wait in Ray, for any replica."""
 
 
+def _written(value: object) -> str:
+    """A value of YAML as an environment variable has it; null is an empty one, which counts as not set."""
+    if value is None:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def application(options: Mapping[str, object]) -> serve.Application:
     """Build the application for ``serve run``.
 
@@ -39,10 +46,7 @@ def application(options: Mapping[str, object]) -> serve.Application:
     Raises:
         InvalidSetting: a setting has an invalid value, or opens a port, of which replicas on one host have only one.
     """
-    given = {
-        name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in options.items()
-    }
-    settings = Settings.from_env(os.environ | given)
+    settings = Settings.from_env(os.environ | {name: _written(value) for name, value in options.items()})
     for name, port in {"WYOMING_PORT": settings.wyoming_port, "AGENT_PORT": settings.agent_port}.items():
         if port:
             raise InvalidSetting(f"{name} is not available with Ray Serve: each replica on a host would open the port")

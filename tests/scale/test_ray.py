@@ -28,7 +28,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServe]:
 def test_settings_are_checked_as_yaml_gives_them() -> None:
     """A port that every replica on a host would open is refused."""
     program = """from streaming_server.scale.ray import application, InvalidSetting
-for args in ({"MCP": True, "WYOMING_PORT": 10200}, {"AGENT_PORT": "10200"}, {"PORT": [1, 2]}):
+for args in ({"MCP": True, "WYOMING_PORT": 10200}, {"AGENT_PORT": "10200", "PORT": None}, {"PORT": [1, 2]}):
     try:
         application(args)
     except InvalidSetting as error:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
+from streaming_server.audio.prosody import ProsodyFilter
 from streaming_server.domain import (
     AudioChunk,
     Capability,
@@ -232,6 +233,8 @@ def test_rate_pitch_and_volume_are_heard() -> None:
     assert 0.9 < np.abs(loud).max() < 1.0
     is_soft = np.abs(plain) < 0.7 / 10**0.6
     np.testing.assert_allclose(loud[is_soft], plain[is_soft] * 10**0.6, rtol=1e-5)
+    levels = [np.abs(ProsodyFilter(RATE_HZ, 1, 1, gain_db).push(plain * 1.9)).mean() for gain_db in (0, 0.1, 1, 3, 12)]
+    assert levels == sorted(levels)
 
 
 @pytest.mark.parametrize(
