@@ -7,19 +7,29 @@ const MAX_BYTES = 100_000_000;
 
 // The clips without their audio, the newest first: {id, created, text, voice, method, seconds, words, size}.
 export async function list() {
-  const clips = await run("readonly", (store) => store.getAll());
+  return listed(await run("readonly", (store) => store.getAll()));
+}
+
+function listed(clips) {
   return clips.map(({ file, ...clip }) => ({ ...clip, size: file.size })).sort((a, b) => b.created - a.created);
 }
 
 // Keeps a clip {created, text, voice, method, seconds, words, file}, in place of the oldest ones beyond the limits.
 //
-// Throws a QuotaExceededError if the clip does not fit.
+// Throws a QuotaExceededError if the clip does not fit. The old ones are removed in the same transaction, which restores them
+// if the clip cannot be stored.
 export async function add(clip) {
   let { size } = clip.file;
   if (size > MAX_BYTES) throw new DOMException("the clip is too large", "QuotaExceededError");
-  const old = (await list()).filter((each, i) => (size += each.size) > MAX_BYTES || i >= MAX_CLIPS - 1);
-  for (const { id } of old) await remove(id);
-  await run("readwrite", (store) => store.add(clip));
+  await run("readwrite", (store) => {
+    const request = store.getAll();
+    request.onsuccess = () => {
+      const old = listed(request.result).filter((each, i) => (size += each.size) > MAX_BYTES || i >= MAX_CLIPS - 1);
+      for (const { id } of old) store.delete(id);
+      store.add(clip);
+    };
+    return request;
+  });
 }
 
 export async function file(id) {

@@ -28,9 +28,13 @@ export class MediaPlayback {
   #first = null;
   #last = 0;
   #total = 0;
+  // The end of what was appended since the last rewinding.
+  #end = 0;
   // A place that is sought and not appended yet.
   #target = null;
   #rewinding = false;
+  // Whether buffered audio is being removed.
+  #evicting = false;
   #paused = false;
   #ending = false;
   #began = null;
@@ -50,7 +54,10 @@ export class MediaPlayback {
       this.#buffer = this.#media.addSourceBuffer(type);
       this.#buffer.addEventListener("updateend", () => {
         this.#first ??= element.buffered.length ? element.buffered.start(0) : null;
-        this.#last = Math.max(this.#last, this.#bufferedEnd);
+        this.#end = Math.max(this.#end, this.#bufferedEnd);
+        this.#last = Math.max(this.#last, this.#end);
+        if (this.#evicting && this.#target !== null) this.#rewinding ||= this.#isGone(this.#target);
+        this.#evicting = false;
         this.#append();
       });
       this.#append();
@@ -116,8 +123,7 @@ export class MediaPlayback {
     this.stopped = false;
     this.#paused = Boolean(paused);
     this.#target = place;
-    // What the browser has evicted is appended again.
-    this.#rewinding ||= place < this.#bufferedEnd && !this.#holds(place);
+    this.#rewinding ||= this.#isGone(place);
     this.#append();
     if (this.#target !== null) this.#element.pause();
   }
@@ -175,6 +181,11 @@ export class MediaPlayback {
     return [...Array(buffered.length).keys()].some((i) => buffered.start(i) <= second && second <= buffered.end(i));
   }
 
+  // Whether a second was appended and is no longer buffered: it has to be appended again.
+  #isGone(second) {
+    return second < this.#end && !this.#holds(second);
+  }
+
   #arrive(second) {
     this.#target = null;
     this.#element.currentTime = second;
@@ -190,12 +201,14 @@ export class MediaPlayback {
 
   #append() {
     const buffer = this.#buffer;
-    if (this.#target !== null && !this.#rewinding && this.#holds(this.#target)) this.#arrive(this.#target);
+    const isStable = !this.#rewinding && !this.#evicting;
+    if (this.#target !== null && isStable && this.#holds(this.#target)) this.#arrive(this.#target);
     if (!buffer || buffer.updating || this.#media.readyState === "closed") return;
     const place = this.playedSeconds;
     if (this.#rewinding) {
       this.#rewinding = false;
-      this.#next = 0;
+      this.#next = this.#end = 0;
+      this.#evicting = true;
       buffer.remove(0, Infinity);
     } else if (this.#next < this.#pieces.length && this.#bufferedEnd - place < APPEND_AHEAD_S) {
       const pieces = this.#take();
@@ -208,7 +221,9 @@ export class MediaPlayback {
         this.#next += pieces.length;
       } catch (error) {
         if (error.name !== "QuotaExceededError") throw error;
-        if (this.#element.buffered.start(0) < place - 1) buffer.remove(0, place - 1);
+        if (this.#element.buffered.start(0) >= place - 1) return;
+        this.#evicting = true;
+        buffer.remove(0, place - 1);
       }
     } else if (this.#next === this.#pieces.length) {
       if (this.#target !== null) this.#arrive(this.#bufferedEnd); // a little before what the server told

@@ -64,6 +64,20 @@ LARGE_CLIP = """async (times) => {
 }"""
 """Plays an MP3 once and then, as one piece, repeated so many times; returns the size of that piece."""
 
+SEEKS_IN_BETWEEN = """{
+  const remove = SourceBuffer.prototype.remove;
+  globalThis.between = [
+    (buffer) => large.seek(0.2),
+    (buffer) => buffer.addEventListener("updateend", () => large.seek(0.2), { once: true }),
+  ];
+  SourceBuffer.prototype.remove = function (start, end) {
+    remove.call(this, start, end);
+    if (end < Infinity) between.pop()(this);
+  };
+  undefined;
+}"""
+"""Seeks back to the start right after the browser has removed audio for a later place, then while it removes it."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -292,3 +306,7 @@ def test_a_clip_that_is_larger_than_the_browsers_buffer_plays(browser: Browser, 
         for second in (1500, 0.2):
             opened.page.evaluate("second => large.seek(second)", second)
             opened.wait(f"large.playedSeconds > {second + 0.2} && large.playedSeconds < {second + 100}")
+        opened.page.evaluate(SEEKS_IN_BETWEEN)
+        for left in (1, 0):
+            opened.page.evaluate("large.seek(1900)")
+            opened.wait(f"between.length === {left} && large.playedSeconds > 0.4 && large.playedSeconds < 100")

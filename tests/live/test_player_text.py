@@ -54,10 +54,11 @@ DROP_A_FOLDER = """{
 """Drops something that the browser cannot read."""
 HUGE_FILES = "Object.defineProperty(File.prototype, 'size', { configurable: true, get: () => 101_000_000 })"
 FULL_STORAGE = """{
-  delete File.prototype.size;
-  IDBObjectStore.prototype.add = () => { throw new DOMException("full", "QuotaExceededError"); };
+  Object.defineProperty(File.prototype, 'size', { configurable: true, get: () => 40_000_000 });
+  IDBObjectStore.prototype.add = function () { this.transaction.abort(); };
   undefined;
 }"""
+"""Three clips are above the limit, and a third one cannot be stored."""
 DELETED_ELSEWHERE = """import("/static/clips.js").then(async (clips) => {
   for (const { id } of await clips.list()) await clips.remove(id);
 })"""
