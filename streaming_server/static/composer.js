@@ -43,7 +43,14 @@ export class Composer {
       event.preventDefault();
       read(file);
     });
-    this.#field.addEventListener("paste", () => setTimeout(() => this.isDialogue || this.#import()));
+    this.#field.addEventListener("paste", () => {
+      const { selectionStart, selectionEnd, value } = this.#field;
+      if (selectionStart === 0 && selectionEnd === value.length) this.#kept = []; // another text
+      setTimeout(() => this.isDialogue || this.#import());
+    });
+    this.#field.addEventListener("input", () => {
+      if (!this.#field.value) this.#kept = [];
+    });
   }
 
   get isDialogue() {
@@ -67,13 +74,15 @@ export class Composer {
   }
 
   get state() {
-    return this.isDialogue ? { turns: this.#dialogue.turns } : { text: this.#field.value };
+    if (this.isDialogue) return { turns: this.#dialogue.turns };
+    const text = this.#field.value;
+    return this.#kept.length && isDialogue(text) ? { text, voices: this.#kept } : { text };
   }
 
-  set state({ text, turns }) {
-    this.#kept = [];
+  // Links are made by anybody.
+  set state({ text, turns, voices }) {
+    this.#kept = Array.isArray(voices) ? voices.map(String) : [];
     if (Array.isArray(turns)) {
-      // Links are made by anybody.
       this.#dialogue.turns = turns.map((turn) => ({ voice: turn?.voice?.toString(), text: String(turn?.text ?? "") }));
       this.#mode("dialogue");
     } else {
@@ -144,7 +153,8 @@ export class Composer {
     } else {
       const { text, voices } = tagged(this.#dialogue.turns);
       this.#kept = voices;
-      this.#field.value = voices.length > 1 ? text : this.#dialogue.turns.map((turn) => turn.text.trim()).join("\n");
+      const isPlain = voices.length === 1 && voices[0] === this.#voices.name;
+      this.#field.value = isPlain ? this.#dialogue.turns.map((turn) => turn.text.trim()).join("\n") : text;
     }
     this.#mode(mode);
     this.#onChange();

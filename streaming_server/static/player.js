@@ -109,8 +109,8 @@ function state() {
   return { ...composer.state, voice: voices.name || wanted, settings };
 }
 
-function restore({ text, turns, voice, settings = {} }) {
-  composer.state = { text, turns };
+function restore({ text, turns, voices: speakers, voice, settings = {} }) {
+  composer.state = { text, turns, voices: speakers };
   wanted = voice;
   fields.values = settings;
   emotion.fields = settings;

@@ -438,8 +438,22 @@ def test_a_text_with_tags_becomes_a_dialogue_and_keeps_its_voices(page: Player, 
     page.page.click("#play")
     page.wait("playerState.phase === 'done'")
     assert [turn.voice.name for turn in fake.engine.requests[-3:]] == ["voice_02", "voice_06", "voice_02"]
-    page.page.check("[name=mode][value=dialogue]", force=True)
-    expect(page.page.get_by_label("Voice of turn 2")).to_have_value("voice_06")
+    page.page.reload()
+    page.page.wait_for_selector("#voices input")
+
+    def voices() -> list[str]:
+        page.page.check("[name=mode][value=dialogue]", force=True)
+        return [select.input_value() for select in turns.locator("select").all()]
+
+    assert voices() == ["voice_02", "voice_06", "voice_02"]
+    for turn in (1, 3):
+        page.page.get_by_label(f"Voice of turn {turn}").select_option("voice_06")
+    page.page.check("[name=mode][value=text]", force=True)
+    assert voices() == ["voice_06"] * 3
+    page.page.check("[name=mode][value=text]", force=True)
+    page.page.fill("#text", "")
+    page.page.fill("#text", "[SPEAKER0] Another.")
+    assert voices() == ["voice_02"]
 
 
 # ---- emotions ----
