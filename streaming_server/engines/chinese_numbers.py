@@ -74,7 +74,7 @@ _COUNTED = (
 )
 """Words behind which two is 两."""
 _NO_CODE = "[%万亿千个元块台部件条张次名位人天年月秒小多余几通家页种户起]|分(?!机)"
-"""What does not follow a telephone number or a code."""
+"""What follows a number that is neither a telephone number nor a code."""
 _AMOUNT = rf"{_NUMBER}[万亿千百]*+"
 _RATIO = rf"{_NUMBER}(?::{_NUMBER})++"
 _CLOCK = r"(?:[01]?\d|2[0-4]):[0-5]\d"
@@ -150,8 +150,7 @@ def _time(found: re.Match[str]) -> str:
 
 
 def _price(found: re.Match[str]) -> str:
-    amount = found[2].replace(found[1], "")
-    return _CENTS.sub("", amount) + (found["named"] or _CURRENCIES[found[1]])
+    return _CENTS.sub("", found[2]) + (found["named"] or _CURRENCIES[found[1]])
 
 
 def _between(found: re.Match[str]) -> str:
@@ -186,7 +185,7 @@ def _number(digits: str) -> str:
 
 
 def _rules() -> list[tuple[re.Pattern[str], Replace]]:
-    """In order: what each leaves is read by those behind it."""
+    """Return the rules in their order: each reads what those before it have left."""
     codes = "电话|手机号|热线|传真|号码|拨打|致电|验证码|密码|邮编|账号|卡号|学号|工号"
     ratios = "[高宽男女]比|比分|比例|比率|配比"
     times = "[上下中]午|[早晚]上|凌晨|傍晚|时间|今晚|明早"
@@ -227,7 +226,7 @@ def _rules() -> list[tuple[re.Pattern[str], Replace]]:
         # Fractions, prices, units
         (r"(?<![\d./])(\d{1,4})/(\d{1,4})(?![\d/]|\.\d)", lambda found: f"{found[2]}分之{found[1]}"),
         (
-            rf"([¥￥$€£]) ?({_MINUS}?{_AMOUNT}(?: ?{_TO} ?(?:\\1 ?)?{_AMOUNT})?)"
+            rf"([¥￥$€£]) ?({_MINUS}?{_AMOUNT}(?: ?{_TO} ?{_AMOUNT})?)"
             "(?:(?P<named>[美欧日港]元|英镑)|元|块)?",
             _price,
         ),

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, FloatSamples
-from tests.support.browser import LAN_HOST, Player, chromium, player
+from tests.support.browser import LAN_HOST, PAUSE_AT_ONCE, Player, chromium, player
 from tests.support.fakes import FOREVER, RATE_HZ, Step, tone
 from tests.support.proxy import cutting_proxy
 from tests.support.server import LiveServer, RawClient, by_text, eventually, running
@@ -26,14 +26,6 @@ LOOP = """() => {
   HTMLMediaElement.prototype.play = function () { this.loop = true; return play.call(this); };
 }"""
 """A recording sounds until it is stopped."""
-PAUSE_AT_ONCE = """
-  globalThis.pausing = setInterval(() => {
-    const button = document.getElementById("pause");
-    if (playerState.phase !== "playing" || button.disabled) return;
-    clearInterval(pausing);
-    button.click();
-  }, 1);
-"""
 SEVEN_WAIT = """import("/static/queue_panel.js").then(({ showQueue }) => {
   const queue = [1, 2, 3, 4, 5, 6, 7].map((position) => ({ position, request_id: position, expected_wait_seconds: 1 }));
   showQueue({ status: { is_processing: false, waiting: 7, queue } }, { mine: 6 });

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Route, expect
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.engines.base import EngineInfo
-from tests.support.browser import LAN_HOST, Player, accessible, chromium, player
+from tests.support.browser import LAN_HOST, PAUSE_AT_ONCE, Player, accessible, chromium, player
 from tests.support.fakes import FOREVER, FakeEngine, Step, tone
 from tests.support.server import RECORDINGS, LiveServer, RawClient, eventually, running
 
@@ -33,15 +33,6 @@ RECORDED_PIECES = """
     start.call(this, 100);
   };
 """
-PAUSE_AT_ONCE = """
-  globalThis.pausing = setInterval(() => {
-    const button = document.getElementById("pause");
-    if (playerState.phase !== "playing" || button.disabled) return;
-    clearInterval(pausing);
-    button.click();
-  }, 1);
-"""
-"""Pauses as soon as it can be paused."""
 """Counts the pieces of 100 ms that a microphone has given."""
 DROP_A_FOLDER = """{
   Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("not found", "NotFoundError"));

@@ -69,6 +69,16 @@ _PATIENCE = """
 """
 """Disables the page's reconnection after eight seconds of silence, which a busy test machine may cause."""
 
+PAUSE_AT_ONCE = """
+  globalThis.pausing = setInterval(() => {
+    const button = document.getElementById("pause");
+    if (playerState.phase !== "playing" || button.disabled) return;
+    clearInterval(pausing);
+    button.click();
+  }, 1);
+"""
+"""Pauses as soon as it can be paused."""
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
