@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -54,6 +55,7 @@ ALLOWED = {
 NEVER_IN_API = ("engines", "torch", "sqlalchemy")
 
 
+@cache
 def imports_of(module: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(module.read_text())):

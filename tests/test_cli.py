@@ -27,6 +27,7 @@ from tests.support.postgres import files_below, opened_storage
 from tests.support.stored import put
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -37,8 +38,8 @@ def run(*arguments: str, text: str | None = None, **environment: str) -> subproc
     )
 
 
-def refuse(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """As `run`, within this process: for what is refused before anything starts."""
+def within(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """As `run`, within this process: for what starts no engine."""
     out, err = io.StringIO(), io.StringIO()
     with chdir(ROOT), patch.dict(os.environ, environment), redirect_stdout(out), redirect_stderr(err):
         try:
@@ -101,7 +102,7 @@ def test_say_writes_ogg_to_standard_output_and_reads_standard_input(tmp_path: Pa
     ],
 )
 def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: str) -> None:
-    result = refuse(*arguments)
+    result = within(*arguments)
     assert result.returncode != 0
     assert sentence in result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
@@ -110,7 +111,7 @@ def test_mistakes_are_a_sentence_and_a_status(arguments: list[str], sentence: st
 def test_standard_input_that_is_not_utf_8_is_a_sentence() -> None:
     given = io.TextIOWrapper(io.BytesIO(b"Hello \xff there."), "utf-8")
     with patch.object(sys, "stdin", given):
-        refused(refuse("say", "-", "-o", "x.ogg"), "text is not valid UTF-8 at byte 6")
+        refused(within("say", "-", "-o", "x.ogg"), "text is not valid UTF-8 at byte 6")
 
 
 class _Other(BaseHTTPRequestHandler):
@@ -130,7 +131,7 @@ def test_a_test_of_another_server_fails_with_a_sentence() -> None:
         threading.Thread(target=other.serve_forever).start()
         try:
             for answer, reason in (('{"status": "ok"}', "model_name is missing"), ("[]", "list indices")):
-                result = refuse("test", "--url", f"http://127.0.0.1:{other.server_port}/{quote(answer)}")
+                result = within("test", "--url", f"http://127.0.0.1:{other.server_port}/{quote(answer)}")
                 sentence = result.stderr.decode()
                 assert f"not an answer of the HiggsAudio dialect: {reason}" in sentence
                 assert (result.returncode, len(sentence.splitlines())) == (1, 1)
@@ -139,7 +140,7 @@ def test_a_test_of_another_server_fails_with_a_sentence() -> None:
 
 
 def test_a_wrong_setting_is_a_sentence() -> None:
-    result = refuse("serve", MAX_QUEUE="many")
+    result = within("serve", MAX_QUEUE="many")
     assert result.returncode == 2
     assert "MAX_QUEUE=many" in result.stderr.decode()
 
@@ -161,33 +162,32 @@ def test_a_port_in_use_is_a_sentence(variable: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = {"PORT": "0", variable: str(port)}
-        result = refuse("serve", "--host", "127.0.0.1", DATA_DIR=str(tmp_path), **ports)
+        result = within("serve", "--host", "127.0.0.1", DATA_DIR=str(tmp_path), **ports)
     refused(result, f"{variable}={port}: the port is in use")
 
 
 def test_one_port_for_two_servers_is_a_sentence(tmp_path: Path) -> None:
     port = str(free_port())
     environment = {"PORT": "0", "AGENT_PORT": port, "WYOMING_PORT": port, "DATA_DIR": str(tmp_path)}
-    refused(refuse("serve", "--host", "127.0.0.1", **environment), f"WYOMING_PORT={port}: the same port as AGENT_PORT")
+    refused(within("serve", "--host", "127.0.0.1", **environment), f"WYOMING_PORT={port}: the same port as AGENT_PORT")
 
 
 def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
-    refused(run("serve", "--host", "192.0.2.1", "--port", "0", DATA_DIR=str(tmp_path)), "HOST=192.0.2.1")
+    refused(within("serve", "--host", "192.0.2.1", "--port", "0", DATA_DIR=str(tmp_path)), "HOST=192.0.2.1")
 
 
 def test_a_data_directory_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "data"
-    refused(run("serve", "--port", "0", DATA_DIR=str(folder)), f"DATA_DIR={folder}: the folder cannot be written")
+    refused(within("serve", "--port", "0", DATA_DIR=str(folder)), f"DATA_DIR={folder}: the folder cannot be written")
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["voices"], ["say", "a", "-o", "a.ogg"]])
 def test_a_missing_folder_of_recordings_is_a_sentence(command: list[str], tmp_path: Path) -> None:
-    result = refuse(*command, DATA_DIR=str(tmp_path), REFERENCE_AUDIO_DIR=str(tmp_path / "none"))
+    result = within(*command, DATA_DIR=str(tmp_path), REFERENCE_AUDIO_DIR=str(tmp_path / "none"))
     refused(result, f"REFERENCE_AUDIO_DIR={tmp_path / 'none'}: the folder cannot be read")
 
 
-@pytest.mark.parametrize("command", ["serve", "extras"])
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -202,11 +202,12 @@ def test_a_missing_folder_of_recordings_is_a_sentence(command: list[str], tmp_pa
         (["--engine", "higgs", "--model-path", "/none"], ["MODEL_PATH=/none"]),
     ],
 )
-def test_a_model_that_is_missing_ends_the_start(
-    command: str, arguments: list[str], parts: list[str], tmp_path: Path
-) -> None:
-    ended = refuse if command == "extras" else run
-    refused(ended(command, *arguments, DATA_DIR=str(tmp_path), PORT="0"), *parts)
+def test_a_model_that_is_missing_is_a_sentence(arguments: list[str], parts: list[str]) -> None:
+    refused(within("extras", *arguments), *parts)
+
+
+def test_a_model_that_is_missing_ends_the_start(tmp_path: Path) -> None:
+    refused(run("serve", "--model_dir", "none", DATA_DIR=str(tmp_path), PORT="0"), "MODEL_DIR=none")
 
 
 @pytest.mark.parametrize(
@@ -218,14 +219,14 @@ def test_a_model_that_is_missing_ends_the_start(
     ],
 )
 def test_a_model_of_the_hub_chooses_higgs(environment: dict[str, str], extras: str) -> None:
-    assert refuse("extras", **environment).stdout.decode() == f"{extras}\n"
+    assert within("extras", **environment).stdout.decode() == f"{extras}\n"
 
 
 def test_voices_are_listed(tmp_path: Path) -> None:
     lines = run("voices").stdout.decode().splitlines()
     assert len(lines) == 11
     assert lines[2].split()[:2] == ["2", "voice_03"]
-    empty = run("voices", REFERENCE_AUDIO_DIR=str(tmp_path))
+    empty = within("voices", REFERENCE_AUDIO_DIR=str(tmp_path))
     assert (empty.stdout, empty.returncode) == (b"", 0)
     assert b"no recordings" in empty.stderr
 
@@ -251,23 +252,23 @@ def test_jobs_are_listed_cancelled_and_cleared(tmp_path: Path, database_url: str
         ]
         assert [line.split()[1] for line in listed.stdout.decode().splitlines()] == ["pending", "running", "completed"]
         assert b"3 of 3" in listed.stderr
-        assert len(run("jobs", "--limit", "1", **environment).stdout.splitlines()) == 1
+        assert len(within("jobs", "--limit", "1", **environment).stdout.splitlines()) == 1
 
-        cancelled = run("jobs", "--cancel", job.id, held.id, **environment)
+        cancelled = within("jobs", "--cancel", job.id, held.id, **environment)
         assert cancelled.returncode == 0
         assert cancelled.stdout.decode().split() == [job.id, "cancelled", held.id, "cancelled"]
         with pytest.raises(LeaseLost):
             storage.jobs.renew(held, 0.5)
-        unknown = run("jobs", "--cancel", "nothing", **environment)
+        unknown = within("jobs", "--cancel", "nothing", **environment)
         assert (unknown.returncode, b"task not found" in unknown.stderr) == (1, True)
 
-        assert run("jobs", "--clear", **environment).stdout == b"3 tasks deleted\n"
+        assert within("jobs", "--clear", **environment).stdout == b"3 tasks deleted\n"
         assert storage.jobs.page(9) == ([], 0)
         assert files_below(tmp_path) == []
 
 
 def test_jobs_of_a_database_that_is_away_are_a_sentence(tmp_path: Path) -> None:
-    result = run("jobs", DATA_DIR=str(tmp_path), DATABASE_URL="postgresql://127.0.0.1:1/none")
+    result = within("jobs", DATA_DIR=str(tmp_path), DATABASE_URL="postgresql://127.0.0.1:1/none")
     assert result.returncode == 1
     assert b"cannot be used" in result.stderr
     assert b"Traceback" not in result.stderr

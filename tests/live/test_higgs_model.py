@@ -16,7 +16,6 @@ import httpx
 import pytest
 import requests
 
-from tests.engines.higgs.tiny import make_checkpoint
 from tests.support.browser import chromium
 from tests.support.process import ROOT, ServerProcess, server_process
 from tests.support.server import eventually
@@ -28,6 +27,8 @@ DIALOGUE = "[SPEAKER0] Good morning. [SPEAKER1] And to you. [SPEAKER0] Thanks."
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    from tests.engines.higgs.tiny import make_checkpoint
+
     return make_checkpoint(tmp_path_factory.mktemp("higgs"))
 
 

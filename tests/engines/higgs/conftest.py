@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.higgs.tiny import make_checkpoint
-
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
@@ -21,4 +19,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a tiny model and its codec; not to be written to."""
+    # Every worker collects this module; few run its tests, for which alone transformers is imported.
+    from tests.engines.higgs.tiny import make_checkpoint
+
     return make_checkpoint(tmp_path_factory.mktemp("higgs"))
