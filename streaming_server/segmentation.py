@@ -13,7 +13,7 @@ MAX_SENTENCE_CHARACTERS = 300
 # The lookbehinds keep a search from trying each mark of a long run as its first one, which takes quadratic time.
 _END = re.compile(r"""(?<![.!?…؟۔])[.!?…؟۔]++["'”’)\]]*+(?=\s|$)|[।॥]+["'”’)\]]*|[。！？][”’」』）]*|\n\s*""")
 _LAST_END = re.compile(r"""(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++["'”’)\]]*+$|[。！？][”’」』）]*$""")
-_CERTAIN_END = re.compile(r"""(?:[!?…؟۔।॥]|(?:^|[\s"'“‘(\[-])[^\W\d_]{4,}\.)["'”’)\]]*\s$""")
+_CERTAIN_END = re.compile(r"""(?:[!?؟۔।॥]|(?:^|[\s"'“‘(\[-])([^\W\d_]{4,})\.)["'”’)\]]*\s$""")
 _ABBREVIATIONS = frozenset(
     """mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr jr sr
     ave blvd rd apt dept univ approx est vs vol fig ch pp cf no nos e.g i.e viz
@@ -40,8 +40,19 @@ def sentences(text: str) -> Iterator[str]:
     A full stop after a title, an abbreviation or an initial, inside a number, or before a word in lower case does not
     end a sentence. A line break does, unless the next line continues in lower case.
     """
-    for start, end in _spans(text):
+    for start, end in sentence_spans(text):
         yield from _bounded(text[start:end].strip())
+
+
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the sentences of a text begin and end, of any length."""
+    begin = 0
+    for end in _END.finditer(text):
+        if text[begin : end.end()].strip() and _ends_sentence(text, end):
+            yield begin, end.end()
+            begin = end.end()
+    if text[begin:].strip():
+        yield begin, len(text)
 
 
 def is_sentence(text: str) -> bool:
@@ -75,7 +86,8 @@ def ends_line(text: str, end: int) -> bool:
 
 def is_certain_end(text: str) -> bool:
     """Whether a text ends a sentence whatever follows: by a word that no abbreviation looks like, and a space."""
-    return bool(_CERTAIN_END.search(text))
+    end = _CERTAIN_END.search(text)
+    return end is not None and (end[1] or "").lower() not in _ABBREVIATIONS
 
 
 def needs_space(before: str, after: str) -> bool:
@@ -108,7 +120,7 @@ class Segmenter:
     def push(self, piece: str) -> list[str]:
         """Append a piece; returns the segments that are complete now."""
         self._rest += piece
-        spans = list(_spans(self._rest))
+        spans = list(sentence_spans(self._rest))
         start = spans[-1][0] if spans else 0
         found = [part for span in spans[:-1] for part in _bounded(self._rest[slice(*span)].strip())]
         self._rest = self._rest[start:]
@@ -142,16 +154,6 @@ def _clauses(text: str, max_clauses: int = MAX_SENTENCE_CHARACTERS) -> list[str]
         found.append(text[: end.end()])
         text = text[end.end() :].lstrip()
     return [*found, text]
-
-
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    begin = 0
-    for end in _END.finditer(text):
-        if text[begin : end.end()].strip() and _ends_sentence(text, end):
-            yield begin, end.end()
-            begin = end.end()
-    if text[begin:].strip():
-        yield begin, len(text)
 
 
 def _ends_sentence(text: str, end: re.Match[str]) -> bool:

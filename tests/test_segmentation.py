@@ -201,6 +201,10 @@ def test_a_long_run_of_marks_takes_linear_time(run: str) -> None:
         ("He said \u201cenough.\u201d ", True),
         ("It was quiet.", False),  # a token may follow
         ("I met Dr. ", False),
+        ("I met Prof. ", False),
+        ("at approx. ", False),
+        ("(on Sept. ", False),
+        ("Wait\u2026 ", False),
         ("at 5 p.m. ", False),
         ("It cost 3. ", False),
         ("see fig. ", False),

@@ -54,12 +54,11 @@ async def _address(url: httpx.URL, field: str, is_allowed: Callable[[str], bool]
 
 async def _download(url: httpx.URL, address: str, field: str) -> bytes:
     target = url.copy_with(host=address, userinfo=b"")
+    headers = {"Host": url.netloc.decode(), "Accept-Encoding": "identity"}
     content = bytearray()
     async with (
         httpx.AsyncClient(trust_env=False, follow_redirects=False) as client,
-        client.stream(
-            "GET", target, headers={"Host": url.netloc.decode()}, extensions={"sni_hostname": url.host}
-        ) as response,
+        client.stream("GET", target, headers=headers, extensions={"sni_hostname": url.host}) as response,
     ):
         if response.status_code != 200:
             raise InvalidRequest(f"{field}: {url.host} answered with status {response.status_code}", field)

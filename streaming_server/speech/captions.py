@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from streaming_server.segmentation import is_sentence
+from streaming_server.segmentation import ends_line, is_sentence, sentence_spans
 from streaming_server.speech.timeline import Passage
 
 MAX_CUE_CHARACTERS = 84
@@ -23,17 +24,29 @@ class Cue:
 
 
 def cues(passages: Iterable[Passage]) -> Iterator[Cue]:
-    """Yield the sentences, cut between words where they are long."""
+    """Yield the sentences, cut between words where they are long.
+
+    A sentence of one word, such as the number of a list's item, stands with the next one of its line.
+    """
     for passage in passages:
         words = passage.words()
+        ends = [*_ends(passage.text)]
         first = 0
-        for number, word in enumerate(words):
+        for number, (word, following) in enumerate(zip(words, [*words[1:], None], strict=False)):
             begin, end = words[first].begin, word.begin + len(word.text)
-            following = words[number + 1].begin + len(words[number + 1].text) if number + 1 < len(words) else None
-            is_full = following is None or following - begin > MAX_CUE_CHARACTERS
-            if is_full or is_sentence(passage.text[begin:end]):
+            is_full = following is None or following.begin + len(following.text) - begin > MAX_CUE_CHARACTERS
+            if is_full or (following and bisect(ends, word.begin) < bisect(ends, following.begin)):
                 yield Cue(" ".join(passage.text[begin:end].split()), words[first].start_s, word.end_s)
                 first = number + 1
+
+
+def _ends(text: str) -> Iterator[int]:
+    begin = 0
+    for _, end in sentence_spans(text):
+        sentence = text[begin:end].rstrip()
+        if is_sentence(sentence) or ends_line(text, begin + len(sentence)):
+            yield end
+            begin = end
 
 
 def srt(passages: Iterable[Passage]) -> str:

@@ -85,7 +85,11 @@ async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audi
     the engine takes whole are left out.
     """
     joints = Joints(engine.info.sample_rate_hz)
-    for part in _parts(engine.info, request):
+    speaker: int | None = None
+    for part, part_speaker in _parts(engine.info, request):
+        if part_speaker != speaker:
+            joints.turn_ended()
+            speaker = part_speaker
         async with aclosing(engine.stream(part) if part.script else _spans(engine, part, joints)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -93,22 +97,25 @@ async def perform(engine: Engine, request: SpeechRequest) -> AsyncGenerator[Audi
 
 def engine_requests(info: EngineInfo, request: SpeechRequest) -> Iterator[SpeechRequest]:
     """Yield the requests that the engine gets for a request, as `perform` makes them."""
-    for part in _parts(info, request):
+    for part, _ in _parts(info, request):
         if part.script:
             yield part
         else:
             yield from (_of_span(info, part, span) for span in spans_of(part) if _is_spoken(part, span))
 
 
-def _parts(info: EngineInfo, request: SpeechRequest) -> list[SpeechRequest]:
-    """The script whole if the engine takes scripts, otherwise its turns; a text without a script as it is."""
+def _parts(info: EngineInfo, request: SpeechRequest) -> list[tuple[SpeechRequest, int | None]]:
+    """The script whole if the engine takes scripts, otherwise its turns; a text without a script as it is.
+
+    Each with its speaker.
+    """
     if request.script and Capability.DIALOGUE in info.capabilities:
         turns = [[replace(turn, text=without_pauses(turn.text)) for turn in piece] for piece in request.script]
-        return [replace(request, script=tuple(map(tuple, turns)))]
+        return [(replace(request, script=tuple(map(tuple, turns))), None)]
     if request.script:
         spoken = [turn for piece in request.script for turn in piece]
-        return [replace(request, text=turn.text, voice=turn.voice, script=()) for turn in spoken]
-    return [request]
+        return [(replace(request, text=turn.text, voice=turn.voice, script=()), turn.speaker) for turn in spoken]
+    return [(request, None)]
 
 
 def _is_spoken(request: SpeechRequest, span: Span) -> bool:

@@ -56,6 +56,12 @@ class Joints:
             self._text = (self._text + text)[-_MAX_COMPARED:]
         self._voice = voice
 
+    def turn_ended(self) -> None:
+        """Add the end of a speaker's turn, which pauses at least as long as the end of a line."""
+        if self._text.strip():
+            self._text += "\n"
+        self._voice = None
+
     def paused(self) -> None:
         """An explicit pause follows; nothing is added to it."""
         self._text = ""

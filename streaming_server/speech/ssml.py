@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any
 from xml.sax import SAXParseException
 from xml.sax.handler import ContentHandler
+from xml.sax.xmlreader import InputSource
 
-from defusedxml import DefusedXmlException
-from defusedxml.sax import parseString
+from defusedxml import DefusedXmlException, sax
 
 from streaming_server.domain import Bookmark, Pronunciation, Span
 from streaming_server.errors import InvalidRequest
@@ -81,10 +82,12 @@ def parse(text: str, field: str = "text") -> list[Passage]:
         InvalidRequest: its pauses last too long.
     """
     handler = _Handler(field)
-    if not text.startswith("<"):
+    if not text.lstrip(" \t\r\n").startswith("<"):
         raise InvalidMarkup("the document must begin with <speak>", 1, 1, field)
     try:
-        parseString(text.encode(), handler, forbid_dtd=True)
+        source = InputSource()
+        source.setCharacterStream(StringIO(text))  # whatever encoding the XML declaration names
+        sax.parse(source, handler, forbid_dtd=True)
     except SAXParseException as error:
         line, column = error.getLineNumber() or 1, (error.getColumnNumber() or 0) + 1
         raise InvalidMarkup(error.getMessage(), line, column, field) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from ipaddress import ip_address
 
 from streaming_server.errors import EngineUnavailable
 
@@ -20,19 +21,22 @@ class Discovery:
         """
         try:
             import ifaddr
-            from zeroconf import InterfaceChoice
+            from zeroconf import InterfaceChoice, IPVersion
             from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
         except ModuleNotFoundError as error:
             raise EngineUnavailable(f"WYOMING_ZEROCONF needs {error.name}: run scripts/install wyoming") from error
-        address = socket.gethostbyname(host) if ":" not in host else "0.0.0.0"
-        is_any = address == "0.0.0.0"
+        is_ipv6 = ":" in host  # then asyncio listens on IPv6 alone, at ``::`` too
+        address = host.partition("%")[0] if is_ipv6 else socket.gethostbyname(host)
+        is_any = ip_address(address).is_unspecified
         adapters = ifaddr.get_adapters() if is_any else ()
-        found = [str(ip.ip) for adapter in adapters for ip in adapter.ips if ip.is_IPv4] or [address]
+        ips = [ip for adapter in adapters for ip in adapter.ips if ip.is_IPv6 is is_ipv6]
+        found = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for ip in ips] or [address]
         name = f"streaming-server-{uuid.getnode():012x}-{port}"
-        self._info = AsyncServiceInfo(
-            _SERVICE, f"{name}.{_SERVICE}", addresses=[socket.inet_aton(ip) for ip in found], port=port
+        self._info = AsyncServiceInfo(_SERVICE, f"{name}.{_SERVICE}", parsed_addresses=found, port=port)
+        self._zeroconf = AsyncZeroconf(
+            interfaces=InterfaceChoice.All if is_any else [address],
+            ip_version=IPVersion.All if is_ipv6 else IPVersion.V4Only,
         )
-        self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All if is_any else [address])
 
     async def start(self) -> None:
         """Announce the service, with another name on a conflict."""

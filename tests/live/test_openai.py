@@ -183,6 +183,11 @@ def test_a_file_named_like_one_of_the_eleven_is_that_voice_and_folders_are_none(
         assert [voice["id"] for voice in live.get("/v1/audio/voices").json()["voices"]] == ["alloy", "sample"]
         assert live.post(SPEECH, {"model": "m", "input": "a"}).status_code == 200
         assert live.get("/reference_audios").json()["total_count"] == 3
+        assert live.post(SPEECH, {"model": "m", "input": "a", "voice": "sample.wav"}).status_code == 200
+        assert live.engine.requests[-1].voice.path.name == "sample.wav"
+        assert live.post("/api/v1/tts", {"text": "task", "prompt_audio_id": "sample.wav"}).status_code == 200
+        eventually(lambda: live.engine.requests[-1].text == "task")
+        assert live.engine.requests[-1].voice.path.name == "sample.wav"
 
 
 def test_models(server: LiveServer) -> None:
@@ -218,6 +223,16 @@ def test_events_carry_the_audio_and_the_usage(server: LiveServer) -> None:
         "type": "speech.audio.done",
         "usage": {"input_tokens": 5, "output_tokens": 50, "total_tokens": 55},
     }
+
+
+def test_usage_and_log_count_the_audio_at_its_speed(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    body = {"model": "m", "input": "hello", "response_format": "pcm", "stream_format": "sse", "speed": 2}
+    caplog.set_level("INFO", "streaming_server.api.middleware")
+    *_, done = server.post(SPEECH, body).text.splitlines()[::2]
+    assert json.loads(done[6:])["usage"]["output_tokens"] == 25
+    eventually(lambda: any("fields" in vars(record) for record in caplog.records))
+    (fields,) = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]
+    assert fields["audio_s"] == 0.5
 
 
 def test_instructions_reach_the_engine_as_an_emotion(server: LiveServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import resource
@@ -73,7 +74,7 @@ def test_the_official_client_adds_a_voice_speaks_with_it_and_deletes_it(server: 
         assert (voice.object, voice.type, voice.name) == ("audio.voice", "audio_sample", "Narrator 7")
         paths = set()
         for name in (voice.id, voice.name, {"id": voice.id}):
-            assert client.audio.speech.create(model="m", voice=name, input="Hello.").content  # type: ignore[arg-type]
+            assert client.audio.speech.create(model="m", voice=name, input="Hello.").content
             used = server.engine.requests[-1].voice
             assert used.path.read_bytes() == recording
             paths.add(used.path)
@@ -150,6 +151,16 @@ def test_uploads_are_listed_in_both_forms(server: LiveServer, recording: bytes) 
     assert (cloned["voice_id"], cloned["category"]) == ("narrator", "cloned")
     spoken(server, voice="narrator")
     assert server.engine.requests[-1].voice.transcript == "One two."
+
+
+@pytest.mark.parametrize("name", ["a/b", "q?x", "#1", "50%41", ".."])
+def test_a_name_that_no_url_holds_is_listed_by_its_id(server: LiveServer, recording: bytes, name: str) -> None:
+    created = upload(server, recording, name=name).json()
+    cloned = server.get("/v1/voices").json()["voices"][-1]
+    assert (cloned["voice_id"], cloned["name"], cloned["category"]) == (created["id"], name, "cloned")
+    assert server.get(f"/v1/voices/{cloned['voice_id']}").json() == cloned
+    assert server.post(f"/v1/text-to-speech/{cloned['voice_id']}", {"text": "Hello."}).status_code == 200
+    assert spoken(server, voice=name).status_code == 200
 
 
 def test_marin_and_cedar_are_voices_after_the_eleven(server: LiveServer) -> None:
@@ -283,10 +294,14 @@ class _Files(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         is_there = self.path == "/a.flac"
+        is_compressed = "gzip" in self.headers.get("Accept-Encoding", "")
         self.send_response(200 if is_there else 302)
         self.send_header("Location", "/a.flac")
+        if is_compressed:
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
-        self.wfile.write(self.content if is_there else b"")
+        content = gzip.compress(self.content) if is_compressed else self.content
+        self.wfile.write(content if is_there else b"")
 
     def log_message(self, *_: object) -> None:
         pass

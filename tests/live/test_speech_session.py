@@ -119,7 +119,7 @@ def is_idle(live: LiveServer) -> bool:
 
 @pytest.mark.parametrize(("granularity", "expected"), [("none", [TEXT]), ("sentence", SENTENCES), ("clause", CLAUSES)])
 def test_an_utterance_is_a_file_for_each_segment(server: LiveServer, granularity: str, expected: list[str]) -> None:
-    with session(server, voice="alloy", split_granularity=granularity) as client:
+    with session(server, voice="alloy", speed=None, split_granularity=granularity) as client:
         client.say(*(word + " " for word in TEXT.split()[:-1]), TEXT.rsplit(maxsplit=1)[-1])
         messages = client.until("session.done")
         starts, files, ends = messages[:-1:3], messages[1:-1:3], messages[2:-1:3]
@@ -136,7 +136,7 @@ def test_an_utterance_is_a_file_for_each_segment(server: LiveServer, granularity
 
 
 def test_streamed_audio_comes_before_the_text_ends_and_utterances_are_counted(server: LiveServer) -> None:
-    with session(server, **STREAMED) as client:
+    with session(server, **STREAMED, speed=None) as client:
         client.send("input.text", text="It is here. And")
         start, *pieces, end = client.until("audio.done")
         assert (start["sample_rate"], start["channels"], start["format"]) == (RATE_HZ, 1, "pcm")
@@ -156,6 +156,21 @@ def test_streamed_audio_comes_before_the_text_ends_and_utterances_are_counted(se
         client.say(" ")
         assert client.next() == {"type": "session.done", "utterance_index": 2, "total_sentences": 0}
         client.send("session.close")
+        assert client.close_code() == 1000
+
+
+def test_a_session_closes_after_the_audio_of_what_came_before(server: LiveServer) -> None:
+    with session(server, **STREAMED) as client:
+        client.say("One here. Two.")
+        client.send("input.text", text="Three. Four")
+        client.send("session.close")
+        with suppress(ConnectionClosed):
+            client.say("Too late.")
+        found = [client.until("audio.start")[-1]["sentence_text"] for _ in range(3)]
+        assert found == ["One here.", "Two.", "Three."]
+        assert client.until("audio.done")[-1]["total_bytes"] == len(pcm_of("Three."))
+        with pytest.raises(ConnectionClosed):
+            client.next()
         assert client.close_code() == 1000
 
 

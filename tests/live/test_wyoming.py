@@ -393,6 +393,24 @@ def test_zeroconf_announces_the_port() -> None:
             browser.close()
 
 
+def test_a_server_on_ipv6_is_announced_at_ipv6_addresses() -> None:
+    from streaming_server.wyoming.discovery import Discovery
+
+    async def announced(host: str) -> list[str]:
+        discovery = Discovery(host, 1)
+        await discovery.aclose()
+        return discovery._info.parsed_addresses()
+
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("the machine has no IPv6")
+    assert asyncio.run(announced("::1")) == ["::1"]
+    addresses = asyncio.run(announced("::"))
+    assert "::1" in addresses
+    assert all(":" in address for address in addresses)
+
+
 def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

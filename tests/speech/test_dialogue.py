@@ -15,10 +15,12 @@ from streaming_server.domain import Capability, SpeechRequest, Voice
 from streaming_server.errors import EngineFailed, InvalidRequest, VoiceFileMissing
 from streaming_server.settings import Settings
 from streaming_server.speech.dialogue import PLAIN, Cutting, as_dialogue, script_of
-from streaming_server.text import cut_by_words
-from tests.support.fakes import FakeEngine, Step, tone, voice
+from streaming_server.text import cut_by_words, pause_s
+from tests.support.fakes import RATE_HZ, FakeEngine, Step, tone, voice
 
 VOICES = [Voice(name, voice().path) for name in ("anna", "ben", "carl")]
+TURN = bytes(2 * round(pause_s(".") * RATE_HZ))
+"""The pause between two speakers."""
 
 
 def said(text: str, cutting: Cutting | None = None) -> list[list[tuple[str, str]]]:
@@ -127,7 +129,7 @@ async def test_an_engine_without_dialogues_plays_the_turns_in_one_stream() -> No
     text = "[SPEAKER0] a [SPEAKER2] b [SPEAKER0] c"
     request = SpeechRequest(text, VOICES[0], script=script_of(text, VOICES, Cutting()))
     pcm = await heard(engine, request)
-    assert pcm == b"".join(to_int16(tone(0.1, hz)).tobytes() for hz in (200, 400, 200))
+    assert pcm == TURN.join(to_int16(tone(0.1, hz)).tobytes() for hz in (200, 400, 200))
     assert [(asked.text, asked.voice.name) for asked in engine.requests] == [
         ("a", "anna"),
         ("b", "carl"),
@@ -140,7 +142,7 @@ async def test_a_thousand_turns_are_played() -> None:
     engine = FakeEngine(by_voice)
     text = "".join(f"[SPEAKER{number % 3}] {number}\n" for number in range(1000))
     request = SpeechRequest(text, VOICES[0], script=script_of(text, VOICES, Cutting("speaker")))
-    assert len(await heard(engine, request)) == 1000 * 2400 * 2
+    assert len(await heard(engine, request)) == 1000 * 2400 * 2 + 999 * len(TURN)
     assert [asked.text for asked in engine.requests] == [str(number) for number in range(1000)]
 
 
@@ -179,12 +181,13 @@ async def test_a_turn_that_fails_is_heard_after_those_before_it() -> None:
     await service.warm()
     text = "[SPEAKER0] a [SPEAKER1] b"
     request = SpeechRequest(text, VOICES[0], script=script_of(text, VOICES, Cutting()))
+    expected = to_int16(tone(0.1)).tobytes() + TURN
     async with service.open(request, PcmEncoder()) as stream:
         received = b""
-        while len(received) < 4800:
+        while len(received) < len(expected):
             received += await stream.buffer.read(len(received))
         with pytest.raises(EngineFailed, match="not finite"):
             await stream.buffer.read(len(received))
-    assert received == to_int16(tone(0.1)).tobytes()
+    assert received == expected
     assert service.slot.status().holder is None
     await service.aclose()

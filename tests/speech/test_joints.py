@@ -64,12 +64,21 @@ def silence_s(request: SpeechRequest, *capabilities: Capability) -> float:
         ("[SPEAKER0]Stop now. [SPEAKER1]Then go.", 0.38),
         ("[SPEAKER0]Stop now. [SPEAKER1]then go.", 0.38),
         ("[SPEAKER0]Stop now. [pause 1s] [SPEAKER1]Then go.", 1.0),
+        ("[SPEAKER0]Stop now [SPEAKER1]then go", 0.38),
+        ("[SPEAKER0]Stop now, [SPEAKER1]then go", 0.12),
+        ("[SPEAKER0]Stop now [pause 1s] [SPEAKER1]then go", 1.0),
         ("[SPEAKER0]" + "A word. " * 60, 2 * 0.38),
         ("[SPEAKER0]" + "word " * 120, 0),
     ],
 )
 def test_texts_in_separate_calls_have_the_pause_of_their_punctuation(text: str, expected_s: float) -> None:
     assert silence_s(request_of(text)) == pytest.approx(expected_s, abs=1 / RATE_HZ)
+
+
+def test_two_speakers_with_one_voice_are_two_turns() -> None:
+    text = "[SPEAKER0]Stop now. [SPEAKER1]then go [SPEAKER0]on"
+    request = SpeechRequest(text, voice(), script=script_of(text, [voice(), voice()], PLAIN))
+    assert silence_s(request) == pytest.approx(2 * 0.38, abs=1 / RATE_HZ)
 
 
 def test_a_pause_follows_the_speed_where_the_engine_does() -> None:

@@ -110,6 +110,19 @@ def test_spans_have_their_places_in_the_text_that_is_shown(markup: str, text: st
     assert (joined(spans), [span.start for span in spans]) == (text, starts)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "\n\t ",
+        "\r\n<!-- a comment -->",
+        *(f'<?xml version="1.0" encoding="{name}"?>' for name in ("ISO-8859-1", "utf-16")),
+    ],
+)
+def test_a_document_begins_with_a_blank_or_a_declaration_of_any_encoding(before: str) -> None:
+    (passage,) = parse(f"{before}<speak>Müller 你好</speak>")
+    assert passage.span.text == "Müller 你好"
+
+
 def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
     assert sound('<prosody rate="slow" pitch="high" volume="+6dB">a</prosody>') == Span("a", 0, 0, None, 0.8, 1.15, 6)
     assert sound('<prosody rate="150%">a</prosody>').rate == 1.5
@@ -124,6 +137,8 @@ def test_prosody_and_emphasis_are_factors_that_multiply() -> None:
     ("document", "line", "column", "problem"),
     [
         ("hello", 1, 1, "must begin with <speak>"),
+        ("\n hello", 1, 1, "must begin with <speak>"),
+        ("\n<?xml version='1.0'?><speak>a</speak>", 2, 1, "XML or text declaration not at start"),
         ("<speech>a</speech>", 1, 1, "the root element is speech"),
         ("<speak>\n a <b>\n</speak>", 3, 3, "mismatched tag"),
         ("<speak>\n  <break time='soon'/></speak>", 2, 3, "0-10 s"),

@@ -94,10 +94,33 @@ async def test_passages_come_with_the_bytes_that_they_end_with(speed: float) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The list:\n1. First item\n2. Second item", ["The list:", "1. First item", "2. Second item"]),
+        (
+            'He shouted "Stop!" and left. See No. 5 for details.',
+            ['He shouted "Stop!" and left.', "See No. 5 for details."],
+        ),
+        ("Meet me on Sat. 3 May. Wait… what was that?", ["Meet me on Sat. 3 May.", "Wait… what was that?"]),
+        ("Yes. It is\nhere. Milk\nBread", ["Yes. It is here.", "Milk", "Bread"]),
+        (
+            "On the evening of the first day we went to see our old friend\nSmith. He was not at home.",
+            ["On the evening of the first day we went to see our old friend Smith.", "He was not at home."],
+        ),
+        ("Yes. No. Maybe. Okay.", ["Yes. No.", "Maybe. Okay."]),
+        ("你好。世界！ आज मौसम।हम", ["你好。", "世界！", "आज मौसम।हम"]),
+        (" ", []),
+    ],
+)
+def test_subtitles_end_where_the_sentences_of_the_whole_text_do(text: str, expected: list[str]) -> None:
+    assert [cue.text for cue in cues([Passage(text, 0.0, 10.0)])] == expected
+
+
 def test_subtitles_are_sentences_cut_where_they_are_long() -> None:
-    long = " ".join(["word"] * 30)
+    long = " ".join(["Word"] * 30)
     shown = list(cues([Passage(f"It is here. {long}", 0.0, 10.0)]))
-    assert [cue.text for cue in shown] == ["It is here.", " ".join(["word"] * 17), " ".join(["word"] * 13)]
+    assert [cue.text for cue in shown] == ["It is here.", " ".join(["Word"] * 17), " ".join(["Word"] * 13)]
     assert shown[0].start_s == 0
     assert shown[-1].end_s == 10.0
     passages = [Passage("A < B & C.", 0.0, 1.5), Passage("End", 3661.0, 3661.25)]

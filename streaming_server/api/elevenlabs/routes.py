@@ -127,8 +127,11 @@ class ElevenLabsDialect(Dialect):
     async def voice(self, request: Request) -> Response:
         voice_id, base_url = request.path_params["voice_id"], str(request.base_url)
         found = await self.voices.require(voice_id, "voice_id")
-        listed = {voice["voice_id"]: voice for voice in await self._voices(base_url)}
-        # An upload with a name is listed by it; it is found by its own id too.
+        if found.index is not None and self.voices.built_in(found.name) != found:
+            return JSONResponse(_listed(found, base_url) | {"voice_id": found.path.name})
+        voices = await self._voices(base_url)
+        listed = {voice["name"]: voice for voice in voices} | {voice["voice_id"]: voice for voice in voices}
+        # An upload with a name is found by that and by its id, and listed by one of them.
         return JSONResponse(listed.get(found.name) or listed.get(found.title) or _listed(found, base_url))
 
     async def voice_pages(self, request: Request) -> Response:

@@ -88,7 +88,8 @@ class SessionConfig(Body):
     speaker: Names | None = None
     """Alternative name of ``voice``."""
     response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] = "wav"
-    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] = 1.0
+    speed: Annotated[float, Field(ge=SPEED_MIN, le=SPEED_MAX)] | None = None
+    """By default 1."""
     instructions: Description | None = None
     language: Name | None = None
     """The language of the text, a tag such as `de` or an English name, for engines that have a choice; by default the
@@ -117,7 +118,7 @@ class SessionConfig(Body):
         """
         if self.stream_audio and self.response_format != "pcm":
             raise InvalidRequest(f"stream_audio needs response_format pcm, not {self.response_format}", "stream_audio")
-        if self.stream_audio and self.speed != 1:
+        if self.stream_audio and self.speed not in (None, 1):
             raise InvalidRequest(f"stream_audio needs speed 1, not {self.speed:g}", "stream_audio")
         if self.word_timestamps and not self.stream_audio:
             raise InvalidRequest("word_timestamps needs stream_audio", "word_timestamps")

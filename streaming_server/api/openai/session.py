@@ -85,7 +85,9 @@ class SpeechSession:
         self._utterance = 0
         self._utterance_characters = 0
         self._sentences = 0
-        self._items: asyncio.Queue[Sentence | _End] = asyncio.Queue()
+        self._items: asyncio.Queue[Sentence | _End | None] = asyncio.Queue()
+        """None follows the last item after ``session.close``."""
+        self._is_closing = False
         self._waiting_characters = 0
         """Number of characters in unfinished sentences."""
         self._is_speaking = False
@@ -118,7 +120,8 @@ class SpeechSession:
                     message = await self._channel.receive(self._limits.idle_s)
                 if message is None:
                     return
-                await self._take(message)
+                if not self._is_closing:
+                    await self._take(message)
             except SpeechServerError as error:
                 if self._config is None or isinstance(error, SessionTimeout):
                     await self._fail(error)
@@ -153,7 +156,8 @@ class SpeechSession:
             case "input.done":
                 self._finish()
             case "session.close":
-                self._channel.end(1000, "", COMPLETE)
+                self._is_closing = True
+                self._items.put_nowait(None)
             case _:
                 known = "session.config, input.text, input.done and session.close"
                 raise InvalidRequest(f"unknown type {str(kind)[:80]!r}; the types are {known}", "type")
@@ -216,6 +220,9 @@ class SpeechSession:
         is_admitted = is_refused = False  # of the utterance
         while True:
             item = await self._items.get()
+            if item is None:
+                self._channel.end(1000, "", COMPLETE)
+                return
             self._is_speaking = True
             try:
                 if isinstance(item, _End):

@@ -63,7 +63,7 @@ class SentenceAudio:
                 None,
                 max_codes_field="max_new_tokens" if config.max_new_tokens else None,
                 emotion=Emotion(text=config.instructions) if (config.instructions or "").strip() else None,
-                speed=config.speed,
+                speed=config.speed or 1.0,
                 language=config.language or "",
             )
             self._ignored = self._requests.ignored(speech)
