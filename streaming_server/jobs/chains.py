@@ -49,8 +49,8 @@ class OrderPlanner:
 
     presets: VoicePresets
     files: Files
-    root: Path
-    """Folder in which workflows read and write."""
+    roots: Sequence[Path]
+    """Paths of the folder in which workflows read and write."""
 
     async def speech(self, order: SpeechOrder, memo: dict[str, Any]) -> SpeechJob:
         """Return the payload of a speech job; ``memo`` as in `SpeechJob`.
@@ -89,7 +89,7 @@ class OrderPlanner:
 
     async def _key(self, path: str, field: str) -> str:
         try:
-            key = workflow_key(path, self.root)
+            key = workflow_key(path, *self.roots)
             await asyncio.to_thread(self.files.check, key)
         except FileOutside as error:
             raise InvalidRequest(f"{field}: {error}", field) from None

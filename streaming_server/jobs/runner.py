@@ -314,7 +314,8 @@ class JobRunner:
             path = await asyncio.to_thread(self._files.local, voice.path.as_posix())
             attempt.recordings.append(path)
             return replace(voice, path=path)
-        if found := await self._voices.find(voice.name):
+        # The recording of a worker, or a converted one, may have another suffix.
+        if found := await self._voices.find(voice.path.name) or await self._voices.find(voice.name):
             return found
         raise VoiceFileMissing(voice.path.name)
 

@@ -63,7 +63,9 @@ class Storage:
             self.scratch = Scratch(folder / "scratch")
         except OSError as error:
             raise StorageUnavailable(f"DATA_DIR={options.data_dir} cannot be written: {error.strerror}") from error
-        self.workflow_root = Path(options.workflow_root or folder / WORKFLOWS).resolve()
+        root = Path(options.workflow_root or options.data_dir / WORKFLOWS).absolute()
+        self.workflow_roots = (root.resolve(), root)
+        """The folder of workflow files, without links and as configured, which may be or contain a link."""
         try:
             self.files = self._files(folder, options.files_url)
             self.database = Database(options.database_url or f"sqlite:///{folder / 'server.db'}")
@@ -94,7 +96,7 @@ class Storage:
 
     def _files(self, folder: Path, url: str) -> Files:
         if not url:
-            return FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO, WORKFLOWS: self.workflow_root})
+            return FolderFiles({PREFIX: folder / PREFIX, AUDIO: folder / AUDIO, WORKFLOWS: self.workflow_roots[0]})
         if not url.startswith("s3://"):
             raise StorageUnavailable(f"FILES_URL={url}: must be s3://bucket/prefix or empty")
         try:

@@ -29,6 +29,8 @@ MAX_VOICES = 1000
 """Voices, and also consents, that are stored at most."""
 _VOICE_ID = re.compile("voice_[0-9a-f]{24}")
 _CONSENT_ID = re.compile("cons_[0-9a-f]{24}")
+_NOT_IN_A_PATH = re.compile(r"[/\\?#%]|^\.\.?$")
+"""Clients put the id of a voice into the path of a URL as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,14 @@ class VoiceStore:
             return None
 
     def named(self) -> Sequence[Voice]:
-        """The stored voices under their names, to be listed: `find` returns one with its recording."""
-        return [Voice(voice.name, title=voice.name) for voice in self.current()]
+        """The stored voices, to be listed: `find` returns one with its recording.
+
+        Each is under its name, or under its id where the path of a URL cannot have the name.
+        """
+        return [
+            Voice(voice.id if _NOT_IN_A_PATH.search(voice.name) else voice.name, title=voice.name)
+            for voice in self.current()
+        ]
 
     def current(self) -> Sequence[StoredVoice]:
         """As `voices`; while the database is locked or away, as last read, so that live speech does not wait for it."""

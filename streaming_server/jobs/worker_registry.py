@@ -62,7 +62,7 @@ class Statistics:
     completed: int
     failed: int
     retried: int
-    """Number of jobs that were claimed more than once."""
+    """Number of jobs of which an attempt failed."""
     average_s: float
     """Mean duration of the completed jobs."""
 
@@ -134,7 +134,7 @@ class WorkerRegistry:
             sa.func.count(),
             count(completed),
             count(jobs.c.state == JobState.FAILED),
-            count(jobs.c.attempts > 1),
+            count(jobs.c.failures > 0),
             sa.func.avg(sa.case((completed, jobs.c.ended_s - jobs.c.started_s))),
         )
         with self._database.read() as connection:

@@ -38,6 +38,8 @@ class SlotStatus:
     """Ids of the waiting requests, the next one first."""
     capacity: int
     """The most holders at a time."""
+    is_open: bool
+    """Whether one more holder has room now."""
 
     @property
     def holder(self) -> SlotHolder | None:
@@ -104,7 +106,9 @@ class Slot:
     def status(self) -> SlotStatus:
         """The holders and the waiting requests; returns at once."""
         holders = tuple(holding.holder for holding in self._holdings)
-        return SlotStatus(holders, tuple(ticket.request_id for ticket in self._waiting), self._capacity)
+        waiting = tuple(ticket.request_id for ticket in self._waiting)
+        is_open = self._semaphore.is_open if self._capacity > 1 else not holders
+        return SlotStatus(holders, waiting, self._capacity, is_open)
 
     @property
     def accepted(self) -> int:
@@ -126,7 +130,7 @@ class Slot:
         if position == 0:
             return 0.0
         speed, now_s = self._speed.s_per_character, time.monotonic()
-        ahead_s = sum(ticket.characters for ticket in self._waiting[: position - 1]) * speed / self._capacity
+        ahead_s = sum(ticket.characters for ticket in self._waiting[: position - 1]) * speed / self.accepted
         left_s = [holding.characters * speed - (now_s - holding.entered_s) for holding in self._holdings]
         return ahead_s + max(0.0, min(left_s, default=0.0))
 

@@ -32,7 +32,7 @@ class VoiceLibrary:
         Args:
             folder: folder of the recordings.
             find_upload: returns an uploaded recording as a voice, by its id or name; may block.
-            list_uploads: returns the uploads that have a name, under that name; may block.
+            list_uploads: returns the uploads that have a name, under that name or their id; may block.
             presets: voices of the engine.
             blends: whether blends of presets are voices.
         """
@@ -99,7 +99,7 @@ class VoiceLibrary:
 
     def built_in(self, name: str) -> Voice | None:
         """As `find`, without uploads; it precedes an upload of the same name."""
-        listed = next((voice for voice in self.all() if name in names_of(voice)), None)
+        listed = next((voice for voice in (*self.list(), *self._presets) if name in names_of(voice)), None)
         return listed or self._blend(name)
 
     async def require(self, name: str, field: str = "voice") -> Voice:

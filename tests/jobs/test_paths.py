@@ -7,7 +7,7 @@ import pytest
 from streaming_server.errors import FileOutside
 from streaming_server.jobs.paths import workflow_key
 
-ROOT = Path("/srv/media")
+ROOTS = Path("/srv/media"), Path("/mnt/link")
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ ROOT = Path("/srv/media")
         ("/share/share/a.wav", "share/a.wav"),
         ("/srv/media/a.wav", "a.wav"),
         ("/srv/media/out/a.wav", "out/a.wav"),
+        ("/mnt/link/out/a.wav", "out/a.wav"),
         ("/share/b/../a.wav", "a.wav"),
         ("b/../a.wav", "a.wav"),
         ("share/a.wav", "share/a.wav"),
@@ -31,7 +32,7 @@ ROOT = Path("/srv/media")
     ],
 )
 def test_what_lies_below_the_root(path: str, key: str) -> None:
-    assert workflow_key(path, ROOT) == f"workflows/{key}"
+    assert workflow_key(path, *ROOTS) == f"workflows/{key}"
 
 
 @pytest.mark.parametrize(
@@ -40,9 +41,9 @@ def test_what_lies_below_the_root(path: str, key: str) -> None:
         *("", ".", "/", "/share", "/share/", "/share/.", "..", "../a.wav", "a/../../b.wav", "/share/../a.wav"),
         *("/share/../share/../a.wav", "/a.wav", "/sharex/a.wav", "/srv/a.wav", "/srv/media", "/srv/media/../a.wav"),
         *("/srv/mediax/a.wav", "a\0.wav", "a\n\x1f.wav", "\ud800.wav", "a" * 201, "语" * 67, "a/" * 512 + "b"),
-        "/etc/passwd",
+        *("/etc/passwd", "/mnt/link", "/mnt/link/../a.wav", "/share/out/", "/share/out/.", "out/a.wav/", "a/b/.."),
     ],
 )
 def test_what_does_not(path: str) -> None:
     with pytest.raises(FileOutside):
-        workflow_key(path, ROOT)
+        workflow_key(path, *ROOTS)

@@ -178,8 +178,11 @@ def test_statistics(registry: WorkerRegistry, store: JobStore) -> None:
         store.finish(job, "{}") if index else store.fail(job, "no", "x")
     again = store.claim("w")
     assert again is not None
-    store.release(again, "later")
-    assert store.claim("w") is not None
+    store.release(again, "later")  # not a failed attempt
+    again = store.claim("w")
+    assert again is not None
+    assert registry.statistics().retried == 0
+    store.retry(again, "no", "x")
     found = registry.statistics()
     assert (found.total, found.completed, found.failed, found.retried) == (4, 2, 1, 1)
     assert found.average_s > 0

@@ -137,14 +137,25 @@ def test_who_waits_when_the_time_is_over_is_told_to_try_again(tmp_path: Path) ->
     with server_process(**SCRIPTED, SHUTDOWN_TIMEOUT_S="1") as server:
         holding = RawClient(server.port, PCM, {"text": until(tmp_path / "never")})
         holding.read()
+        speech = {"text": "a", "output_path": "a.wav"}
+        chain = {"workflow_chain": ["indextts.generate_speech"], "indextts_config": speech}
+        accepted = RawClient(server.port, "/v1/workflows", {"workflow_config": chain})
+        eventually(lambda: queue_length(server) == 1)
         waiting = [RawClient(server.port, "/synthesize", {"text": "a"}) for _ in range(6)]
-        eventually(lambda: queue_length(server) == 6)
+        eventually(lambda: queue_length(server) == 7)
         server.process.send_signal(signal.SIGTERM)
         for client in waiting:
             answer = client.read_all()
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"retry-after" in answer.lower()
             assert b"shutting down" in answer
+        head, _, body = accepted.read_all().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert b"retry-after" not in head.lower()  # the workflow is stored and runs after the restart
+        error = json.loads(body)
+        assert error["error_code"] == "MODEL_NOT_READY"
+        assert error["workflow_id"].startswith("workflow_")
+        assert error["task_id"].startswith("task_")
         holding.close()
 
 

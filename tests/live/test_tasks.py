@@ -339,6 +339,7 @@ def test_head_and_allow(client: Client) -> None:
         "/api/v1/tts/sync": "POST",
         "/api/v1/upload/audio": "POST",
         "/metrics": "GET, HEAD",
+        "/static/player.js": "GET, HEAD",
     }
     for path, methods in allowed.items():
         if "HEAD" in methods:
@@ -347,7 +348,7 @@ def test_head_and_allow(client: Client) -> None:
             assert head.headers["content-type"] == got.headers["content-type"]
         answer = client.session.put(client.url + path, timeout=120)
         assert (answer.status_code, answer.headers["allow"]) == (405, methods)
-        if path != "/metrics":
+        if path.startswith("/api/"):
             refused(answer, 405)
     refused(client.get("/api/v1/nothing"), 404)
     refused(client.get("/api/v1"), 404)
@@ -418,6 +419,22 @@ def test_who_goes_first_when_both_wait(live_first: bool) -> None:
         holding.close()
     order = [request.text for request in engine.requests]
     assert order == ["holding", *(["live", "task"] if live_first else ["task", "live"])]
+
+
+def test_a_recording_that_is_converted_while_its_task_waits_is_used(tmp_path: Path) -> None:
+    recording, gate = tmp_path / "anna.wav", Gate()
+    recording.write_bytes(VOICE)
+    engine = by_text({"holding": [tone(0.1), gate], "task": [tone(0.1)]})
+    with running(engine, reference_audio_dir=tmp_path) as live:
+        client = Client(live)
+        holding = RawClient(live.port, "/synthesize_stream", {"text": "holding"})
+        eventually(lambda: engine.running)
+        task_id = client.submit("task", prompt_audio_id="anna")
+        recording.rename(tmp_path / "anna.flac")
+        gate.open()
+        assert client.ended(task_id)["status"] == "completed"
+        holding.close()
+    assert engine.requests[-1].voice.path.name == "anna.flac"
 
 
 def test_the_list(tmp_path: Path) -> None:
@@ -602,6 +619,7 @@ def test_metrics_tell_the_truth() -> None:
         assert during["speech_queue_length", ("holding",)] == 1
         leaving.close()
         client.get("/no/such/path")
+        client.session.head(client.url + "/model_info", timeout=120)
         eventually(lambda: client.metrics().get(("speech_disconnects_total", ("/synthesize_stream",))) == 1)
         after = client.metrics()
         assert after["speech_queue_length", ("holding",)] == 0
@@ -611,6 +629,7 @@ def test_metrics_tell_the_truth() -> None:
         assert after["speech_requests_total", ("POST", "/api/v1/tts", "200")] == 2
         assert after["speech_requests_total", ("GET", "none", "404")] == 1
         assert after["speech_response_bytes_total", ("/synthesize",)] == len(whole.content)
+        assert after["speech_response_bytes_total", ("/model_info",)] == 0
         assert not [key for key in after if good in str(key)], "a series for each task"
         assert after["speech_audio_seconds_total", ("job",)] == pytest.approx(0.5)
         assert after["speech_audio_seconds_total", ("live",)] >= 0.6

@@ -17,7 +17,7 @@ import pytest
 
 from streaming_server.audio.decode import decode_native
 from streaming_server.domain import Capability, Emotion
-from streaming_server.errors import EngineFailed
+from streaming_server.errors import EngineFailed, InvalidRequest, VoiceUnknown
 from tests.support.fakes import FakeEngine, tone
 from tests.support.process import server_process
 from tests.support.scripted import SCRIPTED, until
@@ -77,7 +77,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[LiveServer]:
-    with running(speaking(tone(0.5)), workflow_root=str(root)) as live:
+    link = root.with_name("link")
+    link.symlink_to(root)
+    with running(speaking(tone(0.5)), workflow_root=str(link)) as live:
         yield live
 
 
@@ -214,8 +216,10 @@ def test_a_chain_behind_another_is_pending(held: FakeEngine, gate: threading.Eve
         (RuntimeError("a secret of the engine's"), 500, "PROCESSING_ERROR"),
         (EngineFailed(), 500, "PROCESSING_ERROR"),
         (MemoryError(), 503, "INSUFFICIENT_MEMORY"),
+        (InvalidRequest("text has characters that the engine cannot speak", "text"), 400, "INVALID_INPUT"),
+        (VoiceUnknown("a voice", ["another"]), 400, "INVALID_INPUT"),
     ],
-    ids=["broken", "failed", "memory"],
+    ids=["broken", "failed", "memory", "text", "voice"],
 )
 def test_the_first_failure_stops_the_chain(failure: Exception, http_status: int, code: str, tmp_path: Path) -> None:
     with running(speaking(tone(0.1), failure), workflow_root=str(tmp_path), max_task_attempts=1) as live:
@@ -279,6 +283,7 @@ def test_a_voice_is_a_file_a_name_or_an_upload(server: LiveServer, root: Path) -
     for name, content in (
         ("/share/voices/own.wav", "voice_07"),
         (f"{root}/voices/own.wav", "voice_07"),
+        (f"{root.with_name('link')}/voices/own.wav", "voice_07"),
         ("voices/own.wav", "voice_07"),
         ("voice_05", "voice_05"),
         (None, "voice_01"),
@@ -387,6 +392,8 @@ def test_a_chain_that_cannot_be(server: LiveServer, change: dict[str, Any], fiel
         ({"text": "x" * 20001}, "20000"),
         ({"text": "a\0b"}, "U+0000"),
         ({"text": 5}, "text"),
+        ({"text": "Hello [pause 100s] there."}, "text has a pause of 100 s"),
+        ({"text": "Hello." + 31 * "[pause 10s]"}, "the pauses of text last 310 s"),
         ({"emotion_alpha": 1.1}, "emotion_alpha"),
         ({"emotion_alpha": -0.1}, "emotion_alpha"),
         ({"emotion_vector": [0.1] * 7}, "emotion_vector"),

@@ -253,15 +253,18 @@ async def test_as_many_enter_as_there_are_places_and_the_rest_in_order() -> None
     assert order == ["a", "b", "c", "job"]
 
 
-async def test_one_who_has_no_room_waits_until_another_leaves() -> None:
+async def test_one_who_has_no_room_waits_until_another_leaves(clock: Clock) -> None:
     """The first holder enters whatever is measured, and nobody overtakes who waits for room."""
     room = {"for": 0}
     slot, order = Slot(32, 600, capacity=3, has_room=lambda active: active < room["for"]), list[str]()
     async with slot.enter("first", None):
         assert (slot.position_of_newcomer, slot.accepted) == (1, 1)
+        assert not slot.status().is_open
         waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
         await settle()
+        assert slot.expected_wait_s(3) - slot.expected_wait_s(2) == pytest.approx(1 / 50)  # "b", one after another
         room["for"] = 3
+        assert not slot.status().is_open
         assert (slot.position_of_newcomer, slot.accepted) == (3, 3)
         waiting.append(asyncio.create_task(hold(slot, "c", order)))
         await settle()

@@ -84,6 +84,16 @@ async def test_presets_are_voices_behind_the_recordings(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_of_two_recordings_with_one_stem_each_has_its_file_name(tmp_path: Path) -> None:
+    library = VoiceLibrary(folder_of(tmp_path, "b.flac", "b.wav"))
+    for name, index in (("b", 0), ("b.flac", 0), ("b.wav", 1), (f"{tmp_path.as_posix()}/b.wav", 1)):
+        found = await library.find(name)
+        assert found is not None
+        assert found.index == index
+    assert [voice.path.name for voice in library.all()] == ["b.flac"]
+
+
+@pytest.mark.anyio
 async def test_without_recordings_a_preset_is_the_default(tmp_path: Path) -> None:
     library = VoiceLibrary(tmp_path, presets=[Voice("nova", is_preset=True)])
     assert library.default.name == "nova"

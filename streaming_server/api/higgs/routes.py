@@ -193,17 +193,19 @@ class HiggsDialect(Dialect):
 
     def _all_voices(self) -> list[Voice]:
         """Return the prompts, the reference recordings and the engine's presets; of equal names only the first."""
-        prompts = [replace(voice, index=None) for voice in self.prompts.list()]
         found: dict[str, Voice] = {}
-        for voice in (*prompts, *self.voices.all()):
+        for voice in (*self._prompts(), *self.voices.all()):
             found.setdefault(voice.name, voice)
         return list(found.values())
+
+    def _prompts(self) -> list[Voice]:
+        return [replace(voice, index=None) for voice in self.prompts.list()]
 
     async def _given(self, names: str) -> Sequence[Voice]:
         voices = self._all_voices()
         given = []
         for name in voice_names(names, "ref_audio") if names.strip() else ():
-            listed = next((voice for voice in voices if name in names_of(voice)), None)
+            listed = next((voice for voice in (*self._prompts(), *voices) if name in names_of(voice)), None)
             voice = listed or await self.voices.find(name)
             if voice is None:
                 raise HTTPException(404, str(VoiceUnknown(name, [voice.name for voice in voices], "ref_audio")))

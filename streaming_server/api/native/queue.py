@@ -124,7 +124,7 @@ def _queue_status(status: SlotStatus) -> QueueStatus:
     now = time.time()
     body: QueueStatus = {
         "is_processing": holder is not None,
-        "queue_available": len(status.holders) < status.capacity,
+        "queue_available": status.is_open,
         "timestamp": now,
     }
     if status.capacity > 1:

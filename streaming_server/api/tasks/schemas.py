@@ -158,6 +158,7 @@ class FileRecord(TypedDict):
     """In seconds."""
     created_at: str
     expires_at: str
+    """Time from which the file is deleted, unless a task that has not ended, a stored voice or a consent uses it."""
 
 
 class Uploaded(FileRecord):

@@ -25,6 +25,7 @@ from streaming_server.jobs.inspection import CAPABILITIES, DEFAULT, QUESTIONS, S
 from streaming_server.jobs.runner import SpeechJob
 from streaming_server.jobs.store import Job
 from streaming_server.jobs.worker import Worker
+from streaming_server.speech.markup import check_pauses
 from streaming_server.speech.service import EngineState
 from streaming_server.text import forbidden_character
 
@@ -36,6 +37,8 @@ _BY_STATUS: Mapping[int, ErrorCode] = {
     507: "INSUFFICIENT_STORAGE",
 }
 _BY_CODE: Mapping[str, tuple[int, ErrorCode]] = {
+    errors.InvalidRequest.code: (400, "INVALID_INPUT"),
+    errors.VoiceUnknown.code: (400, "INVALID_INPUT"),
     errors.FileMissing.code: (404, "NOT_FOUND"),
     errors.VoiceFileMissing.code: (404, "NOT_FOUND"),
     errors.FileOutside.code: (400, "INVALID_INPUT"),
@@ -107,7 +110,7 @@ class Messages:
     def for_worker(cls, worker: Worker, max_characters: int) -> Messages:
         """Create the messages for a worker's voices and files."""
         storage = worker.storage
-        return cls(OrderPlanner(worker.presets, storage.files, storage.workflow_root), max_characters)
+        return cls(OrderPlanner(worker.presets, storage.files, storage.workflow_roots), max_characters)
 
     async def plan(self, body: WorkflowBody) -> Plan:
         """Return the plan of a body.
@@ -156,8 +159,10 @@ class Messages:
         emotion_text = (config.emotion_text or "").strip() if used == "emotion_text" else None
         if emotion_text:
             check_text(emotion_text, self.max_text_characters, "emotion_text")
+        check_text(config.text, self.max_text_characters)
+        check_pauses(config.text, "text")
         order = SpeechOrder(
-            check_text(config.text, self.max_text_characters),
+            config.text,
             config.output_path,
             config.reference_audio,
             config.max_text_tokens_per_segment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from streaming_server.api.http import Dialect, parse_body, status_of
 from streaming_server.api.operations import ApiRoute
+from streaming_server.api.record import RequestRecord
 from streaming_server.api.tasks.schemas import iso
 from streaming_server.api.workflows import schemas as operations
 from streaming_server.api.workflows.messages import SHAPE, Messages, error_of, failure_of, processing_time
@@ -23,7 +25,7 @@ from streaming_server.api.workflows.schemas import (
     WorkflowBody,
     WorkflowStatus,
 )
-from streaming_server.errors import EngineNotReady, InvalidRequest, SpeechServerError
+from streaming_server.errors import EngineNotReady, InvalidRequest, ShuttingDown, SpeechServerError
 from streaming_server.jobs.service import JobService
 from streaming_server.jobs.store import UNFINISHED, Job, JobState
 from streaming_server.settings import Settings
@@ -74,6 +76,10 @@ class WorkflowsDialect(Dialect):
         except SpeechServerError as error:  # such as a timeout: the body was accepted, so the error has its ids
             refusal = {**self.messages.refusal(error), "task_id": task_id, "workflow_id": workflow_id}
             return JSONResponse(refusal, status_of(error, SHAPE))
+        except asyncio.CancelledError:  # SHUTDOWN_TIMEOUT_S has elapsed; no Retry-After, because the workflow is stored
+            RequestRecord.of(request.scope).outcome = ShuttingDown.code
+            message = "the server is shutting down; the workflow goes on"
+            return JSONResponse(error_of(message, "MODEL_NOT_READY", task_id, workflow_id), 503)
         if ended is None:
             message = f"the workflow has not ended within {limit_s:g} s; it goes on"
             return JSONResponse(error_of(message, "TASK_TIMEOUT", task_id, workflow_id), 408)
