@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -150,6 +151,11 @@ def download(parts: Sequence[Part], folder: Path, report: Report) -> None:
     Raises:
         DownloadFailed: the hub cannot be reached, a file does not exist, or a checksum is wrong.
     """
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    if not endpoint:
+        os.environ.pop("HF_ENDPOINT", None)  # the client takes an empty value for an address
+    elif not endpoint.startswith(("http://", "https://")):
+        raise DownloadFailed(f"HF_ENDPOINT={endpoint}: must begin with http:// or https://")
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError
 

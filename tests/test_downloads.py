@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming_server.downloads import MODELS
+from streaming_server.downloads import MODELS, DownloadFailed, download
 from streaming_server.engines.kokoro.folder import find_models, find_voices
 
 BIG = bytes(range(256)) * (24 << 12)
@@ -235,6 +235,21 @@ def test_a_hub_that_is_away_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     assert "download from http://127.0.0.1:9 failed" in away.stderr
     assert "HF_ENDPOINT" in away.stderr
     assert "Traceback" not in away.stderr
+
+
+@pytest.mark.parametrize("endpoint", ["", "hf-mirror.example"])
+def test_an_address_of_the_hub_without_a_scheme_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    if endpoint:
+        with pytest.raises(
+            DownloadFailed, match=r"HF_ENDPOINT=hf-mirror\.example: must begin with http:// or https://"
+        ):
+            download([], tmp_path, print)
+    else:
+        download([], tmp_path, print)
+        assert "HF_ENDPOINT" not in os.environ
 
 
 def test_an_unknown_model_names_the_known_ones(hub: Hub) -> None:

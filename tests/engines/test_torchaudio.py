@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# torch is imported once, and all that depends on torchaudio in a fork for each folder.
+# What needs no torchaudio is imported once, and transformers in a fork for each folder.
 USE = """
-import os, sys, torch
+import os, sys, torch, torch._dynamo, torch.distributed.tensor
 for folder in sys.argv[1:]:
     if not os.fork():
         sys.path.insert(0, folder)

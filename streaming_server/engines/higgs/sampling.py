@@ -11,6 +11,7 @@ from torch import Tensor
 
 from streaming_server.domain import Generation
 from streaming_server.engines.torch.rows import NOT_FINITE
+from streaming_server.engines.torch.sampling import MAX_TEMPERATURE, MIN_TEMPERATURE
 from streaming_server.errors import EngineFailed
 
 _DEFAULTS = Generation()
@@ -71,21 +72,19 @@ def require_finite(_module: Any, _inputs: Any, logits: Tensor) -> None:
         raise EngineFailed(NOT_FINITE)
 
 
-_MIN_TEMPERATURE = 1e-4
-"""Minimum temperature; with a lower one the logits overflow."""
-
-
 def _config(model: Any, generation: Generation) -> Any:
     has_defaults = (generation.temperature, generation.top_k) == (_DEFAULTS.temperature, _DEFAULTS.top_k)
     is_default = has_defaults and not generation.is_sampling_given
     config = copy.deepcopy(model.generation_config)
     config.ras_win_len = generation.ras_window or None
     config.ras_win_max_num_repeat = generation.ras_repeats
-    config.max_new_tokens = generation.max_mel_tokens
+    # The delay of the codebooks takes as many frames as there are codebooks.
+    config.max_new_tokens = generation.max_mel_tokens + model.config.num_codebooks
     config.max_length = None
     config.do_sample = generation.do_sample
     if generation.do_sample:
-        config.temperature = _MODEL_TEMPERATURE if is_default else max(generation.temperature, _MIN_TEMPERATURE)
+        bounded = min(max(generation.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+        config.temperature = _MODEL_TEMPERATURE if is_default else bounded
         config.top_k = _MODEL_TOP_K if is_default else generation.top_k
         config.top_p = generation.top_p
     else:

@@ -26,10 +26,10 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     earliest,
     streamed,
+    too_short,
 )
 from streaming_server.engines.torch.sampling import Sampling
 from streaming_server.engines.torch.windows import ChunkedVocoder
-from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS: Sequence[LookAhead] = ("exact", 16, 12, 8, 4, 2, 1)
 FIRST_CHUNKS = (2, 8, 16, 32)
@@ -68,7 +68,7 @@ def calibrate(
     utterance = decoded(joined, runtime.writer.step)
     reach = runtime.look_ahead_codes("exact")
     if len(utterance.codes) <= max(CHUNKS[0], *FIRST_CHUNKS) + reach:
-        raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
+        raise too_short()
     if runtime.device.type == "cuda":
         chosen = [(ahead, CHUNKS[0]) for ahead in LOOK_AHEADS] + [("exact", first) for first in FIRST_CHUNKS]
         runtime.record(

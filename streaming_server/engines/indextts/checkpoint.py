@@ -28,6 +28,7 @@ from streaming_server.engines.torch.weights import (
     fold_weight_norm,
     load,
     read_state,
+    settings_of,
     shapes_of,
     translate_errors,
     vocoder_dtype,
@@ -66,12 +67,10 @@ def build(
     Raises:
         EngineUnavailable: a key is missing, unknown or has the wrong shape, or a setting is not supported.
     """
-    try:
-        gpt, vocoder = assemble(config, gpt_state, vocoder_state)
-        log_scale = config["bigvgan"]["snake_logscale"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineUnavailable(f"{CONFIG}: missing or invalid setting {error}; {HOW_TO_GET_IT}") from error
     with translate_errors(HOW_TO_GET_IT):
+        with settings_of(CONFIG):
+            gpt, vocoder = assemble(config, gpt_state, vocoder_state)
+            log_scale = config["bigvgan"]["snake_logscale"]
         load(gpt, gpt_state, GPT, unneeded)
         load(vocoder, fold_snakes(fold_weight_norm(vocoder_state, VOCODER), log_scale), VOCODER, unneeded)
     models = ((gpt, dtype), (vocoder, vocoder_dtype(torch.device(device), dtype)))
@@ -119,6 +118,13 @@ def assemble_gpt(config: Config, shapes: Shapes) -> Gpt:
 
 
 def gpt_shape(c: Config) -> GptShape:
+    """
+    Raises:
+        Misfit: the width or the number of heads is not a positive integer, or the heads do not divide the width.
+    """
+    for name in ("model_dim", "heads"):
+        if not isinstance(c[name], int) or c[name] < 1 or c["model_dim"] % c[name]:
+            raise Misfit(f"{CONFIG}: missing or invalid setting {name!r}: {c[name]!r}")
     return GptShape(
         width=c["model_dim"],
         layers=c["layers"],

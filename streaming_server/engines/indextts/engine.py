@@ -20,6 +20,7 @@ from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import CHUNKS, Audio, Segments, Synthesiser, window_sizes
 from streaming_server.engines.indextts.voices import MAX_S, AnalysedVoice, VoiceCache
 from streaming_server.engines.threads import Check, in_turns
+from streaming_server.engines.torch.calibration import too_short
 from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.engines.torch.options import Device, Precision
@@ -163,8 +164,10 @@ class Loaded:
             run_alone(self._synthesiser.synthesise_by_token(voice, segments, generation), self.step)
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
-        segment, *_ = self._frontend.segments(text, self._runtime.gpt.shape.max_text)
-        return calibrate(self._runtime, self._voices.get(recording), segment, report)
+        segments = self._frontend.segments(text, self._runtime.gpt.shape.max_text)
+        if not segments:
+            raise too_short()
+        return calibrate(self._runtime, self._voices.get(recording), segments[0], report)
 
     def step(self) -> bool:
         return self._runtime.writer.step()

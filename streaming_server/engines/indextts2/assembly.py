@@ -12,8 +12,10 @@ from streaming_server.engines.indextts2.codec import Codec, CodecShape, Enhanced
 from streaming_server.engines.indextts2.dit import Estimator, EstimatorShape
 from streaming_server.engines.indextts2.regulator import LengthRegulator
 from streaming_server.engines.torch.vocoder import Generator, GeneratorShape
-from streaming_server.engines.torch.weights import Shapes, State
+from streaming_server.engines.torch.weights import Shapes, State, settings_of
 from streaming_server.errors import EngineUnavailable
+
+BIGVGAN_CONFIG = "bigvgan/config.json"
 
 REQUIRED_SETTINGS: Mapping[tuple[str, ...], object] = {
     ("s2mel", "length_regulator", "is_discrete"): False,
@@ -65,7 +67,8 @@ def assemble_acoustics(config: Config, states: Mapping[str, State], enhanced: bo
 
     Raises:
         EngineUnavailable: a setting has an unsupported value.
-        KeyError: a setting is missing.
+        Misfit: a setting of BigVGAN is missing or invalid.
+        KeyError: another setting is missing.
     """
     for path, known in REQUIRED_SETTINGS.items():
         *sections, setting = path
@@ -77,7 +80,8 @@ def assemble_acoustics(config: Config, states: Mapping[str, State], enhanced: bo
             raise EngineUnavailable(f"{CONFIG} has {'.'.join(path)}: {value}; this runtime supports only {known}")
     s2mel = assemble_s2mel(config["s2mel"], Shapes(states["s2mel"]), with_latents=not enhanced)
     codec = assemble_codec(config["semantic_codec"], Shapes(states["codec"]), enhanced)
-    return s2mel, codec, assemble_generator(config["bigvgan"])
+    with settings_of(BIGVGAN_CONFIG):
+        return s2mel, codec, assemble_generator(config["bigvgan"])
 
 
 def assemble_s2mel(c: Config, shapes: Shapes, with_latents: bool) -> S2Mel:

@@ -28,11 +28,11 @@ from streaming_server.engines.torch.calibration import (
     decoded,
     earliest,
     streamed,
+    too_short,
 )
 from streaming_server.engines.torch.model_engine import run_alone
 from streaming_server.engines.torch.pieces import result_of
 from streaming_server.engines.torch.sampling import Sampling
-from streaming_server.errors import InvalidRequest
 
 LOOK_AHEADS = (4, 8, 16, 32)
 STEPS = (25, 12, 8)
@@ -113,7 +113,7 @@ def measured(runtime: Runtime, voice: AnalysedVoice, segment: Segment, seed: int
         *(chunk_pace(first) for first in FIRST_CHUNKS),
     ]
     if len(utterance.codes) <= max(next(pace.code_counts(acoustics)) for pace in paces if pace.chunks):
-        raise InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
+        raise too_short()
     exact, other = (
         mel_of(acoustics, voice.full_reference, utterance, SEGMENT, STEPS[0], noise) for noise in (seed, seed + 1)
     )

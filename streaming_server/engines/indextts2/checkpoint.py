@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streaming_server.engines.indextts.checkpoint import CONFIG, Config, assemble_reader, gpt_shape, pack
 from streaming_server.engines.indextts2.acoustics import Acoustics
-from streaming_server.engines.indextts2.assembly import assemble_acoustics, unneeded
+from streaming_server.engines.indextts2.assembly import BIGVGAN_CONFIG, assemble_acoustics, unneeded
 from streaming_server.engines.indextts2.campplus import CampPlus, StyleShape
 from streaming_server.engines.indextts2.emotion import EmotionMatrix
 from streaming_server.engines.indextts2.features import MelShape
@@ -30,6 +30,7 @@ from streaming_server.engines.torch.weights import (
     fold_snakes,
     fold_weight_norm,
     load,
+    settings_of,
     translate_errors,
     vocoder_dtype,
 )
@@ -47,6 +48,7 @@ FILES = {
     "bigvgan": "bigvgan_generator.pt", "w2vbert": "w2v-BERT's model.safetensors",
 }  # fmt: skip
 """Names of the state dicts in error messages."""
+W2VBERT_CONFIG = "w2v-bert-2.0/config.json"
 
 GPT_UNUSED = ("gpt.wte.", "inference_model.", "logit_scale", "text_head.")
 """Prefixes of keys that only training or the official implementation uses."""
@@ -95,12 +97,14 @@ def build(
     flat = {name: flattened(state) for name, state in states.items() if isinstance(state, Mapping)}
     version = version_of(config, flat)
     enhanced = version == "2.5"
-    try:
+    how = HOW_TO_GET_IT[version]
+    with translate_errors(how), settings_of(CONFIG):
         with torch.device("meta"):
             gpt = assemble_gpt(config, Shapes(flat["gpt"]), enhanced)
             s2mel, codec, vocoder = assemble_acoustics(config, flat, enhanced)
             campplus = CampPlus(style_shape(Shapes(flat["campplus"])))
-            w2vbert = W2vBert(config["w2vbert"])
+            with settings_of(W2VBERT_CONFIG):
+                w2vbert = W2vBert(config["w2vbert"])
         mel = mel_shape(config["s2mel"]["preprocess_params"])
         sizes = tuple(int(size) for size in numbers(config["emo_num"]))
         log_scale = config["bigvgan"].get("snake_logscale", True)
@@ -108,15 +112,15 @@ def build(
             name: (module, unneeded(config, enhanced, name))
             for name, module in {"s2mel": s2mel, "codec": codec, "bigvgan": vocoder}.items()
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineUnavailable(f"{CONFIG}: missing or invalid setting {error}; {HOW_TO_GET_IT[version]}") from error
-    with translate_errors(HOW_TO_GET_IT[version]):
+    with translate_errors(how):
         for name, (module, passed_over) in parts.items():
             folded = fold_weight_norm(flat[name], FILES[name])
             if name == "bigvgan":
                 folded = fold_snakes(folded, log_scale)
-            load(module, folded, FILES[name], passed_over, tolerant=True)
-        load(w2vbert.model, without_prefix(flat["w2vbert"]), FILES["w2vbert"], w2vbert.unneeded, tolerant=True)
+            settings = BIGVGAN_CONFIG if name == "bigvgan" else CONFIG
+            load(module, folded, FILES[name], passed_over, tolerant=True, config=settings)
+        state = without_prefix(flat["w2vbert"])
+        load(w2vbert.model, state, FILES["w2vbert"], w2vbert.unneeded, tolerant=True, config=W2VBERT_CONFIG)
     for module in (gpt, s2mel, codec, campplus, vocoder, w2vbert):
         module.requires_grad_(requires_grad=False).eval().to(device)
     for name, child in gpt.named_children():

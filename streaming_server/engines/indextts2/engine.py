@@ -32,6 +32,7 @@ from streaming_server.engines.indextts2.stream import Delivery, Synthesiser
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.indextts2.voices import MAX_S, STREAM_REFERENCE_S, AnalysedVoice, EmotionCache, VoiceCache
 from streaming_server.engines.threads import Check, in_turns
+from streaming_server.engines.torch.calibration import too_short
 from streaming_server.engines.torch.faults import free_unused
 from streaming_server.engines.torch.model_engine import MAX_ROWS, ModelEngine, StartTimes, keeps_deadlines, run_alone
 from streaming_server.errors import EngineNotReady, EngineUnavailable
@@ -182,8 +183,10 @@ class Loaded:
                 run_alone(speech, self.step)
 
     def calibrate(self, recording: Path, text: str, report: Callable[[str], None]) -> str:
-        segment, *_ = self._reader.segments(text, self._runtime.gpt.shape.max_text)
-        return calibrate(self._runtime, self._voices.get(recording), segment, report)
+        segments = self._reader.segments(text, self._runtime.gpt.shape.max_text)
+        if not segments:
+            raise too_short()
+        return calibrate(self._runtime, self._voices.get(recording), segments[0], report)
 
     def step(self) -> bool:
         return self._runtime.writer.step()

@@ -169,7 +169,9 @@ def read_json(place: Place) -> dict[str, Any]:
         content = json.loads(place.path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EngineUnavailable(f"{place.path} is not valid JSON; get it again with `{place.download}`") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise EngineUnavailable(f"{place.path} is not a JSON object; get it again with `{place.download}`")
+    return content
 
 
 def read(path: Path) -> Any:

@@ -29,14 +29,15 @@ UNSAID = frozenset((0, 1))
 implementation."""
 
 SENTENCE_END = re.compile(
-    r"(?<=[.!?…。！？؟])(?![.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…。！？؟])(?![.!?…。！？؟])|\n+"
+    r"(?<=[.!?…。！？؟])(?![.!?…。！？؟])(?=\s|[^\x00-\x7f])|(?<=[…。！？؟])(?![.!?…。！？؟])|(?<!\s)(?=\s*\n)"
 )
 CLAUSE_END = re.compile(r"(?<=[,;:，、；：])(?![,;:，、；：])(?=\s|[^\x00-\x7f])|(?<=[，、；：])(?![,;:，、；：])")
 
 ENDS = (SENTENCE_END, CLAUSE_END)
+"""Patterns without width, each of which matches before white space or between two other characters."""
 MARKS = tuple(".!?…。！？؟,;:，、；：")
 
-SPOKEN_MARK = re.compile(r"(<\|SPECIAL_TOKEN_[12]\|>).*?\1")
+MARK_OR_BLANK = re.compile(r"(<\|SPECIAL_TOKEN_[12]\|>).*?\1|\s+")
 MARK = re.compile(r"<([^<>|]{1,100})\|([^<>|]{1,100})>")
 KANA = re.compile("[\u3040-\u30ff]+")
 CASES: dict[str, Callable[[str], str]] = {"zh": str.lower, "en": str.lower, "ja": str.lower, "es": str.upper}
@@ -54,13 +55,13 @@ class Segment:
 
 
 def halves(text: str) -> list[str]:
-    """Split a text in two, but not inside a pronunciation mark; a text that is one mark is not split."""
-    middle = len(text) // 2
-    cuts = [middle]
-    for mark in SPOKEN_MARK.finditer(text):
-        if mark.start() < middle < mark.end():
-            cuts = [mark.start(), mark.end()]
-    cuts = [cut for cut in cuts if 0 < cut < len(text)]
+    """Split a text in two between words, or a single word at its middle; a pronunciation mark is not split."""
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    middle = (start + end) // 2
+    found = list(MARK_OR_BLANK.finditer(text, start, end))
+    cuts = [blank.start() for blank in found if blank[1] is None]
+    cuts = cuts or [place for mark in found if mark.start() < middle < mark.end() for place in mark.span()] or [middle]
+    cuts = [cut for cut in cuts if start < cut < end]
     if not cuts:
         return [text]
     cut = min(cuts, key=lambda place: abs(place - middle))

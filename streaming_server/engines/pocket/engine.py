@@ -22,6 +22,7 @@ from streaming_server.engines.pocket.model import PocketModel, VoiceState, read_
 from streaming_server.engines.threads import Emit, OwnerThread
 from streaming_server.errors import EngineNotReady, EngineUnavailable, InvalidRequest, VoiceUnknown
 from streaming_server.segmentation import sentences
+from streaming_server.text import pause_s, pieces
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _MAX_VOICES = 32
 """Number of cached voices; a state of 30 s has 18 MB, or 74 MB in the models with 24 layers."""
 _MAX_PART_CHARACTERS = 1000
 """Maximum length of a part: the package splits texts in quadratic time."""
+_MAX_PIECE_CHARACTERS = 150
+"""Maximum length between two marks: the package may skip words of more than 50 tokens."""
 _SILENCE_S = 0.35
 _SHOWN_CHARACTERS = 20
 _LATIN = ("LATIN", "FULLWIDTH LATIN", "MODIFIER LETTER", "FEMININE ORDINAL", "MASCULINE ORDINAL", "MICRO")
@@ -164,14 +167,20 @@ def _is_latin(letter: str) -> bool:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Split into parts of limited length at sentence ends, without unpronounceable ones."""
+    """Split into parts of limited length at sentence ends, without unpronounceable ones.
+
+    The package splits a part after marks only: a line and a piece of a long clause get a full stop.
+    """
     part = ""
-    for sentence in sentences(text):
-        if not any(letter.isalnum() for letter in sentence):
+    unwrapped = (" ".join(sentence.split()) for sentence in sentences(text))
+    for piece in (piece.strip() for sentence in unwrapped for piece in pieces(sentence, _MAX_PIECE_CHARACTERS)):
+        if not any(letter.isalnum() for letter in piece):
             continue
-        if part and len(part) + len(sentence) > _MAX_PART_CHARACTERS:
+        if part and len(part) + len(piece) > _MAX_PART_CHARACTERS:
             yield part
             part = ""
-        part = f"{part} {sentence}".strip()
+        part = f"{part} {piece}".strip()
+        if not pause_s(piece):
+            part += "."
     if part:
         yield part

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from streaming_server.engines.threads import Waiting
 from streaming_server.engines.torch.codes import JoinedCodes
+from streaming_server.errors import InvalidRequest
 
 MAX_REAL_TIME_FACTOR = 0.8
 """Maximum real-time factor of a recommended mode, so that a stream does not stall."""
@@ -74,6 +75,11 @@ def advice(best: Measured, explanation: str, settings: str) -> str:
     is_slow = best.cost.real_time_factor > MAX_REAL_TIME_FACTOR
     slow = " On this machine the mode is too slow for streaming without gaps." if is_slow else ""
     return f"* {explanation} is acceptable. Compare the audio by ear before use.{slow}\n\n{settings}"
+
+
+def too_short() -> InvalidRequest:
+    """Return the error for a text that is too short to compare chunks with the whole."""
+    return InvalidRequest("the text is too short to be split into chunks; use a sentence of several seconds", "text")
 
 
 def decoded(joined: JoinedCodes, step: Callable[[], bool]) -> Utterance:

@@ -31,8 +31,20 @@ class Misfit(Exception):
     """A file is broken, or does not fit the configuration beside it."""
 
     @classmethod
-    def of(cls, file: str, what: str) -> Misfit:
-        return cls(f"{file} does not fit config.yaml: {what}")
+    def of(cls, file: str, what: str, config: str = "config.yaml") -> Misfit:
+        return cls(f"{file} does not fit {config}: {what}")
+
+
+@contextmanager
+def settings_of(config: str) -> Iterator[None]:
+    """Translate the exception of a missing or invalid setting into a `Misfit` that names the configuration's file."""
+    try:
+        yield
+    except (Misfit, EngineUnavailable, ImportError):  # the last is of a package that is not installed
+        raise
+    except Exception as error:  # of Python, torch or transformers, wherever the value is first used
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise Misfit(f"{config}: missing or invalid setting {cause}") from error
 
 
 @contextmanager
@@ -89,7 +101,10 @@ def fold_snakes(state: Mapping[str, Tensor], log_scale: bool) -> dict[str, Tenso
     return folded
 
 
-def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], bool], tolerant: bool = False) -> None:
+def load(
+    module: nn.Module, state: State, file: str, unneeded: Callable[[str], bool], tolerant: bool = False,
+    config: str = "config.yaml",
+) -> None:  # fmt: skip
     """Assign the arrays to the module's parameters, strictly.
 
     Args:
@@ -99,6 +114,7 @@ def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], b
         unneeded: returns True for a key that is known to be unused.
         tolerant: ignore unknown keys. A key that differs from a needed one only in its numbers is still an error: the
             model has more layers than the configuration says.
+        config: name of the configuration's file, for the error message.
 
     Raises:
         Misfit: a key is missing, unknown, or has the wrong shape; the message names the first one.
@@ -107,15 +123,15 @@ def load(module: nn.Module, state: State, file: str, unneeded: Callable[[str], b
     given = {k: v for k, v in state.items() if not k.endswith(COMPUTED) and not unneeded(k)}
     for key, parameter in wanted.items():
         if key not in given:
-            raise Misfit.of(file, f"the key {key} is missing")
+            raise Misfit.of(file, f"the key {key} is missing", config)
         if tuple(given[key].shape) != tuple(parameter.shape):
             raise Misfit.of(
-                file, f"{key} has the shape {list(given[key].shape)} instead of {list(parameter.shape)}"
-            )  # fmt: skip
+                file, f"{key} has the shape {list(given[key].shape)} instead of {list(parameter.shape)}", config
+            )
     families = {numberless(key) for key in wanted}
     for key in [key for key in given if key not in wanted]:
         if not tolerant or numberless(key) in families:
-            raise Misfit.of(file, f"the key {key} is unknown")
+            raise Misfit.of(file, f"the key {key} is unknown", config)
         del given[key]
     tensors = {key: tensor_of(value).float() for key, value in given.items()}
     module.load_state_dict(tensors, strict=False, assign=True)

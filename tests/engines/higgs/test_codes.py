@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import HiggsAudioV2Processor
 
 from streaming_server.domain import Generation, Turn, Voice
-from streaming_server.engines.higgs.checkpoint import Checkpoint
 from streaming_server.engines.higgs.codes import CONTEXT_FRAMES, ChunkDecoder, Undelayed, delayed
 from streaming_server.engines.higgs.prompt import AnalysedVoice, PromptWriter, Said
 from streaming_server.engines.higgs.sampling import draw
+from streaming_server.engines.torch.torchaudio import settle_torchaudio
 
 BEGIN, END = 1024, 1025
 CPU = torch.device("cpu")
@@ -28,6 +27,8 @@ GENERATION = Generation(seed=3, max_mel_tokens=40, temperature=0.9, top_k=60)
 @pytest.fixture(scope="module")
 def parts(checkpoint: tuple[Path, Path]) -> tuple[Any, Any, Any]:
     """Model, tokenizer, codec."""
+    from streaming_server.engines.higgs.checkpoint import Checkpoint
+
     return Checkpoint.open(*map(str, checkpoint)).load(CPU, torch.float32)
 
 
@@ -41,12 +42,20 @@ def prompt(parts: tuple[Any, Any, Any], *, voiced: bool = False, speakers: tuple
     return writer.write([Turn("Hello there.", SOMEBODY, speakers[0])], speakers, voices, "A room.", [])
 
 
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    settle_torchaudio()
+    from transformers import HiggsAudioV2Processor
+
+    return HiggsAudioV2Processor
+
+
 @pytest.mark.parametrize("frames", [1, 5, 30])
-def test_the_delay_is_as_the_models_own_processor_has_it(frames: int) -> None:
+def test_the_delay_is_as_the_models_own_processor_has_it(processor: Any, frames: int) -> None:
     codes = some_codes(frames)
     marks = SimpleNamespace(audio_stream_bos_id=BEGIN, audio_stream_eos_id=END)
     marked = torch.cat([codes.new_full((8, 1), BEGIN), codes, codes.new_full((8, 1), END)], dim=1)
-    theirs = HiggsAudioV2Processor.build_delay_pattern(marks, marked[None])[0].T
+    theirs = processor.build_delay_pattern(marks, marked[None])[0].T
     assert torch.equal(delayed(codes, BEGIN, END), theirs)
 
 
@@ -127,7 +136,7 @@ def test_a_small_look_ahead_is_heard_earlier(parts: tuple[Any, Any, Any]) -> Non
 
 
 @pytest.mark.parametrize("voiced", [False, True])
-def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], voiced: bool) -> None:
+def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], processor: Any, voiced: bool) -> None:
     """The official delay pattern is removed at the end; ours frame by frame."""
     model, _, codec = parts
     frames: list[Tensor] = []
@@ -136,9 +145,9 @@ def test_the_processor_decodes_to_the_same_sound(parts: tuple[Any, Any, Any], vo
         audio_stream_bos_id=BEGIN,
         audio_stream_eos_id=END,
         audio_tokenizer=codec,
-        revert_delay_pattern=lambda ids: HiggsAudioV2Processor.revert_delay_pattern(None, ids),
+        revert_delay_pattern=lambda ids: processor.revert_delay_pattern(None, ids),
     )
-    whole = HiggsAudioV2Processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()
+    whole = processor.batch_decode(theirs, torch.stack(frames)[None])[0].numpy()
     undelayed, decoder = Undelayed(8, BEGIN, END), ChunkDecoder(codec, CPU)
     complete = [codes for frame in frames if (codes := undelayed.push(frame)) is not None]
     pieces = [samples for codes in complete if (samples := decoder.push(codes)) is not None]

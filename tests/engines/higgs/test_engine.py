@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,14 +18,15 @@ import torch
 
 from streaming_server.audio.decode import decode_mono
 from streaming_server.domain import Capability, Emotion, FloatSamples, Generation, SpeechRequest, Voice
-from streaming_server.engines.higgs import engine as higgs
 from streaming_server.engines.higgs.codes import Undelayed
-from streaming_server.engines.higgs.engine import HiggsEngine
 from streaming_server.engines.higgs.prompt import PromptWriter
 from streaming_server.engines.registry import create_engine
 from streaming_server.engines.torch import model_engine
 from streaming_server.errors import EngineFailed, EngineNotReady, EngineUnavailable, VoiceFileMissing, VoiceUnreadable
 from streaming_server.speech.dialogue import Cutting, script_of
+
+if TYPE_CHECKING:  # every worker collects this module; few run its tests, for which alone transformers is imported
+    from streaming_server.engines.higgs.engine import HiggsEngine
 
 ROOT = Path(__file__).parents[3]
 BELINDA = Voice("belinda", ROOT / "examples" / "voice_prompts" / "belinda.wav")
@@ -36,6 +37,8 @@ Paths = tuple[Path, Path]
 
 
 def create(checkpoint: Paths, **settings: Any) -> HiggsEngine:
+    from streaming_server.engines.higgs.engine import HiggsEngine
+
     paths = {"model_path": str(checkpoint[0]), "audio_tokenizer_path": str(checkpoint[1])}
     return HiggsEngine(**({**paths, "device": "cpu"} | settings))
 
@@ -105,7 +108,7 @@ def test_a_voice_is_listened_to_once_and_anew_when_its_file_changes(
         decoded.append(path.name)
         return decode(path, *arguments)
 
-    monkeypatch.setattr(higgs, "decode_mono", counting)
+    monkeypatch.setattr("streaming_server.engines.higgs.engine.decode_mono", counting)
     shutil.copy(BELINDA.path, tmp_path / "v.wav")
     request = replace(REQUEST, voice=Voice("v", tmp_path / "v.wav"))
 
@@ -281,6 +284,12 @@ def test_what_is_ignored_and_what_was_cut_off_is_logged(checkpoint: Paths, caplo
     assert "audio truncated: a piece reached the limit of 20 codes" in messages
 
 
+def test_a_code_is_a_frame_at_any_temperature(checkpoint: Paths) -> None:
+    some = (replace(GENERATION, max_mel_tokens=1), replace(GENERATION, max_mel_tokens=3, temperature=1e39))
+    samples, more = whole(checkpoint, *(replace(REQUEST, generation=generation) for generation in some))
+    assert 0 < samples.size == more.size / 3
+
+
 def test_half_precision_speaks(checkpoint: Paths) -> None:
     audio = np.concatenate(with_engine(checkpoint, spoken, precision="bf16"))
     assert audio.size
@@ -288,6 +297,8 @@ def test_half_precision_speaks(checkpoint: Paths) -> None:
 
 
 def test_a_folder_is_found_by_auto(checkpoint: Paths, tmp_path: Path) -> None:
+    from streaming_server.engines.higgs.engine import HiggsEngine
+
     model, codec = map(str, checkpoint)
     options = {"MODEL_PATH": model, "AUDIO_TOKENIZER_PATH": codec, "DEVICE": "cpu"}
     engine = create_engine("auto", options | {"MODEL_DIR": str(tmp_path)})

@@ -62,11 +62,12 @@ def test_every_look_ahead_is_a_row_and_the_last_line_has_settings(
     assert " FIRST_CHUNK=" in lines[-1]
 
 
+@pytest.mark.parametrize("text", [SENTENCE, " "])
 def test_a_text_without_a_cut_is_refused(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     monkeypatch.setattr(calibration, "MAX_CODES", 20)
-    assert cli.main(["calibrate", "--model_dir", str(checkpoint), "--device", "cpu", "--text", SENTENCE]) == 2
+    assert cli.main(["calibrate", "--model_dir", str(checkpoint), "--device", "cpu", "--text", text]) == 2
     assert "too short to be split" in capsys.readouterr().err
 
 

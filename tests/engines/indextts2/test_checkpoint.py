@@ -18,6 +18,7 @@ from streaming_server.engines.indextts2.checkpoint import build
 from streaming_server.engines.indextts2.folder import Checkpoint
 from streaming_server.engines.indextts2.runtime import Runtime
 from streaming_server.engines.registry import create_engine
+from streaming_server.engines.torch.weights import settings_of
 from streaming_server.errors import EngineUnavailable
 from tests.engines.indextts2 import published
 from tests.engines.indextts2.acoustic_parity import normal
@@ -154,6 +155,16 @@ def configure(folder: Path, **settings: object) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, **settings}))
 
 
+def set_gpt(folder: Path, **settings: object) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    configure(folder, gpt=config["gpt"] | settings)
+
+
+def adapt(folder: Path, model: str, **settings: object) -> None:
+    path = folder / CACHE / model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
 def truncate(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
@@ -179,6 +190,11 @@ CACHE = "hf_cache"
         (lambda f: truncate(f / "gpt.pth"), r"gpt\.pth is truncated or not a checkpoint"),
         (lambda f: truncate(f / CACHE / "w2v-bert-2.0" / "model.safetensors"), r"truncated or not a safetensors file"),
         (lambda f: (f / CACHE / "bigvgan" / "config.json").write_text("{"), r"config\.json is not valid JSON; get it"),
+        (lambda f: (f / CACHE / "bigvgan" / "config.json").write_text("[]"), r"config\.json is not a JSON object; get"),
+        (lambda f: adapt(f, "bigvgan", num_mels="80"), r"bigvgan/config\.json: missing or invalid setting"),
+        (lambda f: adapt(f, "bigvgan", num_mels=81), r"generator\.pt does not fit bigvgan/config\.json: conv_pre"),
+        (lambda f: adapt(f, "w2v-bert-2.0", hidden_size="x"), r"w2v-bert-2\.0/config\.json: .*'hidden_size'"),
+        (lambda f: set_gpt(f, heads=None), r"config\.yaml: missing or invalid setting 'heads': None; download"),
         (lambda f: change(f / "gpt.pth", lambda s: s.pop("emo_layer.bias")), "the key emo_layer.bias is missing"),
         (
             lambda f: change(f / "s2mel.pth", lambda s: s["length_regulator"].pop("model.0.bias")),
@@ -263,3 +279,8 @@ def test_the_configuration_decides_which_runtime_it_is(
         engine = create_engine("auto", {"MODEL_DIR": str(folders["2.5"]), "DEVICE": "cpu"})
     assert (engine.info.name, engine.info.model_type) == ("indextts", "IndexTTS2")
     assert (engine.info.model_version, engine.info.sample_rate_hz) == ("2.5.0", 22_050)
+
+
+def test_a_package_that_is_not_installed_is_no_wrong_setting() -> None:
+    with pytest.raises(ImportError, match="transformers"), settings_of("config.json"):
+        raise ImportError("No module named 'transformers'")

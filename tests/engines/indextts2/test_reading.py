@@ -133,6 +133,25 @@ def test_segments_stay_below_their_budget_and_lose_nothing(reader: LanguageReade
             assert said.replace(" ", "") == whole.replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "eggs\nmilk\nbread and butter\n" * 6),
+        ("de", "Über allen Gipfeln\nist Ruh.\n\nIn allen Wipfeln \nspürest du\r\nkaum einen Hauch\n"),
+        ("en", "word " * 20 + "<record|R IH0 K AO1 R D> end of it " * 3),
+        ("en", " " * 300 + "one " * 40 + "\n" * 300),
+    ],
+)
+def test_no_segment_ends_within_a_word(
+    folders: dict[str, Path], tokens: tiktoken.Encoding, language: str, text: str
+) -> None:
+    reader = LanguageReader(folders["2.5"] / VOCABULARY, language)
+    for longest in (30, 60):
+        parts = [part.partition("> ")[2] for part in read(reader, tokens, text, longest)]
+        assert len(parts) > 1
+        assert " ".join(parts).split() == reader.prepare(text, language).split()
+
+
 def test_segments_end_where_sentences_end(reader: LanguageReader, tokens: tiktoken.Encoding) -> None:
     assert read(reader, tokens, "One two three. Four five six, seven eight. Nine.", 24) == [
         "<|en|> one two three.", "<|en|> four five six,", "<|en|> seven eight. nine.",

@@ -18,7 +18,7 @@ from streaming_server.domain import Capability, FloatSamples, Generation, Speech
 from streaming_server.downloads import MODELS
 from streaming_server.engines import registry
 from streaming_server.engines.base import Engine
-from streaming_server.engines.pocket.engine import PocketEngine
+from streaming_server.engines.pocket.engine import PocketEngine, _parts
 from streaming_server.engines.pocket.folder import CODES
 from streaming_server.errors import (
     EngineFailed,
@@ -274,6 +274,20 @@ def test_any_text_in_latin_script_is_spoken(engine: PocketEngine, text: str) -> 
     samples = speak(engine, request(text))
     assert samples.size
     assert np.isfinite(samples).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Shopping list:\n\nEggs\nMilk (1 l)\nBread, butter", ["Shopping list: Eggs. Milk (1 l). Bread, butter."]),
+        ("One, two, " * 20, ["One, two, " * 19 + "One, two,"]),
+        ("One two\n" + "three four,\n" * 14, ["One two " + "three four, " * 13 + "three four,"]),
+        ("hello " * 60, [f"{'hello ' * 24}hello. {'hello ' * 24}hello. {'hello ' * 9}hello."]),
+    ],
+)
+def test_lines_and_long_clauses_end_as_sentences(text: str, parts: list[str]) -> None:
+    """The package splits at marks only, and skips words of longer pieces."""
+    assert list(_parts(text)) == parts
 
 
 @pytest.mark.parametrize("text", ["Hello. Привет", "你好", "क"])
