@@ -137,7 +137,9 @@ def create_app(settings: Settings, *, engine: Engine | None = None, wait_for_eng
             here = [
                 route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path)
             ]
-            error.headers = {"Allow": ", ".join(sorted({method for route in here for method in route.methods or ()}))}
+            # A file below /static has no route.
+            methods = {method for route in here for method in route.methods or ()} or {"GET", "HEAD"}
+            error.headers = {"Allow": ", ".join(sorted(methods))}
         slot = service.slot
         return error_response(error, shapes.of(request.url.path), slot.expected_wait_s(slot.position_of_newcomer))
 

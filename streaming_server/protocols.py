@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +67,8 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
         super().__init__(*args, send_timeout_s=limits.send_timeout_s, **options)
         self._limits = limits
         self._ending = asyncio.Event()
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered, or was last; ``cycle`` is the one that was last received."""
         self._timer: asyncio.TimerHandle | None = None
         """Runs from the first byte of a request to the end of its body."""
         self._is_refused = False
@@ -95,6 +99,9 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -177,7 +184,10 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"more than {_MAX_PIPELINED} pipelined requests")
         if self._ignores_message():
             return
+        was_paused = self.flow.read_paused
         super().on_headers_complete()
+        if not was_paused:
+            self.flow.resume_reading()  # otherwise a client that leaves would not be noticed
         self._body_bytes = 0
         self._body_began_s = self._body_s = self.loop.time()
         self._arm(self._limits.body_timeout_s, self._check_body)
@@ -200,6 +210,7 @@ class SpeechProtocol(SendTimeout, HttpToolsProtocol):
         return self._is_refused or self._head_bytes > MAX_HEAD_BYTES or self.parser.should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
         cycle.transport = JoinedHead(cycle.transport)  # type: ignore[assignment]
         cycle.receive = partial(self._receive, cycle)  # type: ignore[method-assign]
         is_old = cycle.scope["http_version"] in {"0.9", "1.0"}
@@ -336,8 +347,16 @@ def _close_idle(connections: Iterable[Any]) -> bool:
 
 
 async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Serve HTTP/1.0, which has no chunked encoding: a body without a length ends with the connection."""
+    """Serve HTTP/1.0, which has no chunked encoding: a body without a length ends with the connection.
+
+    Until the body is complete, closing the connection resets it, so that the client can tell that it is cut.
+    """
     is_unframed = False
+
+    def reset_on_close(enabled: bool) -> None:
+        if not cycle.transport.is_closing():
+            linger = struct.pack("ii", enabled, 0)
+            cycle.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     async def unframed_send(message: Any) -> None:
         nonlocal is_unframed
@@ -345,8 +364,12 @@ async def _without_chunks(cycle: RequestResponseCycle, app: Any, scope: Any, rec
             is_unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", []))
             if is_unframed:
                 cycle.chunked_encoding = False
+                reset_on_close(True)
         elif is_unframed:
             cycle.expected_content_length = len(message.get("body", b""))
+            if not message.get("more_body", False):
+                await cycle.flow.drain()
+                reset_on_close(False)
         await send(message)
 
     await app(scope, receive, unframed_send)

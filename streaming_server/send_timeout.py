@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from contextlib import suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
+_MAX_UNSENT_BYTES = 128 * 1024
+"""Maximum number of bytes in the kernel that are not sent yet.
+
+Without it the kernel takes megabytes and reports nothing until a third of them has been read."""
 
 
 class SendTimeout(asyncio.Protocol):
@@ -29,6 +35,9 @@ class SendTimeout(asyncio.Protocol):
         super().connection_made(transport)
         if transport.get_write_buffer_size():  # of a response before the upgrade
             self.pause_writing()
+        with suppress(OSError):  # a Unix socket, or a system without the option
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)
         transport.set_write_buffer_limits(high=0)  # `pause_writing` follows from the first unsent byte
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -26,6 +26,8 @@ def _split(value: Any) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0.001)]
+Retention = Annotated[float, Field(ge=1, le=2e11)]
+"""In seconds; the time of expiry must be a valid date."""
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Separated by commas."""
 
@@ -87,11 +89,12 @@ class EngineSettings(SettingsGroup):
     ref_audio_hosts: Names = ()
     """Hosts from which the `ref_audio` of a request may be fetched, separated by commas; empty: URLs are refused."""
     max_text_characters: PositiveInt = 20000
-    """Maximum length of a request's text, in characters."""
+    """Maximum length of a request's text, in characters; a request body has at most 2 MiB."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
     """Default maximum number of audio codes per piece of text in the HiggsAudio dialect."""
     dialogue: bool = False
-    """`true`: `[SPEAKER0]`, `[SPEAKER1]` … in texts of the native and OpenAI dialects also select speakers."""
+    """`true`: `[SPEAKER0]`, `[SPEAKER1]` … in texts of `/synthesize*`, `/v1/audio/speech`, `/tts_url`, `/tts` and MCP's
+    `speak` also select speakers."""
     openai_default_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     """Default format of `/v1/audio/speech`: `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
 
@@ -155,7 +158,7 @@ class StorageSettings(SettingsGroup):
     the data directory."""
     workflow_root: str = ""
     """Root folder of workflow files; empty: `workflows` in the data directory."""
-    audio_keep_s: Annotated[float, Field(ge=1)] = 86400.0
+    audio_keep_s: Retention = 86400.0
     """Retention of a task and its audio, in seconds."""
     upload_max_mb: PositiveInt = 50
     """Maximum size of an upload, in MiB."""
@@ -165,7 +168,7 @@ class StorageSettings(SettingsGroup):
     """Timeout for receiving an upload, in seconds."""
     max_uploads: PositiveInt = 16
     """Maximum number of uploads received concurrently."""
-    upload_keep_s: Annotated[float, Field(ge=1)] = 3600.0
+    upload_keep_s: Retention = 3600.0
     """Retention of an upload, in seconds; an upload that a task uses is kept until the task ends."""
 
 

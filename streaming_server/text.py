@@ -23,7 +23,7 @@ _BOUNDARIES = (_SENTENCE_END, _CLAUSE_END, _WORD_END, re.compile(rf"[\s{_WIDE_RA
 _WIDE_S, _NARROW_S = 0.25, 0.065
 _PAUSES_S = {",": 0.12, ";": 0.22, ":": 0.22, "—": 0.18, ".": 0.38, "!": 0.38, "?": 0.38, "…": 0.45}
 _TO_NARROW = str.maketrans("，、；：。！？–؟۔।॥،؛", ",,;:.!?—?...,;")
-_CLOSING = "\"'”’)）」』 \n\t"
+_CLOSING = "\"'”’“»«)）」』 \n\t"
 
 
 def forbidden_character(text: str) -> tuple[str, int] | None:

@@ -159,9 +159,10 @@ async def test_a_connection_whose_client_reads_slowly_stays() -> None:
             while not (state.connections and only(state).flow.write_paused):
                 await asyncio.sleep(0)
             connection = only(state)
-            unsent_bytes = connection.transport.get_write_buffer_size()
+            unsent_bytes, read_bytes = connection.transport.get_write_buffer_size(), 0
             while connection.transport.get_write_buffer_size() == unsent_bytes:
-                await asyncio.get_running_loop().sock_recv(client, 65536)
+                read_bytes += len(await asyncio.get_running_loop().sock_recv(client, 65536))
+            assert read_bytes < 512 * 1024
         connection._check_sending(unsent_bytes)
         assert not connection.transport.is_closing()
         connection._check_sending(connection.transport.get_write_buffer_size())
@@ -202,3 +203,26 @@ async def test_a_handshake_behind_a_request_that_is_being_answered_is_refused() 
     assert kinds == ["http"]
     assert data.count(b"HTTP/1.1") == 1
     assert data.endswith(b"answer")
+
+
+@pytest.mark.parametrize("later", [0, 1, 3])
+async def test_a_client_that_leaves_is_noticed_with_requests_behind_the_one_that_is_answered(later: int) -> None:
+    left = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with connected(app) as (client, state):
+        client.send(GET)
+        async with asyncio.timeout(60):
+            while not state.tasks:
+                await asyncio.sleep(0)
+            for number in range(later):
+                client.send(GET)
+                while len(only(state).pipeline) <= number:
+                    await asyncio.sleep(0)
+            client.shutdown(socket.SHUT_RDWR)
+            await left.wait()
+            await lost(state)

@@ -49,6 +49,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("SEND_TIMEOUT_S", "0", "a number of at least 0.001"),
         ("MAX_PENDING_TASKS", "0", "a whole number of at least 1"),
         ("MAX_NEW_TOKENS", "5000", "a whole number from 1 to 4096"),
+        ("AUDIO_KEEP_S", "1e12", "a number from 1 to 2e.11"),
+        ("UPLOAD_KEEP_S", "1e12", "a number from 1 to 2e.11"),
         ("LIVE_FIRST", "maybe", "true or false"),
         ("API_KEYS", ",", "at least one value is needed"),
         ("REF_AUDIO_HOSTS", ", ,", "at least one value is needed"),

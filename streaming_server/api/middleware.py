@@ -71,7 +71,8 @@ class RequestLog:
                 case "websocket.accept":
                     record.status = 101
                     MutableHeaders(scope=message)["X-Request-Id"] = identity
-            record.sent_bytes += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
+            if record.method != "HEAD":
+                record.sent_bytes += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
             await send(message)
 
         try:

@@ -239,9 +239,11 @@ class RequestBuilder:
         info = self.service.engine.info
         languages = {span.language for span in request.spans} - {""}
         given = request.pronunciations or any(span.pronunciations for span in request.spans)
-        described = request.emotion is not None and request.emotion.text
+        emotion = request.emotion or Emotion()
         found = {
-            description_field: described and Capability.EMOTION_TEXT not in info.capabilities,
+            description_field: emotion.text and Capability.EMOTION_TEXT not in info.capabilities,
+            "emo_vector": emotion.vector and Capability.EMOTION_VECTOR not in info.capabilities,
+            "emo_audio": emotion.reference and Capability.EMOTION_REFERENCE not in info.capabilities,
             "seed": request.generation.seed is not None and Capability.SEED not in info.capabilities,
             language_field: request.language and not info.reads(request.language),
             "ssml.lang": not all(map(info.reads, languages)),

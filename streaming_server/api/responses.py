@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import logging
+import termios
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 from starlette.datastructures import Headers
@@ -26,6 +28,8 @@ from streaming_server.speech.service import SpeechService
 from streaming_server.speech.stream import SpeechStream
 
 log = logging.getLogger(__name__)
+_POLL_S = 0.02
+"""Interval at which the system is asked whether a client has received the last bytes."""
 
 
 class StreamResponse(ABC):
@@ -206,19 +210,27 @@ class ResumedResponse(StreamResponse):
 
 
 class AudioFileResponse(FileResponse):
-    """A file of audio. A ``Range`` header with another unit or syntax is ignored (RFC 9110, section 14.2)."""
+    """A file of audio. A ``Range`` header with another unit or syntax is ignored (RFC 9110, section 14.2).
+
+    So is one of a HEAD request, and one with several ranges of which any begins past the end.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
         Raises:
-            RangeNotSatisfiable: the range begins past the end of the file.
+            RangeNotSatisfiable: the only range begins past the end of the file.
         """
+        ignored = {400}
+        if scope["method"] == "HEAD":
+            ignored |= {206, 416}
+        elif "," in Headers(scope=scope).get("range", ""):
+            ignored |= {416}
 
         async def checked(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in ignored:
+                raise _RangeIgnored
             if message["type"] == "http.response.start" and message["status"] == 416:
                 raise RangeNotSatisfiable(int(self.headers["content-length"]))
-            if message["type"] == "http.response.start" and message["status"] == 400:
-                raise _RangeIgnored
             await send(message)
 
         try:
@@ -239,6 +251,8 @@ class Connection:
         self._send = send
         self._timeout_s = timeout_s
         self._transport: asyncio.WriteTransport | None = scope["state"].get("transport")
+        self._is_reset = scope["http_version"] != "1.1"
+        """Whether closing the connection may reset it, which discards what the client has not received."""
         self.started = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
@@ -307,9 +321,22 @@ class Connection:
         if at_once:
             self._transport.abort()
         else:
+            if self._is_reset:
+                await _all_received(self._transport, self._timeout_s)
             self._transport.close()
         await asyncio.wait([gone], timeout=self._timeout_s)
         self._transport.abort()
+
+
+async def _all_received(transport: asyncio.WriteTransport, timeout_s: float) -> None:
+    """Wait until the client has acknowledged all bytes, as far as the system tells."""
+    connection, unacknowledged = transport.get_extra_info("socket"), bytearray(4)
+    with anyio.move_on_after(timeout_s), suppress(OSError):
+        while not transport.is_closing():
+            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, unacknowledged)
+            if not any(unacknowledged) and not transport.get_write_buffer_size():
+                return
+            await asyncio.sleep(_POLL_S)
 
 
 async def complete(stream: SpeechStream) -> int:

@@ -304,7 +304,7 @@ class SpeechStream:
     async def _put(self, samples: FloatSamples) -> None:
         self._put_samples += samples.size
         self._joints.heard(samples)
-        self.stats.audio_s += samples.size / self.rate_hz
+        self.stats.audio_s = self.duration_s
         await self._samples.put(to_int16(samples))
 
     def _end_passage(self, text: str, begin: int, marks: list[Mark]) -> None:

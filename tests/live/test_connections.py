@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import httpx
@@ -143,6 +143,21 @@ def test_a_stream_is_chunked_for_those_who_know_chunks(server: LiveServer, versi
     assert (b"transfer-encoding: chunked" in head) == body.endswith(b"0\r\n\r\n") == (version == b"1.1")
     if version == b"1.0":
         assert len(body) == 0.1 * 24000 * 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_http_1_0_gets_all_audio_and_a_reset_if_the_stream_is_cut(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(server.engine, "script", lambda _: [tone(10.0), *[ValueError("failed")] * fails])
+    received = b""
+    with socket.socket() as connection, pytest.raises(ConnectionResetError) if fails else nullcontext():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(SIZED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n" + BODY)
+        while piece := connection.recv(65536):
+            received += piece
+    assert len(received.partition(b"\r\n\r\n")[2]) == 10.0 * 24000 * 2
 
 
 def test_http_1_0_gets_a_body_of_known_length_with_it(server: LiveServer) -> None:

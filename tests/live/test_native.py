@@ -267,10 +267,13 @@ def test_download_of_a_reference_audio(server: LiveServer) -> None:
     assert response.content == (RECORDINGS / "voice_05.wav").read_bytes()
     assert response.headers["content-type"] == "audio/wav"
     assert server.get("/download_reference_audio/4", headers={"Range": "bytes=0-3"}).content == b"RIFF"
-    for ignored in ("items=0-5", "bytes", "bytes=x-", "bytes=5-2"):
+    for ignored in ("items=0-5", "bytes", "bytes=x-", "bytes=5-2", "bytes=0-0,999999999-"):
         whole = server.get("/download_reference_audio/4", headers={"Range": ignored})
         assert (whole.status_code, whole.content) == (200, response.content), ignored
     size = len(response.content)
+    for ranges in ("bytes=0-3", f"bytes={size}-"):
+        head = server.client.head("/download_reference_audio/4", headers={"Range": ranges})
+        assert (head.status_code, head.headers["content-length"]) == (200, str(size))
     refused = server.get("/download_reference_audio/4", headers={"Range": f"bytes={size}-"})
     assert (refused.status_code, refused.headers["content-range"]) == (416, f"bytes */{size}")
     assert refused.json() == {"detail": f"the audio has {size} bytes"}

@@ -146,6 +146,8 @@ def test_what_the_engine_cannot_honour_is_listed(server: LiveServer, monkeypatch
     assert "x-ignored-settings" not in plain.headers
     ignored = server.post(PATH, {"text": "Hello.", "language": "tlh", "emo_text": "sad"})
     assert ignored.headers["x-ignored-settings"] == "emo_text, language"
+    for field, value in {"emo_vector": [0.5] * 8, "emo_audio": "voice_01"}.items():
+        assert server.post(PATH, {"text": "Hello.", field: value}).headers.get("x-ignored-settings") == field
 
 
 def test_the_times_of_the_words_are_known() -> None:
