@@ -19,6 +19,7 @@ from streaming_server.api.http import ErrorShape, ErrorShapes
 from streaming_server.api.middleware import ApiKeys, RequestLog, UnexpectedErrors
 from streaming_server.errors import Unauthorized
 from streaming_server.ops.metrics import Metrics
+from tests.support.server import logged
 
 pytestmark = pytest.mark.anyio
 KEY = (b"x-api-key", b"secret")
@@ -83,10 +84,6 @@ class Server:
         return [(s.labels["method"], s.labels["route"], s.labels["status"]) for s in samples]
 
 
-def records(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record)["fields"] for record in caplog.records if record.message == "request"]
-
-
 @pytest.fixture(autouse=True)
 def info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
@@ -98,14 +95,14 @@ async def test_http_without_a_key(path: str, caplog: pytest.LogCaptureFixture) -
     start, _ = await server.ask("http", path)
     assert start["status"] == 401
     assert server.counted() == [("GET", "none", "401")]
-    (fields,) = records(caplog)
+    (fields,) = logged(caplog)
     assert (fields["route"], fields["status"], fields["outcome"]) == (path, 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_of_a_long_path_the_beginning_is_logged(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     await Server().ask(kind, "/" + "\0" * 65_000)
-    (fields,) = records(caplog)
+    (fields,) = logged(caplog)
     assert fields["route"] == "/" + "\0" * 255 + "…"
 
 
@@ -126,7 +123,7 @@ async def test_a_websocket_without_a_key_is_denied(caplog: pytest.LogCaptureFixt
     (closed,) = await server.ask("websocket", "/listen/a")
     assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
     assert set(server.counted()) == {("WEBSOCKET", "none", "401"), ("WEBSOCKET", "none", "none")}
-    assert [fields["outcome"] for fields in records(caplog)] == ["invalid_api_key"] * 2
+    assert [fields["outcome"] for fields in logged(caplog)] == ["invalid_api_key"] * 2
 
 
 async def test_a_websocket_with_a_key_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +131,7 @@ async def test_a_websocket_with_a_key_is_recorded(caplog: pytest.LogCaptureFixtu
     sent = await server.ask("websocket", "/listen/a", KEY)
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
     assert server.counted() == [("WEBSOCKET", "/listen/{voice}", "101")]
-    (fields,) = records(caplog)
+    (fields,) = logged(caplog)
     assert (fields["method"], fields["route"], fields["status"]) == ("WEBSOCKET", "/listen/a", 101)
 
 
@@ -181,4 +178,4 @@ async def test_the_life_of_the_server_is_no_request(caplog: pytest.LogCaptureFix
     stack = RequestLog(ApiKeys(UnexpectedErrors(app, shapes), ["secret"], shapes), Metrics())
     await stack({"type": "lifespan"}, nothing, nothing)
     assert reached == ["lifespan"]
-    assert not records(caplog)
+    assert not logged(caplog)

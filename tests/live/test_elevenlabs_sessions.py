@@ -21,7 +21,7 @@ from streaming_server.domain import SpeechRequest
 from streaming_server.speech.stream import StreamState
 from streaming_server.text import pause_s
 from tests.support.fakes import RATE_HZ, FakeEngine, Gate, Step, tone
-from tests.support.server import LiveServer, eventually, running
+from tests.support.server import LiveServer, eventually, logged, running
 
 VOICE = "voice_01"
 PCM = {"output_format": f"pcm_{RATE_HZ}"}
@@ -105,10 +105,6 @@ def is_idle(live: LiveServer) -> bool:
     status = live.service.slot.status()
     streams = [stream for stream in live.service.streams if stream.state is not StreamState.KEPT]
     return not streams and status.holder is None and not status.waiting and not live.engine.running
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record)["fields"] for record in caplog.records if record.message == "request"]
 
 
 def test_a_single_stream_is_spoken_while_it_is_written_and_ends_with_an_empty_text(server: LiveServer) -> None:
@@ -410,8 +406,8 @@ def test_a_session_has_a_log_line_and_a_gauge(caplog: pytest.LogCaptureFixture) 
             assert 'speech_sessions{protocol="elevenlabs"} 1.0' in live.get("/metrics").text
             client.send(text="")
             client.until_final()
-        eventually(lambda: [fields for fields in logged(caplog) if fields["method"] == "WEBSOCKET"])
-        fields = next(fields for fields in logged(caplog) if fields["method"] == "WEBSOCKET")
+        eventually(lambda: logged(caplog, method="WEBSOCKET"))
+        (fields,) = logged(caplog, method="WEBSOCKET")
         assert (fields["outcome"], fields["characters"], fields["audio_s"]) == ("complete", 11, 0.11)
         assert 'speech_sessions{protocol="elevenlabs"} 0.0' in live.get("/metrics").text
 
@@ -425,7 +421,7 @@ def test_shutdown_is_told_in_the_protocols_own_message(caplog: pytest.LogCapture
     error = next(message for message in iter(client.next, None) if "error" in message)
     assert (error["error"], error["code"]) == ("system_busy", 1012)
     assert client.close_code() == 1012
-    assert "shutting_down" in [fields.get("outcome") for fields in logged(caplog)]
+    assert logged(caplog, outcome="shutting_down")
 
 
 def test_malformed_frames_and_messages_break_nothing(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:

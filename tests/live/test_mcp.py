@@ -28,7 +28,7 @@ from tests.support.fakes import FOREVER, tone
 from tests.support.process import ROOT
 from tests.support.recordings import made
 from tests.support.scripted import SCRIPTED
-from tests.support.server import LiveServer, eventually, running, speaking
+from tests.support.server import LiveServer, eventually, logged, running, speaking
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,7 @@ def test_a_client_that_leaves_frees_the_slot_and_is_counted(caplog: pytest.LogCa
         eventually(lambda: not live.engine.running)
         eventually(lambda: not live.service.streams)
         eventually(lambda: 'speech_disconnects_total{route="/mcp"} 1' in live.get("/metrics").text)
-        calls = [vars(record)["fields"] for record in caplog.records if record.message == "request"]
-        (left,) = (fields for fields in calls if fields.get("outcome") == "disconnected")
+        (left,) = logged(caplog, outcome="disconnected")
         assert (left["route"], left["characters"], left["audio_s"]) == ("/mcp", 1, 0.1)
 
 

@@ -22,7 +22,7 @@ from streaming_server.domain import Emotion, FloatSamples
 from streaming_server.engines.registry import create_engine
 from tests.support.asr import word_error_rate
 from tests.support.fakes import FOREVER, FakeEngine, Gate, tone
-from tests.support.server import LiveServer, RawClient, eventually, running, speaking
+from tests.support.server import LiveServer, RawClient, eventually, logged, running, speaking
 
 SPOKEN = "Mrs. Taylor lives at 42 Baker Street. Please read the manual before you turn on the machine."
 MEDIA_TYPES = {
@@ -230,9 +230,7 @@ def test_usage_and_log_count_the_audio_at_its_speed(server: LiveServer, caplog: 
     caplog.set_level("INFO", "streaming_server.api.middleware")
     *_, done = server.post(SPEECH, body).text.splitlines()[::2]
     assert json.loads(done[6:])["usage"]["output_tokens"] == 25
-    eventually(lambda: any("fields" in vars(record) for record in caplog.records))
-    (fields,) = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]
-    assert fields["audio_s"] == 0.5
+    eventually(lambda: logged(caplog, route=SPEECH, audio_s=0.5))
 
 
 def test_instructions_reach_the_engine_as_an_emotion(server: LiveServer) -> None:

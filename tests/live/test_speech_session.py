@@ -27,7 +27,7 @@ from streaming_server.audio.pcm import to_int16
 from streaming_server.domain import SpeechRequest
 from streaming_server.speech.stream import StreamState
 from tests.support.fakes import RATE_HZ, FakeEngine, Gate, Step, tone
-from tests.support.server import LiveServer, eventually, running
+from tests.support.server import LiveServer, eventually, logged, running
 
 PATH = "/v1/audio/speech/stream"
 TEXT = "When the fog finally lifted over the bay, every ship waved back. Then it was quiet"
@@ -371,11 +371,7 @@ def test_barge_in_by_close_frees_the_slot(abruptly: bool, caplog: pytest.LogCapt
         client.socket.close()
         eventually(lambda: is_idle(live))
         assert len(live.engine.requests) == 1
-        eventually(lambda: "disconnected" in [fields.get("outcome") for fields in logged(caplog)])
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record)["fields"] for record in caplog.records if record.message == "request"]
+        eventually(lambda: logged(caplog, outcome="disconnected"))
 
 
 def test_a_session_has_a_log_line_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -388,8 +384,8 @@ def test_a_session_has_a_log_line_and_is_counted(caplog: pytest.LogCaptureFixtur
             client.until("session.done")
             client.send("session.close")
             assert client.close_code() == 1000
-        eventually(lambda: any(fields["method"] == "WEBSOCKET" for fields in logged(caplog)))
-        fields = next(fields for fields in logged(caplog) if fields["method"] == "WEBSOCKET")
+        eventually(lambda: logged(caplog, method="WEBSOCKET"))
+        (fields,) = logged(caplog, method="WEBSOCKET")
         assert (fields["route"], fields["status"], fields["outcome"]) == (PATH, 101, "complete")
         assert (fields["voice"], fields["characters"], fields["audio_s"]) == ("voice_05", 8, 0.08)
         metrics = live.get("/metrics").text
@@ -446,7 +442,7 @@ def test_shutdown_ends_a_session_with_its_own_code(caplog: pytest.LogCaptureFixt
         client.say("One.")
         client.until("audio.start")
     assert client.close_code() == 1012
-    assert "shutting_down" in [fields.get("outcome") for fields in logged(caplog)]
+    assert logged(caplog, outcome="shutting_down")
 
 
 def test_a_reader_too_slow_ends_its_session_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -463,7 +459,7 @@ def test_a_reader_too_slow_ends_its_session_alone(caplog: pytest.LogCaptureFixtu
             other.say("Short.")
             assert other.until("session.done")
         assert client.close_code() in {1008, 1006}  # a connection that takes no close frame is aborted
-        eventually(lambda: "reader_too_slow" in [fields.get("outcome") for fields in logged(caplog)])
+        eventually(lambda: logged(caplog, outcome="reader_too_slow"))
 
 
 def test_requests_over_http_still_work_beside_an_upgrade_to_websocket(server: LiveServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 from streaming_server.audio.pcm import to_int16
 from streaming_server.errors import EngineFailed
 from tests.support.fakes import FOREVER, Gate, tone
-from tests.support.server import LiveServer, RawClient, by_text, eventually, running, speaking
+from tests.support.server import LiveServer, RawClient, by_text, eventually, logged, running, speaking
 
 PCM, OPUS = "/synthesize_stream", "/synthesize_stream_opus"
 
@@ -158,17 +158,11 @@ def waiting_count(live: LiveServer) -> int:
     return len(live.service.slot.status().waiting)
 
 
-def outcomes(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Of the requests that are over."""
-    records = [vars(record) for record in caplog.records if record.message == "request"]
-    return [record["fields"]["outcome"] for record in records if "outcome" in record["fields"]]
-
-
 def test_a_client_that_falls_too_far_behind_is_cut_off_and_its_memory_freed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with running(by_text({"unread": [tone(1.0)] * 400, "next": [tone(0.1)]}), unsent_total_mb=8) as live:
         sleeping = RawClient(live.port, PCM, {"text": "unread"}, receive_buffer=4096)
-        eventually(lambda: "reader_too_slow" in outcomes(caplog))
+        eventually(lambda: logged(caplog, outcome="reader_too_slow"))
         assert live.service.slot.status().holder is None
         assert live.service.budget.unsent_bytes == 0
         received = sleeping.read_all()
@@ -181,7 +175,7 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(caplog: pytest.LogC
     caplog.set_level("INFO")
     with running(speaking(*[tone(1.0)] * 200), send_timeout_s=0.5) as live:
         sleeping = RawClient(live.port, PCM, {"text": "a"}, receive_buffer=4096)
-        eventually(lambda: "reader_too_slow" in outcomes(caplog))
+        eventually(lambda: logged(caplog, outcome="reader_too_slow"))
         assert not sleeping.read_all().endswith(b"0\r\n\r\n")
 
 
@@ -248,4 +242,4 @@ def test_the_log_names_what_a_request_was_refused_for(
     caplog.set_level("INFO")
     with running(speaking(tone(0.1))) as live:
         live.get(path) if path != "/synthesize" else live.post(path, {"text": ""})
-        eventually(lambda: outcome in outcomes(caplog))
+        eventually(lambda: logged(caplog, outcome=outcome))

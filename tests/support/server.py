@@ -151,6 +151,12 @@ def around_now() -> Any:
     return pytest.approx(time.time(), abs=600)
 
 
+def logged(caplog: pytest.LogCaptureFixture, **having: Any) -> list[dict[str, Any]]:
+    """The fields of the requests in the log that have these values; earlier tests' requests can be among the others."""
+    requests = [vars(record)["fields"] for record in caplog.records if record.message == "request"]
+    return [fields for fields in requests if having.items() <= fields.items()]
+
+
 def eventually(condition: Callable[[], object], within_s: float = 180.0) -> None:
     """Wait until a condition holds."""
     deadline_s = time.monotonic() + within_s
