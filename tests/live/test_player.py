@@ -98,6 +98,7 @@ def test_the_sound_device_starts_before_the_click(page: Player) -> None:
 
 
 def test_the_waveform_is_drawn_while_it_arrives(page: Player) -> None:
+    eventually(page.bars)
     assert max(page.bars()) <= 3
     page.play("long")
     page.wait("playerState.drawnSlots > 90")
@@ -212,7 +213,7 @@ def test_a_media_source_plays_where_no_decoder_is(browser: Browser, fake: LiveSe
         assert opened.page.evaluate("ears.laid.length") == 0
         # MP3 ends with what its frame and its decoder add.
         assert opened.state("playedSamples") / 48000 == pytest.approx(1.23456, abs=0.08)
-        assert max(opened.bars()) > 20
+        eventually(lambda: max(opened.bars()) > 20)
         opened.page.click("#history summary")
         expect(opened.page.locator("#history")).to_contain_text("· 0:01.")
         assert fake.get(f"/streams/{opened.stream_ids[0]}").headers["content-type"] in {"audio/webm", "audio/mpeg"}
