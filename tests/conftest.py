@@ -12,8 +12,10 @@ from streaming_server.jobs import uploads
 from streaming_server.jobs.examiner import Examiner
 from tests.support import children
 
-# A machine that is busy with other tests can take any time for an example.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine that is busy with other tests can take any time for an example. Every run has the same examples, so that a
+# failure is always one of the change under test; `--hypothesis-profile random` searches for others.
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("tests", settings.get_profile("random"), derandomize=True)
 settings.load_profile("tests")
 
 pytest_plugins = ("tests.support.postgres", "tests.support.brokers")

@@ -156,7 +156,7 @@ def test_a_pause_is_not_divided(before: str) -> None:
         assert sum("[pause 0.5s]" in part for part in found) == 1
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(text=TEXTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), cut=st.sampled_from(Cut))
 def test_nothing_of_the_text_is_lost_however_it_arrives(text: str, sizes: list[int], cut: Cut) -> None:
     by_character, segmenter = push_all(text, 1)
