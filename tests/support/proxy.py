@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ class CuttingProxy:
     made: int = 0
     listener: socket.socket = field(default_factory=socket.socket)
     open: list[socket.socket] = field(default_factory=list)
+    pumps: list[threading.Thread] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -37,7 +37,8 @@ class CuttingProxy:
             self.open += [client, server]
             budget: list[int] = []
             for pump in (self._ask, self._answer):
-                threading.Thread(target=pump, args=(client, server, budget), daemon=True).start()
+                self.pumps.append(threading.Thread(target=pump, args=(client, server, budget)))
+                self.pumps[-1].start()
 
     def _ask(self, client: socket.socket, server: socket.socket, budget: list[int]) -> None:
         try:
@@ -48,7 +49,7 @@ class CuttingProxy:
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
         except OSError:
-            _reset(server)
+            _end(server)
 
     def _answer(self, client: socket.socket, server: socket.socket, budget: list[int]) -> None:
         try:
@@ -56,21 +57,21 @@ class CuttingProxy:
                 if budget and len(data) >= budget[0]:
                     client.sendall(data[: budget[0]])
                     self.made += 1
-                    client.shutdown(socket.SHUT_RDWR)
-                    _reset(server)
+                    _end(client)
+                    _end(server)
                     return
                 if budget:
                     budget[0] -= len(data)
                 client.sendall(data)
             client.shutdown(socket.SHUT_WR)
         except OSError:
-            _reset(client)
+            _end(client)
 
 
-def _reset(connection: socket.socket) -> None:
-    with suppress(OSError):  # the other direction was faster
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+def _end(connection: socket.socket) -> None:
+    """End both directions. It stays open, since another thread may read it, whose next call would get a new file."""
+    with suppress(OSError):  # the peer was faster
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -85,6 +86,10 @@ def cutting_proxy(target: int, victim: bytes, *cuts: int) -> Iterator[CuttingPro
     finally:
         proxy.listener.shutdown(socket.SHUT_RDWR)
         proxy.listener.close()
-        thread.join(5)
+        thread.join()
+        for connection in proxy.open:
+            _end(connection)
+        for pump in proxy.pumps:
+            pump.join()
         for connection in proxy.open:
             connection.close()
