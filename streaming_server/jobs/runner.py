@@ -237,11 +237,30 @@ class JobRunner:
 
     async def _speak(self, attempt: _Attempt, speech: SpeechJob) -> Job | None:
         """Synthesise a speech job to its file and return the next job of its workflow."""
-        job = attempt.job
-        request = replace(speech.request, voice=await self._local(speech.request.voice, attempt), request_id=job.id)
+        request = await self._local_request(speech.request, attempt)
+        while True:
+            try:
+                return await self._synthesise(attempt, request, speech.output)
+            except VoiceFileMissing:
+                # A recording that was converted while the job waited for the slot is found under its new name.
+                earlier, request = request, await self._local_request(speech.request, attempt)
+                if request == earlier:
+                    raise
+
+    async def _local_request(self, request: SpeechRequest, attempt: _Attempt) -> SpeechRequest:
+        """Return the request with the local paths of its recordings, and with the job's id.
+
+        Raises:
+            FileMissing, VoiceFileMissing: a file does not exist.
+        """
+        request = replace(request, voice=await self._local(request.voice, attempt), request_id=attempt.job.id)
         if request.emotion and request.emotion.reference:
             reference = await self._local(request.emotion.reference, attempt)
             request = replace(request, emotion=replace(request.emotion, reference=reference))
+        return request
+
+    async def _synthesise(self, attempt: _Attempt, request: SpeechRequest, output: str) -> Job | None:
+        job = attempt.job
         path = self._scratch.new(job.id)
         expected_s = estimated_duration_s(request.text) / request.speed
         try:
@@ -257,7 +276,7 @@ class JobRunner:
                 "emotion_ignored": self._ignored(request.emotion),
             }
             attempt.is_finishing = True
-            return await self._threads.run_to_end(self._finish, job, json.dumps(result), speech.output, path)
+            return await self._threads.run_to_end(self._finish, job, json.dumps(result), output, path)
         finally:
             self._scratch.remove(path)
 

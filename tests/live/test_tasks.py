@@ -430,11 +430,31 @@ def test_a_recording_that_is_converted_while_its_task_waits_is_used(tmp_path: Pa
         holding = RawClient(live.port, "/synthesize_stream", {"text": "holding"})
         eventually(lambda: engine.running)
         task_id = client.submit("task", prompt_audio_id="anna")
+        eventually(lambda: live.service.slot.status().waiting)
         recording.rename(tmp_path / "anna.flac")
         gate.open()
         assert client.ended(task_id)["status"] == "completed"
         holding.close()
     assert engine.requests[-1].voice.path.name == "anna.flac"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_recording_that_goes_away_while_its_task_waits_fails_it(tmp_path: Path, linked: bool) -> None:
+    recording, gate = tmp_path / "anna.wav", Gate()
+    recording.write_bytes(VOICE)
+    with running(by_text({"holding": [tone(0.1), gate]}), reference_audio_dir=tmp_path) as live:
+        client = Client(live)
+        holding = RawClient(live.port, "/synthesize_stream", {"text": "holding"})
+        eventually(lambda: live.engine.running)
+        task_id = client.submit("task", prompt_audio_id="anna")
+        eventually(lambda: live.service.slot.status().waiting)
+        recording.unlink()
+        if linked:
+            recording.symlink_to(tmp_path / "nowhere")
+        gate.open()
+        ended = client.ended(task_id)
+        assert (ended["status"], "anna.wav" in ended["message"]) == ("failed", True)
+        holding.close()
 
 
 def test_the_list(tmp_path: Path) -> None:
