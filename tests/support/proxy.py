@@ -69,7 +69,10 @@ class CuttingProxy:
 
 
 def _end(connection: socket.socket) -> None:
-    """End both directions. It stays open, since another thread may read it, whose next call would get a new file."""
+    """End both directions, and leave the socket open for the thread that reads it.
+
+    Otherwise that thread's next call could read another socket, which got the same file descriptor.
+    """
     with suppress(OSError):  # the peer was faster
         connection.shutdown(socket.SHUT_RDWR)
 

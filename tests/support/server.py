@@ -152,7 +152,10 @@ def around_now() -> Any:
 
 
 def logged(caplog: pytest.LogCaptureFixture, **having: Any) -> list[dict[str, Any]]:
-    """The fields of the requests in the log that have these values; earlier tests' requests can be among the others."""
+    """Return the fields of the requests in the log that have these values.
+
+    The log may have requests of earlier tests too, since a request is logged after its response.
+    """
     requests = [vars(record)["fields"] for record in caplog.records if record.message == "request"]
     return [fields for fields in requests if having.items() <= fields.items()]
 

@@ -78,7 +78,7 @@ class WorkflowsDialect(Dialect):
             return JSONResponse(refusal, status_of(error, SHAPE))
         except asyncio.CancelledError:  # SHUTDOWN_TIMEOUT_S has elapsed; no Retry-After, because the workflow is stored
             RequestRecord.of(request.scope).outcome = ShuttingDown.code
-            message = "the server is shutting down; the workflow goes on"
+            message = "the server is shutting down; the workflow continues after the restart"
             return JSONResponse(error_of(message, "MODEL_NOT_READY", task_id, workflow_id), 503)
         if ended is None:
             message = f"the workflow has not ended within {limit_s:g} s; it goes on"
