@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import indextts, indextts2
 from benchmarks.common import SENTENCE, percentile, request, running_server
 from streaming_server.domain import Generation
-from streaming_server.engines.indextts.runtime import LookAhead
+from streaming_server.engines.indextts.runtime import LookAhead, Runtime
 from streaming_server.engines.indextts.stream import Audio, window_sizes
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.calibration import cost
@@ -203,11 +203,25 @@ def decoding(setup: Setup) -> Results:
     yield "1.5 floor of a step (bytes over bandwidth), ms", floor_s * 1e3
     for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else STREAMS, min(setup.codes, 64)).items():
         yield f"1.5 decoding, {rows} rows, codes/s", rows / spent_s
+    yield from attention(setup, runtime)
     for look_ahead in setup.look_aheads:
         first_s, total_s, audio_s = indextts.streaming(runtime, look_ahead, setup.codes)
         yield f"1.5 first audio below HTTP, look-ahead {look_ahead}, ms", first_s * 1e3
         yield f"1.5 real-time factor, look-ahead {look_ahead}", total_s / audio_s
     yield "1.5 peak memory, MB", indextts.memory_mb(setup.device)
+
+
+def attention(setup: Setup, runtime: Runtime) -> Results:
+    """1.5 far into an utterance: steps that read the lengths of rows on the device, and steps recorded by span."""
+    chosen = runtime.gpt.gpt.reads_lengths
+    yield "1.5 attention reads lengths on the device", "yes" if chosen else "no"
+    for reads_lengths in sorted({False, chosen}):
+        runtime.gpt.gpt.reads_lengths = reads_lengths
+        inputs, codes = (20, 8) if setup.is_tiny else (800, 32)
+        for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else (1, 8, 32), codes, inputs).items():
+            kind = "by length" if reads_lengths else "by span"
+            yield f"1.5 decoding after {inputs} inputs, {kind}, {rows} rows, codes/s", rows / spent_s
+    runtime.gpt.gpt.reads_lengths = chosen
 
 
 def flow_and_vocoder(setup: Setup) -> Results:

@@ -126,10 +126,12 @@ def decoding(runtime: Runtime, codes: int) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def by_rows(runtime: Runtime, rows: Sequence[int], codes: int) -> dict[int, float]:
-    """Median seconds of a step by number of rows; the numbers take turns, so that other load hits all of them."""
-    latents = runtime.gpt.perceiver_encoder.latents
-    prompt = runtime.gpt.prompt(torch.randn_like(latents[:4]), torch.arange(2, 6, device=runtime.device))
+def by_rows(runtime: Runtime, rows: Sequence[int], codes: int, inputs: int = 11) -> dict[int, float]:
+    """Median seconds of a step by number of rows, after a prompt of ``inputs``.
+
+    The numbers of rows take turns, so that other load hits all of them.
+    """
+    prompt = torch.randn_like(runtime.gpt.perceiver_encoder.latents[:1].expand(inputs, -1))
     decoders = {count: Decoder(runtime.gpt, count, len(prompt) + codes + 1, codes + 1) for count in rows}
     if runtime.device.type == "cuda":
         for decoder in decoders.values():

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -29,7 +31,7 @@ from streaming_server.engines.indextts2 import checkpoint as checkpoint2
 from streaming_server.engines.indextts2 import flow
 from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
-from streaming_server.engines.torch import decoding, windows
+from streaming_server.engines.torch import attention, decoding, windows
 from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
 from streaming_server.engines.torch.graphs import Graphs
@@ -75,9 +77,9 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators += 1
         packet = func.overloadpacket
         name = packet.__name__
-        if not func.is_view and name not in {"_unsafe_view", "empty", "empty_strided", "lift_fresh"}:
+        if not func.is_view and name not in {"_unsafe_view", "empty", "new_empty", "empty_strided", "lift_fresh"}:
             given, made = tensors((args, kwargs)), tensors(result)
-            sizes = [tensor.numel() * tensor.element_size() for tensor in [*given, *made]]
+            sizes = [bytes_of(tensor) for tensor in [*given, *made]]
             moved = 2 * min(sizes) if name in LOOK_UPS else sum(sizes)
             count = flop_registry.get(packet)
             operations = int(count(*args, **(kwargs or {}), out_val=result)) if count else 0
@@ -87,6 +89,12 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Memory that a tensor spans, or its elements where these leave gaps."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return min(tensor.numel(), span) * tensor.element_size()
 
 
 class CountedGraphs(Graphs):
@@ -103,15 +111,28 @@ class CountedGraphs(Graphs):
 @contextmanager
 def counting() -> Iterator[Mapping[Hashable, Counter]]:
     """The steps that are recorded inside, by key."""
-    modules: Any = (decoding, flow, windows)
     CountedGraphs.counted = {}
-    for module in modules:
-        module.Graphs = CountedGraphs
-    try:
+    with ExitStack() as patches:
+        for module in (decoding, flow, windows):
+            patches.enter_context(patch.object(module, "Graphs", CountedGraphs))
+        patches.enter_context(patch.object(functional, "scaled_dot_product_attention", attention_on_cuda))
         yield CountedGraphs.counted
-    finally:
-        for module in modules:
-            module.Graphs = Graphs
+
+
+def attention_on_cuda(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, *, is_causal: bool = False
+) -> Tensor:
+    """The operators that torch chooses on CUDA; for tensors without memory it chooses others."""
+    aten = torch.ops.aten
+    out: Tensor
+    if mask is None:
+        out, *_ = aten._scaled_dot_product_flash_attention(queries, keys, values, 0.0, is_causal)
+    else:
+        if mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, -torch.inf).to(queries.dtype)
+        mask = mask.expand(*queries.shape[:-1], keys.shape[-2])
+        out, *_ = aten._scaled_dot_product_efficient_attention(queries, keys, values, mask, compute_log_sumexp=False)
+    return out
 
 
 def row(name: str, *counters: Counter) -> list[str]:
@@ -130,13 +151,15 @@ HEAD = ("one step, fp16", "operators", "kernels", "GFLOP", "MB", "estimate on an
 
 
 def decoding_rows(name: str, gpt: CodeGpt, rows: Sequence[int]) -> Iterator[list[str]]:
-    """A decoding step in the second span, and a prompt."""
-    span, prompt = 2 * decoding.SPAN, 2 * decoding.BUCKET
+    """A decoding step with 512 slots in use, by both kinds of attention, and a prompt."""
+    slots, prompt = 2 * attention.SPAN, 2 * decoding.BUCKET
     for count in rows:
-        with counting() as counted:
-            decoding.Decoder(gpt, count, span, 8).record(prompt if count == 1 else 0)
-        step = [counted["draw", count, RANKED], counted["advance", count, span]]
-        yield row(f"{name} decoding, {count} rows, span {span}", *step)
+        for gpt.gpt.reads_lengths in (True, False):
+            with counting() as counted:
+                decoding.Decoder(gpt, count, slots, 8).record(prompt if count == 1 else 0)
+            step = [counted["draw", count, RANKED], counted["advance", count, slots]]
+            kind = "by length" if gpt.gpt.reads_lengths else "by span"
+            yield row(f"{name} decoding, {count} rows, {slots} slots {kind}", *step)
         if count == 1:
             yield row(f"{name} prompt of {prompt} inputs", counted["prompt", prompt])
 

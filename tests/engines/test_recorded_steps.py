@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 
 from streaming_server.engines.indextts import checkpoint
 from streaming_server.engines.indextts.stream import window_sizes
@@ -22,7 +21,8 @@ from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.torch import decoding
-from streaming_server.engines.torch.decoding import BUCKET, SPAN, Decoder
+from streaming_server.engines.torch.attention import SPAN
+from streaming_server.engines.torch.decoding import BUCKET, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.pieces import result_of
@@ -130,11 +130,13 @@ def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.Mon
     gpt = small_gpt("1.5")
     substitute(monkeypatch, EmulatedGraphs)
     decoder = Decoder(gpt, 1, 80, CODES + 1)
-    decoder.record(longest=9)
     decoder.start([prompt(gpt, TEXTS[1])], Sampling())
-    assert decoder.used == 21
+    decoder.record(longest=9)
+    replays = EmulatedGraphs.replays
+    decoder.start([prompt(gpt, TEXTS[1])], Sampling())
+    assert (decoder.used, EmulatedGraphs.replays - replays) == (21, 0)
     decoder.start([prompt(gpt, [])], Sampling())
-    assert decoder.used == 16
+    assert (decoder.used, EmulatedGraphs.replays - replays) == (9, 1)
 
 
 def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,13 +281,16 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 
 def record_decoding(gpt: CodeGpt) -> None:
-    """The first span, one that is cut off, and prompts of two lengths."""
-    Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
-    assert FakeCudaGraphs.recorded.keys() == {
-        *(("advance", rows, span) for rows in (1, 2) for span in (SPAN, SPAN + 100)),
-        *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
-        *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
-    }
+    """Steps by length, or else by span: the first span and one that is cut off; and prompts of two lengths."""
+    for gpt.gpt.reads_lengths in (False, True):
+        FakeCudaGraphs.recorded.clear()
+        Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
+        spans = (SPAN + 100,) if gpt.gpt.reads_lengths else (SPAN, SPAN + 100)
+        assert FakeCudaGraphs.recorded.keys() == {
+            *(("advance", rows, span) for rows in (1, 2) for span in spans),
+            *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
+            *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
+        }
 
 
 def test_rows_that_come_and_go_wait_for_no_queued_step(
@@ -309,32 +314,8 @@ def test_rows_that_come_and_go_wait_for_no_queued_step(
     assert decoder.has_drawn
 
 
-@pytest.fixture
-def attention_kernels(monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, ...]]:
-    """Which of the flash, efficient, cuDNN and math kernels each attention of the flow may use."""
-    allowed: set[tuple[bool, ...]] = set()
-    cuda: Any = torch.backends.cuda
-    attend: Callable[..., Tensor] = functional.scaled_dot_product_attention
-
-    def noted(*arguments: Any) -> Tensor:
-        allowed.add(
-            (
-                cuda.flash_sdp_enabled(),
-                cuda.mem_efficient_sdp_enabled(),
-                cuda.cudnn_sdp_enabled(),
-                cuda.math_sdp_enabled(),
-            )
-        )
-        return attend(*arguments)
-
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
-    return allowed
-
-
 @pytest.mark.parametrize("version", ["2.0", "2.5"])
-def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(
-    version: str, request: pytest.FixtureRequest, attention_kernels: set[tuple[bool, ...]]
-) -> None:
+def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(version: str, request: pytest.FixtureRequest) -> None:
     config = published.config(version)
     config["gpt"]["layers"] = LAYERS
     states: dict[str, Any] = {name: meta(shapes) for name, shapes in published.shapes(version).items()}
@@ -351,8 +332,18 @@ def test_fake_cuda_runs_the_steps_of_2_at_real_sizes(
     acoustics.flow.record(430, 370)
     acoustics.windows.record(222)
     assert FakeCudaGraphs.recorded.keys() > {(430, 370, 1), (222, 1)}
-    # Only kernels that take a mask, so that recorded and eager steps use the same.
-    assert attention_kernels == {(False, True, False, True)}
+
+
+def test_cudnn_computes_no_attention_beside_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *_, **__: None)
+    cuda: Any = torch.backends.cuda
+    assert cuda.cudnn_sdp_enabled()
+    try:
+        Graphs(torch.device("cuda"))
+        assert not cuda.cudnn_sdp_enabled()
+    finally:
+        cuda.enable_cudnn_sdp(True)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,11 @@ those of the checkpoint, after folding weight norm.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streaming_server.engines.indextts2.wavenet import WaveNet
 
@@ -94,14 +92,6 @@ def normed(x: Tensor, scale_shift: Tensor) -> Tensor:
     return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON), scale)
 
 
-def masked_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA, allow only kernels that accept a mask, so that recorded and eager steps use the same ones."""
-    if device.type != "cuda":
-        return nullcontext()
-    kernels: AbstractContextManager[None] = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
-    return kernels
-
-
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -119,10 +109,9 @@ class Attention(nn.Module):
         else:
             qkv = F.linear(x, self.wqkv.weight).view(batch, length, 3, self.heads, -1)
             (q, k), v = turned(qkv[:, :, :2], span.rotation).unbind(2), qkv[:, :, 2]
-        with masked_attention(x.device):
-            out = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[:, None, None]
-            )
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[:, None, None]
+        )
         result: Tensor = self.wo(out.transpose(1, 2).flatten(2))
         return result
 

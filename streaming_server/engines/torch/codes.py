@@ -12,6 +12,7 @@ from torch import Tensor
 
 from streaming_server.engines.threads import WAITING, Waiting
 from streaming_server.engines.torch import beams
+from streaming_server.engines.torch.attention import reads_lengths
 from streaming_server.engines.torch.beams import Hypothesis
 from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.decoding import Decoder, PositionRule, recorded_length
@@ -187,8 +188,11 @@ class CodeWriter:
 
     def record(self) -> None:
         """Record the decoding step, compiled in parts, and the prompts; without CUDA, run each once."""
-        if self._gpt.mel_head.weight.device.type == "cuda":
+        weight = self._gpt.mel_head.weight
+        if weight.device.type == "cuda":
             compile_steps(self._gpt.gpt)
+            shape = self._gpt.shape
+            self._gpt.gpt.reads_lengths = reads_lengths(shape.heads, shape.head_width, weight)
         if self._shared is not None:
             self._shared.record(self._longest_prompt)
         else:

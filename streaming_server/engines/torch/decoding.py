@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from streaming_server.engines.torch.attention import SPAN
 from streaming_server.engines.torch.gpt import Cache, CodeGpt
 from streaming_server.engines.torch.graphs import HIGH_PRIORITY, Graphs
 from streaming_server.engines.torch.rows import NOT_FINITE, Readback, Row
@@ -30,11 +30,8 @@ FIRST_CODE_POSITION: dict[PositionRule, int] = {"aligned": 1, "cached": 2}
 PLACEHOLDER_ID = 1
 """Placeholder of the prompt in the official implementation; penalised from the start, like START_MEL."""
 
-SPAN = 256
-"""Attention reads the cache in multiples of this number of slots, so that there are few fixed shapes."""
-
 BUCKET = 64
-"""Recorded prompts are padded at the front to a multiple of this number of inputs."""
+"""Recorded prompts are padded to a multiple of this number of inputs."""
 
 MAX_UNTAKEN = 4
 """A row pauses while this number of its codes has been read and not taken."""
@@ -73,7 +70,6 @@ class Decoder:
         self.latents = self._latents[:, :max_codes]
         self._progress = torch.zeros(3, rows, 1, dtype=torch.long, device=device)
         self._slot, self._position, self._count = self._progress
-        self._first_slot = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._active = torch.zeros(rows, 1, dtype=torch.bool, device=device)
         """Rows that draw in the current step."""
         self._drawn = torch.zeros(rows, 1, dtype=torch.bool, device=device)
@@ -85,7 +81,7 @@ class Decoder:
         self._staging = self.cache.layers
         """Where recorded prompts write their keys and values: with several rows, a cache of its own."""
         self._staged = self.latents.new_zeros(1, shape.width), self.logits.new_zeros(1, shape.mel_codes)
-        self._first_staged = torch.zeros(1, dtype=torch.long, device=device)
+        self._last_staged = torch.zeros(1, dtype=torch.long, device=device)
         self._used = [0] * rows
         """Number of slots in use by row, tracked on the host to avoid a synchronisation."""
         self._joined: dict[int, Row] = {}
@@ -231,10 +227,8 @@ class Decoder:
         The other rows compute values that are not used: they write to the slot and the latent that come next.
         """
         slot, drawn, logits = self._slot[:rows], self._drawn[:rows], self.logits[:rows]
-        slots = self._all_slots[:span]
-        visible = (slots <= slot[..., None]) & (slots >= self._first_slot[:rows, :, None])  # (rows, 1, span)
         inputs = self.gpt.codes(self.code[:rows], self._position[:rows, 0])
-        latent, after = self.gpt(inputs, self.cache.layers[:, :, :rows], slot, visible)
+        latent, after = self.gpt(inputs, self.cache.layers[:, :, :rows], slot, self._all_slots[:span])
         logits.copy_(torch.where(drawn, after, logits))
         self._latents[:rows].scatter_(1, self._count[:rows, :, None].expand(-1, -1, latent.shape[1]), latent[:, None])
         self._progress[:, :rows] += drawn
@@ -255,6 +249,7 @@ class Decoder:
                 self._graphs.record(key, function)
         if longest and self.rows > 1 and not self._prompts:
             self._staging = Cache(self.gpt.shape, 1, recorded_length(longest), self.device, self.latents.dtype).layers
+        self._last_staged.zero_()
         for length in range(BUCKET, recorded_length(longest) + 1, BUCKET):
             if length not in self._prompts:
                 inputs = self.latents.new_zeros(1, length, self.gpt.shape.width)
@@ -267,30 +262,30 @@ class Decoder:
     def _begin(self, index: int, prompt: Tensor, sampling: Sampling, positions: PositionRule) -> Readback:
         """Process a prompt in a row, and compute its first latent and logits; return whether these are finite.
 
-        Slots left by the previous prompt are cleared: their attention weight is 0 until they are written, but 0 times a
-        value that is not finite is not 0.
+        Slots left by the previous prompt and its padding are cleared: their attention weight is 0 until they are
+        written, but 0 times a value that is not finite is not 0.
         """
-        length = next((recorded for recorded in self._prompts if recorded >= prompt.shape[0]), prompt.shape[0])
-        padding = length - prompt.shape[0]
-        self.cache.clear(index, length, self._used[index] + 1)
+        length = prompt.shape[0]
+        recorded = next((recorded for recorded in self._prompts if recorded >= length), length)
+        self.cache.clear(index, length, self._used[index] + BUCKET)
         row = self.cache.layers[:, :, index : index + 1]
-        if length in self._prompts:
-            inputs = self._prompts[length]
-            inputs.copy_(F.pad(prompt, (0, 0, padding, 0)))
-            self._first_staged.fill_(padding)
-            self._graphs.run(("prompt", length), partial(self._read_staged, inputs))
+        self._last_staged.fill_(length - 1)
+        if recorded in self._prompts:
+            inputs = self._prompts[recorded]
+            inputs[0, :length] = prompt
+            inputs[0, length:] = prompt[-1]
+            self._graphs.run(("prompt", recorded), partial(self._read_staged, inputs))
             if self.rows > 1:
                 row[:, :, :, :, :length] = self._staging[:, :, :, :, :length]
             latent, logits = self._staged
         else:
-            latent, logits = self._read_prompt(prompt[None], row, self._first_staged.zero_())
+            latent, logits = self.gpt.read(prompt[None], row, self._last_staged)
         self.latents[index, 0] = latent[0]
         self.logits[index] = logits[0]
         # Kernels set the numbers: a copy of a tensor on the host would wait for all queued steps.
         self._slot[index].fill_(length)
         self._position[index].fill_(FIRST_CODE_POSITION[positions])
         self._count[index].fill_(1)
-        self._first_slot[index].fill_(padding)
         self._drawn[index].fill_(False)
         self.warp.set(sampling, slice(index, index + 1))
         self.code[index].fill_(self.gpt.shape.start_mel)
@@ -300,26 +295,17 @@ class Decoder:
         self._used[index] = length
         return Readback(self.logits[index].isfinite().all())
 
-    def _read_prompt(self, inputs: Tensor, cache: Tensor, first_slot: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the inputs ``(1, length, width)`` to the first slots of a row; return its latent and logits."""
-        slots = self._all_slots[: inputs.shape[1]]
-        visible = (slots <= slots[:, None]) & (slots >= first_slot)  # (T, T)
-        visible |= slots == slots[:, None]  # padding attends to itself: a softmax over no values is NaN
-        result: tuple[Tensor, Tensor] = self.gpt(inputs, cache, None, visible[None])
-        return result
-
     def _read_staged(self, inputs: Tensor) -> None:
-        for staged, computed in zip(
-            self._staged, self._read_prompt(inputs, self._staging, self._first_staged), strict=True
-        ):
-            staged.copy_(computed)
+        computed = self.gpt.read(inputs, self._staging, self._last_staged)
+        for staged, value in zip(self._staged, computed, strict=True):
+            staged.copy_(value)
 
     def _copy(self, source: int, target: int) -> None:
         """Give a row the state of another one at the end of its prompt."""
         used = self._used[source]
         self.cache.clear(target, used, self._used[target] + 1)
         self.cache.layers[:, :, target, :, :used] = self.cache.layers[:, :, source, :, :used]
-        for state in (self.logits, self.seen, self.code, self._first_slot, self._drawn):
+        for state in (self.logits, self.seen, self.code, self._drawn):
             state[target].copy_(state[source])
         self.latents[target, 0].copy_(self.latents[source, 0])
         self._progress[:, target].copy_(self._progress[:, source])
@@ -371,7 +357,8 @@ class Decoder:
             self._unfed = [other for other in self._unfed if other is not row]
 
     def _span(self, used: int) -> int:
-        return min(-(-used // SPAN) * SPAN, self.cache.slots)
+        """Number of slots that a step reads, at most, if rows have used so many."""
+        return self.cache.slots if self.gpt.gpt.reads_lengths else min(-(-used // SPAN) * SPAN, self.cache.slots)
 
     def _bucket(self, index: int) -> int:
         """Number of rows of the smallest recorded batch that contains a row."""

@@ -5,7 +5,6 @@ Attribute names are those of the checkpoint.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from streaming_server.engines.torch.attention import Attend, causal, masked, up_to
 from streaming_server.engines.torch.conditioning import Conformer, Perceiver
 
 
@@ -77,26 +77,22 @@ class Attention(nn.Module):
         self.c_attn = Projection(shape.width, 3 * shape.width)
         self.c_proj = Projection(shape.width, shape.width)
 
-    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
-        """Write ``x (B, T, width)`` to the cache and attend to the slots of ``bias (B · heads, T, span)``.
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, attend: Attend) -> Tensor:
+        """Write ``x (B, T, width)`` to the cache and attend to it.
 
         One input per row is written to ``slot (B, 1)``; without it, the inputs are written to the first slots.
         """
-        out: Tensor = self.c_proj(self.mix(self.c_attn(x), cache, slot, bias))
+        out: Tensor = self.c_proj(self.mix(self.c_attn(x), cache, slot, attend))
         return out
 
-    def mix(self, projected: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+    def mix(self, projected: Tensor, cache: Tensor, slot: Tensor | None, attend: Attend) -> Tensor:
         """Queries, keys and values ``(B, T, 3 · width)`` → weighted values ``(B, T, width)``; else as ``forward``."""
         qkv = torch.unflatten(projected, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, d)
         if slot is None:
             cache[:, :, :, : projected.shape[1]].copy_(qkv[1:])
         else:
             cache.scatter_(3, slot[:, :, None, None].expand_as(qkv[1:]), qkv[1:])
-        q = qkv[0].flatten(0, 1)  # (B · heads, T, d)
-        keys, values = cache[:, :, :, : bias.shape[-1]].flatten(1, 2)  # each (B · heads, span, d)
-        weights = torch.baddbmm(bias, q, keys.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
-        mixed = torch.unflatten(torch.bmm(weights, values), 0, (-1, self.heads))  # (B, heads, T, d)
-        return mixed.transpose(1, 2).flatten(2)
+        return attend(qkv[0], cache).transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -118,8 +114,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.width)
         self.mlp = FeedForward(shape.width)
 
-    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache, slot, bias)
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, attend: Attend) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, slot, attend)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -166,28 +162,30 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(shape.width)
         self.between: Between = between
         """Computes all but the attentions of a decoding step; may be compiled."""
+        self.reads_lengths = False
+        """Whether the attentions of a decoding step read what each row has filled, and not a span of slots."""
 
     @property
     def blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.h))
 
-    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: Tensor, slot: Tensor | None, attend: Attend) -> Tensor:
         if slot is not None:
-            return self._step(x, cache, slot, bias)
+            return self._step(x, cache, slot, attend)
         for block, layer in zip(self.h, cache, strict=True):
-            x = block(x, layer, slot, bias)
+            x = block(x, layer, slot, attend)
         out: Tensor = self.ln_f(x)
         return out
 
-    def _step(self, x: Tensor, cache: Tensor, slot: Tensor, bias: Tensor) -> Tensor:
+    def _step(self, x: Tensor, cache: Tensor, slot: Tensor, attend: Attend) -> Tensor:
         """The same for one input per row, cut at the attentions in place of the blocks."""
         blocks = self.blocks
         projected = blocks[0].attn.c_attn(blocks[0].ln_1(x))
         for block, following, layer in zip(blocks, blocks[1:], cache, strict=False):
-            mixed = block.attn.mix(projected, layer, slot, bias)
+            mixed = block.attn.mix(projected, layer, slot, attend)
             x, projected = self.between(x, mixed, *block.weights_after, *following.weights_before)
         last = blocks[-1]
-        x = x + last.attn.c_proj(last.attn.mix(projected, cache[len(blocks) - 1], slot, bias))
+        x = x + last.attn.c_proj(last.attn.mix(projected, cache[len(blocks) - 1], slot, attend))
         out: Tensor = self.ln_f(x + last.mlp(last.ln_2(x)))
         return out
 
@@ -228,18 +226,30 @@ class CodeGpt(nn.Module):
         x: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding.emb(position)
         return x[:, None]
 
-    def forward(self, inputs: Tensor, cache: Tensor, slot: Tensor | None, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs ``(B, T, width)`` → latent ``(B, width)`` and float32 logits ``(B, codes)`` of the last input.
+    def read(self, inputs: Tensor, cache: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Write inputs ``(B, T, width)`` to the first slots of a cache; return as `forward` for input ``last (1,)``.
+
+        The inputs behind that one have no effect.
+        """
+        return self._latent_and_logits(self.gpt(inputs, cache, None, causal).index_select(1, last))
+
+    def forward(self, inputs: Tensor, cache: Tensor, slot: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """One input per row ``(B, 1, width)`` → latent ``(B, width)`` and float32 logits ``(B, codes)``.
 
         Args:
             inputs: The inputs.
             cache: The ``B`` rows of a cache, ``(layers, 2, B, heads, slots, head width)``.
-            slot: Where the only input of each row is written, ``(B, 1)``; None writes all inputs to the first slots.
-            visible: The attention mask ``(B, T, span)``.
+            slot: Where each input is written, ``(B, 1)``; it attends to the slots up to there.
+            slots: The numbers of the slots that may be read, ``(span,)``.
         """
-        bias = torch.where(visible, 0.0, -torch.inf).to(inputs.dtype)
-        bias = bias.repeat_interleave(self.shape.heads, dim=0)
-        latent: Tensor = self.final_norm(self.gpt(inputs, cache, slot, bias)[:, -1])
+        if self.gpt.reads_lengths:
+            attend = up_to(slot, self.shape.heads, cache.shape[4])
+        else:
+            attend = masked(slot, slots, inputs.dtype)
+        return self._latent_and_logits(self.gpt(inputs, cache, slot, attend))
+
+    def _latent_and_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        latent: Tensor = self.final_norm(hidden[:, 0])
         return latent, self.mel_head(latent).float()
 
 

@@ -35,6 +35,8 @@ class Graphs:
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
+            # It plans each shape of attention when it first meets it, also in an eager run beside recorded ones.
+            torch.backends.cuda.enable_cudnn_sdp(False)
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
 
