@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,28 +17,10 @@ from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
 from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts import parity
+from tests.support.attention import kernel
 from tests.support.graphs import EmulatedGraphs, substitute
 
 Kernel = Callable[..., None]
-
-
-def kernel(
-    out: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
-    *, seqused_k: Tensor,
-) -> None:  # fmt: skip
-    """`varlen_attn_out` for sequences of one query, as the documentation of torch describes it."""
-    sequences, _, width = query.shape
-    for lengths in (cu_seq_q, cu_seq_k, seqused_k):
-        assert lengths.dtype == torch.int32
-    assert (max_q, out.shape, len(cu_seq_k), len(seqused_k)) == (1, query.shape, sequences + 1, sequences)
-    assert out.is_contiguous()
-    offsets = torch.arange(max_k)
-    index = cu_seq_k[:-1, None] + offsets  # (sequences, max_k)
-    behind = offsets >= seqused_k[:, None]
-    index = index.masked_fill(behind, 0)  # memory that is not read
-    scores = torch.einsum("nhd,nkhd->nhk", query, key[index]) / math.sqrt(width)
-    weights = scores.masked_fill(behind[:, None], -torch.inf).softmax(-1)
-    out.copy_(torch.einsum("nhk,nkhd->nhd", weights, value[index]))
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +72,28 @@ def test_one_recorded_step_decodes_the_same_codes_at_all_lengths(rows: int, monk
     monkeypatch.setattr("streaming_server.engines.torch.decoding.SPAN", 16)
     gpt.gpt.reads_lengths = True
     assert decoded(gpt, rows) == expected
-    assert {key for key in recorded if key[0] == "advance"} == {
-        ("advance", count, 120) for count in ({1} if rows == 1 else {1, 2, 3})
-    }
+    assert {key for key in recorded if key[0] == "advance"} == {("advance", rows, 120)}
+
+
+def test_a_row_that_is_free_costs_one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[int]] = []
+
+    def noted(*arguments: Any, seqused_k: Tensor) -> None:
+        read.append(seqused_k.tolist())
+        kernel(*arguments, seqused_k=seqused_k)
+
+    monkeypatch.setattr(varlen, "varlen_attn_out", noted)
+    gpt = parity.build_runtime().gpt
+    gpt.gpt.reads_lengths = True
+    decoder = Decoder(gpt, 3, 60, 20)
+    prompt = torch.randn(10, gpt.shape.width, generator=torch.Generator().manual_seed(1))
+    first, _ = decoder.join(prompt[:8], 20, Sampling()), decoder.join(prompt, 20, Sampling())
+    for _ in range(3):
+        decoder.step()
+    assert read[-1] == [10, 12, 1]
+    decoder.leave(first)
+    decoder.step()
+    assert read[-1] == [1, 13, 1]
 
 
 HALF = torch.zeros((), dtype=torch.float16)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import varlen
 
 from streaming_server.engines.threads import WAITING
 from streaming_server.engines.torch import decoding
@@ -25,6 +26,7 @@ from streaming_server.engines.torch.rows import Row
 from streaming_server.engines.torch.sampling import RANKED, Sampling, Warp
 from streaming_server.engines.torch.vocoding import VocoderThread
 from tests.engines.indextts import parity
+from tests.support.attention import kernel
 from tests.support.graphs import EmulatedGraphs, substitute
 
 ROWS = 3
@@ -85,11 +87,13 @@ def short_spans() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=[Graphs, EmulatedGraphs])
+@pytest.fixture(scope="module", params=["unrecorded", "by span", "by length"])
 def decoder(request: pytest.FixtureRequest, short_spans: None) -> Iterator[Decoder]:
     """One decoder for all examples: what a prompt leaves behind must not reach the next one."""
     with pytest.MonkeyPatch.context() as patch:
-        substitute(patch, request.param)
+        substitute(patch, Graphs if request.param == "unrecorded" else EmulatedGraphs)
+        patch.setattr(gpt().gpt, "reads_lengths", request.param == "by length")
+        patch.setattr(varlen, "varlen_attn_out", kernel)
         made = Decoder(gpt(), ROWS, len(prompt(4)) + MAX_CODES, MAX_CODES)  # just enough for the longest request
         made.record(longest=50)
         yield made

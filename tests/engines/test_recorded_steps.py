@@ -281,14 +281,14 @@ def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Voc
 
 
 def record_decoding(gpt: CodeGpt) -> None:
-    """Steps by length, or else by span: the first span and one that is cut off; and prompts of two lengths."""
+    """Steps by span (the first one, and one that is cut off) and by length, and prompts of two lengths."""
     for gpt.gpt.reads_lengths in (False, True):
         FakeCudaGraphs.recorded.clear()
         Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
-        spans = (SPAN + 100,) if gpt.gpt.reads_lengths else (SPAN, SPAN + 100)
+        batches, spans = ((2,), (SPAN + 100,)) if gpt.gpt.reads_lengths else ((1, 2), (SPAN, SPAN + 100))
         assert FakeCudaGraphs.recorded.keys() == {
-            *(("advance", rows, span) for rows in (1, 2) for span in spans),
-            *(("draw", rows, ranked) for rows in (1, 2) for ranked in (RANKED, None)),
+            *(("advance", rows, span) for rows in batches for span in spans),
+            *(("draw", rows, ranked) for rows in batches for ranked in (RANKED, None)),
             *(("prompt", length) for length in (BUCKET, 2 * BUCKET)),
         }
 

@@ -128,6 +128,7 @@ class Decoder:
             self._retire(row)
             row.is_ended = True
             del self._joined[row.index]
+            self._slot[row.index].fill_(0)  # attention that reads lengths has nothing to do in a free row
 
     def step(self) -> bool:
         """Draw the next code of each row and read the codes of an earlier step; return whether there was any."""
@@ -361,8 +362,12 @@ class Decoder:
         return self.cache.slots if self.gpt.gpt.reads_lengths else min(-(-used // SPAN) * SPAN, self.cache.slots)
 
     def _bucket(self, index: int) -> int:
-        """Number of rows of the smallest recorded batch that contains a row."""
-        return min(1 << index.bit_length(), self.rows)
+        """Number of rows of the smallest recorded batch that contains a row.
+
+        Where free rows cost next to nothing, there is one batch: products of matrices of other shapes round
+        differently, so that a request could get other codes while others decode beside it.
+        """
+        return self.rows if self.gpt.gpt.reads_lengths else min(1 << index.bit_length(), self.rows)
 
 
 def recorded_length(inputs: int) -> int:
