@@ -201,6 +201,7 @@ def decoding(setup: Setup) -> Results:
     yield "1.5 decoding, recorded, codes/s", 1 / seconds
     yield "1.5 decoding, recorded, ms a step", seconds * 1e3
     yield "1.5 floor of a step (bytes over bandwidth), ms", floor_s * 1e3
+    yield "1.5 peak memory, MB", indextts.memory_mb(setup.device)
     for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else STREAMS, min(setup.codes, 64)).items():
         yield f"1.5 decoding, {rows} rows, codes/s", rows / spent_s
     yield from attention(setup, runtime)
@@ -208,20 +209,19 @@ def decoding(setup: Setup) -> Results:
         first_s, total_s, audio_s = indextts.streaming(runtime, look_ahead, setup.codes)
         yield f"1.5 first audio below HTTP, look-ahead {look_ahead}, ms", first_s * 1e3
         yield f"1.5 real-time factor, look-ahead {look_ahead}", total_s / audio_s
-    yield "1.5 peak memory, MB", indextts.memory_mb(setup.device)
 
 
 def attention(setup: Setup, runtime: Runtime) -> Results:
     """1.5 far into an utterance: steps that read the lengths of rows on the device, and steps recorded by span."""
-    chosen = runtime.gpt.gpt.reads_lengths
-    yield "1.5 attention reads lengths on the device", "yes" if chosen else "no"
-    for reads_lengths in sorted({False, chosen}):
-        runtime.gpt.gpt.reads_lengths = reads_lengths
-        inputs, codes = (20, 8) if setup.is_tiny else (800, 32)
-        for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else (1, 8, 32), codes, inputs).items():
-            kind = "by length" if reads_lengths else "by span"
-            yield f"1.5 decoding after {inputs} inputs, {kind}, {rows} rows, codes/s", rows / spent_s
-    runtime.gpt.gpt.reads_lengths = chosen
+    yield "1.5 attention reads lengths on the device", "yes" if runtime.gpt.gpt.reads_lengths else "no"
+    inputs, codes, rows = (20, 8, (2,)) if setup.is_tiny else (800, 32, (1, 8, 32))
+    for reads_lengths in sorted({False, runtime.gpt.gpt.reads_lengths}):
+        with patch.object(runtime.gpt.gpt, "reads_lengths", reads_lengths):
+            name = f"1.5 decoding after {inputs} inputs, {'by length' if reads_lengths else 'by span'}"
+            for count, spent_s in indextts.by_rows(runtime, rows, codes, inputs).items():
+                yield f"{name}, {count} rows, codes/s", count / spent_s
+            [spent_s] = indextts.by_rows(runtime, rows[-1:], codes, inputs, used=1).values()
+            yield f"{name}, 1 of {rows[-1]} rows, codes/s", 1 / spent_s
 
 
 def flow_and_vocoder(setup: Setup) -> Results:

@@ -126,10 +126,12 @@ def decoding(runtime: Runtime, codes: int) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def by_rows(runtime: Runtime, rows: Sequence[int], codes: int, inputs: int = 11) -> dict[int, float]:
+def by_rows(
+    runtime: Runtime, rows: Sequence[int], codes: int, inputs: int = 11, used: int | None = None
+) -> dict[int, float]:
     """Median seconds of a step by number of rows, after a prompt of ``inputs``.
 
-    The numbers of rows take turns, so that other load hits all of them.
+    The numbers of rows take turns, so that other load hits all of them. Only ``used`` rows decode, by default all.
     """
     prompt = torch.randn_like(runtime.gpt.perceiver_encoder.latents[:1].expand(inputs, -1))
     decoders = {count: Decoder(runtime.gpt, count, len(prompt) + codes + 1, codes + 1) for count in rows}
@@ -138,7 +140,7 @@ def by_rows(runtime: Runtime, rows: Sequence[int], codes: int, inputs: int = 11)
             decoder.record()
     times: dict[int, list[float]] = {count: [] for count in rows}
     for count, decoder in chain.from_iterable(decoders.items() for _ in range(ROUNDS)):
-        generators = [torch.Generator(runtime.device).manual_seed(row) for row in range(count)]
+        generators = [torch.Generator(runtime.device).manual_seed(row) for row in range(used or count)]
         joined = [decoder.join(prompt, codes + 1, Sampling(), generator) for generator in generators]
         decoder.step()
         for _ in range(codes):

@@ -167,10 +167,13 @@ def test_a_row_pauses_while_nobody_takes_its_codes(decoder: Decoder) -> None:
         step += 1
 
 
-def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decoder) -> None:
-    """Nor what it left in the cache the next prompt of its row, a shorter one."""
-    clients = [Client(decoder, Request(2, 0, 1, MAX_CODES, MAX_CODES, 1))]
+@pytest.mark.parametrize("broken_row", [0, 1])
+def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decoder, broken_row: int) -> None:
+    """Nor does what it left in the cache reach the next prompt of its row, a shorter one."""
+    request = Request(2, 0, 1, MAX_CODES, MAX_CODES, 1)
+    clients = [Client(decoder, request) for _ in range(broken_row)]
     broken = decoder.join(torch.full_like(prompt(4), torch.nan), 9, Sampling())
+    clients.append(Client(decoder, request))
     decoder.step()
     assert not broken.finite.wait()
     decoder.leave(broken)

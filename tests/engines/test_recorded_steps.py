@@ -284,8 +284,8 @@ def record_decoding(gpt: CodeGpt) -> None:
     """Steps by span (the first one, and one that is cut off) and by length, and prompts of two lengths."""
     for gpt.gpt.reads_lengths in (False, True):
         FakeCudaGraphs.recorded.clear()
-        Decoder(gpt, 2, SPAN + 100, 16).record(longest=100)
-        batches, spans = ((2,), (SPAN + 100,)) if gpt.gpt.reads_lengths else ((1, 2), (SPAN, SPAN + 100))
+        Decoder(gpt, 2, SPAN + 99, 16).record(longest=100)
+        batches, spans = ((2,), (SPAN + 104,)) if gpt.gpt.reads_lengths else ((1, 2), (SPAN, SPAN + 104))
         assert FakeCudaGraphs.recorded.keys() == {
             *(("advance", rows, span) for rows in batches for span in spans),
             *(("draw", rows, ranked) for rows in batches for ranked in (RANKED, None)),

@@ -21,7 +21,8 @@ def kernel(
     offsets = torch.arange(max_k)
     index = cu_seq_k[:-1, None] + offsets  # (sequences, max_k)
     behind = offsets >= seqused_k[:, None]
-    index = index.masked_fill(behind, 0)  # memory that is not read
-    scores = torch.einsum("nhd,nkhd->nhk", query, key[index]) / math.sqrt(width)
+    index = index.masked_fill(behind, 0)
+    keys, values = (part[index].masked_fill(behind[..., None, None], 0) for part in (key, value))  # they are not read
+    scores = torch.einsum("nhd,nkhd->nhk", query, keys) / math.sqrt(width)
     weights = scores.masked_fill(behind[:, None], -torch.inf).softmax(-1)
-    out.copy_(torch.einsum("nhk,nkhd->nhd", weights, value[index]))
+    out.copy_(torch.einsum("nhk,nkhd->nhd", weights, values))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streaming_server.engines.indextts2.codec import Codec, EnhancedCodec, RepCodec
-from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
+from streaming_server.engines.indextts2.dit import Estimator, Span, attention_bias, rotations
 from streaming_server.engines.indextts2.flow import Flow, Reference
 from streaming_server.engines.indextts2.regulator import LengthRegulator
 from streaming_server.engines.indextts2.wavenet import mirrored
@@ -157,7 +157,7 @@ class Acoustics:
         length, shape = rows.shape[0], estimator.shape
         span = Span(
             rotations(length, shape.width // shape.heads).to(self.device),
-            torch.ones(1, length, dtype=torch.bool, device=self.device),
+            attention_bias(torch.ones(1, length, dtype=torch.bool, device=self.device), dtype),
             mirrored(length, 0, length, estimator.wavenet.widest)[None].to(self.device),
             start=0,
         )

@@ -46,8 +46,8 @@ class Span:
 
     rotation: Tensor
     """Complex factors of the positions, ``(T, head width / 2)``."""
-    seen: Tensor
-    """True for valid frames, ``(B, T)`` or, the same for all of a batch, ``(1, T)``; attention ignores the others."""
+    bias: Tensor
+    """`attention_bias` of the valid frames, ``(B, T)`` or, the same for all of a batch, ``(1, T)``."""
     edges: Tensor
     """The argument ``edges`` of ``WaveNet.forward``."""
     start: int
@@ -55,7 +55,19 @@ class Span:
 
     def repeated(self, times: int) -> Span:
         """For a batch in which each item is repeated so many times."""
-        return replace(self, seen=self.seen.repeat_interleave(times, 0), edges=self.edges.repeat_interleave(times, 0))
+        bias = aligned(self.bias.repeat_interleave(times, 0))
+        return replace(self, bias=bias, edges=self.edges.repeat_interleave(times, 0))
+
+
+def attention_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 for frames that are ``seen``, ``(…, T)``, and -inf for the others, which attention ignores."""
+    return aligned(torch.where(seen, 0.0, -torch.inf).to(dtype))
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """The same with rows that begin at multiples of 8 elements; CUDA's kernels copy any other in each attention."""
+    length = bias.shape[-1]
+    return F.pad(bias, (0, -length % 8))[..., :length]
 
 
 def rotations(length: int, head_width: int) -> Tensor:
@@ -110,7 +122,7 @@ class Attention(nn.Module):
             qkv = F.linear(x, self.wqkv.weight).view(batch, length, 3, self.heads, -1)
             (q, k), v = turned(qkv[:, :, :2], span.rotation).unbind(2), qkv[:, :, 2]
         out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.seen[:, None, None]
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), span.bias[:, None, None]
         )
         result: Tensor = self.wo(out.transpose(1, 2).flatten(2))
         return result

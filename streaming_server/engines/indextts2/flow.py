@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from streaming_server.engines.indextts2.dit import Estimator, Span, rotations
+from streaming_server.engines.indextts2.dit import Estimator, Span, attention_bias, rotations
 from streaming_server.engines.indextts2.wavenet import mirrored
 from streaming_server.engines.threads import Check, never_cancelled
 from streaming_server.engines.torch.graphs import Graphs
@@ -90,9 +90,10 @@ class Slots:
         self._scale_shift = weight.new_zeros(capacity, estimator.scale_shift_width)
         self._rows = weight.new_zeros(capacity, 2, length, shape.width)
         self._step = torch.zeros(capacity, kept, 1, device=device)
-        self._seen = torch.ones(capacity, length, dtype=torch.bool, device=device)
+        seen = torch.ones(capacity, length, dtype=torch.bool, device=device)
+        self._bias = attention_bias(seen, weight.dtype)
         self._edges = mirrored(kept, 0, kept, margin).repeat(capacity, 1).to(device)
-        self.constants = self._rows, self._step, self._seen, self._edges
+        self.constants = self._rows, self._step, self._bias, self._edges
         self._rotation = rotations(length, shape.width // shape.heads).to(device)
         self._held: list[Solve | None] = [None] * capacity
 
@@ -110,13 +111,14 @@ class Slots:
         style = weight.new_zeros(2, shape.style_width)
         style[0] = reference.style
         rows = self._estimator.rows(given[..., : shape.bands], given[..., shape.bands :], style)
-        state, step, seen = (torch.zeros_like(buffer[0]) for buffer in (self._state, self._step, self._seen))
+        state, step = (torch.zeros_like(buffer[0]) for buffer in (self._state, self._step))
+        seen = torch.zeros(length, dtype=torch.bool, device=weight.device)
         state[self.prompt : end] = noise.to(state)
         step[self.prompt - start : end - start] = 1 / steps
         seen[first:end] = True
         margin = self._estimator.wavenet.widest
         edges = mirrored(length - start, max(first, start) - start, end - start, margin)
-        return Solve(state, (rows, step, seen, edges), self._scale_shift[0])
+        return Solve(state, (rows, step, attention_bias(seen, weight.dtype), edges), self._scale_shift[0])
 
     def hold(self, solves: Sequence[Solve]) -> int:
         """Give slots to these solves only, among the first ones; return their number, which a graph is recorded for."""
@@ -146,7 +148,7 @@ class Slots:
 
     def step(self, size: int = 1) -> None:
         """Advance the first ``size`` slots by one step."""
-        span = Span(self._rotation, self._seen[:size], self._edges[:size], self._start)
+        span = Span(self._rotation, self._bias[:size], self._edges[:size], self._start)
         rows, state = self._rows[:size], self._state[:size]
         cond, uncond = self._estimator(state.to(rows.dtype), rows, self._scale_shift[:size], span).float().unbind(1)
         state[:, self._start :].add_(self._step[:size] * ((1 + GUIDANCE) * cond - GUIDANCE * uncond))

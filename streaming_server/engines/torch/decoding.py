@@ -59,6 +59,7 @@ class Decoder:
         weight, shape = gpt.mel_head.weight, gpt.shape
         device = weight.device
         self.device = device
+        slots += -slots % 8  # CUDA's kernels copy a mask of any other length in each attention
         self.cache = Cache(shape, rows, slots, device, weight.dtype)
         self.warp = Warp(device, rows)
         self.code = torch.full((rows,), shape.start_mel, dtype=torch.long, device=device)
