@@ -125,8 +125,9 @@ class _Tools:
     async def list_voices(self) -> list[ListedVoice]:
         """List the voices that speak can use."""
         voices = self._requests.voices
-        known = {voice.name: voice for voice in (*voices.all(), *await voices.uploaded())}
-        names = [*VoiceNames(voices).shipped(), *(voice.name for voice in await voices.uploaded())]
+        uploaded = {voice.title: voice for voice in await voices.uploaded()}
+        known = {voice.name: voice for voice in voices.all()} | uploaded
+        names = [*VoiceNames(voices).shipped(), *uploaded]
         return [
             ListedVoice(
                 name=name,
