@@ -314,6 +314,11 @@ class SessionProtocol(SendTimeout, WebSocketsSansIOProtocol):
         if self._pong_bytes > _MAX_PONG_BYTES:
             self.transport.abort()
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # refused; otherwise uvicorn logs an error, as if there were no response
+
     def resume_writing(self) -> None:
         self._pong_bytes = 0
         super().resume_writing()

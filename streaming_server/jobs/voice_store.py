@@ -29,7 +29,7 @@ MAX_VOICES = 1000
 """Voices, and also consents, that are stored at most."""
 _VOICE_ID = re.compile("voice_[0-9a-f]{24}")
 _CONSENT_ID = re.compile("cons_[0-9a-f]{24}")
-_NOT_IN_A_PATH = re.compile(r"[/\\?#%]|^\.\.?$")
+_NOT_IN_A_PATH = re.compile(r"[/\\?#%\s]|^\.\.?$")
 """Clients put the id of a voice into the path of a URL as it is."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from streaming_server.api.requests import RequestBuilder
+from streaming_server.errors import StorageUnavailable
 from streaming_server.jobs.storage import Storage
 from streaming_server.mcp.tools import create_tools
 
@@ -30,7 +31,11 @@ async def run_stdio(requests: RequestBuilder, storage: Storage, folder: Path) ->
 
     async def deliver(path: Path, suffix: str, request: Request | None) -> str:
         target = target_folder / f"speech-{uuid.uuid4().hex[:12]}.{suffix}"
-        await asyncio.to_thread(shutil.move, path, target)
+        try:
+            await asyncio.to_thread(shutil.move, path, target)
+        except OSError as error:
+            reason = f"the audio file cannot be written: {error.strerror or error}"
+            raise StorageUnavailable(f"--output {target_folder}: {reason}") from error
         return str(target)
 
     loop = asyncio.get_running_loop()

@@ -6,12 +6,12 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, Field
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 
 from streaming_server import __version__
@@ -69,12 +69,25 @@ def create_tools(requests: RequestBuilder, storage: Storage, deliver: Deliver, *
         deliver: as `Deliver`.
         reads_files: ``clone_voice`` takes the path of a file, since the caller is a user of this machine.
     """
-    server: MCPServer = MCPServer("streaming-server", version=__version__)
+    server: MCPServer = _Server("streaming-server", version=__version__)
     tools = _Tools(requests, storage, deliver, reads_files=reads_files)
     server.add_tool(tools.speak)
     server.add_tool(tools.list_voices)
     server.add_tool(tools.clone_voice)
     return server
+
+
+class _Server(MCPServer):
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context | None = None) -> Any:
+        """As the base class, whose error for invalid arguments is Pydantic's report with its types and links."""
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(error, UnexpectedToolError) or not isinstance(cause, ValidationError):
+                raise
+            problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in cause.errors()]
+            raise ToolError(f"Error executing tool {name}: {'; '.join(problems)}") from cause
 
 
 class _Tools:
@@ -125,8 +138,9 @@ class _Tools:
     async def list_voices(self) -> list[ListedVoice]:
         """List the voices that speak can use."""
         voices = self._requests.voices
-        known = {voice.name: voice for voice in (*voices.all(), *await voices.uploaded())}
-        names = [*VoiceNames(voices).shipped(), *(voice.name for voice in await voices.uploaded())]
+        uploaded = {voice.title: voice for voice in await voices.uploaded()}
+        known = {voice.name: voice for voice in voices.all()} | uploaded
+        names = [*VoiceNames(voices).shipped(), *uploaded]
         return [
             ListedVoice(
                 name=name,

@@ -110,7 +110,8 @@ class VoiceLibrary:
         """
         if found := await self.find(name):
             return found
-        raise VoiceUnknown(name, [voice.name for voice in (*self.all(), *await self.uploaded())], field)
+        known = [*(voice.name for voice in self.all()), *(voice.title for voice in await self.uploaded())]
+        raise VoiceUnknown(name, known, field)
 
     def _recording(self, name: str, index: int) -> Voice:
         stem = Path(name).stem

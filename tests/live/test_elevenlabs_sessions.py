@@ -371,6 +371,14 @@ def test_a_bad_handshake_is_refused(server: LiveServer, query: dict[str, Any], s
     assert word in {detail["status"], "malformed"}
 
 
+def test_a_refused_handshake_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with running(speaking_texts()) as live, pytest.raises(InvalidStatus):
+        Client(live, output_format="mp3_1")
+    assert logged(caplog, status=400)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_keys_are_taken_from_headers_and_from_the_first_message() -> None:
     with running(speaking_texts(), api_keys=("secret",)) as live:
         with pytest.raises(InvalidStatus) as refused:

@@ -110,7 +110,8 @@ def test_a_voice_is_cloned_listed_and_used(server: LiveServer, tmp_path: Path) -
         ("speak", {"text": "a", "voice": "nobody"}, "unknown voice 'nobody'"),
         ("speak", {"text": "  "}, "blank"),
         ("speak", {"text": "a" * 20_001}, "at most 20000"),
-        ("speak", {"text": "a", "speed": 9}, "speed"),
+        ("speak", {"text": "a", "speed": 9}, "speak: speed: Input should be less than or equal to 4"),
+        ("speak", {"audio_format": "aac"}, "text: Field required; audio_format: Input should be 'mp3', 'wav', "),
         ("speak", {"text": "<speak>", "ssml": True}, "line 1"),
         ("clone_voice", {"name": "x", "audio": "!!", "consent": "c"}, "base64"),
         ("clone_voice", {"name": "x", "audio": "/etc/passwd", "consent": "c"}, "base64"),
@@ -124,6 +125,7 @@ def test_an_error_is_a_sentence_for_the_model(
     result = call(server, tool, **arguments)
     assert result.is_error
     assert sentence in result.content[0].text
+    assert "pydantic" not in result.content[0].text
 
 
 def test_keys_origins_and_unknown_files(server: LiveServer) -> None:
@@ -209,6 +211,23 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     assert samples.size / rate_hz == pytest.approx(spoken["duration_s"], abs=0.01)
     assert spoken["duration_s"] == 0.1
     assert [path.name for path in (tmp_path / "data" / "scratch").iterdir()] == [".lock"]
+
+
+def test_an_output_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """It is removed once the server runs."""
+    output = tmp_path / "output"
+    output.mkdir()
+    environment = os.environ | {**SCRIPTED, "DATA_DIR": str(tmp_path / "data")}
+    arguments = ["-m", "streaming_server.cli", "mcp", "--output", str(output)]
+
+    async def work(client: Client) -> Any:
+        await client.list_tools()
+        output.rmdir()
+        return await client.call_tool("speak", {"text": "Good morning."})
+
+    result = called(StdioServerParameters(command=sys.executable, args=arguments, env=environment), work)
+    assert result.is_error
+    assert f"--output {output}: the audio file cannot be written: No such file or directory" in result.content[0].text
 
 
 def test_it_is_off_by_default_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

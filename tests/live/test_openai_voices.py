@@ -153,12 +153,13 @@ def test_uploads_are_listed_in_both_forms(server: LiveServer, recording: bytes) 
     assert server.engine.requests[-1].voice.transcript == "One two."
 
 
-@pytest.mark.parametrize("name", ["a/b", "q?x", "#1", "50%41", ".."])
+@pytest.mark.parametrize("name", ["a/b", "q?x", "#1", "50%41", "..", "My voice"])
 def test_a_name_that_no_url_holds_is_listed_by_its_id(server: LiveServer, recording: bytes, name: str) -> None:
     created = upload(server, recording, name=name).json()
     cloned = server.get("/v1/voices").json()["voices"][-1]
     assert (cloned["voice_id"], cloned["name"], cloned["category"]) == (created["id"], name, "cloned")
     assert server.get(f"/v1/voices/{cloned['voice_id']}").json() == cloned
+    assert server.get("/v1/voices/nobody").json()["detail"]["message"].endswith(f", {name}")
     assert server.post(f"/v1/text-to-speech/{cloned['voice_id']}", {"text": "Hello."}).status_code == 200
     assert spoken(server, voice=name).status_code == 200
 

@@ -67,7 +67,7 @@ class VoiceNames:
         voice = await self._voices.find(_NUMBERED[own]) if own in _NUMBERED else None
         voice = voice or await self._voices.find(own)
         if voice is None:
-            uploaded = [upload.name for upload in await self._voices.uploaded()]
+            uploaded = [upload.title for upload in await self._voices.uploaded()]
             raise VoiceUnknown(name, [*self.shipped(), *uploaded], field)
         return voice
 
