@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import common, jobs
+from benchmarks import common, jobs, kernels
 from streaming_server.jobs.database import Database
 from streaming_server.jobs.store import JobState, JobStore
 
@@ -37,3 +38,11 @@ def test_the_table_of_tasks_is_filled_up_to_each_size(tmp_path: Path) -> None:
     assert set(jobs.measured(store, 60, rounds=2)) >= {"list 50", "submit", "claim", "finish"}
     assert store.page(1)[1] == 62
     database.close()
+
+
+@pytest.mark.slow
+def test_the_documented_windows_of_the_vocoder_are_counted() -> None:
+    page = (common.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| (\d\.\d): (vocoder, .*?)(?: \(.*\))? \|", page, re.MULTILINE)
+    counted = [name for name, *_ in kernels.measured([1]) if "vocoder" in name]
+    assert counted == [f"{version} {what}" for version, what in documented]
