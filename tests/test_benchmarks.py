@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import common, jobs, kernels
+from benchmarks import common, jobs, kernels, kokoro
 from streaming_server.jobs.database import Database
 from streaming_server.jobs.store import JobState, JobStore
 
@@ -38,6 +39,16 @@ def test_the_table_of_tasks_is_filled_up_to_each_size(tmp_path: Path) -> None:
     assert set(jobs.measured(store, 60, rounds=2)) >= {"list 50", "submit", "claim", "finish"}
     assert store.page(1)[1] == 62
     database.close()
+
+
+def test_the_comparison_with_kokoro_onnx_names_the_missing_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "kokoro_onnx", None)
+    monkeypatch.setattr(sys, "argv", ["kokoro"])
+    with pytest.raises(SystemExit):
+        kokoro.main()
+    assert "pip install kokoro-onnx" in capsys.readouterr().err
 
 
 @pytest.mark.slow
