@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from streaming_server.domain import SpeechRequest, Voice
@@ -37,7 +37,7 @@ def create_app() -> Starlette:
         return StreamingResponse(samples((await request.json())["text"]))
 
     async def health(request: Request) -> Response:
-        return Response()
+        return JSONResponse({"status": "healthy"})
 
     routes = [Route("/bare", bare, methods=["POST"]), Route("/health", health)]
     return Starlette(routes=routes, lifespan=lifespan)

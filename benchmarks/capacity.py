@@ -207,7 +207,6 @@ class Gpu:
 class Outcome:
     """What the listeners of a fleet hear."""
 
-    gpus: int
     first_p50_s: float
     first_p95_s: float
     gap_free: float
@@ -219,9 +218,7 @@ class Outcome:
         return self.first_p95_s <= FIRST_AUDIO_LIMIT_S and self.gap_free >= GAP_FREE
 
 
-def simulate(
-    times: StepTimes, gpus: int, listeners: float, mean_s: float, max_rows: int, seed: int = 1
-) -> Outcome:  # fmt: skip
+def simulate(times: StepTimes, gpus: int, listeners: float, mean_s: float, max_rows: int) -> Outcome:
     """Serve requests whose listeners are so many at a time on average.
 
     Args:
@@ -230,10 +227,9 @@ def simulate(
         listeners: Mean number of players that are playing.
         mean_s: Mean length of an utterance; lengths are from half of it to one and a half times it.
         max_rows: Requests that a GPU admits at a time.
-        seed: Of arrivals and lengths.
     """
     requests = max(MIN_REQUESTS, math.ceil(MIN_UTTERANCES * listeners))
-    rng = random.Random(seed)
+    rng = random.Random(1)
     fleet = [Gpu(times, max_rows) for _ in range(gpus)]
     waiting: deque[Listener] = deque()
     served: list[Listener] = []
@@ -255,7 +251,6 @@ def simulate(
     counted = sorted(served, key=lambda listener: listener.arrival_s)[requests // 5 :]
     firsts = [listener.first_s - listener.arrival_s for listener in counted]
     return Outcome(
-        gpus,
         percentile(firsts, 50),
         percentile(firsts, 95),
         sum(not listener.has_gap for listener in counted) / len(counted),

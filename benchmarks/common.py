@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
 TEXT = (
@@ -29,7 +30,6 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mi
 @dataclass(frozen=True)
 class Server:
     port: int
-    pid: int
     log: list[str]
     """What it has logged, one JSON object a line."""
 
@@ -47,38 +47,41 @@ class Server:
 def running_server(*command: str, **environment: str) -> Iterator[Server]:
     """Run ``streaming-server serve``, or another module's server, in its own process on a free port.
 
+    Its data is in a temporary folder.
+
     Raises:
         RuntimeError: It ends, or its engine fails, before it is ready; the message has the end of its log.
     """
     given = command or ("streaming_server.cli", "serve", "--host", "127.0.0.1", "--port", "0")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *given],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    log: list[str] = []
-    drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
-    try:
-        for line in process.stderr:
-            log.append(line)
-            if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
-                port = int(found[1])
-                break
-        else:
-            raise RuntimeError(f"the server did not start: {''.join(log[-5:])}")
-        drain.start()
-        while (status := _health(port)) != "healthy":
-            if status == "unhealthy" or process.poll() is not None:
-                _end(process, drain)
-                raise RuntimeError(f"the engine did not start: {''.join(log[-5:])}")
-            time.sleep(0.02)
-        yield Server(port, process.pid, log)
-    finally:
-        _end(process, drain)
-        process.stderr.close()
+    with TemporaryDirectory() as data_dir:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *given],
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": data_dir} | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        log: list[str] = []
+        drain = threading.Thread(target=log.extend, args=(process.stderr,))  # a full pipe would block the server
+        try:
+            for line in process.stderr:
+                log.append(line)
+                if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
+                    port = int(found[1])
+                    break
+            else:
+                raise RuntimeError(f"the server did not start: {''.join(log[-5:])}")
+            drain.start()
+            while (status := _health(port)) != "healthy":
+                if status == "unhealthy" or process.poll() is not None:
+                    _end(process, drain)
+                    raise RuntimeError(f"the engine did not start: {''.join(log[-5:])}")
+                time.sleep(0.02)
+            yield Server(port, log)
+        finally:
+            _end(process, drain)
+            process.stderr.close()
 
 
 def _end(process: subprocess.Popen[str], drain: threading.Thread) -> None:

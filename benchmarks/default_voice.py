@@ -120,8 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
-    parser.add_argument("--all-voices", action="store_true")
-    parser.add_argument("--voices", nargs="*", help="only the quality of these, at speed 1.0")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--all-voices", action="store_true")
+    chosen.add_argument("--voices", nargs="+", metavar="NAME", help="only the quality of these, at speed 1.0")
     options = parser.parse_args()
     sentences = SENTENCES[: options.sentences]
     with running_server(ENGINE="hibari") as server:

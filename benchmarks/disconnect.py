@@ -1,4 +1,4 @@
-"""Time from a client's disconnect during a stream until the slot is free.
+"""Time from a client's disconnect during a stream of the default voice until the slot is free.
 
 It ends with the first `/opus_queue_status` that reports a free slot; the floor is the time of such a request.
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     rounds = parser.parse_args().rounds
-    with running_server() as server:
+    with running_server(ENGINE="hibari") as server:
         asyncio.run(measure(server.port, rounds))
 
 

@@ -105,8 +105,8 @@ def main() -> None:
     agent, nobody = free_port(), (free_port(), free_port())
     with ExitStack() as stack:
         server = stack.enter_context(running_server(ENGINE="espeak", AGENT_PORT=str(agent)))
-        front = stack.enter_context(gateway(server.port, nobody[0], (agent, nobody[1])))
-        deaf = stack.enter_context(gateway(server.port, nobody[0], (nobody[1], nobody[1])))
+        front = stack.enter_context(gateway(server.port, nobody[0], (agent, nobody[1]), present=1))
+        deaf = stack.enter_context(gateway(server.port, nobody[0], (nobody[1], nobody[1]), present=1))
         ports = {"direct": server.port, "HAProxy": front.port}
         if options.ray:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

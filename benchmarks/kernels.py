@@ -27,6 +27,7 @@ from benchmarks import indextts, indextts2
 from benchmarks.common import table
 from streaming_server.engines.indextts import checkpoint
 from streaming_server.engines.indextts.runtime import Runtime
+from streaming_server.engines.indextts.stream import CHUNKS
 from streaming_server.engines.indextts2 import checkpoint as checkpoint2
 from streaming_server.engines.indextts2 import flow
 from streaming_server.engines.indextts2.chunks import CHUNK
@@ -36,6 +37,7 @@ from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.sampling import RANKED
+from streaming_server.engines.torch.vocoder import Generator
 from tests.engines.indextts2 import published
 
 LAUNCH_S = 1.8e-6
@@ -182,26 +184,37 @@ def without_memory() -> tuple[Runtime, Runtime2]:
     return runtime, checkpoint2.build(config2, states2, "meta", torch.float16)
 
 
+def window_row(name: str, vocoder: Generator, length: int, *voice_widths: int, requests: int = 1) -> list[str]:
+    """The windows of as many requests in one batch."""
+    with counting() as counted:
+        windows.Windows(vocoder, *voice_widths).record(length, requests)
+    return row(name, counted[length, requests])
+
+
 def measured(rows: Sequence[int]) -> Iterator[list[str]]:
     """The rows of the table."""
     runtime, runtime2 = without_memory()
     yield from decoding_rows("1.5", runtime.gpt, rows)
     reach = runtime.vocoder.shape.reach
+    speaker_width = runtime.vocoder.speaker_width
+    first, *_, last = CHUNKS
+    yield window_row(f"1.5 vocoder, the first {first + reach} codes", runtime.vocoder, first + reach, speaker_width)
     for look_ahead in (reach, 4):
-        length = reach + 32 + look_ahead
-        with counting() as counted:
-            windows.Windows(runtime.vocoder, runtime.vocoder.speaker_width).record(length)
-        yield row(f"1.5 vocoder, {length} codes for 32", counted[length, 1])
+        length = reach + last + look_ahead
+        yield window_row(f"1.5 vocoder, {length} codes for {last}", runtime.vocoder, length, speaker_width)
+    length, count = 2 * reach + last, windows.MAX_BATCH
+    yield window_row(
+        f"1.5 vocoder, {count} windows of {length} codes", runtime.vocoder, length, speaker_width, requests=count
+    )
     yield from decoding_rows("2.0", runtime2.gpt, rows[:1])
     acoustics = runtime2.acoustics
     for target in (CHUNK.lengths(CHUNK.past)[0], CHUNK.lengths(CHUNK.past)[-1]):
         with counting() as counted:
             flow.Flow(acoustics.s2mel.estimator).record(indextts2.REFERENCE_FRAMES, target)
         yield row(f"2.0 flow, a step of {indextts2.REFERENCE_FRAMES} + {target} frames", *counted.values())
-    length = CHUNK.lengths(acoustics.vocoder.shape.reach)[-1]
-    with counting() as counted:
-        windows.Windows(acoustics.vocoder).record(length)
-    yield row(f"2.0 vocoder, {length} frames for {CHUNK.chunks[-1]}", counted[length, 1])
+    first, *_, last = CHUNK.lengths(acoustics.vocoder.shape.reach)
+    yield window_row(f"2.0 vocoder, the first {first} frames", acoustics.vocoder, first)
+    yield window_row(f"2.0 vocoder, {last} frames for {CHUNK.chunks[-1]}", acoustics.vocoder, last)
 
 
 def compiled_rows(layers: int) -> Iterator[list[str]]:

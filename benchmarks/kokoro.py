@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,6 +132,8 @@ def main() -> None:
     parser.add_argument("--only-speed", action="store_true")
     parser.add_argument("--only-engine", action="store_true")
     options = parser.parse_args()
+    if not options.only_engine and find_spec("kokoro_onnx") is None:
+        parser.error("kokoro-onnx is not installed: run pip install kokoro-onnx, or pass --only-engine")
     with TemporaryDirectory() as folder:
         made = make_folder(Path(folder) / "kokoro")
         texts = SENTENCES[: options.sentences]

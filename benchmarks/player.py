@@ -1,4 +1,6 @@
-"""Time from a click to the first sound of the player page in a real Chromium, compared with the stream itself.
+"""Time from a click to the first sound of the player page in real browsers, compared with the stream itself.
+
+The default voice speaks in Chromium by each playback method, and in Firefox.
 
 Usage: python -m benchmarks.player [--rounds N]
 """
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rounds: int = parser.parse_args().rounds
     rows = []
-    with running_server() as server:
+    with running_server(ENGINE="hibari") as server:
         # Before the browser: Playwright runs an event loop of its own in this thread.
         floor = percentile(asyncio.run(floor_ms(server.port, rounds)), 50)
         with chromium() as browser:

@@ -242,6 +242,15 @@ def test_without_any_server_a_client_is_told_when_to_try_again() -> None:
         assert response.json()["detail"] == response.json()["error"]["message"]
 
 
+def test_one_server_is_enough() -> None:
+    with (
+        running(speaking(tone(0.5))) as server,
+        gateway(server.port, free_port(), (free_port(), free_port()), present=1) as front,
+    ):
+        response = httpx.post(f"{front.url}/synthesize", json={"text": "Alone."}, timeout=120)
+    assert response.status_code == 200
+
+
 def test_the_next_request_goes_to_the_other_server_when_one_is_killed() -> None:
     agents = free_port(), free_port()
     with (

@@ -54,8 +54,13 @@ class Gateway:
 
 
 @contextmanager
-def gateway(first: int, second: int, agents: tuple[int, int], configuration: Path = CONFIGURATION) -> Iterator[Gateway]:
-    """Listen on a free port, in front of the servers on these two, until the ``with`` ends."""
+def gateway(
+    first: int, second: int, agents: tuple[int, int], configuration: Path = CONFIGURATION, *, present: int = 2
+) -> Iterator[Gateway]:
+    """Listen on a free port, in front of the servers on these two, until the ``with`` ends.
+
+    With ``present=1`` nothing listens on the second port.
+    """
     with (
         TemporaryDirectory() as folder,
         socket.create_server(("127.0.0.1", 0)) as front,
@@ -74,7 +79,8 @@ def gateway(first: int, second: int, agents: tuple[int, int], configuration: Pat
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=120) as client:
                 running = Gateway(process, ports[0], client)
-                eventually(lambda: {running.figure("check_status", server=f"gpu{n}")[-4:] for n in (1, 2)} == {"L7OK"})
+                checked = [f"gpu{number}" for number in range(1, present + 1)]
+                eventually(lambda: {running.figure("check_status", server=name)[-4:] for name in checked} == {"L7OK"})
                 yield running
         finally:
             end(process)
