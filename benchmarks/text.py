@@ -112,7 +112,7 @@ def main() -> None:
                 ratio = long_s / max(short_s, 0.01)  # times below 10 ms are mostly noise
                 worst = max(worst, ratio)
                 rows.append((front_end, name, f"{short_s:.3f}", f"{long_s:.3f}", f"{ratio:.1f}"))
-    table(("front end", "input", f"{SHORT} characters, s", f"{LONG}, s", "ratio"), rows)
+    table(("front end", "input", f"{SHORT} characters, s", f"{LONG} characters, s", "ratio"), rows)
     print(f"largest ratio: {worst:.1f} ({'linear' if worst <= LINEAR else 'not linear'})")
 
 
