@@ -121,6 +121,12 @@ def all_slots(*arguments: Any, seqused_k: Tensor) -> None:
     kernel(*arguments, seqused_k=torch.full_like(seqused_k, arguments[-1]))
 
 
+def weights_of_zero(*arguments: Any, seqused_k: Tensor) -> None:
+    """Reads the values behind the last slot too, and multiplies them by 0."""
+    kernel(*arguments, seqused_k=seqused_k)
+    arguments[0].add_(0 * arguments[3].sum())
+
+
 def missing(*_: Any, **__: Any) -> None:
     raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nException raised from …")
 
@@ -130,6 +136,7 @@ def missing(*_: Any, **__: Any) -> None:
     [
         (one_slot_short, "its result is off by "),
         (all_slots, "its result is off by "),
+        (weights_of_zero, "its result is off by nan"),
         (missing, "RuntimeError: FlashAttention only supports Ampere GPUs or newer.;"),
     ],
 )

@@ -139,6 +139,19 @@ def test_a_prompt_beyond_the_recorded_ones_is_not_padded(monkeypatch: pytest.Mon
     assert (decoder.used, EmulatedGraphs.replays - replays) == (9, 1)
 
 
+def test_what_pads_a_prompt_that_is_not_finite_does_not_reach_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 17 inputs, padded to 24; the next one is shorter, and its codes come behind."""
+    gpt = small_gpt("1.5")
+    [(expected, _), *_] = decoded(gpt, Graphs, monkeypatch, longest=21)
+    decoder = Decoder(gpt, 1, 80, CODES + 1)
+    decoder.record(longest=21)
+    broken = decoder.join(torch.full((17, gpt.shape.width), torch.nan), 9, Sampling())
+    assert not broken.finite.wait()
+    decoder.leave(broken)
+    rng = torch.Generator().manual_seed(len(TEXTS[0]))
+    assert [code for (code,) in decoder.run([prompt(gpt, TEXTS[0])], CODES, SETTINGS[0], [rng])] == expected
+
+
 def test_a_position_that_python_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     gpt, forwards = small_gpt("1.5"), itertools.count()
 
