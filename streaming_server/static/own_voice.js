@@ -20,7 +20,7 @@ export class OwnVoices {
   #problem = null;
   #onAdded;
 
-  // `onListen` is called before a recording is heard; `onAdded` with the name of a new voice.
+  // `onListen` is called before a recording is heard; `onAdded` with the name and the id of a new voice.
   constructor(onListen, onAdded) {
     this.#onAdded = onAdded;
     byId("own-file").addEventListener("change", ({ target }) => target.files[0] && this.#take(target.files[0]));
@@ -138,8 +138,9 @@ export class OwnVoices {
         form.append("audio_sample", this.#trimmed, "voice.wav");
         const response = await send("v1/audio/voices", { method: "POST", body: form });
         if (!response.ok) throw await refusal(response);
+        const { id } = await response.json();
         this.#dialog.close();
-        this.#onAdded(name);
+        this.#onAdded([name, id]);
       } catch (error) {
         this.#say(error.status ? "refused" : "unreachable", { message: error.message });
       } finally {

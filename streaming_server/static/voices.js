@@ -27,9 +27,10 @@ export class Voices {
     this.#onListen = onListen;
     this.#onChange = onChange;
     this.#onProblem = onProblem;
-    this.#own = new OwnVoices(onListen, async (name) => {
+    this.#own = new OwnVoices(onListen, async (names) => {
       await this.#reload();
-      this.name = name;
+      // It is listed under one of them.
+      for (const name of names) this.name = name;
       onChange();
     });
     byId("own-voice").addEventListener("click", () => this.#own.open());
