@@ -27,6 +27,7 @@ from streaming_server.domain import (
     Voice,
     parse_blend,
 )
+from streaming_server.engines.kokoro import network
 from streaming_server.engines.kokoro.engine import KokoroEngine
 from streaming_server.engines.kokoro.folder import find_models, find_voices
 from streaming_server.engines.kokoro.network import Speech
@@ -395,6 +396,18 @@ def test_both_published_layouts_hold_the_same_voices(folder: Path, tmp_path: Pat
     for name in ("af_heart", "zf_xiaoxiao:0.3+bm_george:0.7"):
         one, other = (VoiceStyles(find_voices(place)).style(name, "cmn") for place in (folder, tmp_path))
         assert np.array_equal(one.rows, other.rows)
+
+
+def test_products_in_place_of_convolutions_give_the_same_samples(
+    folder: Path, engine: KokoroEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "as_products", lambda model: model)
+    plain = KokoroEngine(model_dir=folder)
+    try:
+        found, expected = (speak(one, SENTENCE, own("af_heart")) for one in (engine, plain))
+    finally:
+        asyncio.run(plain.aclose())
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> None:

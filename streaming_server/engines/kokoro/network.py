@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from streaming_server.domain import FloatSamples
+from streaming_server.engines.onnx.convolutions import as_products
 from streaming_server.engines.onnx.session import additional_output
 from streaming_server.errors import EngineFailed, EngineUnavailable
 
@@ -70,12 +71,16 @@ class Network:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ERRORS_ONLY
         wanted = [_CUDA] if device == "cuda" else []
-        content: Path | bytes = model
-        if _contains(model, [_DURATIONS.encode()]):
-            content = model.read_bytes() + additional_output(_DURATIONS)
         try:
+            content: Path | bytes = model
+            if not wanted and _contains(model, [b"ConvInteger"]):
+                content = as_products(model.read_bytes())
+            if _contains(model, [_DURATIONS.encode()]):
+                content = (content if isinstance(content, bytes) else model.read_bytes()) + additional_output(
+                    _DURATIONS
+                )
             self._session = onnxruntime.InferenceSession(content, options, providers=[*wanted, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        except Exception as error:  # those of ONNX Runtime have no public base class
             raise EngineUnavailable(f"{model.name} cannot be loaded: {error}") from error
         self.device = "cuda" if _CUDA in self._session.get_providers() else "cpu"
         """Where it computes: without a usable CUDA, ONNX Runtime logs the reason and selects the CPU."""
