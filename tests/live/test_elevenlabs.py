@@ -102,6 +102,10 @@ def test_the_sdk_lists_voices_models_and_the_account(server: LiveServer, sdk: El
     following = sdk.voices.search(page_size=2, next_page_token=page.next_page_token)
     assert [voice.voice_id for voice in following.voices] == ["voice_03", "voice_04"]
     assert [voice.voice_id for voice in sdk.voices.search(search="_05").voices] == ["voice_05"]
+    women = sdk.voices.search(gender="female", page_size=100).voices
+    assert {voice.labels["gender"] for voice in women} == {"female"}
+    assert len(sdk.voices.search(language=["de", "en"], page_size=100).voices) == len(voices)
+    assert not sdk.voices.search(language="de").voices
     assert sdk.voices.get("voice_03").category == "premade"
     models = sdk.models.list()
     assert [model.model_id for model in models][:2] == ["fake", "eleven_flash_v2_5"]

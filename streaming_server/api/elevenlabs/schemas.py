@@ -61,6 +61,9 @@ class VoicePageQuery(Body):
     search: Annotated[str, Field(max_length=256)] | None = None
     """A part of the id or the name."""
     category: Annotated[str, Field(max_length=64)] | None = None
+    gender: Annotated[str, Field(max_length=64)] | None = None
+    language: Annotated[str, Field(max_length=64)] | None = None
+    """A tag such as `de`; a voice without languages is listed for each."""
     sort: Annotated[str, Field(max_length=64)] | None = None
     """`name`; any other value keeps the server's order."""
     sort_direction: Literal["asc", "desc"] = "asc"
