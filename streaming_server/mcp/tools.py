@@ -122,7 +122,7 @@ class _Tools:
                 speed=speed,
                 language=language,
             )
-            media_type, duration_s, audio = await self._spoken(speech, SUFFIXES[audio_format], request)
+            media_type, duration_s, audio = await self._spoken(speech, SUFFIXES[audio_format], ctx)
         except SpeechServerError as error:
             _note(request, error.code)
             raise ToolError(str(error)) from None
@@ -173,25 +173,32 @@ class _Tools:
         is_cloned = Capability.VOICE_CLONING in self._requests.service.engine.info.capabilities
         return ClonedVoice(id=stored.id, name=stored.name, is_cloned=is_cloned)
 
-    async def _spoken(self, speech: SpeechRequest, suffix: str, request: Request | None) -> tuple[str, float, str]:
+    async def _spoken(self, speech: SpeechRequest, suffix: str, ctx: Context) -> tuple[str, float, str]:
         """Media type, length and place of the audio.
+
+        A caller that asks for progress gets the seconds of speech so far, about once a second of speech; many clients
+        give up on a call that has been silent for a minute.
 
         Raises:
             SpeechServerError: it cannot be made or stored.
         """
+        request = _request(ctx)
         if request is not None:
             record = RequestRecord.of(request.scope)
             record.voice, record.characters = speech.voice.name, len(speech.text)
         path, encoder = self._storage.scratch.new(), FORMATS[suffix].create()
         try:
             async with self._requests.service.open(speech, encoder) as stream:
-                position = 0
+                position, reported_s = 0, 0.0
                 try:
                     with storage_errors():
                         async with await anyio.open_file(path, "xb") as file:
                             while piece := await stream.buffer.read(position):
                                 await file.write(piece)
                                 position += len(piece)
+                                if stream.duration_s >= reported_s + 1:
+                                    reported_s = round(stream.duration_s, 3)
+                                    await ctx.report_progress(reported_s, message=f"{reported_s:.0f} s of speech")
                             if header := complete_header(encoder, position):
                                 await file.seek(0)
                                 await file.write(header)

@@ -90,6 +90,23 @@ def test_speak_returns_the_url_of_a_file(
     assert server.engine.requests[-1].voice.name == "voice_05"
 
 
+def test_speak_reports_the_seconds_of_speech_so_far() -> None:
+    seconds: list[float] = []
+
+    async def reported(progress: float, total: float | None, message: str | None) -> None:
+        assert (total, message) == (None, f"{progress:.0f} s of speech")
+        seconds.append(progress)
+
+    async def work(client: Client) -> Any:
+        return await client.call_tool("speak", {"text": "One. Two. Three."}, progress_callback=reported)
+
+    with running(speaking(*[tone(1.2)] * 3), mcp=True) as live:
+        result = called(url_of(live), work)
+    assert seconds == sorted(set(seconds))
+    assert seconds[0] >= 1
+    assert seconds[-1] <= result.structured_content["duration_s"] == pytest.approx(3.6)
+
+
 def test_a_voice_is_cloned_listed_and_used(server: LiveServer, tmp_path: Path) -> None:
     recording = made(tmp_path / "a.flac").read_bytes()
     audio = base64.b64encode(recording).decode()
