@@ -102,6 +102,15 @@ def test_the_products_give_the_same_integers(model: bytes, products: int) -> Non
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_weight_that_is_an_input_too_need_not_be_fed() -> None:
+    parsed = onnx.load_from_string(convolving(weight(3), pads=[1, 1]))
+    parsed.ir_version = 3
+    for tensor in parsed.graph.initializer:
+        parsed.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model = parsed.SerializeToString()
+    np.testing.assert_array_equal(results(as_products(model))[0], results(model)[0])
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

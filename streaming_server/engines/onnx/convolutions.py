@@ -39,7 +39,9 @@ def as_products(model: bytes) -> bytes:
     nodes = [made for node in parsed.graph.node for made in graph.replaced(node)]
     del parsed.graph.node[:]
     parsed.graph.node.extend(nodes)
-    unused = graph.replaced_weights - {name for node in nodes for name in node.input}
+    # Before version 4 of the format, initializers are inputs, too, and a removed one would have to be fed.
+    used = {name for node in nodes for name in node.input} | {value.name for value in parsed.graph.input}
+    unused = graph.replaced_weights - used
     kept = [tensor for name, tensor in graph.constants.items() if name not in unused]
     del parsed.graph.initializer[:]
     parsed.graph.initializer.extend(kept)
