@@ -2,9 +2,10 @@
 
 A client plays Ogg Opus as it arrives, from the first audio on (strict) or 0.1 s later, as the server's metric has it;
 its clock stands whenever it has played all that it has received. The server's own count for the same streams is printed
-too.
+too. Last come sentences at intervals of 0.2 s while long texts are synthesised; how long they wait depends on
+``MAX_CONCURRENT``.
 
-Usage: python -m benchmarks.underruns [--engine NAME] [--clients N] [--rounds N]
+Usage: MAX_CONCURRENT=16 python -m benchmarks.underruns [--engine NAME] [--clients N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.common import percentile, request, running_server, table
+from benchmarks.common import SENTENCE, percentile, request, running_server, table
 from streaming_server.audio.opus import CLOCK_HZ
 from streaming_server.speech.playback import PREBUFFER_S
 
@@ -26,6 +27,9 @@ TEXT = (
     "It was late in the evening. The shops had closed, and the lamps were being lit one by one."
 )
 """Ten seconds of speech."""
+LISTENERS, LONG = 12, 12
+"""Long texts, each of two minutes of speech."""
+NEWCOMERS, NEWCOMER_EVERY_S = 20, 0.2
 _GRANULE = slice(6, 14)
 """The field of a page's header that holds the position of its last sample."""
 
@@ -76,6 +80,23 @@ async def counted_by_server(port: int) -> float:
     return float(answer.partition("\nspeech_underruns_total ")[2].split()[0])
 
 
+async def newcomers(port: int) -> None:
+    """Short sentences beside long texts."""
+    long = [asyncio.create_task(arrivals(port, TEXT * LONG)) for _ in range(LISTENERS)]
+    short: list[asyncio.Task[list[Arrival]]] = []
+    for _ in range(NEWCOMERS):
+        await asyncio.sleep(NEWCOMER_EVERY_S)
+        short.append(asyncio.create_task(arrivals(port, SENTENCE)))
+    rows = []
+    for name, tasks in ((f"{LISTENERS} long texts", long), (f"{NEWCOMERS} sentences beside them", short)):
+        streams = await asyncio.gather(*tasks)
+        first_ms = [stream[0].at_s * 1000 for stream in streams]
+        gaps = [gap for stream in streams for gap in underruns(stream, 0.0)]
+        row = [f"{percentile(first_ms, percent):.0f}" for percent in (50, 95)]
+        rows.append([name, *row, str(len(gaps)), f"{max(gaps, default=0.0) * 1000:.0f}"])
+    table(["streams", "first audio, ms p50", "p95", "underruns, strict", "longest, ms"], rows)
+
+
 async def measure(port: int, clients: int, rounds: int) -> None:
     await arrivals(port, TEXT)
     rows = []
@@ -93,6 +114,8 @@ async def measure(port: int, clients: int, rounds: int) -> None:
         rows.append([*row, f"{await counted_by_server(port) - before:.0f}"])
     head = ["clients at once", "streams", "first audio, ms p50", "p95", "underruns, strict", "longest, ms"]
     table([*head, "underruns", "longest, ms", "counted by the server"], rows)
+    print()
+    await newcomers(port)
 
 
 def main() -> None:

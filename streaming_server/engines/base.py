@@ -12,6 +12,9 @@ from pydantic import Field
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice, matching_language
 from streaming_server.environment import SettingsGroup
 
+MAX_CONCURRENT = 64
+"""The most requests that any engine serves at the same time."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
@@ -133,7 +136,7 @@ class Calibrating(Protocol):
 
 @runtime_checkable
 class Batching(Protocol):
-    """An engine that allocates memory for each of the requests that it serves at the same time."""
+    """An engine that serves several requests at the same time."""
 
     def reserve(self, requests: int) -> None:
         """The most requests at a time, at most ``info.max_concurrency``; called before ``warm``."""

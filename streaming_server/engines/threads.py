@@ -1,21 +1,27 @@
 """Runs producers on a thread and exposes them as bounded, cancellable async iterators.
 
 `OwnerThread.iterate` runs one blocking producer after another. `OwnerThread.interleave` runs several generators at the
-same time, each one step in turn.
+same time, each one step in turn. `UrgentFirst` runs functions in the order in which their results are needed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+
+_SOON_S = 0.25
+"""A listener with less left is served before those without audio."""
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -108,10 +114,18 @@ class OwnerThread:
         name: Of the thread.
         step: Work for all interleaved generators together, called after each of them had a turn; returns whether there
             was any. An exception ends all of them.
+        duration_s: Duration of an item. With it, a turn is one step of a single generator, the most urgent one: first
+            those whose listeners are about to run out of items, then those without items so far.
     """
 
-    def __init__(self, name: str, step: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], bool] = lambda: False,
+        duration_s: Callable[[Any], float] | None = None,
+    ) -> None:
         self._step = step
+        self._duration_s = duration_s
         self._changed = threading.Condition()
         self._work: deque[Callable[[], None] | None] = deque()
         self._is_awake = False
@@ -146,12 +160,14 @@ class OwnerThread:
             self._changed.notify()
 
     def _turn(self) -> bool:
-        """Advance every stream and then all of them together; return whether another turn is worthwhile at once."""
+        """Advance the streams and then all of them together; return whether another turn is worthwhile at once."""
         if not self._streams:
             return False
         is_busy = False
-        for stream in list(self._streams):
+        for stream in _by_urgency(self._streams) if self._duration_s else [*self._streams]:
             is_busy |= stream.advance()
+            if is_busy and self._duration_s:
+                break
         try:
             is_busy |= self._step()
         except BaseException as error:
@@ -167,16 +183,7 @@ class OwnerThread:
         """
 
         future: Future[T] = Future()
-
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._put(work)
+        self._put(lambda: _fulfil(future, function, *arguments))
         return await asyncio.wrap_future(future)
 
     async def iterate(
@@ -208,7 +215,7 @@ class OwnerThread:
             limit: maximum number of unread items.
         """
         bridge = _Bridge[T](limit, self.wake)
-        self._put(lambda: self._streams.append(_Stream(bridge, begin)))
+        self._put(lambda: self._streams.append(_Stream(bridge, begin, self._duration_s)))
         async with aclosing(self._items(bridge, self.wake)) as items:
             async for item in items:
                 yield item
@@ -231,13 +238,96 @@ class OwnerThread:
         self._thread.join()
 
 
+class UrgentFirst:
+    """Runs functions on a thread of its own, always the most urgent one.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, name)
+        self._lock = threading.Lock()
+        self._waiting: list[_Urgent] = []
+
+    def submit(self, needed_s: float, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """Run a function.
+
+        Args:
+            needed_s: When a listener has played all audio that there is without its result, on the monotonic clock; 0
+                if there is none.
+            function: The function.
+            arguments: Its arguments.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            self._waiting.append(_Urgent(needed_s, partial(_fulfil, future, function, *arguments)))
+        self._executor.submit(self._run)
+        return future
+
+    def _run(self) -> None:
+        with self._lock:
+            first = _by_urgency(self._waiting)[0]
+            self._waiting.remove(first)
+        first.work()
+
+    def close(self) -> None:
+        """Stop the thread after all submitted functions."""
+        self._executor.shutdown()
+
+
+class _HasDeadline(Protocol):
+    @property
+    def needed_s(self) -> float: ...
+
+
+Deadlined = TypeVar("Deadlined", bound=_HasDeadline)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Urgent:
+    needed_s: float
+    work: Callable[[], None]
+
+
+def _by_urgency(work: Iterable[Deadlined]) -> list[Deadlined]:
+    """First what is needed soon, then what is needed at once because there is no audio yet, then the others.
+
+    Without audio a listener waits a little longer; where it ends too early, the speech has a gap.
+    """
+    soon_s = time.monotonic() + _SOON_S
+
+    def urgency(one: Deadlined) -> tuple[int, float]:
+        return 1 if not one.needed_s else 0 if one.needed_s < soon_s else 2, one.needed_s
+
+    return sorted(work, key=urgency)
+
+
+def _fulfil(future: Future[T], function: Callable[..., T], *arguments: object) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
+
+
 class _Stream(Generic[T]):
     """An interleaved generator and where its items go."""
 
-    def __init__(self, bridge: _Bridge[T], begin: Callable[[Check], Steps[T]]) -> None:
+    def __init__(
+        self, bridge: _Bridge[T], begin: Callable[[Check], Steps[T]], duration_s: Callable[[T], float] | None
+    ) -> None:
         self._bridge = bridge
         self._steps = begin(bridge.check)
+        self._duration_s = duration_s
+        self._played_s = 0.0
         self.is_ended = False
+
+    @property
+    def needed_s(self) -> float:
+        """When the listener has played all items, on the monotonic clock; 0 before the first, -1 without a listener."""
+        return -1.0 if self._bridge.is_cancelled else self._played_s
 
     def advance(self) -> bool:
         """Run one step; return whether the next one is worthwhile at once."""
@@ -255,6 +345,8 @@ class _Stream(Generic[T]):
             else:
                 if item is not None and not isinstance(item, Waiting):
                     self._bridge(item)
+                    if self._duration_s is not None:
+                        self._played_s = (self._played_s or time.monotonic()) + self._duration_s(item)
                 return not isinstance(item, Waiting)
         return True
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 def _step_back() -> None:
     """Lower the priority of the thread below the engine and the event loop; on Linux niceness applies to a thread."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 3)
 
 
 def _usable_cores() -> int:

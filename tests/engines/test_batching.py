@@ -229,6 +229,6 @@ def test_a_stream_is_admitted_if_decoding_and_vocoding_keep_up() -> None:
     assert [keeps_deadlines(writer, thread, streams, code_s=0.04) for streams in (1, 2, 5, 7)] == [True] * 3 + [False]
     writer.step_s[2] = 0.5  # a busy moment: one row says that two take at most 0.02 s
     assert keeps_deadlines(writer, thread, 3, code_s=0.04)
-    thread._busy_s, thread._audio_s = 0.4, 1.0
+    thread.load.add(0.4, 1.0)
     assert [keeps_deadlines(writer, thread, streams, code_s=0.04) for streams in (2, 3)] == [True, False]
     thread.close()

@@ -161,7 +161,7 @@ async def test_the_first_chunk_comes_long_before_the_last(engine: EspeakEngine) 
 
 
 def family_of(engine: EspeakEngine) -> list[psutil.Process]:
-    child = psutil.Process(engine._process._child._process.pid)
+    child = psutil.Process(engine._process._idle[0]._process.pid)
     return [child, *child.children(recursive=True)]
 
 

@@ -44,13 +44,17 @@ async def spoken(process: EspeakProcess, *spoken_in_turn: Utterance) -> bytes:
         return b"".join([chunk.samples.tobytes() async for chunk in chunks])
 
 
-def child_of(process_id: int) -> psutil.Process:
-    """The process that the server started; orphans of a killed one may have come to this process too."""
-    (child,) = [
+def children_of(process_id: int) -> list[psutil.Process]:
+    """The processes that the server started; orphans of a killed one may have come to this process too."""
+    return [
         child
         for child in psutil.Process(process_id).children()
         if child.status() != psutil.STATUS_ZOMBIE and "streaming_server.engines.espeak.child" in child.cmdline()
     ]
+
+
+def child_of(process_id: int) -> psutil.Process:
+    (child,) = children_of(process_id)
     return child
 
 
@@ -143,7 +147,7 @@ async def test_closing_kills_the_worker_and_the_next_request_works(process: Espe
 async def test_one_that_is_cancelled_as_it_ends_does_not_block_the_next(process: EspeakProcess) -> None:
     fine = Utterance("fine", "en-us")
     before = [chunk async for chunk in process.speak([fine])]
-    child = child_of(os.getpid())
+    child, messages = child_of(os.getpid()), process._idle[0]._socket
     child.suspend()  # it tells of the end; the worker has the request
     chunks = process.speak([fine])
     for _ in before:
@@ -151,7 +155,7 @@ async def test_one_that_is_cancelled_as_it_ends_does_not_block_the_next(process:
     ending = asyncio.create_task(anext(chunks))
     await asyncio.sleep(0.01)
     child.resume()
-    select.select([process._child._socket], [], [], 180)
+    select.select([messages], [], [], 180)
     for _ in range(2):
         await asyncio.sleep(0)  # the event loop has seen the message, and the task has not
     ending.cancel()
@@ -165,6 +169,22 @@ async def test_requests_at_once_take_turns(process: EspeakProcess) -> None:
     items = [Utterance(text, "en-us") for text in ("one", "two", "three")]
     alone = [await spoken(process, item) for item in items]
     assert alone == await asyncio.gather(*(spoken(process, item) for item in items))
+
+
+async def test_one_that_is_not_read_holds_up_nobody_where_more_are_reserved(process: EspeakProcess) -> None:
+    fine = Utterance("fine", "en-us")
+    expected = await spoken(process, fine)
+    process.reserve(2)
+    async with aclosing(process.speak(HOURS)) as stopped, asyncio.timeout(180):
+        await anext(stopped)
+        assert await spoken(process, fine) == expected
+        assert await spoken(process, fine) == expected
+        assert (await anext(stopped)).samples.size
+    assert await spoken(process, fine) == expected
+    children = children_of(os.getpid())
+    assert len(children) == 2
+    await process.aclose()
+    assert not any(child.is_running() for child in children)
 
 
 async def test_an_unknown_variant_or_language_is_refused(process: EspeakProcess) -> None:

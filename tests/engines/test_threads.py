@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from streaming_server.engines.threads import WAITING, Cancelled, Check, Emit, OwnerThread, Steps, in_turns
+from streaming_server.engines.threads import WAITING, Cancelled, Check, Emit, OwnerThread, Steps, UrgentFirst, in_turns
 
 pytestmark = pytest.mark.anyio
 
@@ -279,3 +279,93 @@ async def test_closing_cancels_work_in_turns_at_its_check() -> None:
     turns.close()
     assert seen == [Cancelled, Cancelled]
     assert not any(alive.name == "test-turns" and alive.is_alive() for alive in threading.enumerate())
+
+
+# By urgency
+
+
+async def test_who_runs_out_goes_on_before_those_without_items_and_they_before_the_others() -> None:
+    thread = OwnerThread("test-owner", duration_s=lambda item: item)
+    begun, there, done = threading.Event(), list[str](), list[str]()
+
+    def items(name: str, *durations_s: float) -> Steps[float]:
+        there.append(name)
+        while not begun.is_set():
+            yield WAITING
+        for duration_s in durations_s:
+            done.append(name)
+            yield duration_s
+
+    async def read(name: str, *durations_s: float) -> None:
+        async for _ in thread.interleave(lambda check: items(name, *durations_s)):
+            pass
+
+    given = ("a", 2000, 2000, 2000), ("b", 3000, 1), ("c", 0, 0, 5000, 1)
+    readers = [asyncio.create_task(read(*each)) for each in given]
+    while len(there) < len(given):
+        await asyncio.sleep(0.001)
+    await thread.call(begun.set)
+    await asyncio.gather(*readers)
+    await thread.aclose()
+    assert "".join(done) == "abcccabac"
+
+
+async def test_one_without_a_listener_is_closed_before_others_go_on() -> None:
+    thread = OwnerThread("test-owner", duration_s=lambda item: item)
+    goes_on = threading.Event()
+    made_when_closed = 0
+
+    def endless(check: Check) -> Steps[float]:
+        nonlocal made_when_closed
+        try:
+            yield 1000
+            while True:
+                yield WAITING
+        finally:
+            made_when_closed = len(made)
+
+    made: list[int] = []
+
+    def urgent(check: Check) -> Steps[float]:
+        for number in range(20):
+            if number:
+                goes_on.wait(180)
+            made.append(number)
+            yield 0
+
+    async def read() -> None:
+        async for _ in thread.interleave(urgent):
+            pass
+
+    leaving = thread.interleave(endless)
+    await anext(leaving)
+    reading = asyncio.create_task(read())
+    while not made:
+        await asyncio.sleep(0.001)
+    closing = asyncio.create_task(leaving.aclose())
+    await asyncio.sleep(0)
+    goes_on.set()
+    await closing
+    await reading
+    await thread.aclose()
+    assert made_when_closed <= 3
+
+
+async def test_the_most_urgent_function_runs_next_and_a_cancelled_one_does_not() -> None:
+    thread = UrgentFirst("test-urgent")
+    begun, done = threading.Event(), list[str]()
+    now_s = time.monotonic()
+    thread.submit(0, begun.wait, 180)
+    needed = {"late": now_s + 3000, "new": 0, "left": 0, "later": now_s + 5000, "soon": now_s + 0.01, "newer": 0}
+    futures = {name: thread.submit(needed_s, done.append, name) for name, needed_s in needed.items()}
+    assert futures["left"].cancel()
+    begun.set()
+    thread.close()
+    assert done == ["soon", "new", "newer", "late", "later"]
+
+
+async def test_an_error_of_a_function_is_that_of_its_result() -> None:
+    thread = UrgentFirst("test-urgent")
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wrap_future(thread.submit(0, lambda: 1 // 0))
+    thread.close()

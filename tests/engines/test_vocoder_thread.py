@@ -91,7 +91,7 @@ def test_the_listener_who_runs_dry_first_is_served_first() -> None:
                 list(session.rest())
     thread.close()
     assert ran == ["first", "new", "behind 1", "behind 2", "ahead", "behind 3"]
-    assert thread.s_per_audio_s > 0
+    assert thread.load.s_per_audio_s > 0
 
 
 def test_leaving_withdraws_the_jobs_that_have_not_begun() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 
 import numpy as np
 import pytest
 
+from streaming_server.domain import AudioChunk, SpeechRequest
+from streaming_server.engines.espeak.engine import EspeakEngine
+from streaming_server.engines.hibari.engine import HibariEngine
 from streaming_server.engines.indextts.engine import IndexTTSEngine
 from streaming_server.engines.indextts2.engine import IndexTTS2Engine
 from streaming_server.engines.indextts2.options import IndexTTS2Options
@@ -103,3 +108,41 @@ def test_a_client_that_leaves_frees_its_row_for_the_next(server: LiveServer, mon
         begin.set()
         assert same(waiting.result(), expected)
     eventually(lambda: status()["active"] == 0)
+
+
+# The default engine
+
+
+class HeldEngine(HibariEngine):
+    """Begins no synthesis before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(EspeakEngine())
+        self.may_begin = threading.Event()
+
+    async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
+        while not self.may_begin.is_set():
+            await asyncio.sleep(0.005)
+        async with aclosing(super().stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def has_room(self, active: int) -> bool:
+        return True  # on a busy machine there may be none
+
+
+def test_the_default_engine_speaks_to_several_at_once() -> None:
+    texts = ["Hello there, how are you?", "Good morning. 早上好。", "Да. The birch canoe slid on the smooth planks."]
+    bodies = [{"text": text, "seed": 5} for text in texts]
+    engine = HeldEngine()
+    with running(engine, max_concurrent=CAPACITY) as server, ThreadPoolExecutor(CAPACITY) as clients:
+        engine.may_begin.set()
+        alone = [server.post(PCM, body).content for body in bodies]
+        engine.may_begin.clear()
+        together = [clients.submit(server.post, PCM, body) for body in bodies]
+        eventually(lambda: server.queue()["active"] == CAPACITY)
+        assert server.queue()["queue_available"] is False
+        engine.may_begin.set()
+        assert [each.result().content for each in together] == alone
+        assert all(alone)
+        eventually(lambda: server.queue()["active"] == 0)

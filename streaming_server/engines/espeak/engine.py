@@ -21,7 +21,7 @@ from streaming_server.domain import (
     matching_language,
     pronunciations_within,
 )
-from streaming_server.engines.base import EngineInfo
+from streaming_server.engines.base import MAX_CONCURRENT, EngineInfo
 from streaming_server.engines.chinese_numbers import as_spoken
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
@@ -71,6 +71,7 @@ class EspeakEngine:
             emotion_text_by="words",
             presets=VOICES,
             languages=(*self._process.languages, *ALIASES),
+            max_concurrency=MAX_CONCURRENT,
         )
 
     async def warm(self) -> None:
@@ -78,6 +79,14 @@ class EspeakEngine:
         async with aclosing(self._process.speak(utterances("a", PRESETS[0].timbre))) as chunks:
             async for _ in chunks:
                 pass
+
+    def reserve(self, requests: int) -> None:
+        """As `Batching.reserve`."""
+        self._process.reserve(requests)
+
+    def has_room(self, active: int) -> bool:
+        """As `Batching.has_room`: a thousand listeners would not keep it busy."""
+        return True
 
     async def stream(self, request: SpeechRequest) -> AsyncGenerator[AudioChunk, None]:
         """Chunks of 100 ms to 1.4 s, as `Engine.stream`."""

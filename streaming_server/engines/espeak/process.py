@@ -73,7 +73,7 @@ class Spoken:
 
 
 class EspeakProcess:
-    """espeak-ng in a child process. The same request gives the same samples, whatever was spoken before."""
+    """espeak-ng in child processes. The same request gives the same samples, whatever was spoken before."""
 
     def __init__(self) -> None:
         """
@@ -81,13 +81,18 @@ class EspeakProcess:
             EngineUnavailable: espeak-ng is not installed or does not load.
         """
         self.languages = find_languages(find_files()[1])
-        self._child = _Child()
-        self._lock = asyncio.Lock()
-        self.sample_rate_hz = self._child.sample_rate_hz
-        self.version = self._child.version
+        child = _Child()
+        self._idle = [child]
+        self._places = asyncio.Semaphore(1)
+        self.sample_rate_hz = child.sample_rate_hz
+        self.version = child.version
+
+    def reserve(self, requests: int) -> None:
+        """Let so many requests run at a time, instead of one. Each has a child process, which is kept for others."""
+        self._places = asyncio.Semaphore(requests)
 
     async def speak(self, utterances: Sequence[Utterance]) -> AsyncGenerator[Spoken, None]:
-        """A chunk of 100 ms, then chunks of up to 1.4 s. One request at a time, others wait.
+        """A chunk of 100 ms, then chunks of up to 1.4 s. One request at a time unless more are reserved; others wait.
 
         ``aclose()`` kills the worker.
 
@@ -117,10 +122,11 @@ class EspeakProcess:
 
     async def _answers(self, utterances: Sequence[Utterance]) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """The messages of the worker, with their kinds, up to its end."""
-        async with self._lock:
-            if self._child.has_died():
-                self._child = await anyio.to_thread.run_sync(_Child)
-            child, exit_code, refusal = self._child, None, ""
+        async with self._places:
+            child = self._idle.pop() if self._idle else None
+            if child is None or child.has_died():
+                child = await anyio.to_thread.run_sync(_Child)
+            exit_code, refusal = None, ""
             child.number = (child.number + 1) % 256
             try:
                 content = json.dumps([asdict(utterance) for utterance in utterances]).encode()
@@ -141,6 +147,7 @@ class EspeakProcess:
                 if exit_code is None and not child.has_died():
                     with anyio.CancelScope(shield=True):
                         await child.cancel()
+                self._idle.append(child)
             if exit_code:
                 child.end()
                 what = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
@@ -150,9 +157,10 @@ class EspeakProcess:
             raise EngineFailed(refusal)
 
     async def aclose(self) -> None:
-        """End the process."""
+        """End the child processes."""
         with anyio.CancelScope(shield=True):
-            await self._child.aclose()
+            for child in self._idle:
+                await child.aclose()
 
 
 def _words(content: bytes) -> list[SpokenWord]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from random import Random
 
 import anyio
@@ -26,7 +26,7 @@ from streaming_server.domain import (
     matching_language,
     pronunciations_within,
 )
-from streaming_server.engines.base import Engine, EngineInfo
+from streaming_server.engines.base import MAX_CONCURRENT, Batching, Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.languages import ALIASES, languages_of, runs
 from streaming_server.engines.espeak.voices import nearest_preset
@@ -35,11 +35,12 @@ from streaming_server.engines.hibari.joins import Levelled, silence, sounding
 from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, Speakers
+from streaming_server.engines.load import MAX_LOAD, Load
 from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
-from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.threads import WAITING, OwnerThread, Steps, UrgentFirst
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import ends_line, sentences
 from streaming_server.text import end_pause_s, pause_s
@@ -78,8 +79,9 @@ class HibariEngine:
         self._espeak = espeak
         self._english: EnglishPhonemes | None = None
         self._speakers = Speakers()
-        self._thread = OwnerThread("hibari")
-        self._ahead = ThreadPoolExecutor(1, "hibari-network")
+        self._thread = OwnerThread("hibari", duration_s=lambda chunk: chunk.samples.size / SAMPLE_RATE_HZ)
+        self._ahead = UrgentFirst("hibari-network")
+        self._network_load, self._rendering_load = Load(), Load()
         self.info = EngineInfo(
             name="hibari",
             model_version=self._network.version,
@@ -100,6 +102,7 @@ class HibariEngine:
             emotion_text_by="words",
             presets=VOICES,
             languages=("en", *(espeak.info.languages if espeak is not None else ())),
+            max_concurrency=MAX_CONCURRENT,
         )
 
     async def warm(self) -> None:
@@ -110,6 +113,16 @@ class HibariEngine:
                 pass
         if self._espeak is not None:
             await self._espeak.warm()
+
+    def reserve(self, requests: int) -> None:
+        """As `Batching.reserve`."""
+        if isinstance(self._espeak, Batching):
+            self._espeak.reserve(requests)
+
+    def has_room(self, active: int) -> bool:
+        """As `Batching.has_room`."""
+        load = max(self._network_load.s_per_audio_s, self._rendering_load.s_per_audio_s)
+        return (active + 1) * load <= MAX_LOAD
 
     def refusal(self, request: SpeechRequest) -> str:
         if self._espeak is not None:
@@ -186,41 +199,52 @@ class HibariEngine:
         *,
         opening: bool,
     ) -> AsyncGenerator[AudioChunk, None]:
-        return self._thread.iterate(partial(self._produce, text, timbre, rng, given, opening))
+        return self._thread.interleave(lambda _: self._spoken(text, timbre, rng, given, opening))
 
-    def _produce(
+    def _spoken(
         self,
         text: str,
         timbre: Timbre,
         rng: np.random.Generator,
         given: Sequence[Pronunciation],
         opening: bool,
-        emit: Emit[AudioChunk],
-    ) -> None:
+    ) -> Steps[AudioChunk]:
         """Render each clause while the network works on the next."""
         clause_frames = self._clause_frames(text, given, opening)
-        coming = self._ahead.submit(next, clause_frames, None)
+        coming = self._next_of(clause_frames)
         try:
             pause: FloatSamples = silence(_LEAD_S if opening else 0)
-            samples = 0
-            while (clause := coming.result()) is not None:
-                coming = self._ahead.submit(next, clause_frames, None)
+            samples, first_s = 0, 0.0
+            while True:
+                while not coming.done():
+                    yield WAITING
+                if (clause := coming.result()) is None:
+                    return
+                duration_s = (samples + pause.size) / SAMPLE_RATE_HZ + clause.frames.f0_hz.size * FRAME_S
+                coming = self._next_of(clause_frames, (first_s or time.monotonic()) + duration_s)
                 begin_s = (samples + pause.size) / SAMPLE_RATE_HZ
                 marks = [Mark(mark.character, begin_s + mark.time_s / timbre.rate) for mark in clause.marks]
+                began_s = time.monotonic()
                 for piece in render(clause.frames, timbre, rng):
+                    self._rendering_load.add(time.monotonic() - began_s, piece.size / SAMPLE_RATE_HZ)
                     chunk = AudioChunk(np.concatenate([pause, piece]), marks)
+                    first_s = first_s or time.monotonic()
                     samples += chunk.samples.size
-                    if not emit(chunk):
-                        return
-                    pause, marks = pause[:0], []
+                    yield chunk
+                    pause, marks, began_s = pause[:0], [], time.monotonic()
                 pause = silence(pause_s(clause.phonemes) / timbre.rate)
         finally:
             _settle(coming)
 
+    def _next_of(self, clause_frames: Iterator[_Clause], needed_s: float = 0.0) -> Future[_Clause | None]:
+        coming = self._ahead.submit(needed_s, next, clause_frames, None)
+        coming.add_done_callback(lambda _: self._thread.wake())
+        return coming
+
     def _clause_frames(self, text: str, given: Sequence[Pronunciation], opening: bool) -> Iterator[_Clause]:
         if self._english is None:
             raise EngineUnavailable("the hibari engine is not loaded")
-        hidden, at = masked(text, given), 0
+        hidden, at, began_s = masked(text, given), 0, time.monotonic()
         for sentence in sentences(hidden):
             at = hidden.index(sentence, at)
             own = pronunciations_within(given, at, at + len(sentence))
@@ -236,7 +260,9 @@ class HibariEngine:
                 marks = _marks(clause, frames, kept.start, spans)
                 if kept.stop > kept.start:
                     opening = False
+                    self._network_load.add(time.monotonic() - began_s, (kept.stop - kept.start) * FRAME_S)
                     yield _Clause(clause, frames.take(kept), marks)
+                    began_s = time.monotonic()
             at += len(sentence)
 
     async def _speak_other(self, request: SpeechRequest, level: Levelled) -> AsyncGenerator[AudioChunk, None]:
@@ -254,7 +280,7 @@ class HibariEngine:
     async def aclose(self) -> None:
         """Stop the threads and espeak-ng."""
         await self._thread.aclose()
-        self._ahead.shutdown()
+        self._ahead.close()
         if self._espeak is not None:
             await self._espeak.aclose()
 

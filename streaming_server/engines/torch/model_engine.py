@@ -18,6 +18,7 @@ from streaming_server.domain import AudioChunk, SpeechRequest
 from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.content_cache import FileDigests
 from streaming_server.engines.indextts.stream import Audio
+from streaming_server.engines.load import MAX_LOAD
 from streaming_server.engines.threads import Check, OwnerThread, Steps, Waiting
 from streaming_server.engines.torch.codes import CodeWriter
 from streaming_server.engines.torch.faults import device_errors
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_LOAD = 0.9
-"""Share of the time that decoding, or vocoding, may take of the audio's duration."""
 MAX_ROWS = 32
 """Most requests at a time."""
 
@@ -182,7 +181,7 @@ def keeps_deadlines(writer: CodeWriter, vocoder: VocoderThread, streams: int, co
         code_s: Seconds of audio of a code.
     """
     decoding = writer.expected_step_s(streams) / code_s
-    return max(decoding, streams * vocoder.s_per_audio_s) <= MAX_LOAD
+    return max(decoding, streams * vocoder.load.s_per_audio_s) <= MAX_LOAD
 
 
 def run_alone(work: Generator[Any, None, T], step: Callable[[], bool]) -> T:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.domain import FloatSamples
+from streaming_server.engines.load import Load
 from streaming_server.engines.threads import WAITING, Cancelled, Waiting
 from streaming_server.engines.torch.pieces import Job, Piece
 
@@ -21,9 +22,6 @@ Given = TypeVar("Given")
 
 URGENT_S = 0.25
 """A listener with less audio than this, or none so far, does not share a batch with those who have more."""
-
-_DECAY = 0.9
-"""Weight of all earlier jobs together against the latest one, in the measured speed."""
 
 
 class VocoderThread:
@@ -51,12 +49,8 @@ class VocoderThread:
         """Those with jobs that have not ended, in the order of arrival."""
         self._launched: deque[torch.cuda.Event] = deque()
         """The ends of the latest batches, on CUDA."""
-        self._accounted_s = self._busy_s = self._audio_s = 0.0
-
-    @property
-    def s_per_audio_s(self) -> float:
-        """Seconds of work per second of audio, of recent jobs; 0 before the first."""
-        return self._busy_s / self._audio_s if self._audio_s else 0.0
+        self._accounted_s = 0.0
+        self.load = Load()
 
     def session(self) -> Vocoding:
         """The jobs of one request, in order."""
@@ -164,8 +158,7 @@ class VocoderThread:
             if result.size:
                 now_s, audio_s = time.monotonic(), result.size / self.rate_hz
                 session.has_audio(now_s, audio_s)
-                self._busy_s = _DECAY * self._busy_s + now_s - self._accounted_s
-                self._audio_s = _DECAY * self._audio_s + audio_s
+                self.load.add(now_s - self._accounted_s, audio_s)
                 self._accounted_s = now_s
             job.future.set_result(result)
         if self.wake is not None:

@@ -286,3 +286,43 @@ async def test_a_word_of_espeak_ends_before_the_pause_behind_it(engine: HibariEn
 async def test_a_language_is_left_to_espeak(say: Say) -> None:
     assert not np.array_equal(await say("Guten Tag.", language="de"), await say("Guten Tag."))
     assert np.array_equal(await say("Good day.", language="en-GB"), await say("Good day."))
+
+
+SEVERAL = [ENGLISH, "Hello there. 你好，今天天气很好。 And goodbye.", PARAGRAPH, "Да, конечно. Yes."]
+
+
+async def whole(engine: HibariEngine, text: str) -> FloatSamples:
+    asked = replace(request(text), generation=Generation(seed=1))
+    async with aclosing(engine.stream(asked)) as chunks:
+        return np.concatenate([chunk.samples async for chunk in chunks])
+
+
+async def test_each_of_several_at_once_is_what_it_is_alone_whoever_leaves(engine: HibariEngine) -> None:
+    engine.reserve(len(SEVERAL) + 2)
+    alone = [await whole(engine, text) for text in SEVERAL]
+    together = [asyncio.create_task(whole(engine, text)) for text in SEVERAL]
+    for text in (PARAGRAPH, "Привет, как дела?"):
+        async with aclosing(engine.stream(request(text))) as leaving:
+            await anext(leaving)
+    for samples, expected in zip(await asyncio.gather(*together), alone, strict=True):
+        assert np.array_equal(samples, expected)
+
+
+@pytest.mark.parametrize("text", [ENGLISH * 100, "你好，今天天气很好。" * 1000])
+async def test_a_reader_that_stops_holds_up_nobody(engine: HibariEngine, text: str) -> None:
+    engine.reserve(2)
+    async with aclosing(engine.stream(request(text))) as stopped, asyncio.timeout(180):
+        await anext(stopped)
+        for other in SEVERAL:
+            assert (await whole(engine, other)).size > RATE_HZ
+        assert (await anext(stopped)).samples.size
+
+
+async def test_there_is_room_while_all_listeners_can_be_kept_up_with(engine: HibariEngine) -> None:
+    assert engine.info.max_concurrency > 1
+    for load in (engine._network_load, engine._rendering_load):
+        load.add(1e6, 1e7)  # a tenth of the time
+        assert engine.has_room(7)
+    engine._rendering_load.add(1e9, 3e9)
+    assert engine.has_room(1)
+    assert not engine.has_room(2)
