@@ -2,10 +2,10 @@
 
 A client plays Ogg Opus as it arrives, from the first audio on (strict) or 0.1 s later, as the server's metric has it;
 its clock stands whenever it has played all that it has received. The server's own count for the same streams is printed
-too. Last come sentences at intervals of 0.2 s while long texts are synthesised; how long they wait depends on
-``MAX_CONCURRENT``.
+too. Last, sentences arrive at intervals while long texts are synthesised; with ``MAX_CONCURRENT`` above 1 they do not
+wait for these.
 
-Usage: MAX_CONCURRENT=16 python -m benchmarks.underruns [--engine NAME] [--clients N] [--rounds N]
+Usage: python -m benchmarks.underruns [--engine NAME] [--clients N] [--rounds N] [--texts N] [--every S]
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ TEXT = (
     "It was late in the evening. The shops had closed, and the lamps were being lit one by one."
 )
 """Ten seconds of speech."""
-LISTENERS, LONG = 12, 12
-"""Long texts, each of two minutes of speech."""
-NEWCOMERS, NEWCOMER_EVERY_S = 20, 0.2
+LONG_TEXT = TEXT * 12
+NEWCOMERS = 10
 _GRANULE = slice(6, 14)
 """The field of a page's header that holds the position of its last sample."""
 
@@ -80,15 +79,15 @@ async def counted_by_server(port: int) -> float:
     return float(answer.partition("\nspeech_underruns_total ")[2].split()[0])
 
 
-async def newcomers(port: int) -> None:
+async def newcomers(port: int, texts: int, every_s: float) -> None:
     """Short sentences beside long texts."""
-    long = [asyncio.create_task(arrivals(port, TEXT * LONG)) for _ in range(LISTENERS)]
+    long = [asyncio.create_task(arrivals(port, LONG_TEXT)) for _ in range(texts)]
     short: list[asyncio.Task[list[Arrival]]] = []
     for _ in range(NEWCOMERS):
-        await asyncio.sleep(NEWCOMER_EVERY_S)
+        await asyncio.sleep(every_s)
         short.append(asyncio.create_task(arrivals(port, SENTENCE)))
     rows = []
-    for name, tasks in ((f"{LISTENERS} long texts", long), (f"{NEWCOMERS} sentences beside them", short)):
+    for name, tasks in ((f"{texts} texts of two minutes", long), (f"{NEWCOMERS} sentences beside them", short)):
         streams = await asyncio.gather(*tasks)
         first_ms = [stream[0].at_s * 1000 for stream in streams]
         gaps = [gap for stream in streams for gap in underruns(stream, 0.0)]
@@ -97,7 +96,8 @@ async def newcomers(port: int) -> None:
     table(["streams", "first audio, ms p50", "p95", "underruns, strict", "longest, ms"], rows)
 
 
-async def measure(port: int, clients: int, rounds: int) -> None:
+async def at_once(port: int, clients: int, rounds: int) -> None:
+    """One client, and several that begin at the same time."""
     await arrivals(port, TEXT)
     rows = []
     for count in (1, clients):
@@ -114,8 +114,6 @@ async def measure(port: int, clients: int, rounds: int) -> None:
         rows.append([*row, f"{await counted_by_server(port) - before:.0f}"])
     head = ["clients at once", "streams", "first audio, ms p50", "p95", "underruns, strict", "longest, ms"]
     table([*head, "underruns", "longest, ms", "counted by the server"], rows)
-    print()
-    await newcomers(port)
 
 
 def main() -> None:
@@ -123,9 +121,13 @@ def main() -> None:
     parser.add_argument("--engine", default="hibari")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=12, help="texts of two minutes")
+    parser.add_argument("--every", type=float, default=0.2, help="interval of the sentences beside them, in seconds")
     options = parser.parse_args()
     with running_server(ENGINE=options.engine) as server:
-        asyncio.run(measure(server.port, options.clients, options.rounds))
+        asyncio.run(at_once(server.port, options.clients, options.rounds))
+        print()
+        asyncio.run(newcomers(server.port, options.texts, options.every))
 
 
 if __name__ == "__main__":

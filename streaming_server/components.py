@@ -37,7 +37,7 @@ def create_service(
         EngineUnavailable: the engine cannot start.
     """
     engine = engine or create_engine(settings.engine, settings.engine_options)
-    capacity = min(settings.max_concurrent, engine.info.max_concurrency)
+    capacity = min(settings.max_concurrent, engine.info.max_concurrency or settings.max_concurrent)
     if capacity < settings.max_concurrent:
         log.warning(
             "MAX_CONCURRENT=%d limited to %d by the %s engine", settings.max_concurrent, capacity, engine.info.name

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-from streaming_server.engines.base import MAX_CONCURRENT
 from streaming_server.engines.registry import variables
 from streaming_server.environment import SettingsGroup
 
@@ -117,9 +116,9 @@ class StreamSettings(SettingsGroup):
 class QueueSettings(SettingsGroup):
     """Waiting for the engine."""
 
-    max_concurrent: Annotated[int, Field(ge=1, le=MAX_CONCURRENT)] = 1
-    """Maximum number of requests synthesised at the same time. Only IndexTTS, hibari and espeak support more than 1; a
-    further request starts only if the measured speed is sufficient for all, and it waits otherwise."""
+    max_concurrent: Annotated[int, Field(ge=1, le=64)] = 1
+    """Maximum number of requests synthesised at the same time. Pocket TTS and HiggsAudio synthesise one. A further
+    request starts only if the measured speed is sufficient for all, and it waits otherwise."""
     max_queue: NonNegativeInt = 32
     """Maximum number of requests that wait for the slot."""
     queue_timeout_s: Seconds = 120.0

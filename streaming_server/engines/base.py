@@ -12,9 +12,6 @@ from pydantic import Field
 from streaming_server.domain import AudioChunk, Capability, SpeechRequest, Voice, matching_language
 from streaming_server.environment import SettingsGroup
 
-MAX_CONCURRENT = 64
-"""The most requests that any engine serves at the same time."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
@@ -47,8 +44,8 @@ class EngineInfo:
     """Whether requests may name a blend of presets, as in `domain.parse_blend`."""
     languages: tuple[str, ...] = ()
     """BCP 47 tags of the languages that a request can choose, in lower case; empty: the text alone decides."""
-    max_concurrency: int = 1
-    """Maximum number of concurrent calls of `Engine.stream`."""
+    max_concurrency: int | None = 1
+    """Maximum number of concurrent calls of `Engine.stream`; None if there is no limit."""
 
     def reads(self, language: str) -> bool:
         """Whether a request can choose a language, given as a BCP 47 tag."""

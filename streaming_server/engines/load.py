@@ -23,3 +23,7 @@ class Load:
     def s_per_audio_s(self) -> float:
         """Seconds of work per second of audio; 0 before the first."""
         return self._busy_s / self._audio_s if self._audio_s else 0.0
+
+    def has_room(self, active: int) -> bool:
+        """Whether the worker keeps up with one more listener than ``active``."""
+        return (active + 1) * self.s_per_audio_s <= MAX_LOAD

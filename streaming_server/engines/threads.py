@@ -1,7 +1,7 @@
 """Runs producers on a thread and exposes them as bounded, cancellable async iterators.
 
 `OwnerThread.iterate` runs one blocking producer after another. `OwnerThread.interleave` runs several generators at the
-same time, each one step in turn. `UrgentFirst` runs functions in the order in which their results are needed.
+same time, each one step in turn.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
-_SOON_S = 0.25
-"""A listener with less left is served before those without audio."""
+from streaming_server.engines.urgency import by_urgency, fulfil
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -164,7 +161,7 @@ class OwnerThread:
         if not self._streams:
             return False
         is_busy = False
-        for stream in _by_urgency(self._streams) if self._duration_s else [*self._streams]:
+        for stream in by_urgency(self._streams) if self._duration_s else [*self._streams]:
             is_busy |= stream.advance()
             if is_busy and self._duration_s:
                 break
@@ -183,7 +180,7 @@ class OwnerThread:
         """
 
         future: Future[T] = Future()
-        self._put(lambda: _fulfil(future, function, *arguments))
+        self._put(lambda: fulfil(future, function, *arguments))
         return await asyncio.wrap_future(future)
 
     async def iterate(
@@ -204,7 +201,9 @@ class OwnerThread:
             async for item in items:
                 yield item
 
-    async def interleave(self, begin: Callable[[Check], Steps[T]], limit: int = 64) -> AsyncGenerator[T, None]:
+    async def interleave(
+        self, begin: Callable[[Check], Steps[T]], limit: int = 64, stop: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[T, None]:
         """Run a generator on the thread together with others, one step of each in turn, and yield its items.
 
         A generator whose items are not read has no turn, and the others continue. ``aclose()`` closes the generator
@@ -213,10 +212,16 @@ class OwnerThread:
         Args:
             begin: Called on the thread; its argument raises `Cancelled` once the iterator is closed.
             limit: maximum number of unread items.
+            stop: as for `iterate`.
         """
         bridge = _Bridge[T](limit, self.wake)
         self._put(lambda: self._streams.append(_Stream(bridge, begin, self._duration_s)))
-        async with aclosing(self._items(bridge, self.wake)) as items:
+
+        def leave() -> None:
+            stop()
+            self.wake()
+
+        async with aclosing(self._items(bridge, leave)) as items:
             async for item in items:
                 yield item
 
@@ -236,80 +241,6 @@ class OwnerThread:
             await self.call(lambda: None)
         self._put(None)
         self._thread.join()
-
-
-class UrgentFirst:
-    """Runs functions on a thread of its own, always the most urgent one.
-
-    Args:
-        name: Of the thread.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(1, name)
-        self._lock = threading.Lock()
-        self._waiting: list[_Urgent] = []
-
-    def submit(self, needed_s: float, function: Callable[..., T], *arguments: object) -> Future[T]:
-        """Run a function.
-
-        Args:
-            needed_s: When a listener has played all audio that there is without its result, on the monotonic clock; 0
-                if there is none.
-            function: The function.
-            arguments: Its arguments.
-        """
-        future: Future[T] = Future()
-        with self._lock:
-            self._waiting.append(_Urgent(needed_s, partial(_fulfil, future, function, *arguments)))
-        self._executor.submit(self._run)
-        return future
-
-    def _run(self) -> None:
-        with self._lock:
-            first = _by_urgency(self._waiting)[0]
-            self._waiting.remove(first)
-        first.work()
-
-    def close(self) -> None:
-        """Stop the thread after all submitted functions."""
-        self._executor.shutdown()
-
-
-class _HasDeadline(Protocol):
-    @property
-    def needed_s(self) -> float: ...
-
-
-Deadlined = TypeVar("Deadlined", bound=_HasDeadline)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Urgent:
-    needed_s: float
-    work: Callable[[], None]
-
-
-def _by_urgency(work: Iterable[Deadlined]) -> list[Deadlined]:
-    """First what is needed soon, then what is needed at once because there is no audio yet, then the others.
-
-    Without audio a listener waits a little longer; where it ends too early, the speech has a gap.
-    """
-    soon_s = time.monotonic() + _SOON_S
-
-    def urgency(one: Deadlined) -> tuple[int, float]:
-        return 1 if not one.needed_s else 0 if one.needed_s < soon_s else 2, one.needed_s
-
-    return sorted(work, key=urgency)
-
-
-def _fulfil(future: Future[T], function: Callable[..., T], *arguments: object) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function(*arguments))
-    except BaseException as error:
-        future.set_exception(error)
 
 
 class _Stream(Generic[T]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from streaming_server.engines.kokoro.folder import find_models, find_voices
 from streaming_server.engines.kokoro.network import Speech
 from streaming_server.engines.kokoro.phonemes import FIRST_PIECE, MAX_PIECE, japanese, mandarin, split, tokens
 from streaming_server.engines.kokoro.voices import OPENAI, VoiceStyles, voice_of_pitch
+from streaming_server.engines.load import Load
 from streaming_server.errors import EngineFailed, EngineUnavailable, InvalidRequest, VoiceUnknown
 from streaming_server.speech.timeline import Passage
 from tests.support.asr import timed_words, word_error_rate, words
@@ -371,6 +373,67 @@ def test_closing_ends_a_call_of_the_network(engine: KokoroEngine, sentence: Floa
 
     asyncio.run(leave())
     assert np.array_equal(speak(engine, SENTENCE, own("af_heart")), sentence)
+
+
+def test_each_of_several_at_once_is_what_it_is_alone(engine: KokoroEngine, sentence: FloatSamples) -> None:
+    engine.reserve(3)
+    other = speak(engine, "你好。", own("zf_xiaoxiao"))
+
+    async def collect(text: str, voice: str) -> FloatSamples:
+        async with aclosing(engine.stream(SpeechRequest(text, own(voice)))) as chunks:
+            return np.concatenate([chunk.samples async for chunk in chunks])
+
+    async def together() -> tuple[FloatSamples, FloatSamples]:
+        async with aclosing(engine.stream(SpeechRequest(SENTENCE * 20, own("am_adam")))) as leaving:
+            await anext(leaving)
+            both = asyncio.gather(collect(SENTENCE, "af_heart"), collect("你好。", "zf_xiaoxiao"))
+            await anext(leaving)
+        return await both
+
+    assert all(map(np.array_equal, asyncio.run(together()), (sentence, other)))
+
+
+def test_a_new_listener_is_served_before_those_who_have_audio_left(
+    engine: KokoroEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    may_go_on = threading.Event()
+
+    def run(ids: Sequence[int], style: FloatSamples, speed: float, stop: RunOptions) -> Speech:
+        calls.append(len(ids))
+        assert may_go_on.wait(180)
+        return Speech(np.full(10 * RATE_HZ, 0.1, np.float32), None)
+
+    monkeypatch.setattr(engine._network, "run", run)
+
+    async def collect(text: str) -> int:
+        async with aclosing(engine.stream(SpeechRequest(text, own("af_heart")))) as chunks:
+            return sum([chunk.samples.size async for chunk in chunks])
+
+    async def together() -> list[int]:
+        first = asyncio.create_task(collect("No. No. No. No."))
+        while not calls:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(collect("Yes please, do."))
+        await asyncio.sleep(0.01)
+        may_go_on.set()
+        return [await first, await second]
+
+    made = asyncio.run(together())
+    assert min(made) >= 10 * RATE_HZ
+    of_first, of_second, *others = calls
+    assert others == [of_first] * 3
+    assert of_second != of_first
+
+
+def test_there_is_room_while_all_listeners_can_be_kept_up_with(
+    engine: KokoroEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Load()
+    monkeypatch.setattr(engine, "_load", load)
+    load.add(1.0, 4.0)
+    assert engine.has_room(2)
+    assert not engine.has_room(3)
 
 
 def test_a_stopped_call_returns_no_samples(engine: KokoroEngine, folder: Path) -> None:

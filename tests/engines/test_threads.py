@@ -8,7 +8,8 @@ from contextlib import aclosing
 
 import pytest
 
-from streaming_server.engines.threads import WAITING, Cancelled, Check, Emit, OwnerThread, Steps, UrgentFirst, in_turns
+from streaming_server.engines.threads import WAITING, Cancelled, Check, Emit, OwnerThread, Steps, in_turns
+from streaming_server.engines.urgency import UrgentFirst
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from streaming_server.domain import (
     matching_language,
     pronunciations_within,
 )
-from streaming_server.engines.base import MAX_CONCURRENT, EngineInfo
+from streaming_server.engines.base import EngineInfo
 from streaming_server.engines.chinese_numbers import as_spoken
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.bounds import bounded
@@ -71,7 +71,7 @@ class EspeakEngine:
             emotion_text_by="words",
             presets=VOICES,
             languages=(*self._process.languages, *ALIASES),
-            max_concurrency=MAX_CONCURRENT,
+            max_concurrency=None,
         )
 
     async def warm(self) -> None:

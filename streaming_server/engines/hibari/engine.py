@@ -26,7 +26,7 @@ from streaming_server.domain import (
     matching_language,
     pronunciations_within,
 )
-from streaming_server.engines.base import MAX_CONCURRENT, Batching, Engine, EngineInfo
+from streaming_server.engines.base import Batching, Engine, EngineInfo
 from streaming_server.engines.emotion_words import vector_of
 from streaming_server.engines.espeak.languages import ALIASES, languages_of, runs
 from streaming_server.engines.espeak.voices import nearest_preset
@@ -35,12 +35,13 @@ from streaming_server.engines.hibari.joins import Levelled, silence, sounding
 from streaming_server.engines.hibari.network import FRAME_S, SAMPLE_RATE_HZ, Frames, Network
 from streaming_server.engines.hibari.rendering import Timbre, render
 from streaming_server.engines.hibari.voices import VOICES, Speakers
-from streaming_server.engines.load import MAX_LOAD, Load
+from streaming_server.engines.load import Load
 from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import clauses, ended
 from streaming_server.engines.onnx.english import EnglishPhonemes
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
-from streaming_server.engines.threads import WAITING, OwnerThread, Steps, UrgentFirst
+from streaming_server.engines.threads import WAITING, OwnerThread, Steps
+from streaming_server.engines.urgency import UrgentFirst
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import ends_line, sentences
 from streaming_server.text import end_pause_s, pause_s
@@ -102,7 +103,7 @@ class HibariEngine:
             emotion_text_by="words",
             presets=VOICES,
             languages=("en", *(espeak.info.languages if espeak is not None else ())),
-            max_concurrency=MAX_CONCURRENT,
+            max_concurrency=None,
         )
 
     async def warm(self) -> None:
@@ -121,8 +122,7 @@ class HibariEngine:
 
     def has_room(self, active: int) -> bool:
         """As `Batching.has_room`."""
-        load = max(self._network_load.s_per_audio_s, self._rendering_load.s_per_audio_s)
-        return (active + 1) * load <= MAX_LOAD
+        return self._network_load.has_room(active) and self._rendering_load.has_room(active)
 
     def refusal(self, request: SpeechRequest) -> str:
         if self._espeak is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -43,11 +44,12 @@ from streaming_server.engines.kokoro.phonemes import (
     tokens,
 )
 from streaming_server.engines.kokoro.voices import LATIN, OPENAI, VoiceStyles, latin_language, presets, voice_of_pitch
+from streaming_server.engines.load import Load
 from streaming_server.engines.onnx.alignment import begun_once, phoneme_words, spans_of_words
 from streaming_server.engines.onnx.clauses import ended
 from streaming_server.engines.pronunciations import converted, in_misaki_alphabet, masked
 from streaming_server.engines.recording_voices import RecordingVoices
-from streaming_server.engines.threads import Emit, OwnerThread
+from streaming_server.engines.threads import OwnerThread, Steps
 from streaming_server.errors import EngineUnavailable, InvalidRequest
 from streaming_server.segmentation import sentences
 from streaming_server.text import pause_s
@@ -107,7 +109,8 @@ class KokoroEngine:
         self._espeak: EspeakPhonemes | None = None
         # By language, found once: a search of the file system for each part of a text would hold up the event loop.
         self._missing = {"ja": missing_japanese()} | dict.fromkeys(ESPEAK_VOICES, missing_espeak())
-        self._thread = OwnerThread("kokoro")
+        self._thread = OwnerThread("kokoro", duration_s=lambda chunk: chunk.samples.size / SAMPLE_RATE_HZ)
+        self._load = Load()
         optional = {
             Capability.SEED: self._network.is_repeatable,
             Capability.SPEED: self._network.has_speed,
@@ -131,6 +134,7 @@ class KokoroEngine:
             presets=presets(voices),
             languages=tuple(filter(None, _LANGUAGES)),
             blends=True,
+            max_concurrency=None,
         )
 
     async def warm(self) -> None:
@@ -139,7 +143,14 @@ class KokoroEngine:
         for language in ("en-us", "cmn"):
             await self._thread.call(self._converter, language, loop)
         style = self._styles.style(next(iter(self._voices)), "en-us")
-        await self._thread.call(self._network.run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
+        await self._thread.call(self._run, tokens("ˈA."), style.of(3), 1.0, RunOptions())
+
+    def reserve(self, requests: int) -> None:
+        """As `Batching.reserve`; requests share the network."""
+
+    def has_room(self, active: int) -> bool:
+        """As `Batching.has_room`."""
+        return self._load.has_room(active)
 
     def refusal(self, request: SpeechRequest) -> str:
         language, hidden = _language(request), masked(request.text, request.pronunciations)
@@ -169,40 +180,50 @@ class KokoroEngine:
         voice = await self._voice(request.voice)
         stop, loop = RunOptions(), asyncio.get_running_loop()
 
-        def produce(emit: Emit[AudioChunk]) -> None:
-            speed = request.speed if self._network.has_speed else 1.0
-            step = round(_CHUNK_S * SAMPLE_RATE_HZ)
-            language = _language(request)
-            made = 0  # samples
-            pause = _silence(0)  # after the previous piece
-            for piece in self._pieces(request.text, voice, loop, language, request.pronunciations):
-                ids = tokens(piece.phonemes)
-                style = self._styles.style(voice, piece.language).of(len(ids))
-                if pause.size and not emit(AudioChunk(pause)):
-                    return
-                made += pause.size
-                speech = self._network.run(ids, style, min(speed, _MAX_NETWORK_SPEED), stop)
-                if speed > _MAX_NETWORK_SPEED:
-                    speech = _faster(speech, speed / _MAX_NETWORK_SPEED)
-                kept = _sounding(speech.samples)
-                marks = _marks(piece, speech, kept, made)
-                samples = speech.samples[kept]
-                made += samples.size
-                pause = _silence(pause_s(piece.phonemes) / speed)
-                for at in range(0, samples.size, step):
-                    if not emit(AudioChunk(samples[at : at + step], marks if not at else ())):
-                        return
-                if stop.terminate:
-                    return
-            if not made:  # most players fail on empty files
-                emit(AudioChunk(_silence(pause_s("."))))
-
         def terminate() -> None:
             stop.terminate = True
 
-        async with aclosing(self._thread.iterate(produce, stop=terminate)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        step = round(_CHUNK_S * SAMPLE_RATE_HZ)
+        pieces = self._thread.interleave(lambda _: self._spoken(request, voice, loop, stop), stop=terminate)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                for at in range(0, piece.samples.size, step):
+                    yield AudioChunk(piece.samples[at : at + step], piece.marks if not at else ())
+
+    def _spoken(
+        self, request: SpeechRequest, voice: str, loop: asyncio.AbstractEventLoop, stop: RunOptions
+    ) -> Steps[AudioChunk]:
+        """Yield each piece as a whole: its listener has it before another request has a turn."""
+        speed = request.speed if self._network.has_speed else 1.0
+        made = 0  # samples
+        pause = _silence(0)  # after the previous piece
+        for piece in self._pieces(request.text, voice, loop, _language(request), request.pronunciations):
+            ids = tokens(piece.phonemes)
+            style = self._styles.style(voice, piece.language).of(len(ids))
+            if pause.size:
+                yield AudioChunk(pause)
+            made += pause.size
+            speech = self._run(ids, style, min(speed, _MAX_NETWORK_SPEED), stop)
+            if stop.terminate:
+                return
+            if speed > _MAX_NETWORK_SPEED:
+                speech = _faster(speech, speed / _MAX_NETWORK_SPEED)
+            kept = _sounding(speech.samples)
+            marks = _marks(piece, speech, kept, made)
+            samples = speech.samples[kept]
+            made += samples.size
+            pause = _silence(pause_s(piece.phonemes) / speed)
+            if samples.size:
+                yield AudioChunk(samples, marks)
+        if not made:  # most players fail on empty files
+            yield AudioChunk(_silence(pause_s(".")))
+
+    def _run(self, ids: Sequence[int], style: FloatSamples, speed: float, stop: RunOptions) -> Speech:
+        began_s = time.monotonic()
+        speech = self._network.run(ids, style, speed, stop)
+        if not stop.terminate:
+            self._load.add(time.monotonic() - began_s, speech.samples.size / SAMPLE_RATE_HZ)
+        return speech
 
     async def aclose(self) -> None:
         """Stop the thread and espeak-ng."""
