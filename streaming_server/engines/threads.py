@@ -277,7 +277,7 @@ class _Stream(Generic[T]):
                 if item is not None and not isinstance(item, Waiting):
                     self._bridge(item)
                     if self._duration_s is not None:
-                        self._played_s = (self._played_s or time.monotonic()) + self._duration_s(item)
+                        self._played_s = max(self._played_s, time.monotonic()) + self._duration_s(item)
                 return not isinstance(item, Waiting)
         return True
 

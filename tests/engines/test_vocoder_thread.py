@@ -77,8 +77,8 @@ def test_the_listener_who_runs_dry_first_is_served_first() -> None:
         return vocode
 
     with thread.session() as ahead, thread.session() as behind, thread.session() as new:
-        ahead.has_audio(now_s=100.0, audio_s=9.0)
-        behind.has_audio(now_s=105.0, audio_s=1.0)
+        ahead.has_audio(now_s=1e9, audio_s=9.0)
+        behind.has_audio(now_s=1e9 + 5, audio_s=1.0)
         with thread.session() as first:
             first.submit(job("first", 1.0), lambda: None)
             for session, name, seconds in (
@@ -191,3 +191,14 @@ def test_on_cuda_the_copy_waits_for_queued_steps_only_where_it_must(
     assert ran["vocode"].waits == [ran["copy"]]
     assert launched_ahead == [0, 1, 1, 1]  # so that a more urgent piece waits for one batch at most
     assert decoding.waits == [ran["copy"]]  # the buffer may be overwritten after the copy
+
+
+def test_a_listener_who_was_without_audio_plays_on_from_then() -> None:
+    thread = VocoderThread(torch.device("cpu"), RATE_HZ)
+    with thread.session() as session:
+        session.has_audio(now_s=100.0, audio_s=1.0)
+        session.has_audio(now_s=100.5, audio_s=1.0)
+        assert session.runs_dry_s == 102.0
+        session.has_audio(now_s=110.0, audio_s=1.0)
+        assert session.runs_dry_s == 111.0
+    thread.close()

@@ -214,22 +214,22 @@ class HibariEngine:
         coming = self._next_of(clause_frames)
         try:
             pause: FloatSamples = silence(_LEAD_S if opening else 0)
-            samples, first_s = 0, 0.0
+            samples, played_s = 0, 0.0
             while True:
                 while not coming.done():
                     yield WAITING
                 if (clause := coming.result()) is None:
                     return
-                duration_s = (samples + pause.size) / SAMPLE_RATE_HZ + clause.frames.f0_hz.size * FRAME_S
-                coming = self._next_of(clause_frames, (first_s or time.monotonic()) + duration_s)
+                clause_s = clause.frames.f0_hz.size * FRAME_S
+                coming = self._next_of(clause_frames, max(played_s, time.monotonic()) + clause_s)
                 begin_s = (samples + pause.size) / SAMPLE_RATE_HZ
                 marks = [Mark(mark.character, begin_s + mark.time_s / timbre.rate) for mark in clause.marks]
                 began_s = time.monotonic()
                 for piece in render(clause.frames, timbre, rng):
                     self._rendering_load.add(time.monotonic() - began_s, piece.size / SAMPLE_RATE_HZ)
                     chunk = AudioChunk(np.concatenate([pause, piece]), marks)
-                    first_s = first_s or time.monotonic()
                     samples += chunk.samples.size
+                    played_s = max(played_s, time.monotonic()) + chunk.samples.size / SAMPLE_RATE_HZ
                     yield chunk
                     pause, marks, began_s = pause[:0], [], time.monotonic()
                 pause = silence(pause_s(clause.phonemes) / timbre.rate)

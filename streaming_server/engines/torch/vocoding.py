@@ -180,22 +180,16 @@ class Vocoding:
     def __init__(self, thread: VocoderThread) -> None:
         self._thread = thread
         self.is_left = False
-        self._begun_s = 0.0
-        self._audio_s = 0.0
+        self.runs_dry_s = 0.0
+        """When a player that began with the first audio has played all of it, on the monotonic clock; 0 before that."""
         self.pending: deque[Future[FloatSamples]] = deque()
         """Jobs whose audio was not taken yet."""
         self.queued: deque[_Queued] = deque()
         """Jobs that have not ended; under the thread's lock."""
 
-    @property
-    def runs_dry_s(self) -> float:
-        """When a player that began with the first audio has played all of it; before that, 0."""
-        return self._begun_s + self._audio_s
-
     def has_audio(self, now_s: float, audio_s: float) -> None:
         """Count audio that was made."""
-        self._begun_s = self._begun_s or now_s
-        self._audio_s += audio_s
+        self.runs_dry_s = max(self.runs_dry_s, now_s) + audio_s
 
     def __enter__(self) -> Vocoding:
         return self
