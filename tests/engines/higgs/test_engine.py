@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -344,7 +345,8 @@ def test_a_device_that_is_not_there(checkpoint: Paths, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow  # the hub's client tries more than once
-def test_a_name_on_the_hub_without_a_network_is_a_sentence(checkpoint: Paths) -> None:
+def test_a_name_on_the_hub_without_a_network_is_a_sentence(checkpoint: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the hub's client tries six times, with pauses of 23 s in all
     with pytest.raises(EngineUnavailable, match="cannot be downloaded from the Hugging Face hub") as caught:
         create(checkpoint, model_path="nobody-at-all/no-such-model-3e1f")
     assert "\n" not in str(caught.value)
