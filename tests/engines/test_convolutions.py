@@ -111,6 +111,30 @@ def test_a_weight_that_is_an_input_too_need_not_be_fed() -> None:
     np.testing.assert_array_equal(results(as_products(model))[0], results(model)[0])
 
 
+def test_a_weight_that_is_an_output_too_is_kept() -> None:
+    parsed = onnx.load_from_string(convolving(weight(3), pads=[1, 1]))
+    parsed.graph.output.append(helper.make_tensor_value_info("weight", TensorProto.UINT8, [5, 8, 3]))
+    model = parsed.SerializeToString()
+    for found, expected in zip(results(as_products(model)), results(model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_model_with_graphs_in_its_nodes_stays() -> None:
+    parsed = onnx.load_from_string(convolving(weight(3), pads=[1, 1]))
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["weight"], ["inner"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.UINT8, [5, 8, 3])],
+    )
+    parsed.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    parsed.graph.node.append(helper.make_node("If", ["condition"], ["same"], then_branch=inner, else_branch=inner))
+    parsed.graph.output.append(helper.make_tensor_value_info("same", TensorProto.UINT8, [5, 8, 3]))
+    model = parsed.SerializeToString()
+    assert as_products(model) == model
+    assert len(results(model)) == 2
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

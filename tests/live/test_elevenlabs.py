@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from elevenlabs.core.api_error import ApiError
 from streaming_server.api.elevenlabs.formats import OUTPUT_FORMATS
 from streaming_server.audio.g711 import G711Encoder, Law
 from streaming_server.audio.pcm import to_int16
-from streaming_server.domain import AudioChunk, Capability, Mark
+from streaming_server.domain import AudioChunk, Capability, Mark, Voice
+from streaming_server.engines.base import EngineInfo
 from tests.support.decoders import ffmpeg_decode, ffprobe
 from tests.support.fakes import RATE_HZ, FakeEngine, tone
 from tests.support.server import LiveServer, running
@@ -92,6 +94,20 @@ def test_telephone_codes_are_ffmpegs_for_every_sample(law: Law, codec: str) -> N
     assert (np.abs(decoded.astype(int) - samples) <= step).all()
 
 
+def test_a_language_includes_its_regions() -> None:
+    presets = tuple(Voice(name, is_preset=True, languages=(name,)) for name in ("en-US", "en-GB", "pt-BR"))
+
+    class Regional(FakeEngine):
+        @property
+        def info(self) -> EngineInfo:
+            return replace(super().info, presets=presets)
+
+    with running(Regional(lambda _: [tone(0.1)])) as server:
+        for wanted, expected in (("en", {"en-US", "en-GB"}), ("EN-us", {"en-US"}), ("pt", {"pt-BR"}), ("e", set())):
+            found = server.get("/v2/voices", params={"language": wanted, "page_size": 100}).json()["voices"]
+            assert {voice["voice_id"] for voice in found} & {preset.name for preset in presets} == expected
+
+
 def test_the_sdk_lists_voices_models_and_the_account(server: LiveServer, sdk: ElevenLabs) -> None:
     voices = sdk.voices.get_all().voices
     assert [voice.voice_id for voice in voices][:2] == ["voice_01", "voice_02"]
@@ -102,9 +118,9 @@ def test_the_sdk_lists_voices_models_and_the_account(server: LiveServer, sdk: El
     following = sdk.voices.search(page_size=2, next_page_token=page.next_page_token)
     assert [voice.voice_id for voice in following.voices] == ["voice_03", "voice_04"]
     assert [voice.voice_id for voice in sdk.voices.search(search="_05").voices] == ["voice_05"]
-    women = sdk.voices.search(gender="female", page_size=100).voices
+    women = sdk.voices.search(gender="Female", page_size=100).voices
     assert {voice.labels["gender"] for voice in women} == {"female"}
-    assert len(sdk.voices.search(language=["de", "en"], page_size=100).voices) == len(voices)
+    assert len(sdk.voices.search(language=["de", "EN"], page_size=100).voices) == len(voices)
     assert not sdk.voices.search(language="de").voices
     assert sdk.voices.get("voice_03").category == "premade"
     models = sdk.models.list()

@@ -137,14 +137,14 @@ class ElevenLabsDialect(Dialect):
     async def voice_pages(self, request: Request) -> Response:
         query = parse_query(request, VoicePageQuery)
         wanted = request.query_params.getlist("voice_ids")[: operations.MAX_PAGE]
-        languages = {*request.query_params.getlist("language")[: operations.MAX_PAGE]} - {""}
+        languages = [*filter(None, request.query_params.getlist("language")[: operations.MAX_PAGE])]
         found = [
             voice
             for voice in await self._voices(str(request.base_url))
             if (not query.search or query.search.lower() in f"{voice['voice_id']} {voice['name']}".lower())
             and (not query.category or query.category == voice["category"])
-            and (not query.gender or query.gender == voice["labels"].get("gender"))
-            and (not languages or "language" not in voice["labels"] or languages & _languages(voice))
+            and (not query.gender or query.gender.lower() == voice["labels"].get("gender"))
+            and (not languages or "language" not in voice["labels"] or _speaks(voice, languages))
             and (not wanted or voice["voice_id"] in wanted)
         ]
         if query.sort == "name":
@@ -228,8 +228,10 @@ def _timed(audio: bytes, passages: Sequence[Passage]) -> Mapping[str, Any]:
     return body
 
 
-def _languages(voice: ElevenLabsVoice) -> set[str]:
-    return set(voice["labels"]["language"].split(", "))
+def _speaks(voice: ElevenLabsVoice, languages: Sequence[str]) -> bool:
+    """Whether a voice speaks one of the languages; ``en`` includes ``en-US``."""
+    known = voice["labels"]["language"].split(", ")
+    return any(f"{one}-".lower().startswith(f"{wanted}-".lower()) for one in known for wanted in languages)
 
 
 def _listed(voice: Voice, base_url: str, category: Literal["premade", "cloned"] = "premade") -> ElevenLabsVoice:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
 _REQUIRED = {"strides": [1], "group": 1, "auto_pad": b"NOTSET"}
 """The attributes, where given, of the convolutions that are replaced."""
 _OPSET = 13
 """The version of ONNX's operators that is needed: the first whose ``Pad`` takes bytes."""
+_GRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
 _BEYOND = 2**31 - 1
 """End of a slice up to the last step."""
 
@@ -33,14 +34,17 @@ def as_products(model: bytes) -> bytes:
     if not is_exact():
         return model
     parsed = onnx.load_from_string(model)
-    if any(not opset.domain and opset.version < _OPSET for opset in parsed.opset_import):
+    if any(opset.domain in {"", "ai.onnx"} and opset.version < _OPSET for opset in parsed.opset_import):
         return model
+    if any(attribute.type in _GRAPHS for node in parsed.graph.node for attribute in node.attribute):
+        return model  # the graph within a node may use any weight
     graph = _Graph(parsed.graph)
     nodes = [made for node in parsed.graph.node for made in graph.replaced(node)]
     del parsed.graph.node[:]
     parsed.graph.node.extend(nodes)
     # Before version 4 of the format, initializers are inputs, too, and a removed one would have to be fed.
-    used = {name for node in nodes for name in node.input} | {value.name for value in parsed.graph.input}
+    used = {name for node in nodes for name in node.input}
+    used |= {value.name for value in (*parsed.graph.input, *parsed.graph.output)}
     unused = graph.replaced_weights - used
     kept = [tensor for name, tensor in graph.constants.items() if name not in unused]
     del parsed.graph.initializer[:]
