@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +28,7 @@ from benchmarks import indextts, indextts2
 from benchmarks.common import SENTENCE, percentile, request, running_server
 from streaming_server.domain import Generation
 from streaming_server.engines.indextts.runtime import LookAhead, Runtime
-from streaming_server.engines.indextts.stream import Audio, window_sizes
+from streaming_server.engines.indextts.stream import CHUNKS, Audio, window_sizes
 from streaming_server.engines.indextts2.acoustics import SAMPLE_RATE_HZ
 from streaming_server.engines.indextts2.calibration import cost
 from streaming_server.engines.indextts2.chunks import MelStream
@@ -35,10 +36,13 @@ from streaming_server.engines.indextts2.reading import Segment
 from streaming_server.engines.indextts2.stream import Delivery, Synthesiser
 from streaming_server.engines.indextts2.synthesis import record
 from streaming_server.engines.threads import Check, OwnerThread
+from streaming_server.engines.torch import activation
+from streaming_server.engines.torch.activation import fuse_activations
 from streaming_server.engines.torch.compiled import compile_steps
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.model_engine import DTYPES, allow_tf32, choose_device
 from streaming_server.engines.torch.options import Precision
+from streaming_server.engines.torch.windows import MAX_BATCH, Windows
 from tests.engines.indextts import parity
 from tests.engines.indextts.tiny import SIZES, make_checkpoint
 from tests.engines.indextts2 import parity as parity2
@@ -150,6 +154,7 @@ def parity_in_fp32(setup: Setup) -> Results:
         *((version, parity2.build_runtime(version, device=setup.device), parity2.CHECKS) for version in versions),
     ]
     for version, runtime, checks in runtimes:
+        fuse_activations(runtime.vocoder if version == "1.5" else runtime.acoustics.vocoder)
         failed = []
         chosen = [check for check in checks if setup.device.type == "cpu" or check.__name__ != "check_sampled"]
         for check in chosen:
@@ -205,6 +210,7 @@ def decoding(setup: Setup) -> Results:
     for rows, spent_s in indextts.by_rows(runtime, (2,) if setup.is_tiny else STREAMS, min(setup.codes, 64)).items():
         yield f"1.5 decoding, {rows} rows, codes/s", rows / spent_s
     yield from attention(setup, runtime)
+    yield from vocoder(setup, runtime)
     for look_ahead in setup.look_aheads:
         first_s, total_s, audio_s = indextts.streaming(runtime, look_ahead, setup.codes)
         yield f"1.5 first audio below HTTP, look-ahead {look_ahead}, ms", first_s * 1e3
@@ -222,6 +228,31 @@ def attention(setup: Setup, runtime: Runtime) -> Results:
                 yield f"{name}, {count} rows, codes/s", count / spent_s
             [spent_s] = indextts.by_rows(runtime, rows[-1:], codes, inputs, used=1).values()
             yield f"{name}, 1 of {rows[-1]} rows, codes/s", 1 / spent_s
+
+
+def vocoder(setup: Setup, runtime: Runtime) -> Results:
+    """1.5: a window, and a batch of them, with its activations as separate operators and as one kernel each."""
+    model, codes = runtime.vocoder, CHUNKS[-1]
+    length = codes + 2 * model.shape.reach
+    kernel = activation.kernel_for(model.activation_post.filter)
+    yield "1.5 each activation of the vocoder is one kernel", "yes" if kernel else "no"
+    weight = model.conv_post.weight
+    frames, speaker = weight.new_zeros(length, model.shape.frame_width), weight.new_zeros(model.speaker_width)
+    for each in dict.fromkeys((None, kernel)):
+        windows = Windows(model, model.speaker_width)
+        with patch.object(activation, "kernel_for", return_value=each):
+            windows.record(length, MAX_BATCH)
+        for count in (1,) if setup.is_tiny else (1, MAX_BATCH):
+            times = []
+            for _ in range(1 if setup.is_tiny else 9):
+                pieces = [next(windows.vocode(frames, speaker)) for _ in range(count)]
+                run = partial(pieces[0].run, [piece.item for piece in pieces])
+                times.append(indextts.seconds_of(setup.device, run))
+            name = (
+                f"1.5 vocoder, {count} x {length} codes for {codes}, {'one kernel' if each else 'separate operators'}"
+            )
+            yield f"{name}, ms", percentile(times, 50) * 1e3
+            yield f"{name}, audio s/s", count * codes * runtime.samples_per_code / 24_000 / percentile(times, 50)
 
 
 def flow_and_vocoder(setup: Setup) -> Results:

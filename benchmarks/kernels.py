@@ -32,11 +32,12 @@ from streaming_server.engines.indextts2 import checkpoint as checkpoint2
 from streaming_server.engines.indextts2 import flow
 from streaming_server.engines.indextts2.chunks import CHUNK
 from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
-from streaming_server.engines.torch import attention, decoding, windows
+from streaming_server.engines.torch import activation, attention, decoding, windows
 from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.sampling import RANKED
+from streaming_server.engines.torch.snake_kernel import alias_free_snake
 from streaming_server.engines.torch.vocoder import Generator
 from tests.engines.indextts2 import published
 
@@ -46,6 +47,10 @@ BYTES_S = 2.7e12
 """80 % of the bandwidth of an H100 SXM."""
 FLOPS = 250e12
 """A quarter of its dense half-precision peak, as convolutions of these sizes reach it."""
+INSTRUCTIONS_S = 2e13
+"""Two thirds of its peak, counted for each thread."""
+SNAKE_INSTRUCTIONS = 110
+"""Of the activation's kernel for one sample, by the machine code that Triton generates for compute capability 9.0."""
 
 LOOK_UPS = ("embedding", "index", "index_select", "gather", "scatter", "scatter_", "index_copy_", "index_put_")
 """Operators that read and write as much as they move, not their whole input."""
@@ -58,10 +63,13 @@ class Kernel:
     name: str
     read_and_written: int
     operations: int
+    instructions: int = 0
+    """Those that are no part of a product of matrices, where they count."""
 
     @property
     def seconds(self) -> float:
-        return max(LAUNCH_S, self.read_and_written / BYTES_S, self.operations / FLOPS)
+        computed_s = self.operations / FLOPS + self.instructions / INSTRUCTIONS_S
+        return max(LAUNCH_S, self.read_and_written / BYTES_S, computed_s)
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -85,7 +93,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved = 2 * min(sizes) if name in LOOK_UPS else sum(sizes)
             count = flop_registry.get(packet)
             operations = int(count(*args, **(kwargs or {}), out_val=result)) if count else 0
-            self.kernels.append(Kernel(name, moved, operations))
+            instructions = SNAKE_INSTRUCTIONS * result.numel() if name == "alias_free_snake" else 0
+            self.kernels.append(Kernel(name, moved, operations, instructions))
         return result
 
 
@@ -111,13 +120,14 @@ class CountedGraphs(Graphs):
 
 
 @contextmanager
-def counting() -> Iterator[Mapping[Hashable, Counter]]:
-    """The steps that are recorded inside, by key."""
+def counting(kernel: activation.Kernel | None = None) -> Iterator[Mapping[Hashable, Counter]]:
+    """The steps that are recorded inside, by key; ``kernel`` computes the vocoder's activations."""
     CountedGraphs.counted = {}
     with ExitStack() as patches:
         for module in (decoding, flow, windows):
             patches.enter_context(patch.object(module, "Graphs", CountedGraphs))
         patches.enter_context(patch.object(functional, "scaled_dot_product_attention", attention_on_cuda))
+        patches.enter_context(patch.object(activation, "kernel_for", lambda _: kernel))
         yield CountedGraphs.counted
 
 
@@ -184,11 +194,14 @@ def without_memory() -> tuple[Runtime, Runtime2]:
     return runtime, checkpoint2.build(config2, states2, "meta", torch.float16)
 
 
-def window_row(name: str, vocoder: Generator, length: int, *voice_widths: int, requests: int = 1) -> list[str]:
-    """The windows of as many requests in one batch."""
-    with counting() as counted:
-        windows.Windows(vocoder, *voice_widths).record(length, requests)
-    return row(name, counted[length, requests])
+def window_rows(
+    name: str, vocoder: Generator, length: int, *voice_widths: int, requests: int = 1
+) -> Iterator[list[str]]:
+    """The windows of as many requests in one batch, with each activation as one kernel and as separate operators."""
+    for kernel, kind in ((alias_free_snake, ""), (None, ", separate operators")):
+        with counting(kernel) as counted:
+            windows.Windows(vocoder, *voice_widths).record(length, requests)
+        yield row(name + kind, counted[length, requests])
 
 
 def measured(rows: Sequence[int]) -> Iterator[list[str]]:
@@ -198,12 +211,14 @@ def measured(rows: Sequence[int]) -> Iterator[list[str]]:
     reach = runtime.vocoder.shape.reach
     speaker_width = runtime.vocoder.speaker_width
     first, *_, last = CHUNKS
-    yield window_row(f"1.5 vocoder, the first {first + reach} codes", runtime.vocoder, first + reach, speaker_width)
+    yield from window_rows(
+        f"1.5 vocoder, the first {first + reach} codes", runtime.vocoder, first + reach, speaker_width
+    )
     for look_ahead in (reach, 4):
         length = reach + last + look_ahead
-        yield window_row(f"1.5 vocoder, {length} codes for {last}", runtime.vocoder, length, speaker_width)
+        yield from window_rows(f"1.5 vocoder, {length} codes for {last}", runtime.vocoder, length, speaker_width)
     length, count = 2 * reach + last, windows.MAX_BATCH
-    yield window_row(
+    yield from window_rows(
         f"1.5 vocoder, {count} windows of {length} codes", runtime.vocoder, length, speaker_width, requests=count
     )
     yield from decoding_rows("2.0", runtime2.gpt, rows[:1])
@@ -213,8 +228,8 @@ def measured(rows: Sequence[int]) -> Iterator[list[str]]:
             flow.Flow(acoustics.s2mel.estimator).record(indextts2.REFERENCE_FRAMES, target)
         yield row(f"2.0 flow, a step of {indextts2.REFERENCE_FRAMES} + {target} frames", *counted.values())
     first, *_, last = CHUNK.lengths(acoustics.vocoder.shape.reach)
-    yield window_row(f"2.0 vocoder, the first {first} frames", acoustics.vocoder, first)
-    yield window_row(f"2.0 vocoder, {last} frames for {CHUNK.chunks[-1]}", acoustics.vocoder, last)
+    yield from window_rows(f"2.0 vocoder, the first {first} frames", acoustics.vocoder, first)
+    yield from window_rows(f"2.0 vocoder, {last} frames for {CHUNK.chunks[-1]}", acoustics.vocoder, last)
 
 
 def compiled_rows(layers: int) -> Iterator[list[str]]:

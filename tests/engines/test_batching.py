@@ -184,7 +184,7 @@ def test_a_prompt_that_is_not_finite_leaves_the_other_rows_alone(decoder: Decode
         decoder.step()
 
 
-def test_ranking_a_few_logits_draws_what_ranking_all_draws() -> None:
+def test_ranking_a_few_logits_draws_what_ranking_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, size = 64, 8194
     rng = torch.Generator().manual_seed(5)
     logits = 3 * torch.randn(rows, size, generator=rng)
@@ -194,10 +194,31 @@ def test_ranking_a_few_logits_draws_what_ranking_all_draws() -> None:
         assert sampling.ranks_few
         warp = Warp(torch.device("cpu"))
         warp.set(sampling)
-        assert torch.equal(warp.truncate(logits, RANKED), warp.truncate(logits))
-        assert torch.equal(warp.draw(logits, seen, noise, RANKED), warp.draw(logits, seen, noise))
+        few = warp.truncate(logits, RANKED), warp.draw(logits, seen, noise, RANKED)
+        with monkeypatch.context() as patch:
+            patch.setattr(Sampling, "ranks_few", False)
+            warp.set(sampling)
+        assert torch.equal(few[0], warp.truncate(logits))
+        assert torch.equal(few[1], warp.draw(logits, seen, noise))
     assert not Sampling(top_k=0).ranks_few
     assert not Sampling(top_k=RANKED + 1).ranks_few
+
+
+def test_a_row_that_ranks_all_logits_changes_no_other_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over all logits may round otherwise than those over a few, here by far more."""
+    cumsum = Tensor.cumsum
+
+    def rough(self: Tensor, dim: int) -> Tensor:
+        return cumsum(self, dim) + (0.2 if self.shape[dim] > RANKED else 0.0)
+
+    monkeypatch.setattr(Tensor, "cumsum", rough)
+    logits = 3 * torch.randn(4, 8194, generator=torch.Generator().manual_seed(5))
+    warp = Warp(torch.device("cpu"), 4)
+    warp.set(Sampling())
+    alone = warp.truncate(logits, RANKED)
+    warp.set(Sampling(top_k=0), slice(2, 3))
+    together = warp.truncate(logits)
+    assert [torch.equal(row, other) for row, other in zip(together, alone, strict=True)] == [True, True, False, True]
 
 
 def test_only_steps_that_draw_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

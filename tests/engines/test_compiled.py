@@ -87,9 +87,9 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_one_warning(
 def test_compiled_code_is_kept_for_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache/user")
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
-    assert cache_folder() == Path("/cache/user/streaming-server/torchinductor")
+    assert cache_folder("torchinductor") == Path("/cache/user/streaming-server/torchinductor")
     monkeypatch.setenv("CACHE_DIRECTORY", "/cache/unit")  # as systemd sets it
-    assert cache_folder() == Path("/cache/unit/torchinductor")
+    assert cache_folder("torchinductor") == Path("/cache/unit/torchinductor")
     monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache/streaming-server/torchinductor"
+    assert cache_folder("torchinductor") == Path.home() / ".cache/streaming-server/torchinductor"

@@ -20,7 +20,7 @@ from streaming_server.engines.indextts2.acoustics import Acoustics
 from streaming_server.engines.indextts2.checkpoint import assemble_gpt
 from streaming_server.engines.indextts2.checkpoint import build as build2
 from streaming_server.engines.indextts2.flow import Flow, Reference
-from streaming_server.engines.torch import decoding
+from streaming_server.engines.torch import activation, decoding
 from streaming_server.engines.torch.attention import SPAN
 from streaming_server.engines.torch.decoding import BUCKET, Decoder
 from streaming_server.engines.torch.gpt import CodeGpt
@@ -259,9 +259,17 @@ def on_fake_cuda(module: nn.Module) -> None:
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(decoding, "Readback", lambda _: None)
     substitute(monkeypatch, FakeCudaGraphs)
+    monkeypatch.setattr(activation, "kernel_for", lambda _: alias_free_snake)
     FakeCudaGraphs.recorded.clear()
     with cuda_guard(), FakeTensorMode():
         yield
+
+
+def alias_free_snake(*arguments: Tensor) -> Tensor:
+    """The kernel, of which a fake device runs nothing but the shapes."""
+    snake_kernel = pytest.importorskip("streaming_server.engines.torch.snake_kernel")
+    result: Tensor = snake_kernel.alias_free_snake(*arguments)
+    return result
 
 
 def meta(shapes: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -281,16 +289,21 @@ def real15() -> tuple[CodeGpt, Vocoder]:
     return runtime.gpt, runtime.vocoder
 
 
-def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(real15: tuple[CodeGpt, Vocoder], fake_cuda: None) -> None:
+def test_fake_cuda_runs_the_steps_of_15_at_real_sizes(
+    real15: tuple[CodeGpt, Vocoder], fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpt, vocoder = real15
     on_fake_cuda(gpt)
     on_fake_cuda(vocoder)
     record_decoding(gpt)
-    windows = Windows(vocoder, vocoder.speaker_width)
     lengths = window_sizes(vocoder.shape.reach, vocoder.shape.reach)
-    for length in (lengths[0], lengths[-1]):
-        windows.record(length)
-    assert {(lengths[0], 1), (lengths[-1], 1)} <= FakeCudaGraphs.recorded.keys()
+    for kernel in (None, alias_free_snake):
+        monkeypatch.setattr(activation, "kernel_for", lambda _, kernel=kernel: kernel)
+        FakeCudaGraphs.recorded.clear()
+        windows = Windows(vocoder, vocoder.speaker_width)
+        for length in (lengths[0], lengths[-1]):
+            windows.record(length)
+        assert FakeCudaGraphs.recorded.keys() == {(lengths[0], 1), (lengths[-1], 1)}
 
 
 def record_decoding(gpt: CodeGpt) -> None:

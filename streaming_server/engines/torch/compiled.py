@@ -25,7 +25,7 @@ def compile_steps(transformer: Transformer) -> None:
     """
     if transformer.between is not between or len(transformer.h) < 2:
         return
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a pool of processes takes longer for one function
     try:
         # One row is compiled for itself, and two rows for any larger number: a request that is the first with several
@@ -54,9 +54,9 @@ def difference(compiled: Between, transformer: Transformer, rows: int = 1) -> st
     return ""
 
 
-def cache_folder() -> Path:
+def cache_folder(name: str) -> Path:
     """Where compiled code is kept for the next start: the folder that systemd gives the service, or the user's."""
     if given := os.environ.get("CACHE_DIRECTORY"):
-        return Path(given) / "torchinductor"
+        return Path(given) / name
     user = os.environ.get("XDG_CACHE_HOME")
-    return (Path(user) if user else Path.home() / ".cache") / "streaming-server" / "torchinductor"
+    return (Path(user) if user else Path.home() / ".cache") / "streaming-server" / name

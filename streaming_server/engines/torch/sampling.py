@@ -48,9 +48,11 @@ class Warp:
         self._top_p = torch.zeros(rows, 1, device=device)
         self._temperature = torch.ones(rows, 1, device=device)
         self._penalty = torch.ones(rows, 1, device=device)
+        self._ranks_few = torch.zeros(rows, 1, dtype=torch.bool, device=device)
 
     def set(self, sampling: Sampling, rows: slice = slice(None)) -> None:
         self._do_sample[rows].fill_(sampling.do_sample)
+        self._ranks_few[rows].fill_(sampling.ranks_few)
         # Values beyond these bounds have no further effect and could overflow in half precision.
         self._top_k[rows].fill_(min(sampling.top_k, MAX_TOP_K))
         self._top_p[rows].fill_(sampling.top_p)
@@ -71,19 +73,24 @@ class Warp:
         """
         rows, size = logits.shape
         logits = logits / self._temperature[:rows]
-        if ranked is None or ranked >= size:
-            largest = logits.sort(dim=-1, descending=True).values
-        else:
-            largest = logits.topk(ranked, dim=-1).values
+        threshold = self._threshold(logits.topk(min(ranked or RANKED, size)).values)
+        if ranked is None:
+            # Longer rows may round differently; a row that needs no more gets what it gets alone.
+            of_all = self._threshold(logits.sort(descending=True).values)
+            threshold = torch.where(self._ranks_few[:rows], threshold, of_all)
+        return logits.masked_fill(logits < threshold, -torch.inf)
+
+    def _threshold(self, largest: Tensor) -> Tensor:
+        """The smallest logit within top-k and top-p, ``(B, 1)``, of the largest ones in descending order."""
+        rows, size = largest.shape
         top_k = self._top_k[:rows]
-        last = torch.where(top_k > 0, top_k, size).clamp(max=largest.shape[-1]) - 1
-        threshold = largest.gather(-1, last.expand(rows, 1))  # (B, 1): the k-th largest
-        largest = largest.masked_fill(largest < threshold, -torch.inf)
+        last = torch.where(top_k > 0, top_k, size).clamp(max=size) - 1
+        smallest = largest.gather(-1, last.expand(rows, 1))  # (B, 1): the k-th largest
+        largest = largest.masked_fill(largest < smallest, -torch.inf)
         p = largest.softmax(-1)
         dropped = p.cumsum(-1) - p >= self._top_p[:rows]
         dropped[:, 0].fill_(False)  # at least one id remains
-        threshold = largest.masked_fill(dropped, torch.inf).amin(-1, keepdim=True)
-        return logits.masked_fill(logits < threshold, -torch.inf)
+        return largest.masked_fill(dropped, torch.inf).amin(-1, keepdim=True)
 
     def draw(self, logits: Tensor, seen: Tensor, noise: Tensor, ranked: int | None = None) -> Tensor:
         """Sample one id per row, ``(B,)``; ``ranked`` as for `truncate`.

@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from streaming_server.engines.indextts.speaker import SpeakerEncoder
 from streaming_server.engines.threads import Check, never_cancelled
+from streaming_server.engines.torch.activation import REACH, AliasFreeSnake
 
 Bound = Literal["tanh", "clamp"]
 
 EDGE_KERNEL = 7
 """Kernel size of the first and of the last convolution."""
-
-FILTER_TAPS = 12
-FILTER_CUTOFF = 0.25
-FILTER_HALF_WIDTH = 0.3
-ACTIVATION_REACH = 3
-"""Samples to either side that affect an alias-free activation; the contribution of samples beyond is below 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,56 +60,12 @@ class GeneratorShape:
             frames += kernel / 2 / (rate * up)
             rate *= up
             samples = max(
-                sum((size // 2) * (dilation + 1) + 2 * ACTIVATION_REACH for dilation in dilations)
+                sum((size // 2) * (dilation + 1) + 2 * REACH for dilation in dilations)
                 for size, dilations in zip(self.block_kernels, self.block_dilations, strict=True)
             )
             frames += samples / rate
-        frames += (ACTIVATION_REACH + EDGE_KERNEL // 2) / rate
+        frames += (REACH + EDGE_KERNEL // 2) / rate
         return math.ceil(frames)
-
-
-def low_pass() -> Tensor:
-    """A Kaiser-windowed sinc filter with unit gain at 0 Hz, ``(FILTER_TAPS,)``."""
-    half = FILTER_TAPS // 2
-    attenuation = 2.285 * (half - 1) * math.pi * 4 * FILTER_HALF_WIDTH + 7.95  # dB, by Kaiser's estimate
-    if attenuation > 50:
-        beta = 0.1102 * (attenuation - 8.7)
-    else:
-        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
-    window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=beta, device="cpu")
-    taps = window * torch.sinc(2 * FILTER_CUTOFF * (torch.arange(-half, half, device="cpu") + 0.5))
-    return taps / taps.sum()
-
-
-class Snake(nn.Module):
-    """``x + sin²(x · alpha) · beta`` for each channel; ``beta`` is the reciprocal of the checkpoint's value."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.empty(channels))
-        self.beta = nn.Parameter(torch.empty(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(x, torch.sin(x * self.alpha[:, None]).square(), self.beta[:, None])
-
-
-class AliasFreeSnake(nn.Module):
-    """The snake activation at twice the sampling rate, between two low-pass filters: ``(B, C, T)`` → the same."""
-
-    filter: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.act = Snake(channels)
-        self.register_buffer("filter", low_pass(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        kernel = self.filter.expand(channels, 1, FILTER_TAPS)
-        x = F.pad(x, (5, 5), mode="replicate")
-        x = F.conv_transpose1d(x, 2 * kernel, stride=2, groups=channels)[..., 15:-15]  # (B, C, 2 T)
-        x = F.pad(self.act(x), (5, 6), mode="replicate")
-        return F.conv1d(x, kernel, stride=2, groups=channels)
 
 
 class ResidualBlock(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from streaming_server.engines.threads import Check, never_cancelled
+from streaming_server.engines.torch.activation import fuse_activations
 from streaming_server.engines.torch.arrays import Array, take
 from streaming_server.engines.torch.graphs import Graphs
 from streaming_server.engines.torch.pieces import Job, Piece, batch_size, batch_sizes, result_of
@@ -110,6 +111,8 @@ class Windows:
         """
         if length in self._buffers:
             return
+        if not self._buffers:
+            fuse_activations(self._generator)
         shape = self._generator.shape
         weight = self._generator.conv_post.weight
         sizes = batch_sizes(min(requests, MAX_BATCH, max(1, MAX_BATCH_FRAMES // length)))

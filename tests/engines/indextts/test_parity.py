@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from streaming_server.engines.indextts import features
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.torch import decoding, vocoder
+from streaming_server.engines.torch import activation, decoding
 from streaming_server.engines.torch.decoding import Decoder
 from streaming_server.engines.torch.sampling import Sampling
 from tests.engines.indextts import parity
@@ -132,7 +132,7 @@ def test_a_filter_that_is_one_sample_late_is_noticed(runtime: Runtime, monkeypat
 
 
 def test_a_wrong_filter_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocoder, "FILTER_HALF_WIDTH", 0.31)
+    monkeypatch.setattr(activation, "FILTER_HALF_WIDTH", 0.31)
     fails(parity.check_audio, parity.build_runtime())
 
 
