@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ from streaming_server.jobs.storage import Storage
 
 SUFFIXES = {"mp3": "mp3", "wav": "wav", "opus": "ogg", "flac": "flac"}
 """By the name of a format, that of its encoder and of its files."""
+WAIT_REPORT_S = 10.0
+"""Time between two reports of a call whose speech has not begun."""
 _RECORDING = "A recording: base64, a data: URL, a URL the server allows, or (over standard input) a file's path"
 Deliver = Callable[[Path, str, Request | None], Awaitable[str]]
 """Moves a finished file, with a suffix, to where its caller can get it; returns its URL or path. The request is that
@@ -176,8 +179,8 @@ class _Tools:
     async def _spoken(self, speech: SpeechRequest, suffix: str, ctx: Context) -> tuple[str, float, str]:
         """Media type, length and place of the audio.
 
-        A caller that asks for progress gets the seconds of speech so far, about once a second of speech; many clients
-        give up on a call that has been silent for a minute.
+        A caller that asks for progress gets the seconds of speech so far, about once a second of speech, and a sign of
+        life while there is none; many clients give up on a call that has been silent for a minute.
 
         Raises:
             SpeechServerError: it cannot be made or stored.
@@ -187,6 +190,7 @@ class _Tools:
             record = RequestRecord.of(request.scope)
             record.voice, record.characters = speech.voice.name, len(speech.text)
         path, encoder = self._storage.scratch.new(), FORMATS[suffix].create()
+        waiting = asyncio.create_task(_report_wait(ctx))
         try:
             async with self._requests.service.open(speech, encoder) as stream:
                 position, reported_s = 0, 0.0
@@ -196,6 +200,7 @@ class _Tools:
                             while piece := await stream.buffer.read(position):
                                 await file.write(piece)
                                 position += len(piece)
+                                waiting.cancel()
                                 if stream.duration_s >= reported_s + 1:
                                     reported_s = round(stream.duration_s, 3)
                                     await ctx.report_progress(reported_s, message=f"{reported_s:.0f} s of speech")
@@ -210,7 +215,15 @@ class _Tools:
             _note(request, DISCONNECTED)
             raise
         finally:
+            waiting.cancel()
             self._storage.scratch.remove(path)
+
+
+async def _report_wait(ctx: Context) -> None:
+    """Report that a call waits until this is cancelled, by values that increase, as they must, and stay below one."""
+    for count in itertools.count(1):
+        await asyncio.sleep(WAIT_REPORT_S)
+        await ctx.report_progress(count / 1000, message="waiting for the first audio")
 
 
 def _request(ctx: Context) -> Request | None:

@@ -23,8 +23,9 @@ from mcp.client.streamable_http import streamable_http_client
 from streaming_server import app
 from streaming_server.audio.decode import decode_native
 from streaming_server.environment import InvalidSetting
+from streaming_server.mcp import tools
 from streaming_server.settings import Settings
-from tests.support.fakes import FOREVER, tone
+from tests.support.fakes import FOREVER, Gate, tone
 from tests.support.process import ROOT
 from tests.support.recordings import made
 from tests.support.scripted import SCRIPTED
@@ -105,6 +106,25 @@ def test_speak_reports_the_seconds_of_speech_so_far() -> None:
     assert seconds == sorted(set(seconds))
     assert seconds[0] >= 1
     assert seconds[-1] <= result.structured_content["duration_s"] == pytest.approx(3.6)
+
+
+def test_speak_reports_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "WAIT_REPORT_S", 0.01)
+    gate, waits, seconds = Gate(), list[float](), list[float]()
+
+    async def reported(progress: float, total: float | None, message: str | None) -> None:
+        assert total is None
+        (waits if message == "waiting for the first audio" else seconds).append(progress)
+        if len(waits) == 3:
+            gate.open()
+
+    async def work(client: Client) -> Any:
+        return await client.call_tool("speak", {"text": "One."}, progress_callback=reported)
+
+    with running(speaking(gate, tone(1.2)), mcp=True) as live:
+        assert not called(url_of(live), work).is_error
+    assert [*waits, *seconds] == sorted({*waits, *seconds})
+    assert waits[-1] < 1 <= seconds[0]
 
 
 def test_a_voice_is_cloned_listed_and_used(server: LiveServer, tmp_path: Path) -> None:
