@@ -26,8 +26,9 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks import indextts, indextts2
 from benchmarks.common import table
 from streaming_server.engines.indextts import checkpoint
+from streaming_server.engines.indextts.engine import WHOLE_CODES
 from streaming_server.engines.indextts.runtime import Runtime
-from streaming_server.engines.indextts.stream import CHUNKS
+from streaming_server.engines.indextts.stream import CHUNKS, window_sizes
 from streaming_server.engines.indextts2 import checkpoint as checkpoint2
 from streaming_server.engines.indextts2 import flow
 from streaming_server.engines.indextts2.chunks import CHUNK
@@ -35,7 +36,7 @@ from streaming_server.engines.indextts2.runtime import Runtime as Runtime2
 from streaming_server.engines.torch import activation, attention, decoding, windows
 from streaming_server.engines.torch.compiled import difference
 from streaming_server.engines.torch.gpt import CodeGpt, between
-from streaming_server.engines.torch.graphs import Graphs
+from streaming_server.engines.torch.graphs import WARM_UPS, Graphs
 from streaming_server.engines.torch.sampling import RANKED
 from streaming_server.engines.torch.snake_kernel import alias_free_snake
 from streaming_server.engines.torch.vocoder import Generator
@@ -51,6 +52,9 @@ INSTRUCTIONS_S = 2e13
 """Two thirds of its peak, counted for each thread."""
 SNAKE_INSTRUCTIONS = 110
 """Of the activation's kernel for one sample, by the machine code that Triton generates for compute capability 9.0."""
+
+OPERATOR_S = 15e-6
+"""Time in which Python and torch launch an operator outside a graph."""
 
 LOOK_UPS = ("embedding", "index", "index_select", "gather", "scatter", "scatter_", "index_copy_", "index_put_")
 """Operators that read and write as much as they move, not their whole input."""
@@ -78,6 +82,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators = 0
+        self.runs = 0
+        """How often the step runs at the start, once of these while it is captured."""
         self.kernels: list[Kernel] = []
 
     def __torch_dispatch__(
@@ -116,6 +122,7 @@ class CountedGraphs(Graphs):
     def record(self, key: Hashable, function: Callable[[], None], *, searches: bool = True) -> None:
         with Counter() as counter:
             super().record(key, function, searches=searches)
+        counter.runs = 1 + (WARM_UPS if searches else 1)
         self.counted[key] = counter
 
 
@@ -232,6 +239,21 @@ def measured(rows: Sequence[int]) -> Iterator[list[str]]:
     yield from window_rows(f"2.0 vocoder, {last} frames for {CHUNK.chunks[-1]}", acoustics.vocoder, last)
 
 
+def start_rows(rows: Sequence[int]) -> Iterator[list[str]]:
+    """What the start of 1.5 with the exact look-ahead records, by the requests decoded at a time."""
+    for count in rows:
+        with counting(alias_free_snake) as counted:
+            runtime, _ = without_memory()
+            runtime.gpt.gpt.reads_lengths = True
+            runtime.writer.open(count)
+            reach = runtime.vocoder.shape.reach
+            runtime.record(window_sizes(reach, reach), WHOLE_CODES, count)
+        steps = counted.values()
+        run = sum(step.operators * step.runs for step in steps)
+        values = (len(steps), sum(step.operators for step in steps), run, f"{run * OPERATOR_S:.1f}")
+        yield [f"1.5, {count} rows", *map(str, values)]
+
+
 def compiled_rows(layers: int) -> Iterator[list[str]]:
     """Kernels between two attentions, and of all blocks of a step, before and after compiling for the CPU."""
     from torch._inductor import metrics
@@ -259,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="also compile, which takes about a minute")
     options = parser.parse_args(arguments)
     table(HEAD, list(measured(options.rows)))
+    print()
+    head = ("recorded at the start", "graphs", "operators", "of all runs", "launches, s")
+    table(head, list(start_rows((min(options.rows), max(options.rows)))))
     if options.compile:
         print()
         table(["compiled by torch.compile", "kernels before", "after"], list(compiled_rows(layers=24)))

@@ -364,7 +364,7 @@ def test_cudnn_computes_no_attention_beside_recorded_steps(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(torch.cuda, "Stream", lambda *_, **__: None)
     cuda: Any = torch.backends.cuda
-    assert cuda.cudnn_sdp_enabled()
+    cuda.enable_cudnn_sdp(True)
     try:
         Graphs(torch.device("cuda"))
         assert not cuda.cudnn_sdp_enabled()
