@@ -67,7 +67,13 @@ def fleet(*engines: FakeEngine, **settings: Any) -> Iterator[Fleet]:
         gateway(one.port, two.port, agents) as front,
         httpx.Client(base_url=front.url, timeout=120) as client,
     ):
-        yield Fleet((one, two), front, client)
+        servers = Fleet((one, two), front, client)
+        try:
+            yield servers
+        except AssertionError as error:
+            error.add_note(f"spoken: {servers.spoken()}, speaking: {servers.speaking()}")
+            error.add_note(front.stats.get("/;csv").text if front.process.poll() is None else "HAProxy has ended")
+            raise
 
 
 def test_requests_are_spoken_in_the_order_of_arrival_whichever_server_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,12 +205,11 @@ def test_a_client_that_leaves_the_queue_is_never_spoken_to() -> None:
 
 
 def test_readers_that_read_nothing_keep_no_server_from_the_next() -> None:
-    with fleet() as servers:
-        sleeping = [servers.raw("unread", receive_buffer=4096) for _ in range(4)]
+    with fleet() as servers, ExitStack() as opened:
+        for _ in range(4):
+            opened.callback(servers.raw("unread", receive_buffer=4096).close)
         eventually(lambda: servers.spoken().count("unread") == 4 and servers.speaking() == 0)
         assert servers.client.post(PCM, json={"text": "next"}).status_code == 200
-        for client in sleeping:
-            client.close()
 
 
 def test_a_body_that_comes_slowly_takes_nobodys_turn() -> None:
