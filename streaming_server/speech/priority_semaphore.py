@@ -14,7 +14,7 @@ class PrioritySemaphore:
     Args:
         capacity: The number of places.
         has_room: Whether one more caller may enter beside the given number of holders. It is asked when a caller
-            arrives and when a holder leaves. The first holder always enters.
+            arrives, when a holder leaves and in ``admit``. The first holder always enters.
     """
 
     def __init__(self, capacity: int, has_room: Callable[[int], bool] = lambda _: True) -> None:
@@ -47,7 +47,7 @@ class PrioritySemaphore:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (priority, next(self._arrivals), granted)
         heapq.heappush(self._waiting, entry)
-        self._grant()
+        self.admit()
         try:
             await granted
         except asyncio.CancelledError:
@@ -61,10 +61,10 @@ class PrioritySemaphore:
     def release(self) -> None:
         """Free one place, for the next caller."""
         self._held -= 1
-        self._grant()
+        self.admit()
 
-    def _grant(self) -> None:
-        """Let callers in while there is room."""
+    def admit(self) -> None:
+        """Let callers in while there is room; to be called where there may be more of it than before."""
         while self._waiting and self.has_room:
             granted = heapq.heappop(self._waiting)[2]
             if not granted.done():  # a caller that was cancelled just now is still in the queue

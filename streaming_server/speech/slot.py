@@ -116,6 +116,10 @@ class Slot:
         active = len(self._holdings)
         return self._capacity if not active or self._semaphore.has_room else active
 
+    def reconsider(self) -> None:
+        """Let the next request in if there is room by now; the speed of the holders was measured again."""
+        self._semaphore.admit()
+
     async def change(self) -> None:
         """Wait for the next status change."""
         await self._changed.wait()

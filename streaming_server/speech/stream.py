@@ -290,6 +290,7 @@ class SpeechStream:
                             raise EngineFailed("the speech engine returned samples that are not finite")
                         stats.synthesis_s = earlier_s + time.monotonic() - entered_s
                         await self._put(chunk.samples)
+                        self._slot.reconsider()
                         if stats.first_audio_s is None:
                             # the encoder and the reader run first, even if the engine has more audio available
                             await asyncio.sleep(0)

@@ -19,15 +19,16 @@ pytestmark = pytest.mark.anyio
 
 
 class BatchingEngine(FakeEngine):
-    """Has room for two at a time, whatever is reserved."""
+    """Has room for two at a time, or what is set, whatever is reserved."""
 
     reserved = 0
+    room = 2
 
     def reserve(self, requests: int) -> None:
         self.reserved = requests
 
     def has_room(self, active: int) -> bool:
-        return active < 2
+        return active < self.room
 
 
 async def told(service: SpeechService) -> str:
@@ -86,4 +87,24 @@ async def test_an_engine_without_room_for_more_is_asked_and_told() -> None:
         for _ in range(50):
             await asyncio.sleep(0)
         assert await told(service) == "maxconn:2"
+    await service.aclose()
+
+
+async def test_one_who_waits_enters_beside_a_long_text_once_there_is_room() -> None:
+    """The engine measured a slow moment; nobody leaves."""
+    faster, end = Gate(), Gate()
+    engine = BatchingEngine(lambda _: [tone(0.1), faster, tone(0.1), end], max_concurrency=8)
+    engine.room = 1
+    service = create_service(Settings(max_concurrent=4), engine)
+    await service.warm()
+    async with AsyncExitStack() as streams:
+        for _ in range(2):
+            await streams.enter_async_context(service.open(SpeechRequest("text", voice()), PcmEncoder()))
+        while not service.slot.status().waiting:
+            await asyncio.sleep(0)
+        engine.room = 2
+        faster.open()
+        async with asyncio.timeout(120):
+            while engine.running < 2:
+                await asyncio.sleep(0.002)
     await service.aclose()

@@ -273,6 +273,21 @@ async def test_one_who_has_no_room_waits_until_another_leaves(clock: Clock) -> N
     assert order == ["a", "b", "c"]
 
 
+async def test_one_who_waits_for_room_enters_when_the_others_have_become_faster() -> None:
+    room = {"for": 1}
+    slot, order = Slot(32, 600, capacity=3, has_room=lambda active: active < room["for"]), list[str]()
+    async with slot.enter("first", None):
+        waiting = [asyncio.create_task(hold(slot, name, order)) for name in "ab"]
+        await settle()
+        slot.reconsider()
+        await settle()
+        assert order == []
+        room["for"] = 2
+        slot.reconsider()
+        await asyncio.gather(*waiting)
+    assert order == ["a", "b"]
+
+
 async def test_a_wait_is_shared_by_the_places() -> None:
     expected = []
     for capacity in (1, 2):
